@@ -1,0 +1,38 @@
+"""fer-edge: train, quantise and prove facial-expression engines for the edge.
+
+The names below are the public API. They are resolved on first use, so that
+``import fer_edge`` loads neither numpy nor any inference engine.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fer_edge.bundle import Bundle
+    from fer_edge.classifier import Classifier, Prediction
+    from fer_edge.emotions import EMOTIONS
+    from fer_edge.errors import FerEdgeError
+
+__all__ = ["EMOTIONS", "Bundle", "Classifier", "FerEdgeError", "Prediction", "__version__"]
+
+_HOMES = {
+    "Bundle": "fer_edge.bundle",
+    "Classifier": "fer_edge.classifier",
+    "EMOTIONS": "fer_edge.emotions",
+    "FerEdgeError": "fer_edge.errors",
+    "Prediction": "fer_edge.classifier",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fer_edge' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

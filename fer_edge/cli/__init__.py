@@ -1,0 +1,95 @@
+"""The ``fer-edge`` command: a lazy group, one file per command, and the one place that exits."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from fer_edge import __version__
+from fer_edge.errors import FerEdgeError
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("fer_edge.cli.train", "Train a network on FER2013."),
+    "build": ("fer_edge.cli.build", "Build a verified FP32, FP16 or INT8 engine into a bundle."),
+    "bench": ("fer_edge.cli.bench", "Compare backends and precisions: accuracy, flips, latency."),
+    "verify": ("fer_edge.cli.verify", "Prove a bundle's engine against the PyTorch reference."),
+    "inspect": ("fer_edge.cli.inspect", "Show a bundle's manifest and verify its digests."),
+    "predict": ("fer_edge.cli.predict", "Classify faces in image files."),
+    "models": ("fer_edge.cli.models", "List the networks that can be trained."),
+    "data": ("fer_edge.cli.data", "Describe or audit a data set."),
+    "demo": ("fer_edge.cli.demo", "Train, build and bench in about two minutes."),
+}
+"""Command name -> (module that holds ``command``, one line for ``--help``)."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when that command runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which a user meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest command when there is none of that name."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            ctx.fail(f"there is no command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table above: importing them all would take seconds."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", package_name="fer-edge", prog_name="fer-edge")
+def group() -> None:
+    """Train a compact facial-expression network, build engines from it, and prove them.
+
+    \b
+    Example:
+      fer-edge train --data fer2013.zip
+      fer-edge build --precision int8 --data fer2013.zip
+      fer-edge bench --data fer2013.zip
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; a user's mistake ends in one line, its fix, and its exit code."""
+    try:
+        group.main(args=argv, prog_name="fer-edge", standalone_mode=False)
+    except FerEdgeError as error:
+        click.echo(f"error: {error}", err=True)
+        if error.fix:
+            click.echo(f"fix:   {error.fix}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # `fer-edge ... | head` closed our stdout: not an error of ours.
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,46 @@
+"""Options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["data_option", "format_option", "threads_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def data_option(command: F) -> F:
+    """``--data SRC``; None when not given, for :func:`fer_edge.data.resolve_source`."""
+    return click.option(
+        "--data",
+        "data",
+        metavar="SRC",
+        help="FER2013: Kaggle zip, its folder, fer2013.csv, icml_face_data.csv, an ImageFolder tree, "
+        "our npz, or 'synthetic'. Default: the environment variable FER_EDGE_DATA.",
+    )(command)
+
+
+def format_option(command: F) -> F:
+    """``--format table|json|csv|markdown``."""
+    return click.option(
+        "--format",
+        "fmt",
+        type=click.Choice(["table", "json", "csv", "markdown"]),
+        default="table",
+        show_default=True,
+        help="How to print the result on stdout.",
+    )(command)
+
+
+def threads_option(command: F) -> F:
+    """``--threads N``, at least 1."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Threads of each inference engine.",
+    )(command)

@@ -1,0 +1,117 @@
+"""Every error that a user can cause, and the exit code it ends in.
+
+::
+
+    FerEdgeError                       1
+    |- UsageError                      2   the request is wrong: option, path, file content
+    |  |- DataError                    2   a data set cannot be read; names file and row
+    |  `- RecipeError                  2   a TOML recipe or a --set override is wrong
+    |- GateError                       3   an engine lost too much accuracy or is not faster
+    |- NumericsError                   4   an engine disagrees with its reference
+    |- UnavailableError                5   this machine cannot do it
+    |  |- MissingExtraError            5   a pip extra is not installed; carries the pip line
+    |  `- EngineMismatchError          5   an engine was built for another device or version
+    `- IntegrityError                  6   a file is not what its digest says
+
+An error says what is wrong in one line (``str(error)``) and what to do about it
+(``error.fix``). The command line prints both and never a traceback.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import ClassVar
+
+__all__ = [
+    "DataError",
+    "EngineMismatchError",
+    "FerEdgeError",
+    "GateError",
+    "IntegrityError",
+    "MissingExtraError",
+    "NumericsError",
+    "RecipeError",
+    "UnavailableError",
+    "UsageError",
+    "require",
+]
+
+
+class FerEdgeError(Exception):
+    """Base of all errors raised on purpose; ``fix`` is the next thing to type or to change."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
+class UsageError(FerEdgeError):
+    """The request itself is wrong: an option, a path, a combination."""
+
+    exit_code = 2
+
+
+class DataError(UsageError):
+    """A data set cannot be read; the message names the file and, where there is one, the row."""
+
+
+class RecipeError(UsageError):
+    """A recipe (TOML) or an override (``--set key=value``) is wrong."""
+
+
+class GateError(FerEdgeError):
+    """An engine failed its gate (accuracy, per-class recall or speed)."""
+
+    exit_code = 3
+
+
+class NumericsError(FerEdgeError):
+    """An engine's logits are further from the reference's than its precision explains."""
+
+    exit_code = 4
+
+
+class UnavailableError(FerEdgeError):
+    """This machine lacks what the request needs: a device, a provider, a package."""
+
+    exit_code = 5
+
+
+class MissingExtraError(UnavailableError):
+    """A pip extra is not installed."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"this needs the Python package {module!r}, which is not installed",
+            fix=f"pip install 'fer-edge[{extra}]'",
+        )
+        self.module = module
+        self.extra = extra
+
+
+class EngineMismatchError(UnavailableError):
+    """An engine was built for another device, or by another version of its library."""
+
+
+class IntegrityError(FerEdgeError):
+    """A file's bytes are not those its digest promises."""
+
+    exit_code = 6
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import ``module``, or raise :class:`MissingExtraError` that names the extra to install.
+
+    An installed package that fails to import (a broken library, say) keeps its own
+    ``ImportError``: telling its owner to install it again would be wrong.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing != module.partition(".")[0]:
+            raise
+        raise MissingExtraError(module, extra) from None

@@ -1,0 +1,41 @@
+"""From pixels to the network's input: one definition for training, export and every engine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["SIZE", "Preprocessing"]
+
+SIZE = 48
+"""Height and width of a FER2013 image, in pixels."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """``x = (pixel / 255 - mean) / std`` on one gray channel; ``mean`` and ``std`` on the 0..1 scale.
+
+    The defaults are FER2013's own, over the 28,709 training images (``fer-edge data info``).
+    """
+
+    mean: float = 0.5077
+    std: float = 0.2550
+
+    def normalise(self, images: np.ndarray) -> np.ndarray:
+        """Return f32 of the same shape, from u8 pixels."""
+        import numpy as np
+
+        scale = np.float32(1.0 / (255.0 * self.std))
+        return images.astype(np.float32) * scale - np.float32(self.mean / self.std)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description."""
+        return {"size": SIZE, "color": "gray", **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Preprocessing:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(mean=float(content["mean"]), std=float(content["std"]))
