@@ -16,7 +16,7 @@ SIZE = 48
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """``x = (pixel / 255 - mean) / std`` on one gray channel; ``mean`` and ``std`` on the 0..1 scale.
+    """``x = (pixel / 255 - mean) / std``, one gray channel; ``mean`` and ``std`` on a 0..1 scale.
 
     The defaults are FER2013's own, over the 28,709 training images (``fer-edge data info``).
     """

@@ -18,8 +18,8 @@ def data_option(command: F) -> F:
         "--data",
         "data",
         metavar="SRC",
-        help="FER2013: Kaggle zip, its folder, fer2013.csv, icml_face_data.csv, an ImageFolder tree, "
-        "our npz, or 'synthetic'. Default: the environment variable FER_EDGE_DATA.",
+        help="FER2013: Kaggle zip, its folder, fer2013.csv, icml_face_data.csv, an ImageFolder "
+        "tree, our npz, or 'synthetic'. Default: the environment variable FER_EDGE_DATA.",
     )(command)
 
 
