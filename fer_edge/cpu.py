@@ -1,0 +1,55 @@
+"""Which vector instructions this CPU has: they decide how fast INT8 is, and how exact."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+__all__ = ["CPU_FEATURES", "cpu_features", "int8_dot_saturates"]
+
+CPU_FEATURES: tuple[str, ...] = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
+"""The features that matter to inference, under Linux's own names (x86, then ARM: ``asimd`` is NEON,
+``asimddp`` its dot product)."""
+
+_INT8_DOT = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
+
+
+def cpu_features(cpuinfo: Path | str = "/proc/cpuinfo") -> frozenset[str]:
+    """Return those of :data:`CPU_FEATURES` that this CPU has; empty where Linux does not say."""
+    return _read(str(cpuinfo))
+
+
+def int8_dot_saturates(features: frozenset[str] | None = None) -> bool:
+    """Tell whether u8 x s8 products may saturate here (x86 without VNNI or AMX).
+
+    There ``vpmaddubsw`` adds two u8*s8 products into 16 bits, and weights beyond 7 bits can
+    overflow: the same INT8 graph then gives other logits than on a CPU with VNNI, or on ARM.
+    """
+    have = cpu_features() if features is None else features
+    return "avx2" in have and not have & _INT8_DOT
+
+
+@lru_cache(maxsize=8)
+def _read(cpuinfo: str) -> frozenset[str]:
+    try:
+        text = Path(cpuinfo).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in {"flags", "Features"}:
+            return frozenset(value.split()) & frozenset(CPU_FEATURES)
+    return frozenset()
