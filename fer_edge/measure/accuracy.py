@@ -1,0 +1,283 @@
+"""How right an engine is, and how far it is from its reference, on the same images.
+
+Numbers follow scikit-learn's definitions (the tests compare them); the device has no scikit-learn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fer_edge.emotions import EMOTIONS
+from fer_edge.errors import NumericsError, UsageError
+
+__all__ = [
+    "ECE_BINS",
+    "Accuracy",
+    "Agreement",
+    "ClassScore",
+    "Engine",
+    "compare",
+    "evaluate",
+    "expected_calibration_error",
+    "mcnemar_exact",
+    "run_logits",
+]
+
+ECE_BINS = 15
+"""Equal-width confidence bins, as in Guo et al. 2017 (arXiv 1706.04599)."""
+
+BOOTSTRAP_REPLICATES = 10_000
+BOOTSTRAP_SEED = 0
+
+Logits = npt.NDArray[np.float32]
+_CLASSES = len(EMOTIONS)
+
+
+class Engine(Protocol):
+    """What is measured: ``fer_edge.backends.Backend`` is one."""
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Return f32[N,7] logits of u8[N,1,48,48] images."""
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One emotion's scores as fractions; None where undefined (no such label, never predicted)."""
+
+    n: int
+    recall: float | None
+    precision: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Scores of one engine on labelled images, as fractions 0..1.
+
+    ``macro_f1`` averages the classes that are labelled or predicted at least once, and the
+    weighted scores count an undefined precision as 0: scikit-learn's defaults with
+    ``zero_division=0``. ``confusion[i][j]`` counts images of emotion i called j.
+    ``top1_without_duplicates`` leaves out images whose pixels also stand in TRAIN; None when that
+    is not known or nothing remains.
+    """
+
+    n: int
+    top1: float
+    macro_f1: float
+    weighted_precision: float
+    weighted_recall: float
+    weighted_f1: float
+    per_class: dict[str, ClassScore]
+    confusion: tuple[tuple[int, ...], ...]
+    ece: float
+    top1_without_duplicates: float | None = None
+    n_without_duplicates: int | None = None
+
+    @property
+    def standard_error(self) -> float:
+        """Return the binomial standard error of ``top1`` (a fraction)."""
+        return math.sqrt(self.top1 * (1 - self.top1) / self.n)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description; the confusion matrix as rows of labels."""
+        content = asdict(self)
+        content["confusion"] = [list(row) for row in self.confusion]
+        return content
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two engines on the same images, paired.
+
+    ``flips`` counts images whose label differs, ``lost`` those that only the reference gets right,
+    ``gained`` those that only the engine gets right; ``delta_top1`` is engine minus reference and
+    ``delta_ci95`` its paired bootstrap interval. Logit differences are absolute.
+    """
+
+    n: int
+    agreement: float
+    flips: int
+    lost: int
+    gained: int
+    mcnemar_p: float
+    delta_top1: float
+    delta_ci95: tuple[float, float]
+    max_abs_logit: float
+    mean_abs_logit: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description."""
+        return {**asdict(self), "delta_ci95": list(self.delta_ci95)}
+
+
+def run_logits(
+    backend: Engine,
+    images: np.ndarray,
+    *,
+    batch: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Logits:
+    """Return f32[N,7] logits of u8[N,48,48] ``images``, each sent once through ``backend``.
+
+    Batch 1 by default, so that accuracy is that of the very calls that are timed.
+    """
+    total = len(images)
+    logits = np.empty((total, _CLASSES), np.float32)
+    for start in range(0, total, batch):
+        part = images[start : start + batch, None]
+        logits[start : start + len(part)] = backend.infer(part)
+        if progress is not None:
+            progress(start + len(part), total)
+    return logits
+
+
+def evaluate(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    *,
+    duplicate_of_train: np.ndarray | None = None,
+) -> Accuracy:
+    """Score f32[N,7] ``logits`` against u8[N] ``labels``.
+
+    ``duplicate_of_train`` (bool[N]) marks images whose pixels also stand in TRAIN; None when the
+    training images are not at hand. NumericsError if a logit is not finite.
+    """
+    logits, labels = _checked(logits, labels)
+    predicted = logits.argmax(axis=1)
+    confusion = np.zeros((_CLASSES, _CLASSES), np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    per_class = _class_scores(confusion)
+    n = len(labels)
+    weights = confusion.sum(axis=1) / n
+    scores = list(per_class.values())
+
+    def weighted(values: list[float | None]) -> float:
+        return float(sum(w * (v or 0.0) for w, v in zip(weights, values)))
+
+    f1s = [score.f1 for score in scores if score.f1 is not None]
+    right = predicted == labels
+    without, n_without = None, None
+    if duplicate_of_train is not None:
+        fresh = ~np.asarray(duplicate_of_train, bool)
+        n_without = int(fresh.sum())
+        without = float(right[fresh].mean()) if n_without else None
+    return Accuracy(
+        n=n,
+        top1=float(right.mean()),
+        macro_f1=float(sum(f1s) / len(f1s)),
+        weighted_precision=weighted([score.precision for score in scores]),
+        weighted_recall=weighted([score.recall for score in scores]),
+        weighted_f1=weighted([score.f1 for score in scores]),
+        per_class=per_class,
+        confusion=tuple(tuple(int(v) for v in row) for row in confusion),
+        ece=expected_calibration_error(logits, labels),
+        top1_without_duplicates=without,
+        n_without_duplicates=n_without,
+    )
+
+
+def compare(
+    reference_logits: np.ndarray, engine_logits: np.ndarray, labels: np.ndarray
+) -> Agreement:
+    """Compare f32[N,7] logits of two engines on the same N images, whose u8[N] labels are given."""
+    reference_logits, labels = _checked(reference_logits, labels)
+    engine_logits, _ = _checked(engine_logits, labels)
+    reference, engine = reference_logits.argmax(axis=1), engine_logits.argmax(axis=1)
+    n, flips = len(labels), int((reference != engine).sum())
+    lost = int(((reference == labels) & (engine != labels)).sum())
+    gained = int(((reference != labels) & (engine == labels)).sum())
+    distance = np.abs(reference_logits - engine_logits)
+    return Agreement(
+        n=n,
+        agreement=1 - flips / n,
+        flips=flips,
+        lost=lost,
+        gained=gained,
+        mcnemar_p=mcnemar_exact(lost, gained),
+        delta_top1=(gained - lost) / n,
+        delta_ci95=_bootstrap_interval(lost, gained, n),
+        max_abs_logit=float(distance.max()),
+        mean_abs_logit=float(distance.mean()),
+    )
+
+
+def mcnemar_exact(lost: int, gained: int) -> float:
+    """Return the two-sided exact p of McNemar's test (a binomial test of the discordant pairs).
+
+    Source: McNemar 1947, Psychometrika 12(2); 1.0 when no pair is discordant.
+    """
+    discordant, fewer = lost + gained, min(lost, gained)
+    term = total = 1
+    for k in range(1, fewer + 1):
+        term = term * (discordant - k + 1) // k
+        total += term
+    # Whole numbers divided once: no rounding piles up, however many pairs there are.
+    return min(1.0, 2 * total / (1 << discordant))
+
+
+def expected_calibration_error(
+    logits: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS
+) -> float:
+    """Return the gap between confidence and accuracy, averaged over equal-width confidence bins.
+
+    Source: Naeini et al. 2015 and Guo et al. 2017 (arXiv 1706.04599); bins are ``(low, high]``.
+    """
+    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
+    probabilities = np.exp(shifted)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    confidence = probabilities.max(axis=1)
+    right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(index, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def _class_scores(confusion: np.ndarray) -> dict[str, ClassScore]:
+    scores = {}
+    for i, emotion in enumerate(EMOTIONS):
+        hits = int(confusion[i, i])
+        labelled, predicted = int(confusion[i].sum()), int(confusion[:, i].sum())
+        scores[emotion] = ClassScore(
+            n=labelled,
+            recall=hits / labelled if labelled else None,
+            precision=hits / predicted if predicted else None,
+            f1=2 * hits / (labelled + predicted) if labelled + predicted else None,
+        )
+    return scores
+
+
+def _bootstrap_interval(lost: int, gained: int, n: int) -> tuple[float, float]:
+    """Return the 95 % percentile interval of the paired bootstrap (Efron & Tibshirani 1993).
+
+    Each image's difference is -1, 0 or 1, so drawing n images with replacement is one multinomial
+    draw of three counts: the same distribution, without n x replicates random numbers.
+    """
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    counts = generator.multinomial(
+        n, [lost / n, gained / n, (n - lost - gained) / n], size=BOOTSTRAP_REPLICATES
+    )
+    low, high = np.percentile((counts[:, 1] - counts[:, 0]) / n, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    if logits.ndim != 2 or logits.shape[1] != _CLASSES or len(logits) != len(labels):
+        raise UsageError(
+            f"logits of shape {logits.shape} do not fit {len(labels)} labels of {_CLASSES} classes"
+        )
+    if not len(labels):
+        raise UsageError("there are no images to score")
+    bad = int((~np.isfinite(logits).all(axis=1)).sum())
+    if bad:
+        raise NumericsError(
+            f"the engine returned logits that are not finite for {bad} of {len(labels)} images",
+            fix="build it again in a higher precision: fer-edge build --precision fp32",
+        )
+    return logits, labels

@@ -1,0 +1,163 @@
+"""The gate: does an engine do what its reference does, and is it worth having?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from fer_edge.errors import FerEdgeError, GateError, NumericsError, UsageError
+from fer_edge.measure.accuracy import Accuracy, Agreement
+
+__all__ = ["GateCheck", "GatePolicy", "GateResult", "judge"]
+
+Status = Literal["passed", "failed", "speed not measured"]
+
+_ROUNDING = 1e-9
+"""A drop of exactly the limit passes, whatever the last bit of a float says."""
+
+
+@dataclass(frozen=True)
+class GatePolicy:
+    """The limits; drops are fractions (0.005 is half a point), logit distances absolute.
+
+    ``max_recall_drop_small`` holds for disgust and for classes of fewer than ``small_class``
+    images. On a set so small that one image is more than a limit, one image is the limit.
+    """
+
+    max_top1_drop: float = 0.005
+    max_recall_drop: float = 0.03
+    max_recall_drop_small: float = 0.05
+    small_class: int = 100
+    min_speedup: float = 1.02
+    fp32_max_abs: float = 1e-4
+    fp16_mean_abs: float = 1e-2
+
+
+@dataclass(frozen=True)
+class GateCheck:
+    """One limit held against one number; ``passed`` is None when the number was not measured."""
+
+    name: str
+    passed: bool | None
+    value: float | None
+    limit: float
+    detail: str
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """All checks of one engine.
+
+    ``passed`` means that nothing that was measured failed; ``status`` says when speed was not.
+    """
+
+    precision: str
+    passed: bool
+    status: Status
+    checks: tuple[GateCheck, ...]
+    policy: GatePolicy = field(default_factory=GatePolicy)
+
+    @property
+    def failures(self) -> tuple[GateCheck, ...]:
+        """Return the checks that failed."""
+        return tuple(check for check in self.checks if check.passed is False)
+
+    def reason(self) -> str:
+        """Return what failed, with its numbers, in one line; the status when nothing did."""
+        return "; ".join(check.detail for check in self.failures) or self.status
+
+    def error(self) -> FerEdgeError | None:
+        """Return the error that this result is for a command, or None when it passed.
+
+        NumericsError (exit code 4) when logits are too far off, else GateError (exit code 3).
+        """
+        if self.passed:
+            return None
+        message = f"the {self.precision} engine failed its gate: {self.reason()}"
+        if any(check.name == "numerics" for check in self.failures):
+            return NumericsError(
+                message, fix="build it again from its checkpoint: fer-edge build --precision fp32"
+            )
+        return GateError(
+            message, fix="use a higher precision, or build again with other calibration images"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description."""
+        return {**asdict(self), "checks": [asdict(check) for check in self.checks]}
+
+
+def judge(
+    precision: str,
+    reference: Accuracy,
+    engine: Accuracy,
+    agreement: Agreement,
+    *,
+    speedup: float | None,
+    policy: GatePolicy | None = None,
+) -> GateResult:
+    """Judge an engine of ``precision`` (fp32, fp16, int8) against its reference.
+
+    Every precision is held to the limits of top-1 and of each class's recall. fp32 and fp16 are
+    also held to their logits; int8 to ``speedup``, the p50 of the next higher precision divided by
+    its own p50 in one paired run on one machine (None: not measured).
+    """
+    policy = policy or GatePolicy()
+    checks: list[GateCheck] = []
+    if precision == "fp32":
+        checks.append(_numerics("max |delta logit|", agreement.max_abs_logit, policy.fp32_max_abs))
+    elif precision == "fp16":
+        checks.append(
+            _numerics("mean |delta logit|", agreement.mean_abs_logit, policy.fp16_mean_abs)
+        )
+    elif precision != "int8":
+        raise UsageError(f"there is no gate for precision {precision!r}: fp32, fp16 or int8")
+    checks.append(_top1(reference, engine, policy))
+    checks.extend(_recalls(reference, engine, policy))
+    if precision == "int8":
+        checks.append(_speed(speedup, policy))
+    status: Status = "passed"
+    if any(check.passed is False for check in checks):
+        status = "failed"
+    elif any(check.passed is None for check in checks):
+        status = "speed not measured"
+    return GateResult(precision, status != "failed", status, tuple(checks), policy)
+
+
+def _numerics(what: str, value: float, limit: float) -> GateCheck:
+    passed = value <= limit
+    return GateCheck("numerics", passed, value, limit, f"{what} {value:.2e} (limit {limit:.0e})")
+
+
+def _top1(reference: Accuracy, engine: Accuracy, policy: GatePolicy) -> GateCheck:
+    return _drop("top1", "top-1", reference.top1, engine.top1, engine.n, policy.max_top1_drop)
+
+
+def _recalls(reference: Accuracy, engine: Accuracy, policy: GatePolicy) -> list[GateCheck]:
+    checks = []
+    for emotion, score in engine.per_class.items():
+        before = reference.per_class[emotion].recall
+        if before is None or score.recall is None:
+            continue  # no image of this emotion: nothing to lose
+        small = emotion == "disgust" or score.n < policy.small_class
+        limit = policy.max_recall_drop_small if small else policy.max_recall_drop
+        what = f"recall of {emotion} (n {score.n})"
+        checks.append(_drop(f"recall/{emotion}", what, before, score.recall, score.n, limit))
+    return checks
+
+
+def _drop(name: str, what: str, before: float, after: float, n: int, limit: float) -> GateCheck:
+    limit = max(limit, 1 / n)
+    drop = before - after
+    detail = (
+        f"{what} {before:.2%} -> {after:.2%}: {-100 * drop:+.2f} points (limit {-100 * limit:.2f})"
+    )
+    return GateCheck(name, drop <= limit + _ROUNDING, drop, limit, detail)
+
+
+def _speed(speedup: float | None, policy: GatePolicy) -> GateCheck:
+    limit = policy.min_speedup
+    if speedup is None:
+        return GateCheck("speed", None, None, limit, "speed not measured")
+    detail = f"{speedup:.2f}x the speed of the next higher precision (limit {limit:.2f}x)"
+    return GateCheck("speed", speedup >= limit, speedup, limit, detail)
