@@ -1,1 +1,21 @@
-"""fer_edge.data"""
+"""FER2013 in any of the forms in which people hold it, and the sets made from it.
+
+>>> from fer_edge.data import load
+>>> faces = load("synthetic:700")
+>>> faces.images.shape
+(700, 48, 48)
+"""
+
+from __future__ import annotations
+
+from fer_edge.data.dataset import FerDataset, duplicate_mask
+from fer_edge.data.fer2013 import load, resolve_source
+from fer_edge.data.splits import Split
+
+__all__ = [
+    "FerDataset",
+    "Split",
+    "duplicate_mask",
+    "load",
+    "resolve_source",
+]

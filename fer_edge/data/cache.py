@@ -1,0 +1,125 @@
+"""Decoded data sets kept on disk, keyed by the digest of what they were decoded from.
+
+An entry is ``<cache>/data/<digest of the source>.npz``. The digest is over the source's *bytes*, so
+a changed source never finds an old entry. Hashing is skipped when the source's path, size, inode,
+modification time and change time are those of an earlier read: no program can set a file's change
+time, so neither ``touch -d`` nor ``cp -p`` over it goes unnoticed. As git does, a file younger than
+the clock is fine is never indexed, since a second write might get the same time.
+
+An entry that is damaged (each carries the digest of its rows) is rebuilt, and the data set's notes
+say so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fer_edge.data.dataset import FerDataset
+from fer_edge.data.readers_images import list_folder
+from fer_edge.data.readers_npz import SCHEMA, npz_from_dataset, read_npz
+from fer_edge.errors import DataError
+from fer_edge.files import sha256_file, write_text
+
+__all__ = ["cache_dir", "cached_entry", "cached_source", "source_digest"]
+
+# Longer than the time stamps of any usual file system are coarse (FAT: 2 s).
+_SETTLED_NS = 3_000_000_000
+
+
+def cache_dir() -> Path:
+    """``$FER_EDGE_CACHE``, else ``$XDG_CACHE_HOME/fer-edge``, else ``~/.cache/fer-edge``."""
+    if named := os.environ.get("FER_EDGE_CACHE"):
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fer-edge"
+
+
+def cached_source(path: Path, read: Callable[[], FerDataset]) -> FerDataset:
+    """Return the decoded ``path`` from the cache, or ``read()`` it and keep it.
+
+    Raises DataError when the source changes while it is read; nothing is kept then.
+    """
+    before = _snapshot(path)
+    index = cache_dir() / "data" / "index" / f"{before.key}.json"
+    digest = _indexed(index) or source_digest(path)
+
+    def read_unchanged() -> FerDataset:
+        dataset = read()
+        if _snapshot(path) != before:
+            raise DataError(f"{path} changed while it was read", fix="try again")
+        return dataset
+
+    dataset = cached_entry(digest, read_unchanged)
+    if time.time_ns() - before.newest_ns > _SETTLED_NS:
+        # The index only saves time: where it cannot be written, the source is hashed each time.
+        with suppress(OSError):
+            write_text(index, json.dumps({"source": str(path), "sha256": digest}))
+    return replace(dataset, source=path.name)
+
+
+def cached_entry(key: str, make: Callable[[], FerDataset]) -> FerDataset:
+    """Return the entry of a digest, or ``make()`` it and keep it."""
+    entry = cache_dir() / "data" / f"{key[:40]}-v{SCHEMA}.npz"
+    note = ""
+    if entry.exists():
+        try:
+            return read_npz(entry)
+        except DataError as error:
+            note = f"a damaged cache entry was rebuilt ({error})"
+    dataset = make()
+    try:
+        npz_from_dataset(dataset, entry)
+    except OSError as error:
+        note = f"the cache {entry.parent} cannot be written ({error.strerror}): not kept"
+    return replace(dataset, notes=(*dataset.notes, note)) if note else dataset
+
+
+def source_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, or of all paths and bytes below a folder."""
+    if path.is_file():
+        return sha256_file(path)
+    digest = hashlib.sha256(b"fer-edge folder 1\0")
+    files, folders = list_folder(path)
+    for folder in sorted(folders):
+        digest.update(os.fsencode(folder) + b"/\0")
+    for name in sorted(files):
+        digest.update(os.fsencode(name) + b"\0" + bytes.fromhex(sha256_file(path / name)))
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    key: str
+    newest_ns: int
+
+
+def _snapshot(path: Path) -> _Snapshot:
+    """Describe a source by what stat says of it: cheap, and different after any write."""
+    paths = [path]
+    if path.is_dir():
+        files, folders = list_folder(path)
+        paths += [path / name for name in sorted([*files, *folders])]
+    digest = hashlib.sha256(f"{SCHEMA}\0".encode() + os.fsencode(path.resolve()))
+    newest = 0
+    for each in paths:
+        stat = each.stat()
+        newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
+        fields = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        digest.update(os.fsencode(each.name) + b"\0" + repr(fields).encode())
+    return _Snapshot(digest.hexdigest(), newest)
+
+
+def _indexed(index: Path) -> str:
+    """Return the source digest that an index file remembers, or "" when it cannot be used."""
+    try:
+        digest = json.loads(index.read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return digest if isinstance(digest, str) and len(digest) == 64 else ""

@@ -1,0 +1,189 @@
+"""FerDataset: images, labels, splits and ids, with one digest of it all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fer_edge.data.splits import OFFICIAL_COUNTS, SELECTIONS, Split, compare_official
+from fer_edge.emotions import EMOTIONS
+from fer_edge.errors import DataError, UsageError
+from fer_edge.preprocessing import SIZE
+
+__all__ = [
+    "FerDataset",
+    "content_digest",
+    "dataset_from_rows",
+    "duplicate_mask",
+    "image_keys",
+    "with_official_counts",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class FerDataset:
+    """A set of 48x48 gray faces with FER2013's labels and splits.
+
+    ``images`` u8[N,48,48]; ``labels`` u8[N], 0..6 in the order of ``EMOTIONS``; ``split`` u8[N],
+    values of :class:`Split`; ``ids`` N unique names. Rows are ordered by (split, id), whatever the
+    order in the source, so that a zip and its unzipped folder have one ``sha256``. ``source`` is
+    the file's name (never its whole path, since manifests carry it); ``notes`` are sentences about
+    the source that a person should read.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    split: np.ndarray
+    ids: tuple[str, ...]
+    sha256: str
+    source: str
+    synthetic: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, which: Split | str) -> FerDataset:
+        """Return the rows of one split, of ``test`` (public and private) or of ``all``.
+
+        The result has a digest of its own. Raises DataError when a split asked for has no image,
+        and UsageError for a name that is none.
+        """
+        name = which.label if isinstance(which, Split) else which.strip().lower()
+        if name not in SELECTIONS:
+            raise UsageError(
+                f"there is no split {which!r}", fix=f"use one of {', '.join(SELECTIONS)}"
+            )
+        if name == "all":
+            return self
+        wanted = SELECTIONS[name]
+        present = [split for split in Split if bool((self.split == split).any())]
+        for split in wanted:
+            if split not in present:
+                missing = split.label if name == split.label else f"{name} needs {split.label}"
+                raise DataError(
+                    f"{self.source} has no images of the split {missing}",
+                    fix=f"use one of {', '.join(s.label for s in present)}, or give a data set "
+                    f"that holds {split.label}",
+                )
+        return self.take(np.flatnonzero(np.isin(self.split, wanted)))
+
+    def take(self, rows: np.ndarray | Sequence[int]) -> FerDataset:
+        """Return the given rows (ascending indices) as a data set with a digest of its own."""
+        index = np.asarray(rows, dtype=np.int64)
+        images, labels, split = self.images[index], self.labels[index], self.split[index]
+        ids = tuple(self.ids[i] for i in index.tolist())
+        digest = content_digest(images, labels, split, ids)
+        return replace(self, images=images, labels=labels, split=split, ids=ids, sha256=digest)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return images per split and emotion, for all three splits and seven emotions."""
+        table: dict[str, dict[str, int]] = {}
+        for split in Split:
+            per_class = np.bincount(self.labels[self.split == split], minlength=len(EMOTIONS))
+            table[split.label] = dict(zip(EMOTIONS, per_class.tolist()))
+        return table
+
+
+def content_digest(
+    images: np.ndarray, labels: np.ndarray, split: np.ndarray, ids: Sequence[str]
+) -> str:
+    """Return the SHA-256 of rows in canonical order: split, id, label and pixels of each.
+
+    It says what a data set *is*: the form it came in, and the order in it, do not enter.
+    """
+    digest = hashlib.sha256(f"fer-edge rows 1 {len(ids)}\0".encode())
+    digest.update(np.ascontiguousarray(split, dtype=np.uint8).data)
+    digest.update(np.ascontiguousarray(labels, dtype=np.uint8).data)
+    digest.update("\0".join(ids).encode("utf-8"))
+    digest.update(b"\0")
+    digest.update(np.ascontiguousarray(images, dtype=np.uint8).data)
+    return digest.hexdigest()
+
+
+def dataset_from_rows(
+    images: np.ndarray,
+    labels: np.ndarray,
+    split: np.ndarray,
+    ids: Sequence[str],
+    *,
+    source: str,
+    synthetic: bool = False,
+    notes: Sequence[str] = (),
+) -> FerDataset:
+    """Order rows by (split, id), check them, and compute their digest.
+
+    Shapes and dtypes as in :class:`FerDataset`, in any order. Raises DataError when there is no
+    row, a label is over 6 or an id stands twice.
+    """
+    if not len(ids):
+        raise DataError(f"{source} holds no images", fix="give FER2013, or use --data synthetic")
+    if images.shape != (len(ids), SIZE, SIZE) or len(labels) != len(ids) or len(split) != len(ids):
+        raise DataError(
+            f"{source}: images {images.shape}, {len(labels)} labels, {len(split)} splits and "
+            f"{len(ids)} ids do not belong together"
+        )
+    if int(labels.max()) >= len(EMOTIONS) or int(split.max()) > max(Split):
+        raise DataError(f"{source}: a label or a split is out of range")
+    splits = split.tolist()
+    order = sorted(range(len(ids)), key=lambda i: (splits[i], ids[i]))
+    # Ids are unique over the whole set: frozen lists name images by id alone.
+    if len(set(ids)) != len(ids):
+        seen: set[str] = set()
+        twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise DataError(f"{source}: the id {twice!r} stands there twice")
+    if order != list(range(len(ids))):
+        images, labels, split = images[order], labels[order], split[order]
+        ids = [ids[i] for i in order]
+    images = np.ascontiguousarray(images, dtype=np.uint8)
+    labels = np.ascontiguousarray(labels, dtype=np.uint8)
+    split = np.ascontiguousarray(split, dtype=np.uint8)
+    return FerDataset(
+        images=images,
+        labels=labels,
+        split=split,
+        ids=tuple(ids),
+        sha256=content_digest(images, labels, split, ids),
+        source=source,
+        synthetic=synthetic,
+        notes=tuple(notes),
+    )
+
+
+def with_official_counts(dataset: FerDataset) -> FerDataset:
+    """Check a data set that says it is FER2013 against the official counts; note what is missing.
+
+    A split of the official size must have the official count of each class, or DataError is
+    raised: its labels were changed. Any other size is a partial copy, which the notes say.
+    """
+    parts: list[str] = []
+    for split, counts in zip(Split, dataset.counts().values()):
+        per_class = tuple(counts.values())
+        verdict = compare_official(split, per_class)
+        if verdict.startswith("differs") and sum(per_class) == sum(OFFICIAL_COUNTS[split]):
+            raise DataError(
+                f"{dataset.source}: {split.label} is not FER2013's: {verdict}",
+                fix="its labels were changed; download it again",
+            )
+        if verdict != "official":
+            parts.append(f"{split.label} {verdict}")
+    if not parts:
+        return dataset
+    return replace(dataset, notes=(*dataset.notes, f"partial copy of FER2013: {', '.join(parts)}"))
+
+
+def image_keys(images: np.ndarray) -> np.ndarray:
+    """Return one opaque key per image of u8[N,48,48]: two keys are equal when all pixels are."""
+    flat = np.ascontiguousarray(images).reshape(len(images), -1)
+    digests = b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in flat)
+    return np.frombuffer(digests, dtype="V16")
+
+
+def duplicate_mask(dataset: FerDataset, others: FerDataset) -> np.ndarray:
+    """Return bool[N]: which images of ``dataset`` stand in ``others`` with the same pixels."""
+    known = set(image_keys(others.images).tolist())
+    keys = image_keys(dataset.images).tolist()
+    return np.fromiter((key in known for key in keys), dtype=bool, count=len(dataset))

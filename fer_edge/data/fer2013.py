@@ -1,0 +1,85 @@
+"""``load``: FER2013 from whatever form it is in, through the cache."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from fer_edge.data.cache import cached_entry, cached_source
+from fer_edge.data.dataset import FerDataset
+from fer_edge.data.readers_csv import read_csv
+from fer_edge.data.readers_images import read_folder, read_zip
+from fer_edge.data.readers_npz import read_npz
+from fer_edge.errors import DataError, UsageError
+
+__all__ = ["ENVIRONMENT", "load", "resolve_source"]
+
+Progress = Callable[[int, int], None]
+
+ENVIRONMENT = "FER_EDGE_DATA"
+
+_GET_FER2013 = (
+    "download FER2013 (https://www.kaggle.com/datasets/msambare/fer2013), then give the zip with "
+    f"--data or {ENVIRONMENT}=...; or use the synthetic faces: --data synthetic"
+)
+
+
+def resolve_source(option: str | None) -> str:
+    """Return ``option``, else the environment variable FER_EDGE_DATA, else raise UsageError."""
+    source = option or os.environ.get(ENVIRONMENT)
+    if not source:
+        raise UsageError("no data set was given", fix=_GET_FER2013)
+    return source
+
+
+def load(source: str | Path, *, cache: bool = True, progress: Progress | None = None) -> FerDataset:
+    """Read a data set: rows ordered by (split, id), digest computed, counts checked.
+
+    ``source`` is the Kaggle zip, the same unzipped, ``fer2013.csv``, ``icml_face_data.csv``, an
+    ImageFolder tree of the seven emotions, our npz, or ``synthetic[:COUNT[:SEED]]``.
+    ``progress(done, total)`` is called while decoding, in images (in bytes for CSV), and not at all
+    when the cache has the result. Raises DataError that names the file and the row or member.
+    """
+    text = str(source)
+    if text.partition(":")[0] == "synthetic":
+        return _load_synthetic(text, cache, progress)
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise DataError(f"{path} does not exist", fix=_GET_FER2013)
+    if path.suffix.lower() == ".npz":
+        return replace(read_npz(path), source=path.name)
+    reader = _reader(path)
+    if not cache:
+        return reader(path, progress=progress)
+    return cached_source(path, lambda: reader(path, progress=progress))
+
+
+def _reader(path: Path) -> Callable[..., FerDataset]:
+    if path.is_dir():
+        return read_folder
+    try:
+        if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
+            return read_zip
+        if path.suffix.lower() in {".csv", ".txt"}:
+            with open(path, "rb"):
+                return read_csv
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    raise DataError(
+        f"{path} is no form of FER2013 that fer-edge reads",
+        fix="give the Kaggle zip, its folder, fer2013.csv, icml_face_data.csv or our npz "
+        "(unpack a tar first)",
+    )
+
+
+def _load_synthetic(text: str, cache: bool, progress: Progress | None) -> FerDataset:
+    from fer_edge.data.synthetic import parse_synthetic, synthetic_faces, synthetic_key
+
+    count, seed = parse_synthetic(text)
+    if not cache:
+        return synthetic_faces(count, seed, progress=progress)
+    key = synthetic_key(count, seed)
+    return cached_entry(key, lambda: synthetic_faces(count, seed, progress=progress))

@@ -1,0 +1,231 @@
+"""What a tree of image files means: which file is which split, label and id.
+
+Works on relative paths alone, so that a zip and its unzipped folder are read by one rule:
+``[anything/][split/]emotion/file``. The Usage prefix of a file name (``PublicTest_12.jpg``) decides
+its split; without one its folder does (:mod:`fer_edge.data.splits`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from fer_edge.data.splits import Split, is_split_folder, split_from_folder, split_from_prefix
+from fer_edge.emotions import ALIASES, EMOTIONS, emotion_id
+from fer_edge.errors import DataError
+
+__all__ = ["Tree", "TreeFile", "is_junk", "tree_from_paths"]
+
+_JUNK_NAMES = {"thumbs.db", "desktop.ini", "icon\r"}
+_IMAGE_SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".pgm",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".gif",
+}
+_LAYOUT = (
+    "the layout is train/<emotion>/*.jpg and test/<emotion>/*.jpg, with the emotions "
+    + ", ".join(EMOTIONS)
+)
+
+
+@dataclass(frozen=True)
+class TreeFile:
+    """One image: its path in the source, and what the path says about it."""
+
+    path: str
+    id: str
+    label: int
+    split: Split
+
+
+@dataclass(frozen=True)
+class Tree:
+    """All images of a tree, and what a person should know about how it was read."""
+
+    files: tuple[TreeFile, ...]
+    notes: tuple[str, ...]
+    claims_usage: bool
+    """Every file carries FER2013's Usage prefix, so the official counts apply."""
+
+
+def is_junk(path: str) -> bool:
+    """Tell whether a path is what file managers leave behind: .DS_Store, __MACOSX, Thumbs.db."""
+    parts = PurePosixPath(path).parts
+    return (
+        any(part.startswith(".") or part == "__MACOSX" for part in parts)
+        or (parts[-1].lower() if parts else "") in _JUNK_NAMES
+    )
+
+
+def tree_from_paths(paths: Sequence[str], folders: Iterable[str], source: str) -> Tree:
+    """Interpret the relative posix paths of all files, and of all folders (for empty ones).
+
+    Raises DataError for an unknown, missing or empty class folder, for an image in no class
+    folder, for two trees side by side and for two files with one id.
+    """
+    paths = sorted(path for path in paths if not is_junk(path))
+    in_classes: list[tuple[str, _Place]] = []
+    loose: list[str] = []
+    for path in paths:
+        place = _place(path, source)
+        if place is None:
+            loose.append(path)
+        else:
+            in_classes.append((path, place))
+    _refuse_loose_images(loose, source)
+    if not in_classes:
+        raise DataError(f"{source} holds no images in folders of emotions", fix=_LAYOUT)
+    _check_roots([place for _, place in in_classes], source)
+    _check_classes([place for _, place in in_classes], folders, source)
+    return _tree(in_classes, loose, source)
+
+
+@dataclass(frozen=True)
+class _Place:
+    root: str
+    split: str  # "" when the tree has no split folders
+    emotion: str  # as the folder spells it
+    label: int
+
+
+def _place(path: str, source: str) -> _Place | None:
+    parts = PurePosixPath(path).parts
+    if len(parts) < 2:
+        return None
+    *above, emotion, _ = parts
+    label = emotion_id(emotion)
+    if label is None:
+        if is_split_folder(emotion) or PurePosixPath(path).suffix.lower() not in _IMAGE_SUFFIXES:
+            return None
+        _refuse_class(emotion, str(PurePosixPath(*above, emotion)), path, source)
+    assert label is not None
+    if above and is_split_folder(above[-1]):
+        return _Place("/".join(above[:-1]), above[-1], emotion, label)
+    return _Place("/".join(above), "", emotion, label)
+
+
+def _refuse_class(emotion: str, folder: str, path: str, source: str) -> None:
+    known = emotion.strip().lower() in ALIASES
+    why = "is a class that FER2013 does not have" if known else "is not one of the seven emotions"
+    raise DataError(
+        f"{source}: the class folder {folder!r} {why} (first file: {path})",
+        fix=f"remove or rename it; {_LAYOUT}",
+    )
+
+
+def _refuse_loose_images(loose: Sequence[str], source: str) -> None:
+    for path in loose:
+        if PurePosixPath(path).suffix.lower() in _IMAGE_SUFFIXES:
+            raise DataError(
+                f"{source}: the image {path!r} is in no class folder, so it has no label",
+                fix=_LAYOUT,
+            )
+
+
+def _check_roots(places: Sequence[_Place], source: str) -> None:
+    roots = sorted({(place.root, bool(place.split)) for place in places})
+    if len(roots) > 1:
+        names = " and ".join(repr(root or ".") for root, _ in roots[:2])
+        raise DataError(
+            f"{source} holds more than one tree of emotions: {names}",
+            fix="unzip it and give the one to read",
+        )
+
+
+def _check_classes(places: Sequence[_Place], folders: Iterable[str], source: str) -> None:
+    """Each split folder has all seven classes; a folder of a class that is empty is no class."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for place in places:
+        found["/".join(filter(None, (place.root, place.split)))].add(place.label)
+    for folder in sorted(folders):
+        path = PurePosixPath(folder)
+        parent = "" if str(path.parent) == "." else str(path.parent)
+        root = places[0].root
+        is_split = parent == root and bool(places[0].split) and is_split_folder(path.name)
+        if is_split and not is_junk(folder):
+            found[folder]  # an empty split folder lacks all seven
+        if (
+            parent in found
+            and not is_junk(folder)
+            and emotion_id(path.name) is None
+            and not is_split
+        ):
+            _refuse_class(path.name, folder, "it is empty", source)
+    for folder, labels in sorted(found.items()):
+        missing = [EMOTIONS[label] for label in range(len(EMOTIONS)) if label not in labels]
+        if missing:
+            where = folder or "the tree"
+            raise DataError(
+                f"{source}: {where} has no images of {', '.join(missing)}: the class folder "
+                f"{'/'.join(filter(None, (folder, missing[0])))!r} is missing or empty",
+                fix=_LAYOUT,
+            )
+
+
+def _tree(in_classes: Sequence[tuple[str, _Place]], loose: Sequence[str], source: str) -> Tree:
+    siblings = frozenset(place.split for _, place in in_classes if place.split)
+    by_folder = {
+        name: split_from_folder(name, siblings=siblings) if name else Split.TRAIN
+        for name in {place.split for _, place in in_classes}
+    }
+    files: list[TreeFile] = []
+    first: dict[str, str] = {}
+    unprefixed: Counter[str] = Counter()
+    moved = 0
+    for path, place in in_classes:
+        name = PurePosixPath(path)
+        split = split_from_prefix(name.name)
+        if split is None:
+            split = by_folder[place.split]
+            unprefixed[place.split] += 1
+            id_ = "/".join((split.label, EMOTIONS[place.label], name.stem))
+        else:
+            # With the emotion: the real FER2013 has names that stand in two class folders.
+            id_ = f"{EMOTIONS[place.label]}/{name.stem}"
+            # Kaggle's test/ holds both test halves, so only TRAIN against test is a contradiction.
+            if place.split and (split is Split.TRAIN) != (by_folder[place.split] is Split.TRAIN):
+                moved += 1
+        id_ = id_.encode("utf-8", "backslashreplace").decode("utf-8")
+        if first.setdefault(id_, path) != path:
+            raise DataError(
+                f"{source}: {first[id_]!r} and {path!r} have the same name and split, so one "
+                f"id ({id_})",
+                fix="remove the one that does not belong",
+            )
+        files.append(TreeFile(path, id_, place.label, split))
+    notes = _notes(unprefixed, by_folder, moved, loose)
+    return Tree(tuple(files), tuple(notes), claims_usage=not unprefixed)
+
+
+def _notes(
+    unprefixed: Counter[str], by_folder: dict[str, Split], moved: int, loose: Sequence[str]
+) -> list[str]:
+    notes: list[str] = []
+    for folder, count in sorted(unprefixed.items()):
+        split = by_folder[folder]
+        if not folder:
+            notes.append(f"no split folders: all {count:,} images without a Usage prefix are TRAIN")
+        elif "test" in folder.lower() and split is Split.PUBLIC and "public" not in folder.lower():
+            notes.append(
+                f"no validation folder: the {count:,} images of {folder!r} are PUBLIC, for "
+                "selection; a score on them is no final test"
+            )
+        else:
+            notes.append(f"{count:,} images of {folder!r} are {split.name}, by their folder")
+    if moved:
+        notes.append(
+            f"{moved:,} images lie in a folder of another split than their Usage prefix says; "
+            "the prefix was followed"
+        )
+    if loose:
+        notes.append(f"{len(loose):,} other files were left out, such as {loose[0]!r}")
+    return notes
