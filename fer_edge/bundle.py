@@ -1,0 +1,444 @@
+"""A bundle: one folder with a network's graphs, what proves them, and a manifest of digests.
+
+Reading (:class:`Bundle`) trusts nothing: every file is compared with its digest. Writing
+(:class:`BundleWriter`) stages a complete folder beside the target and swaps it in with two
+renames, so that a crash at any moment leaves the old bundle or the new one. This module needs
+neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from fer_edge import __version__
+from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.files import sha256_file
+from fer_edge.manifest import MANIFEST, Artifact, Manifest, path_problem, plain_json
+from fer_edge.preprocessing import SIZE, Preprocessing
+from fer_edge.swap import Stage, locked, recover, swap
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["GOLDEN", "MANIFEST", "Artifact", "Bundle", "BundleWriter", "Manifest"]
+
+GOLDEN = "golden.npz"
+"""About 32 synthetic ``images`` u8[G,1,48,48] and the FP32 reference's ``logits`` f32[G,7]."""
+
+_MAKE_ONE = "fer-edge build --precision int8 makes a bundle from the newest training run"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A folder with a manifest. Its files do not change while it is open: writers swap folders."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
+        """Read a bundle and (by default) compare every file with its digest.
+
+        :class:`UsageError` where ``path`` is no bundle; :class:`IntegrityError`, naming the file,
+        where one is missing or its bytes are not those that were written.
+        """
+        path = Path(path)
+        while True:
+            manifest = Manifest.from_bytes(_manifest_bytes(path), str(path / MANIFEST))
+            bundle = cls(path, manifest)
+            if not verify:
+                return bundle
+            try:
+                bundle.verify()
+            except IntegrityError:
+                # A writer may have swapped the folder between our two reads: then look again.
+                if _manifest_bytes(path) == manifest.to_bytes():
+                    raise
+                continue
+            return bundle
+
+    def verify(self) -> None:
+        """Compare every file with its digest; :class:`IntegrityError` names the first bad one."""
+        for artifact in self.manifest.artifacts:
+            fault = self.fault(artifact)
+            if fault:
+                raise IntegrityError(
+                    f"{self.path / artifact.path}: {fault}",
+                    fix="copy the bundle again from where it was made, or build it again: "
+                    "fer-edge build",
+                )
+
+    def fault(self, artifact: Artifact) -> str | None:
+        """Say what is wrong with one file, or None: missing, outside, another size or digest."""
+        path = self.path / artifact.path
+        try:
+            if not path.resolve().is_relative_to(self.path.resolve()):
+                return "a link leads out of the bundle"
+            if not path.is_file():
+                return "the file is missing"
+            size = path.stat().st_size
+            if size != artifact.size:
+                return f"it has {size:,} bytes, the manifest says {artifact.size:,}"
+            digest = sha256_file(path)
+        except OSError as error:
+            return f"it cannot be read: {error.strerror}"
+        if digest != artifact.sha256:
+            return f"SHA-256 is {digest[:12]}..., the manifest says {artifact.sha256[:12]}..."
+        return None
+
+    def find(
+        self,
+        *,
+        format: str | None = None,
+        precision: str | None = None,
+        target: str | None = None,
+        path: str | None = None,
+    ) -> Artifact | None:
+        """Return the first artifact that matches all that is given, or None."""
+        for artifact in self.manifest.artifacts:
+            if (
+                (format is None or artifact.format == format)
+                and (precision is None or artifact.precision == precision)
+                and (target is None or artifact.target == target)
+                and (path is None or artifact.path == path)
+            ):
+                return artifact
+        return None
+
+    def artifact(
+        self,
+        *,
+        format: str | None = None,
+        precision: str | None = None,
+        target: str | None = None,
+        path: str | None = None,
+    ) -> Artifact:
+        """Like :meth:`find`; :class:`UsageError` that lists what there is where nothing matches."""
+        found = self.find(format=format, precision=precision, target=target, path=path)
+        if found:
+            return found
+        wanted = path or " ".join(word for word in (precision, format, target) if word)
+        have = ", ".join(artifact.path for artifact in self.manifest.artifacts) or "nothing"
+        build = f"fer-edge build {self.path}"
+        build += f" --precision {precision}" if precision else ""
+        build += f" --target {target}" if target else ""
+        raise UsageError(f"the bundle {self.path} has no {wanted}; it has: {have}", fix=build)
+
+    def file(self, artifact: Artifact) -> Path:
+        """Return where an artifact lies."""
+        return self.path / artifact.path
+
+    def parent(self, artifact: Artifact) -> Artifact | None:
+        """Return the file that ``artifact`` was made from, if the bundle holds it."""
+        for candidate in self.manifest.artifacts:
+            if candidate.sha256 == artifact.parent_sha256 and candidate is not artifact:
+                return candidate
+        return None
+
+    def unlisted(self) -> list[str]:
+        """Return the files in the folder that the manifest does not know (``engines/``, notes)."""
+        return _unlisted(self.path, self.manifest)
+
+    def golden(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the self-test: ``images`` u8[G,1,48,48] and reference ``logits`` f32[G,7]."""
+        import numpy as np
+
+        path = self.file(self.artifact(path=GOLDEN))
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                images, logits = arrays["images"], arrays["logits"]
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise IntegrityError(f"{path} is not a golden self-test: {error}") from None
+        count = len(images)
+        if (
+            images.dtype != np.uint8
+            or images.shape != (count, 1, SIZE, SIZE)
+            or logits.dtype != np.float32
+            or logits.shape != (count, len(self.labels))
+            or not count
+            or not np.isfinite(logits).all()
+        ):
+            raise IntegrityError(
+                f"{path}: expected images u8[G,1,{SIZE},{SIZE}] and finite logits "
+                f"f32[G,{len(self.labels)}], got {images.dtype}{list(images.shape)} and "
+                f"{logits.dtype}{list(logits.shape)}"
+            )
+        return images, logits
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The seven emotions in the order of the logits."""
+        return self.manifest.labels
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pixels become the input of graphs that take float32."""
+        return Preprocessing.from_dict(self.manifest.preprocessing)
+
+
+class BundleWriter:
+    """Writes a bundle, or a changed copy of ``base``; nothing shows before the clean exit.
+
+    ::
+
+        with BundleWriter("faces", base=None) as writer:
+            fp32 = writer.add_file(onnx, "model.fp32.onnx", format="onnx", precision="fp32")
+            writer.set(name="faces", model={...})
+
+    Replacing a file by another drops what was made from it, since that chain is broken (the names
+    are in ``dropped``). Files in an old folder that its manifest does not list are kept. Two
+    writers of one bundle: the second to finish gets a :class:`UsageError`, the first one's stays.
+    """
+
+    def __init__(self, path: str | Path, base: Bundle | None = None) -> None:
+        # Through links: what they point to is replaced, not the link.
+        self.path = Path(path).resolve()
+        self.dropped: list[str] = []
+        self._base = base
+        self._artifacts: dict[str, Artifact] = {}
+        self._fields: dict[str, Any] = {"name": self.path.name}
+        self._stage: Stage | None = None
+        self._before: bytes | None = None
+
+    def __enter__(self) -> BundleWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._before = self._existing()
+        self._stage = Stage(self.path)
+        try:
+            if self._base:
+                self._copy_base(self._base)
+        except BaseException:
+            self._stage.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._stage is not None
+        try:
+            if kind is None:
+                self._commit(self._stage)
+        finally:
+            self._stage.close()
+            self._stage = None
+
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Return what the bundle would hold if it were written now."""
+        return tuple(self._artifacts.values())
+
+    def add_file(
+        self,
+        source: str | Path,
+        name: str,
+        *,
+        format: str,
+        precision: str = "",
+        target: str = "",
+        parent: Artifact | str | None = None,
+        meta: dict[str, Any] | None = None,
+    ) -> Artifact:
+        """Copy ``source`` in as ``name``; ``parent``: an artifact, a name in here, or a SHA-256."""
+        staged = self._staged(name)
+        shutil.copyfile(source, staged)
+        return self._list(name, format, precision, target, parent, meta)
+
+    def add_bytes(
+        self,
+        content: bytes,
+        name: str,
+        *,
+        format: str,
+        precision: str = "",
+        target: str = "",
+        parent: Artifact | str | None = None,
+        meta: dict[str, Any] | None = None,
+    ) -> Artifact:
+        """Write ``content`` as the file ``name``; see :meth:`add_file`."""
+        self._staged(name).write_bytes(content)
+        return self._list(name, format, precision, target, parent, meta)
+
+    def remove(self, name: str) -> None:
+        """Leave out a file, what was made from it, and their gates."""
+        artifact = self._artifacts.get(name)
+        if artifact is None:
+            raise UsageError(f"{name} is not in the bundle {self.path}")
+        self._drop(artifact)
+
+    def set(self, **fields: Any) -> None:
+        """Set fields of the :class:`Manifest`, all but its artifacts, gates, dates and versions."""
+        ours = {"artifacts", "gates", "created", "fer_edge", "schema"}
+        unknown = set(fields) - (set(Manifest.__dataclass_fields__) - ours)
+        if unknown:
+            raise TypeError(f"a manifest has no field {sorted(unknown)[0]!r} to set")
+        for name, value in fields.items():
+            self._fields[name] = tuple(value) if name == "labels" else plain_json(value)
+
+    def add_gate(self, gate: dict[str, Any]) -> None:
+        """Record a gate's result; it replaces the one of the same precision and target."""
+        gate = plain_json(gate)
+        kept = [old for old in self._gates() if _gate_key(old) != _gate_key(gate)]
+        self._fields["gates"] = [*kept, gate]
+
+    def _gates(self) -> list[dict[str, Any]]:
+        gates: list[dict[str, Any]] = self._fields.get("gates", [])
+        return gates
+
+    def _staged(self, name: str) -> Path:
+        if self._stage is None:
+            raise RuntimeError("a BundleWriter is used inside its `with` block")
+        problem = path_problem(name)
+        if problem:
+            raise UsageError(f"{name!r} {problem}: it cannot be a bundle's file")
+        staged = self._stage.path / name
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        return staged
+
+    def _list(
+        self,
+        name: str,
+        format: str,
+        precision: str,
+        target: str,
+        parent: Artifact | str | None,
+        meta: dict[str, Any] | None,
+    ) -> Artifact:
+        if isinstance(parent, str) and parent in self._artifacts:
+            parent = self._artifacts[parent]
+        staged = self._staged(name)
+        artifact = Artifact(
+            path=name,
+            format=format,
+            precision=precision,
+            target=target,
+            sha256=sha256_file(staged),
+            size=staged.stat().st_size,
+            parent_sha256=parent.sha256 if isinstance(parent, Artifact) else parent,
+            meta=plain_json(meta or {}),
+        )
+        # Through the reader: what it would refuse later must not be written now.
+        artifact = Artifact.from_dict(artifact.to_dict(), name)
+        replaced = self._artifacts.get(name)
+        if replaced and replaced.sha256 != artifact.sha256:
+            self._drop_children(replaced)
+        self._artifacts[name] = artifact
+        return artifact
+
+    def _drop(self, artifact: Artifact) -> None:
+        del self._artifacts[artifact.path]
+        (self._staged(artifact.path)).unlink()
+        self.dropped.append(artifact.path)
+        key = (artifact.precision, artifact.target)
+        if artifact.precision:
+            self._fields["gates"] = [gate for gate in self._gates() if _gate_key(gate) != key]
+        self._drop_children(artifact)
+
+    def _drop_children(self, artifact: Artifact) -> None:
+        for child in self.artifacts():
+            if child.parent_sha256 == artifact.sha256 and child.path in self._artifacts:
+                self._drop(child)
+
+    def _existing(self) -> bytes | None:
+        """Return the manifest of the bundle to be replaced; refuse to replace anything else."""
+        recover(self.path)
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return None
+        if not (self.path / MANIFEST).is_file():
+            raise UsageError(
+                f"{self.path} exists and is not a bundle: it is not overwritten",
+                fix="name another folder with -o",
+            )
+        content = (self.path / MANIFEST).read_bytes()
+        Manifest.from_bytes(content, str(self.path / MANIFEST))
+        return content
+
+    def _copy_base(self, base: Bundle) -> None:
+        for artifact in base.manifest.artifacts:
+            staged = self._staged(artifact.path)
+            try:
+                shutil.copyfile(base.file(artifact), staged)
+            except OSError as error:
+                raise IntegrityError(f"{base.file(artifact)}: {error.strerror}") from None
+            if sha256_file(staged) != artifact.sha256:
+                raise IntegrityError(f"{base.file(artifact)} is not what the manifest says")
+            self._artifacts[artifact.path] = artifact
+        fields = base.manifest.to_dict()
+        for name in ("schema", "created", "fer_edge", "artifacts"):
+            del fields[name]
+        fields["labels"] = base.labels
+        self._fields = fields
+
+    def _commit(self, stage: Stage) -> None:
+        manifest = Manifest(
+            **self._fields,
+            artifacts=self.artifacts(),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            fer_edge=__version__,
+        )
+        content = manifest.to_bytes()
+        Manifest.from_bytes(content)
+        (stage.path / MANIFEST).write_bytes(content)
+        with locked(self.path.parent):
+            path = self.path / MANIFEST
+            if (path.read_bytes() if path.is_file() else None) != self._before:
+                raise UsageError(
+                    f"{self.path} was changed by another process while this one worked on it",
+                    fix="run the command again",
+                )
+            if self._before is not None:
+                self._keep_unlisted(stage.path, Manifest.from_bytes(self._before))
+            stage.sync()
+            swap(stage, self.path)
+
+    def _keep_unlisted(self, stage: Path, old: Manifest) -> None:
+        for name in _unlisted(self.path, old):
+            if name in self._artifacts:
+                continue
+            kept = stage / name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            # A link is as good as a copy (the old folder goes) and free for a large plan.
+            try:
+                os.link(self.path / name, kept, follow_symlinks=False)
+            except OSError:
+                shutil.copy2(self.path / name, kept, follow_symlinks=False)
+
+
+def _gate_key(gate: dict[str, Any]) -> tuple[Any, Any]:
+    return gate.get("precision", ""), gate.get("target", "")
+
+
+def _manifest_bytes(path: Path) -> bytes:
+    manifest = path / MANIFEST
+    if not path.exists():
+        recover(path.resolve())
+    if not path.exists():
+        raise UsageError(f"there is no bundle {path}", fix=_MAKE_ONE)
+    if not path.is_dir():
+        raise UsageError(f"{path} is a file: a bundle is a folder with a {MANIFEST}", fix=_MAKE_ONE)
+    if not manifest.exists():
+        raise UsageError(f"{path} is not a bundle: it has no {MANIFEST}", fix=_MAKE_ONE)
+    try:
+        return manifest.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{manifest} cannot be read: {error.strerror}") from None
+
+
+def _unlisted(path: Path, manifest: Manifest) -> list[str]:
+    listed = {MANIFEST, *(artifact.path for artifact in manifest.artifacts)}
+    found = []
+    for folder, folders, files in os.walk(path):
+        folders.sort()
+        for name in sorted(files):
+            relative = Path(folder, name).relative_to(path).as_posix()
+            if relative not in listed:
+                found.append(relative)
+    return found
