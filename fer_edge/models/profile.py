@@ -1,0 +1,69 @@
+"""What a network costs: parameters as deployed, and multiply-accumulates for one image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fer_edge.models.spec import ModelSpec
+
+__all__ = ["count_macs", "count_parameters"]
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of parameters after folding each BatchNorm into the convolution before it.
+
+    Folding leaves one bias per channel where BatchNorm had a scale and a shift. A BatchNorm that
+    does not follow a layer of its width (pre-activation networks) cannot be folded and is counted
+    in full.
+    """
+    total = sum(parameter.numel() for parameter in model.parameters())
+    before: nn.Module | None = None
+    for module in model.modules():
+        if isinstance(module, _NORMS) and module.affine:
+            width = module.num_features
+            if _outputs(before) == width:
+                has_bias = getattr(before, "bias", None) is not None
+                total -= 2 * width if has_bias else width
+        if next(module.children(), None) is None:
+            before = module
+    return total
+
+
+def _outputs(module: nn.Module | None) -> int | None:
+    if isinstance(module, nn.Conv2d):
+        return module.out_channels
+    return module.out_features if isinstance(module, nn.Linear) else None
+
+
+def count_macs(model: nn.Module, spec: ModelSpec) -> int:
+    """Return the multiply-accumulates of convolutions and linear layers for one image.
+
+    Additions, pooling and activations are not counted, as is customary.
+    """
+    total = 0
+
+    def add(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        # Each output value costs one dot product with one filter.
+        total += output.numel() * weight[0].numel()
+
+    hooks = [
+        module.register_forward_hook(add)
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    was_training = model.training
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, spec.channels, spec.size, spec.size, device=device))
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return total

@@ -1,0 +1,52 @@
+"""What a network is called, how it was configured, and the shapes it takes: no torch needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fer_edge.emotions import EMOTIONS
+from fer_edge.preprocessing import SIZE
+
+__all__ = ["ModelSpec"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network by name; ``options`` are that model's own and JSON-ready.
+
+    The bare network takes normalised ``f32[N, channels, size, size]`` and returns the logits,
+    ``f32[N, classes]``.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    size: int = SIZE
+    channels: int = 1
+    classes: int = len(EMOTIONS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description; equal specs give equal dictionaries."""
+        return {
+            "name": self.name,
+            "options": {key: _plain(self.options[key]) for key in sorted(self.options)},
+            "size": self.size,
+            "channels": self.channels,
+            "classes": self.classes,
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(
+            name=str(content["name"]),
+            options=dict(content.get("options", {})),
+            size=int(content.get("size", SIZE)),
+            channels=int(content.get("channels", 1)),
+            classes=int(content.get("classes", len(EMOTIONS))),
+        )
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

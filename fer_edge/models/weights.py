@@ -1,0 +1,124 @@
+"""A network's weights in one self-describing file: safetensors with JSON in its header.
+
+Schema 1 of the header's metadata (all values are strings, as safetensors demands)::
+
+    schema         "1"
+    spec           JSON of ModelSpec.to_dict()
+    preprocessing  JSON of Preprocessing.to_dict()
+    labels         JSON list, in the order of the logits
+    meta           JSON: dataset {sha256, source, synthetic}, recipe, epoch, metrics, ...
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from fer_edge.emotions import EMOTIONS
+from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.files import sha256_bytes, sha256_file, write_bytes
+from fer_edge.models import build_model
+from fer_edge.models.spec import ModelSpec
+from fer_edge.preprocessing import Preprocessing
+
+__all__ = ["Weights", "load_weights", "model_from_weights", "save_weights"]
+
+SCHEMA = "1"
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What a weights file holds; ``state`` is the network's state dict, on the CPU."""
+
+    spec: ModelSpec
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    state: dict[str, Tensor]
+    meta: dict[str, Any]
+    path: Path
+    sha256: str
+
+
+def save_weights(
+    path: Path | str,
+    model: nn.Module | Mapping[str, Tensor],
+    spec: ModelSpec,
+    preprocessing: Preprocessing,
+    meta: Mapping[str, Any] | None = None,
+) -> str:
+    """Write ``model`` (a network or its state dict) atomically; return the file's SHA-256.
+
+    Equal contents give equal bytes.
+    """
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
+    header = {
+        "schema": SCHEMA,
+        "spec": _json(spec.to_dict()),
+        "preprocessing": _json(preprocessing.to_dict()),
+        "labels": _json(list(EMOTIONS)),
+        "meta": _json(dict(meta or {})),
+    }
+    content = save(tensors, metadata=header)
+    write_bytes(path, content)
+    return sha256_bytes(content)
+
+
+def load_weights(path: Path | str) -> Weights:
+    """Read a weights file.
+
+    Raises :class:`UsageError` when it is missing or not one of ours, and :class:`IntegrityError`
+    when it is cut short or otherwise damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"there is no weights file {path}", fix="train one: `fer-edge train`")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(
+            f"{path} is not a readable safetensors file: {error}",
+            fix="copy it again from where it came, or train again",
+        ) from error
+    if header.get("schema") != SCHEMA:
+        found = f"schema {header['schema']}" if "schema" in header else "no fer-edge header"
+        raise UsageError(
+            f"{path} has {found}; this version reads schema {SCHEMA}",
+            fix="give a model.safetensors written by `fer-edge train`",
+        )
+    return Weights(
+        spec=ModelSpec.from_dict(json.loads(header["spec"])),
+        preprocessing=Preprocessing.from_dict(json.loads(header["preprocessing"])),
+        labels=tuple(json.loads(header["labels"])),
+        state=state,
+        meta=json.loads(header["meta"]),
+        path=path,
+        sha256=sha256_file(path),
+    )
+
+
+def model_from_weights(path: Path | str) -> tuple[nn.Module, Weights]:
+    """Return the network of a weights file in ``eval()`` mode, and what the file says of it."""
+    weights = load_weights(path)
+    model = build_model(weights.spec)
+    try:
+        model.load_state_dict(weights.state)
+    except RuntimeError as error:
+        raise IntegrityError(
+            f"{path}: its tensors are not those of model {weights.spec.name!r}: {error}",
+            fix="it was written by another version of fer-edge: train again, or install that one",
+        ) from error
+    return model.eval(), weights
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
