@@ -1,1 +1,55 @@
-"""fer_edge.backends"""
+"""Inference backends: one file each, found by name in one table.
+
+Importing this package loads no engine and no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from fer_edge.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from fer_edge.backends.base import Backend
+    from fer_edge.bundle import Bundle
+
+__all__ = ["BACKENDS", "backend_class", "backend_from_bundle"]
+
+BACKENDS: dict[str, str] = {
+    "null": "fer_edge.backends.null:NullBackend",
+    "pytorch": "fer_edge.backends.pytorch:PyTorchBackend",
+    "onnxruntime": "fer_edge.backends.onnxruntime:OnnxRuntimeBackend",
+    "openvino": "fer_edge.backends.openvino:OpenVINOBackend",
+    "tensorrt": "fer_edge.backends.tensorrt:TensorRTBackend",
+    "tensorrt-rtx": "fer_edge.backends.tensorrt:TensorRTRTXBackend",
+}
+"""Backend name -> ``module:Class``."""
+
+
+def backend_class(name: str) -> type[Backend]:
+    """Import and return a backend's class; :class:`UsageError` suggests the nearest name."""
+    if name not in BACKENDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, BACKENDS, n=1)
+        raise UsageError(
+            f"there is no backend {name!r}",
+            fix=f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(BACKENDS)}",
+        )
+    module, _, class_name = BACKENDS[name].partition(":")
+    try:
+        found: type[Backend] = getattr(import_module(module), class_name)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise UnavailableError(f"this version of fer-edge does not have {name} yet") from None
+    return found
+
+
+def backend_from_bundle(bundle: Bundle, name: str, precision: str, *, threads: int = 1) -> Backend:
+    """Return the backend ``name`` for the bundle's file of ``precision``, not loaded.
+
+    :class:`UsageError` where the bundle has no such file (INT8 graphs are shaped per backend).
+    """
+    return backend_class(name).from_bundle(bundle, precision, threads=threads)

@@ -1,0 +1,157 @@
+"""What every inference backend is: load, infer, close."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from fer_edge.emotions import EMOTIONS
+from fer_edge.errors import UsageError
+from fer_edge.preprocessing import SIZE, Preprocessing
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from fer_edge.bundle import Bundle
+
+__all__ = ["Backend", "check_images", "softmax"]
+
+_UINT8 = np.dtype(np.uint8)
+_SHAPE = (1, SIZE, SIZE)
+
+
+class Backend(ABC):
+    """One way to run a network: u8[N,1,48,48] images in, f32[N,7] logits out, synchronously.
+
+    Making one is cheap; :meth:`load` reads the model. ``threads`` is what the engine may use, not a
+    hint. A backend never times itself, and one object serves one thread at a time.
+    """
+
+    name: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]]
+    """The artifact formats that it loads."""
+
+    def __init__(
+        self,
+        path: Path | str | None,
+        *,
+        precision: str = "fp32",
+        threads: int = 1,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        """``preprocessing`` serves graphs that take float32: those are fed normalised pixels."""
+        if threads < 1:
+            raise UsageError(f"threads must be at least 1, not {threads}")
+        self.path = None if path is None else Path(path)
+        self.precision = precision
+        self.threads = threads
+        self.preprocessing = preprocessing or Preprocessing()
+        self.provider = ""
+        """What really runs the network; known once it is loaded."""
+
+    @classmethod
+    def unavailable_reason(cls) -> str | None:
+        """Say why this backend cannot run here, or None."""
+        return None
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, precision: str, *, threads: int = 1) -> Self:
+        """Choose the bundle's file of this ``precision`` and make a backend for it, not loaded.
+
+        INT8 graphs are shaped for one backend: another one's is never taken in its place.
+        :class:`~fer_edge.errors.UsageError` lists what there is and names the build command.
+        """
+        target = cls.name if precision == "int8" else ""
+        artifact = bundle.artifact(format="onnx", precision=precision, target=target)
+        return cls(
+            bundle.file(artifact),
+            precision=precision,
+            threads=threads,
+            preprocessing=bundle.preprocessing,
+        )
+
+    @abstractmethod
+    def load(self) -> None:
+        """Read the model and make ready to infer; a second call does nothing."""
+
+    @abstractmethod
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Return f32[N,7] logits, owned by the caller, for u8[N,1,48,48] pixels."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the model; may be called again. :meth:`load` brings it back."""
+
+    @abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the libraries that do the work."""
+
+    def __enter__(self) -> Self:
+        self.load()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _model_path(self) -> Path:
+        """Return the file to load; :class:`UsageError` if there is none."""
+        if self.path is None:
+            raise UsageError(f"the {self.name} backend needs a model file")
+        if not self.path.is_file():
+            raise UsageError(f"there is no model file {self.path}", fix="fer-edge build")
+        return self.path
+
+    def _not_loaded(self) -> UsageError:
+        return UsageError(
+            f"the {self.name} backend is not loaded", fix="call load(), or use it in a with block"
+        )
+
+
+def check_images(images: np.ndarray) -> np.ndarray:
+    """Return ``images``, contiguous; :class:`UsageError` if they are not u8[N,1,48,48], N >= 1."""
+    # The hot path of every inference: three comparisons, about 0.2 microseconds.
+    if (
+        type(images) is np.ndarray
+        and images.dtype == _UINT8
+        and images.shape[1:] == _SHAPE
+        and images.shape[0]
+    ):
+        return images if images.flags.c_contiguous else np.ascontiguousarray(images)
+    got = (
+        f"{images.dtype}{list(images.shape)}"
+        if isinstance(images, np.ndarray)
+        else type(images).__name__
+    )
+    raise UsageError(
+        f"a backend takes pixels as uint8[N,1,{SIZE},{SIZE}] with N >= 1, not {got}",
+        fix="Classifier.predict takes photos, single images and files",
+    )
+
+
+def check_shapes(where: Any, input_shape: list[Any], output_shape: list[Any]) -> None:
+    """:class:`UsageError` if a model is not [N,1,48,48] -> [N,7]; names or None stand for any N."""
+    wanted = (("takes", input_shape, _SHAPE), ("gives", output_shape, (len(EMOTIONS),)))
+    for verb, shape, tail in wanted:
+        got = list(shape)
+        if len(got) != len(tail) + 1 or any(
+            isinstance(size, int) and size != want for size, want in zip(got[1:], tail, strict=True)
+        ):
+            raise UsageError(
+                f"{where} {verb} {got}, not {['N', *tail]}: it is no network of fer-edge"
+            )
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return f32[N,7] probabilities for f32[N,7] logits, without overflow."""
+    exponentials: np.ndarray = np.exp(logits - logits.max(axis=1, keepdims=True))
+    exponentials /= exponentials.sum(axis=1, keepdims=True)
+    return exponentials

@@ -1,0 +1,44 @@
+"""The backend that does nothing: what it costs is the measuring itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from fer_edge.backends.base import Backend, check_images
+from fer_edge.emotions import EMOTIONS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from fer_edge.bundle import Bundle
+
+__all__ = ["NullBackend"]
+
+
+class NullBackend(Backend):
+    """Returns zero logits of the right shape; its latency is the harness's own floor."""
+
+    name: ClassVar[str] = "null"
+    formats: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, precision: str, *, threads: int = 1) -> Self:
+        """Make one; no file is read."""
+        return cls(None, precision=precision, threads=threads)
+
+    def load(self) -> None:
+        """Do nothing."""
+        self.provider = "none"
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Return f32[N,7] zeros."""
+        return np.zeros((len(check_images(images)), len(EMOTIONS)), np.float32)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def versions(self) -> dict[str, str]:
+        """Return nothing: no library works here."""
+        return {}

@@ -1,0 +1,168 @@
+"""ONNX Runtime: the engine of the base install."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fer_edge.backends.base import Backend, check_images, check_shapes
+from fer_edge.errors import (
+    FerEdgeError,
+    IntegrityError,
+    NumericsError,
+    UnavailableError,
+    UsageError,
+)
+from fer_edge.preprocessing import Preprocessing
+
+__all__ = ["OnnxRuntimeBackend"]
+
+
+class OnnxRuntimeBackend(Backend):
+    """One ONNX Runtime session on one named execution provider, which never gives way to another.
+
+    ``threads`` is the intra-op pool; operators run one after another.
+    """
+
+    name: ClassVar[str] = "onnxruntime"
+    formats: ClassVar[tuple[str, ...]] = ("onnx",)
+
+    def __init__(
+        self,
+        path: Path | str | None,
+        *,
+        precision: str = "fp32",
+        threads: int = 1,
+        preprocessing: Preprocessing | None = None,
+        execution_provider: str = "CPUExecutionProvider",
+    ) -> None:
+        """``execution_provider`` is ONNX Runtime's own name, say ``CUDAExecutionProvider``."""
+        super().__init__(path, precision=precision, threads=threads, preprocessing=preprocessing)
+        self.execution_provider = execution_provider
+        self._session: Any = None
+        self._input = ""
+        self._outputs: list[str] = []
+        self._floats = False
+
+    @classmethod
+    def unavailable_reason(cls) -> str | None:
+        """Say that onnxruntime is not installed, or None."""
+        from importlib.util import find_spec
+
+        return None if find_spec("onnxruntime") else "onnxruntime is not installed"
+
+    def load(self) -> None:
+        """Create the session.
+
+        :class:`UnavailableError` if the execution provider or an operator is missing here;
+        :class:`IntegrityError` if the file is no ONNX model; :class:`UsageError` if it is another
+        network than ours.
+        """
+        if self._session is not None:
+            return
+        ort = _onnxruntime()
+        path = self._model_path()
+        available = ort.get_available_providers()
+        if self.execution_provider not in available:
+            raise UnavailableError(
+                f"onnxruntime has no {self.execution_provider} here; it has {', '.join(available)}",
+                fix="pip install onnxruntime-gpu"
+                if "CUDA" in self.execution_provider or "Tensorrt" in self.execution_provider
+                else None,
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        # Errors reach the caller as exceptions: the library's own lines on stderr say them twice.
+        options.log_severity_level = 4
+        try:
+            session = ort.InferenceSession(
+                str(path), options, providers=[self.execution_provider], enable_fallback=0
+            )
+        except Exception as error:
+            raise _load_error(path, error) from None
+        # Sessions fall back in run() too, and print it: a measurement of the wrong device.
+        session.disable_fallback()
+        ran = session.get_providers()[0]
+        if ran != self.execution_provider:
+            raise UnavailableError(
+                f"onnxruntime was asked for {self.execution_provider} and took {ran}"
+            )
+        self._adopt(session, path)
+        self.provider = ran
+
+    def _adopt(self, session: Any, path: Path) -> None:
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise UsageError(
+                f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, not one of each: "
+                "it is no network of fer-edge"
+            )
+        if inputs[0].type not in {"tensor(uint8)", "tensor(float)"}:
+            raise UsageError(f"{path} takes {inputs[0].type}, not uint8 or float pixels")
+        check_shapes(path, inputs[0].shape, outputs[0].shape)
+        self._input = inputs[0].name
+        self._outputs = [outputs[0].name]
+        self._floats = inputs[0].type == "tensor(float)"
+        self._session = session
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Return f32[N,7] logits for u8[N,1,48,48]."""
+        images = check_images(images)
+        if self._session is None:
+            raise self._not_loaded()
+        if self._floats:
+            images = self.preprocessing.normalise(images)
+        try:
+            logits: np.ndarray = self._session.run(self._outputs, {self._input: images})[0]
+        except Exception as error:
+            raise NumericsError(
+                f"onnxruntime failed on {self.path} with a batch of {len(images)}: "
+                f"{_first_line(error)}"
+            ) from None
+        return logits if logits.dtype == np.float32 else logits.astype(np.float32)
+
+    def close(self) -> None:
+        """Let go of the session."""
+        self._session = None
+        self.provider = ""
+
+    def versions(self) -> dict[str, str]:
+        """Return onnxruntime's version."""
+        return {"onnxruntime": str(_onnxruntime().__version__)}
+
+
+def _onnxruntime() -> ModuleType:
+    try:
+        return import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        # Part of the base install, so no extra names it: someone took it away.
+        raise UnavailableError(
+            "onnxruntime is not installed", fix="pip install onnxruntime"
+        ) from None
+
+
+def _load_error(path: Path, error: Exception) -> FerEdgeError:
+    # By name: the classes live in a private module of onnxruntime.
+    kind = type(error).__name__
+    reason = _first_line(error)
+    if kind == "NotImplemented":
+        return UnavailableError(
+            f"this onnxruntime cannot run {path}: {reason}", fix="pip install -U onnxruntime"
+        )
+    return IntegrityError(
+        f"{path} is no model that onnxruntime can read: {reason}",
+        fix="build it again: fer-edge build",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,177 @@
+"""A tiny network as ONNX files and as a bundle, for every test that needs one.
+
+The graph is conv 3x3 stride 2, ReLU, global average, Gemm: real operators, 1,000 weights, and no
+torch to make it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from fer_edge.bundle import Bundle, BundleWriter
+from fer_edge.preprocessing import Preprocessing
+
+__all__ = ["TinyNet", "bundle_maker", "golden_bytes", "tiny_bundle", "tiny_net"]
+
+CHANNELS = 24
+
+
+class TinyNet:
+    """Seeded weights, a numpy reference, and ONNX graphs of them."""
+
+    def __init__(self, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        self.preprocessing = Preprocessing()
+        self.conv = random.normal(0, 0.5, (CHANNELS, 1, 3, 3)).astype(np.float32)
+        self.bias = random.normal(0, 0.3, CHANNELS).astype(np.float32)
+        self.head = random.normal(0, 1.0, (7, CHANNELS)).astype(np.float32)
+        self.shift = random.normal(0, 0.2, 7).astype(np.float32)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """The reference: f32[N,7] for u8[N,1,48,48]."""
+        pixels = self.preprocessing.normalise(images)[:, 0]
+        padded = np.pad(pixels, ((0, 0), (1, 1), (1, 1)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::2, ::2]
+        features = np.einsum("nhwij,cij->nchw", windows, self.conv[:, 0]) + self.bias[:, None, None]
+        pooled = np.maximum(features, 0).mean((2, 3))
+        return (pooled @ self.head.T + self.shift).astype(np.float32)
+
+    def onnx_bytes(self, *, uint8: bool = True, size: int = 48, classes: int = 7) -> bytes:
+        """FP32 ONNX: uint8 pixels, or float32 already normalised ones."""
+        weights = {
+            "conv": self.conv,
+            "bias": self.bias,
+            "head": self.head[:classes],
+            "shift": self.shift[:classes],
+            "scale": np.float32(1 / (255 * self.preprocessing.std)),
+            "mean": np.float32(self.preprocessing.mean / self.preprocessing.std),
+        }
+        nodes = []
+        first = "images"
+        if uint8:
+            nodes = [
+                helper.make_node("Cast", ["images"], ["cast"], to=TensorProto.FLOAT),
+                helper.make_node("Mul", ["cast", "scale"], ["scaled"]),
+                helper.make_node("Sub", ["scaled", "mean"], ["pixels"]),
+            ]
+            first = "pixels"
+        else:
+            del weights["scale"], weights["mean"]
+        nodes += [
+            helper.make_node(
+                "Conv", [first, "conv", "bias"], ["c"], strides=[2, 2], pads=[1, 1, 1, 1]
+            ),
+            helper.make_node("Relu", ["c"], ["r"]),
+            helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+            helper.make_node("Flatten", ["p"], ["f"]),
+            helper.make_node("Gemm", ["f", "head", "shift"], ["logits"], transB=1),
+        ]
+        kind = TensorProto.UINT8 if uint8 else TensorProto.FLOAT
+        graph = helper.make_graph(
+            nodes,
+            "tiny",
+            [helper.make_tensor_value_info("images", kind, ["N", 1, size, size])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])],
+            [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+        model.ir_version = 8
+        onnx.checker.check_model(model)
+        content: bytes = model.SerializeToString()
+        return content
+
+
+def golden_images(count: int = 16, seed: int = 1) -> np.ndarray:
+    """Smooth random pictures, u8[count,1,48,48]: noise alone would make all logits alike."""
+    random = np.random.default_rng(seed)
+    coarse = random.uniform(0, 255, (count, 1, 6, 6))
+    fine = np.kron(coarse, np.ones((8, 8))) + random.normal(0, 12, (count, 1, 48, 48))
+    return np.clip(fine, 0, 255).astype(np.uint8)
+
+
+def golden_bytes(net: TinyNet) -> bytes:
+    """golden.npz of a network."""
+    images = golden_images()
+    buffer = io.BytesIO()
+    np.savez(buffer, images=images, logits=net.logits(images))
+    return buffer.getvalue()
+
+
+BundleMaker = Callable[..., Bundle]
+
+
+@pytest.fixture(scope="session")
+def tiny_net() -> TinyNet:
+    return TinyNet()
+
+
+@pytest.fixture
+def bundle_maker(tmp_path: Path) -> BundleMaker:
+    """``bundle_maker(name="tiny", seed=0, uint8=True)`` -> Bundle with FP32 and "INT8" graphs."""
+
+    def make(
+        name: str = "tiny",
+        *,
+        seed: int = 0,
+        uint8: bool = True,
+        int8: tuple[str, ...] = ("onnxruntime", "openvino"),
+    ) -> Bundle:
+        net = TinyNet(seed)
+        graph = net.onnx_bytes(uint8=uint8)
+        with BundleWriter(tmp_path / name) as writer:
+            writer.add_bytes(b"weights", "checkpoint.safetensors", format="safetensors")
+            writer.add_bytes(
+                graph,
+                "model.fp32.onnx",
+                format="onnx",
+                precision="fp32",
+                parent="checkpoint.safetensors",
+            )
+            for target in int8:
+                # What a reader needs to know of INT8 is its place in the bundle, not its kernels.
+                writer.add_bytes(
+                    graph,
+                    f"model.int8.{target}.onnx",
+                    format="onnx",
+                    precision="int8",
+                    target=target,
+                    parent="model.fp32.onnx",
+                )
+            writer.add_bytes(golden_bytes(net), "golden.npz", format="npz")
+            writer.set(
+                synthetic=True,
+                input={
+                    "name": "images",
+                    "dtype": "uint8" if uint8 else "float32",
+                    "shape": ["N", 1, 48, 48],
+                },
+                model={
+                    "spec": {"name": "tiny", "options": {}},
+                    "parameters": 415,
+                    "macs": 124_584,
+                },
+                dataset={"sha256": "0" * 64, "source": "synthetic", "synthetic": True},
+                environment={"cpu": "test"},
+                calibration={"recipe": "tests", "count": 8},
+                card={"licence": "Apache-2.0"},
+            )
+            for target in int8:
+                writer.add_gate(
+                    {"precision": "int8", "target": target, "passed": True, "status": "passed"}
+                )
+        return Bundle.open(tmp_path / name)
+
+    return make
+
+
+@pytest.fixture
+def tiny_bundle(bundle_maker: BundleMaker) -> Bundle:
+    """A complete bundle of the tiny network."""
+    return bundle_maker()
