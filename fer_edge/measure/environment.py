@@ -1,0 +1,237 @@
+"""Where a measurement was made: enough to know whether two results may stand side by side."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fer_edge import __version__
+from fer_edge.cpu import cpu_features
+from fer_edge.files import sha256_bytes
+
+__all__ = ["capture", "clocks_mhz", "cpu_features", "finish", "machine_of", "same_machine"]
+
+PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "torch",
+    "onnx",
+    "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
+    "tensorrt-rtx-cu13-bindings",
+    "cuda-bindings",
+    "pycuda",
+)
+"""Packages whose version may change a result; their metadata is read, they are not imported."""
+
+_THROTTLED = 0.9
+
+
+def capture(threads: int, *, root: Path | str = "/") -> dict[str, Any]:
+    """Return a JSON-ready description of this machine and its software, before a measurement.
+
+    ``threads`` is what each engine is given. ``root`` is where ``/proc``, ``/sys`` and ``/etc``
+    are looked for (the tests have their own). What cannot be read is None or left out. Nothing here
+    names the machine's owner: the host's name is kept as a digest, to tell two machines apart.
+    """
+    root = Path(root)
+    environment: dict[str, Any] = {
+        "captured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": {
+            "host": sha256_bytes(platform.node().encode())[:12],
+            "arch": platform.machine(),
+            "cpu": _cpu_model(root),
+            "cores": os.cpu_count(),
+            "cpu_features": sorted(cpu_features(root / "proc/cpuinfo")),
+            "memory_gib": _memory_gib(root),
+            "gpu": _gpu(),
+            "jetson": _jetson(root),
+        },
+        "threads": threads,
+        "thread_variables": {
+            name: os.environ[name]
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
+            if name in os.environ
+        },
+        "usable_cores": _usable_cores(),
+        "governor": _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "clocks_before_mhz": clocks_mhz(root),
+        "load_average": _load_average(),
+        "power_mode": _power_mode(root),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "packages": _packages(),
+        "fer_edge": __version__,
+        "git": _git(),
+    }
+    environment["warnings"] = _warnings(environment)
+    return environment
+
+
+def finish(environment: Mapping[str, Any], *, root: Path | str = "/") -> dict[str, Any]:
+    """Return ``environment`` with the clocks after the measurement, and a warning if they fell."""
+    after = clocks_mhz(root)
+    content = {**environment, "clocks_after_mhz": after}
+    before = environment["clocks_before_mhz"]
+    if before and after and max(after) < _THROTTLED * max(before):
+        warning = (
+            f"the CPU's clock fell from {max(before):.0f} to {max(after):.0f} MHz while measuring"
+        )
+        content["warnings"] = [*environment["warnings"], warning]
+    return content
+
+
+def clocks_mhz(root: Path | str = "/") -> list[float]:
+    """Return the present clock of each core in MHz; empty where the system does not say."""
+    root = Path(root)
+    scaling = sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    if scaling:
+        return [int(text) / 1000 for path in scaling if (text := _text(path))]
+    return [float(value) for value in re.findall(r"^cpu MHz\s*:\s*(\S+)", _cpuinfo(root), re.M)]
+
+
+def machine_of(environment: Mapping[str, Any]) -> str:
+    """Return one line for a title: CPU, cores, GPU."""
+    machine = environment["machine"]
+    parts = [f"{machine['cpu'] or machine['arch']}, {machine['cores']} cores"]
+    parts += [machine["jetson"]] if machine["jetson"] else []
+    parts += [gpu["name"] for gpu in machine["gpu"]]
+    return ", ".join(parts)
+
+
+def same_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Tell whether two environments are one machine in one power mode."""
+    return bool(a["machine"] == b["machine"] and a.get("power_mode") == b.get("power_mode"))
+
+
+def _warnings(environment: Mapping[str, Any]) -> list[str]:
+    found = []
+    load, usable = environment["load_average"], environment["usable_cores"]
+    if load is not None and load + environment["threads"] > usable + 0.5:
+        found.append(
+            f"the machine is busy: load {load:.2f} and {environment['threads']} threads of ours "
+            f"on {usable} cores; latencies may be longer than they would be"
+        )
+    if environment["threads"] > usable:
+        found.append(f"{environment['threads']} threads share {usable} cores")
+    if environment["governor"] == "powersave":
+        found.append("the CPU's frequency governor is 'powersave'")
+    return found
+
+
+def _cpuinfo(root: Path) -> str:
+    return _text(root / "proc/cpuinfo") or ""
+
+
+def _cpu_model(root: Path) -> str | None:
+    lines = dict(re.findall(r"^([^:\n]+?)\s*:[ \t]*(.*)$", _cpuinfo(root), re.M))
+    if "model name" not in lines:
+        # ARM's cpuinfo has no model name; the board's device tree or nothing has to do.
+        return _text(root / "proc/device-tree/model")
+    name = str(lines["model name"]).strip()
+    # A virtual machine may say no more than "AMD EPYC": the numbers tell the generation.
+    if "cpu family" in lines and "model" in lines:
+        name += f" (family {lines['cpu family']}, model {lines['model']})"
+    return name
+
+
+def _memory_gib(root: Path) -> float | None:
+    found = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo") or "", re.M)
+    return round(int(found[1]) / 2**20, 1) if found else None
+
+
+def _usable_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _load_average() -> float | None:
+    try:
+        return round(os.getloadavg()[0], 2)
+    except OSError:
+        return None
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git() -> dict[str, Any] | None:
+    """Return commit and state of the checkout this package is imported from; None if installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    commit = _output(["git", "-C", str(root), "rev-parse", "HEAD"])
+    if not commit:
+        return None
+    changes = _output(["git", "-C", str(root), "status", "--porcelain", "--", "fer_edge"])
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+@cache
+def _gpu() -> list[dict[str, Any]]:
+    fields = "name,driver_version,compute_cap,memory.total"
+    text = _output(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"])
+    if not text:
+        return []
+    cuda = re.search(r"CUDA Version:\s*([\d.]+)", _output(["nvidia-smi"]) or "")
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()]
+    return [
+        {
+            "name": row[0],
+            "driver": row[1],
+            "sm": "sm_" + row[2].replace(".", ""),
+            "memory_mib": row[3],
+            "cuda": cuda[1] if cuda else None,
+        }
+        for row in rows
+        if len(row) == 4
+    ]
+
+
+def _jetson(root: Path) -> str | None:
+    release = _text(root / "etc/nv_tegra_release")
+    if release is None:
+        return None
+    board = _text(root / "proc/device-tree/model") or "Jetson"
+    return f"{board} ({release.splitlines()[0].lstrip('# ')})"
+
+
+def _power_mode(root: Path) -> str | None:
+    if not (root / "etc/nv_tegra_release").exists():
+        return None
+    found = re.search(r"NV Power Mode:\s*(\S+)", _output(["nvpmodel", "-q"]) or "")
+    return found[1] if found else None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ") or None
+    except OSError:
+        return None
+
+
+def _output(command: Sequence[str]) -> str | None:
+    """Return what a program prints, or None if it is absent, fails or hangs."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
