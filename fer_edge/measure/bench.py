@@ -1,0 +1,326 @@
+"""All engines of a bundle in one table: the same images, the same run, the same machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fer_edge import __version__
+from fer_edge.backends import BACKENDS, backend_class, backend_from_bundle
+from fer_edge.errors import FerEdgeError, UsageError
+from fer_edge.measure.accuracy import compare, evaluate, run_logits
+from fer_edge.measure.environment import capture, finish
+from fer_edge.measure.latency import (
+    DIFFERENT_IMAGES,
+    LatencyProtocol,
+    LatencySamples,
+    preload,
+    time_backends,
+)
+from fer_edge.measure.reference import open_reference
+from fer_edge.measure.result import BenchResult, BenchRow
+from fer_edge.measure.verification import artifact_of, describe_dataset, duplicates_of_train
+
+if TYPE_CHECKING:
+    from fer_edge.backends.base import Backend
+    from fer_edge.bundle import Bundle
+    from fer_edge.data import FerDataset
+
+__all__ = ["PRECISIONS", "Candidate", "candidates", "run_bench"]
+
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "null": ("",),
+    "pytorch": ("fp32",),
+    "onnxruntime": ("fp32", "fp16", "int8"),
+    "openvino": ("fp32", "fp16", "int8"),
+    "tensorrt": ("fp16", "int8"),
+    "tensorrt-rtx": ("fp16", "int8"),
+}
+"""The rows of the table, in its order."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A row in the making: what is to be run, and what became of it."""
+
+    row: BenchRow
+    bundle: Bundle | None = None
+    backend: Backend | None = None
+    logits: np.ndarray | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Turn into a row that says why it has no numbers."""
+        unavailable = isinstance(error, FerEdgeError) and error.exit_code in (2, 5)
+        note = str(error) if isinstance(error, FerEdgeError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, FerEdgeError) and error.fix:
+            note += f" ({error.fix})"
+        status = "unavailable" if unavailable else "failed"
+        self.row = replace(self.row, status=status, note=" ".join(note.split()))
+        if self.backend is not None:
+            self.backend.close()
+            self.backend = None
+
+
+def candidates(
+    bundles: Sequence[Bundle],
+    backends: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+) -> list[Candidate]:
+    """Return the rows to fill: all of :data:`PRECISIONS`, or those asked for, for each bundle.
+
+    The null backend is always there: it is the harness's floor. A backend that cannot run here has
+    one row. UsageError for a backend or precision that there is not, or when nothing is left.
+    """
+    for name in backends:
+        if name not in BACKENDS:
+            backend_class(name)  # raises, and suggests the nearest name
+    known = {precision for each in PRECISIONS.values() for precision in each}
+    for precision in precisions:
+        if precision not in known - {""}:
+            raise UsageError(f"there is no precision {precision!r}", fix="fp32, fp16 or int8")
+    found = [Candidate(BenchRow("null", "", "ok", note="the harness's own floor"))]
+    for bundle in bundles:
+        found += [
+            Candidate(BenchRow(name, precision, "ok", bundle=bundle.manifest.name), bundle)
+            for name, precision in _wanted(backends, precisions)
+        ]
+    if len(found) == 1:
+        raise UsageError(
+            f"none of the backends {', '.join(backends)} has a precision {', '.join(precisions)}",
+            fix="leave one of --backend and --precision away",
+        )
+    return found
+
+
+def run_bench(
+    bundles: Sequence[Bundle],
+    dataset: FerDataset,
+    *,
+    split: str = "public",
+    backends: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    threads: int = 1,
+    protocol: LatencyProtocol | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> BenchResult:
+    """Score and time every engine of ``bundles`` on ``split`` of ``dataset``.
+
+    Each image goes once, at batch 1, through the very object that is then timed. An engine that
+    cannot run, or breaks, becomes a row with its reason. ``limit`` takes that many images spread
+    over the split, and the result says so. Raises only for what makes the whole table meaningless:
+    no such split, no reference.
+    """
+    protocol = protocol or LatencyProtocol()
+    environment = capture(threads)
+    selected = dataset.select(split)
+    notes = [*selected.notes]
+    if limit is not None and limit < len(selected):
+        notes.append(f"accuracy on {limit:,} of the {len(selected):,} images of this split")
+        selected = selected.take(np.linspace(0, len(selected) - 1, limit).astype(int))
+    different = len(preload(selected.images, protocol.seed))
+    if different < DIFFERENT_IMAGES:
+        notes.append(f"timed with {different:,} different images, not {DIFFERENT_IMAGES:,}")
+    notes += [
+        f"{bundle.manifest.name} was made from SYNTHETIC faces, not from FER2013"
+        for bundle in bundles
+        if bundle.manifest.synthetic
+    ]
+    duplicates, note = duplicates_of_train(dataset, selected)
+    notes += [note] if note else []
+    rows = candidates(bundles, backends, precisions)
+    references = []
+    with ExitStack() as stack:
+        for candidate in rows:
+            _open(candidate, bundles, threads)
+            if candidate.backend is not None:
+                stack.callback(candidate.backend.close)
+        for bundle in bundles:
+            own = [candidate for candidate in rows if candidate.bundle is bundle]
+            kind, note = _score(bundle, own, selected, duplicates, threads, progress)
+            references.append(kind)
+            notes += [note] if note else []
+        _time(rows, selected, protocol, progress)
+    reference = " / ".join(dict.fromkeys(references))
+    return BenchResult(
+        rows=tuple(_finished(candidate, rows) for candidate in rows),
+        environment=finish(environment),
+        protocol=protocol.to_dict(),
+        dataset={**describe_dataset(selected), "split": split, "different_images": different},
+        reference=reference,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        fer_edge=__version__,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _wanted(backends: Sequence[str], precisions: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for name, all_precisions in PRECISIONS.items():
+        if name == "null" or (backends and name not in backends):
+            continue
+        wanted = [p for p in all_precisions if not precisions or p in precisions]
+        if wanted and _unavailable(name):
+            # One reason is worth one row.
+            yield name, wanted[0] if len(wanted) == 1 else ""
+            continue
+        for precision in wanted:
+            yield name, precision
+
+
+def _unavailable(name: str) -> bool:
+    try:
+        return backend_class(name).unavailable_reason() is not None
+    except FerEdgeError:
+        return True
+
+
+def _open(candidate: Candidate, bundles: Sequence[Bundle], threads: int) -> None:
+    """Load a candidate's backend, or note why not."""
+    row, bundle = candidate.row, candidate.bundle or bundles[0]
+    try:
+        kind = backend_class(row.backend)
+        reason = kind.unavailable_reason()
+        if reason:
+            candidate.row = replace(row, status="unavailable", note=reason)
+            return
+        backend = backend_from_bundle(bundle, row.backend, row.precision or "fp32", threads=threads)
+        backend.load()
+    except Exception as error:  # whatever one engine does, the others' rows are still wanted
+        candidate.fail(error)
+        return
+    candidate.backend = backend
+    artifact = artifact_of(bundle, backend)
+    candidate.row = replace(
+        row,
+        provider=backend.provider,
+        versions=backend.versions(),
+        artifact=artifact.path if artifact else None,
+        artifact_sha256=artifact.sha256 if artifact else None,
+        size_bytes=artifact.size if artifact else None,
+    )
+
+
+def _score(
+    bundle: Bundle,
+    own: Sequence[Candidate],
+    selected: FerDataset,
+    duplicates: np.ndarray | None,
+    threads: int,
+    progress: Progress | None,
+) -> tuple[str, str]:
+    """Fill in accuracy and agreement of one bundle's rows; return what the reference was."""
+    for candidate in own:
+        if candidate.backend is None:
+            continue
+        try:
+            candidate.logits = _logits(candidate.backend, candidate.row.name, selected, progress)
+            accuracy = evaluate(candidate.logits, selected.labels, duplicate_of_train=duplicates)
+        except Exception as error:  # as above
+            candidate.logits = None
+            candidate.fail(error)
+            continue
+        candidate.row = candidate.row.with_accuracy(accuracy, None)
+    kind, note, reference_logits = _reference(bundle, own, selected, threads, progress)
+    for candidate in own:
+        if candidate.logits is None or candidate.row.accuracy is None:
+            continue
+        if candidate.logits is reference_logits:
+            candidate.row = replace(candidate.row, note="reference")
+            continue
+        accuracy = evaluate(candidate.logits, selected.labels, duplicate_of_train=duplicates)
+        agreement = compare(reference_logits, candidate.logits, selected.labels)
+        candidate.row = candidate.row.with_accuracy(accuracy, agreement)
+    return kind, note
+
+
+def _reference(
+    bundle: Bundle,
+    own: Sequence[Candidate],
+    selected: FerDataset,
+    threads: int,
+    progress: Progress | None,
+) -> tuple[str, str, np.ndarray]:
+    """Return kind, note and logits of the reference: a row's own if it is one, else run for this."""
+    for candidate in own:
+        if candidate.row.backend == "pytorch" and candidate.logits is not None:
+            return "pytorch fp32", "", candidate.logits
+    broken = [c.row.note for c in own if c.row.backend == "pytorch" and c.row.status == "failed"]
+    note = ""
+    if broken:
+        note = f"the reference is the FP32 ONNX graph, not PyTorch: {broken[0]}"
+    else:
+        reference = open_reference(bundle, threads=threads)
+        if reference.kind == "pytorch":
+            with reference.backend as backend:
+                return "pytorch fp32", "", _logits(backend, "reference", selected, progress)
+        reference.backend.close()
+        note = reference.note
+    for candidate in own:
+        if candidate.row.name == "onnxruntime fp32" and candidate.logits is not None:
+            return "onnxruntime fp32", note, candidate.logits
+    with backend_from_bundle(bundle, "onnxruntime", "fp32", threads=threads) as backend:
+        return "onnxruntime fp32", note, _logits(backend, "reference", selected, progress)
+
+
+def _logits(
+    backend: Backend, name: str, selected: FerDataset, progress: Progress | None
+) -> np.ndarray:
+    def advance(done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"accuracy: {name}", done, total)
+
+    return run_logits(backend, selected.images, progress=advance)
+
+
+def _time(
+    rows: Sequence[Candidate],
+    selected: FerDataset,
+    protocol: LatencyProtocol,
+    progress: Progress | None,
+) -> None:
+    """Fill in the latencies of all rows that run, interleaved."""
+    running = {str(i): row.backend for i, row in enumerate(rows) if row.backend is not None}
+
+    def advance(done: int, total: int) -> None:
+        if progress is not None:
+            progress("latency", done, total)
+
+    if progress is not None:
+        progress("latency", 0, len(running) * protocol.repeats)
+    samples = time_backends(running, selected.images, protocol, progress=advance)
+    for index, times in samples.items():
+        candidate = rows[int(index)]
+        note = "; ".join(part for part in (candidate.row.note, _speed_note(times)) if part)
+        candidate.row = replace(candidate.row.with_latency(times), note=note)
+
+
+def _speed_note(times: LatencySamples) -> str:
+    notes = []
+    if times.unstable and times.cv is not None:
+        notes.append(f"UNSTABLE: repeats vary by {times.cv:.1%}")
+    if times.missed:
+        notes.append(f"missed {times.missed:,} frames")
+    return "; ".join(notes)
+
+
+def _finished(candidate: Candidate, rows: Sequence[Candidate]) -> BenchRow:
+    """Add the speed-up over the same backend's fp32 of the same bundle."""
+    row = candidate.row
+    for other in rows:
+        base = other.row
+        if (
+            base.precision == "fp32"
+            and (base.backend, base.bundle) == (row.backend, row.bundle)
+            and base is not row
+            and base.p50_ms is not None
+            and row.p50_ms is not None
+        ):
+            return replace(row, speedup=base.p50_ms / row.p50_ms)
+    return row

@@ -1,0 +1,267 @@
+"""What a bench found, as JSON that keeps every raw nanosecond.
+
+Schema history:
+
+1. The first: schema, created, fer_edge, rows, environment, protocol, dataset, reference, notes.
+   Accuracies are fractions, latencies ``*_ms``, ``ns`` one list of nanoseconds per repeat.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fer_edge.errors import UsageError
+from fer_edge.files import write_text
+from fer_edge.measure.accuracy import Accuracy, Agreement
+from fer_edge.measure.environment import machine_of, same_machine
+from fer_edge.measure.latency import LatencySamples
+
+__all__ = ["SCHEMA", "BenchResult", "BenchRow", "RowStatus", "merge"]
+
+SCHEMA = 1
+
+RowStatus = Literal["ok", "unavailable", "failed"]
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One backend at one precision; what was not measured is None.
+
+    ``delta_top1``, ``agreement``, ``flips`` and ``mcnemar_p`` are against the bench's reference.
+    ``speedup`` is the p50 of the same backend's fp32 over this p50, both of this run.
+    ``p50_range_ms`` are the lowest and highest p50 of the repeats, ``cv`` their variation, and
+    ``ns`` the raw samples, which a summary leaves out.
+    """
+
+    backend: str
+    precision: str
+    status: RowStatus
+    bundle: str = ""
+    provider: str = ""
+    note: str = ""
+    artifact: str | None = None
+    artifact_sha256: str | None = None
+    size_bytes: int | None = None
+    n: int | None = None
+    top1: float | None = None
+    delta_top1: float | None = None
+    delta_ci95: tuple[float, float] | None = None
+    macro_f1: float | None = None
+    agreement: float | None = None
+    flips: int | None = None
+    mcnemar_p: float | None = None
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    p999_ms: float | None = None
+    p50_range_ms: tuple[float, float] | None = None
+    cv: float | None = None
+    images_per_s: float | None = None
+    speedup: float | None = None
+    missed_frames: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    accuracy: dict[str, Any] | None = None
+    ns: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """Backend and precision, as a person says them."""
+        return f"{self.backend} {self.precision}".strip()
+
+    def with_accuracy(self, accuracy: Accuracy, agreement: Agreement | None) -> BenchRow:
+        """Return this row with its scores; ``agreement`` is None for the reference itself."""
+        row = replace(
+            self,
+            n=accuracy.n,
+            top1=accuracy.top1,
+            macro_f1=accuracy.macro_f1,
+            accuracy=accuracy.to_dict(),
+        )
+        if agreement is None:
+            return row
+        return replace(
+            row,
+            delta_top1=agreement.delta_top1,
+            delta_ci95=agreement.delta_ci95,
+            agreement=agreement.agreement,
+            flips=agreement.flips,
+            mcnemar_p=agreement.mcnemar_p,
+        )
+
+    def with_latency(self, samples: LatencySamples) -> BenchRow:
+        """Return this row with its times."""
+        return replace(
+            self,
+            p50_ms=samples.p50_ms,
+            p90_ms=samples.percentile_ms(90),
+            p99_ms=samples.percentile_ms(99),
+            p999_ms=samples.percentile_ms(99.9),
+            p50_range_ms=samples.spread,
+            cv=samples.cv,
+            images_per_s=samples.images_per_s,
+            missed_frames=samples.missed,
+            ns=tuple(tuple(repeat.tolist()) for repeat in samples.ns),
+        )
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> BenchRow:
+        """Read a row of JSON; fields of a later minor version are ignored."""
+        known = {f.name for f in fields(cls)}
+        values = {name: value for name, value in content.items() if name in known}
+        for name in ("delta_ci95", "p50_range_ms"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        if values.get("ns") is not None:
+            values["ns"] = tuple(tuple(repeat) for repeat in values["ns"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """All rows of one run on one machine.
+
+    ``dataset``: source, sha256, split, n, synthetic, different_images. ``reference`` says which
+    engine deltas and flips are against.
+    """
+
+    rows: tuple[BenchRow, ...]
+    environment: dict[str, Any]
+    protocol: dict[str, Any]
+    dataset: dict[str, Any]
+    reference: str
+    created: str
+    fer_edge: str
+    notes: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    @property
+    def machine(self) -> str:
+        """One line: CPU, cores, GPU."""
+        return machine_of(self.environment)
+
+    @property
+    def bundles(self) -> tuple[str, ...]:
+        """The names of the bundles, in the order of the rows."""
+        return tuple(dict.fromkeys(row.bundle for row in self.rows if row.bundle))
+
+    def find(self, backend: str, precision: str, bundle: str | None = None) -> BenchRow | None:
+        """Return the row of a backend and precision (of any bundle, if None is named), or None."""
+        for row in self.rows:
+            if (row.backend, row.precision) == (backend, precision) and bundle in (
+                None,
+                row.bundle,
+            ):
+                return row
+        return None
+
+    def of_bundle(self, name: str) -> BenchResult:
+        """Return the rows of one bundle, and the harness's floor."""
+        return replace(self, rows=tuple(row for row in self.rows if row.bundle in (name, "")))
+
+    def to_dict(self, *, raw: bool = True) -> dict[str, Any]:
+        """Return a JSON-ready description; a summary (``raw=False``) has no nanoseconds."""
+        rows = [asdict(row) for row in self.rows]
+        if not raw:
+            for row in rows:
+                del row["ns"]
+        head = {name: getattr(self, name) for name in ("schema", "created", "fer_edge")}
+        rest = ("environment", "protocol", "dataset", "reference")
+        return {
+            **head,
+            "rows": rows,
+            **{name: getattr(self, name) for name in rest},
+            "notes": list(self.notes),
+        }
+
+    def to_json(self, *, raw: bool = True) -> str:
+        """Return :meth:`to_dict` as indented JSON, each repeat's nanoseconds on one line."""
+        content = self.to_dict(raw=raw)
+        lines: list[str] = []
+        for row in content["rows"]:
+            if row.get("ns"):
+                row["ns"] = [_kept(lines, repeat) for repeat in row["ns"]]
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        return re.sub(r'"@ns(\d+)"', lambda found: lines[int(found[1])], text) + "\n"
+
+    def save(self, path: Path | str) -> None:
+        """Write the raw result to ``path`` atomically."""
+        write_text(path, self.to_json())
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "bench result") -> BenchResult:
+        """Read what :meth:`to_json` wrote; UsageError says why it is not a bench's result."""
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{where} is not JSON: {error}") from None
+        missing = [
+            f.name
+            for f in fields(cls)
+            if f.name != "notes" and (not isinstance(content, dict) or f.name not in content)
+        ]
+        if missing:
+            raise UsageError(
+                f"{where} is not the result of a bench: it has no {missing[0]!r}",
+                fix="give a file that `fer-edge bench --save` wrote",
+            )
+        if content["schema"] != SCHEMA:
+            raise UsageError(
+                f"{where} has schema {content['schema']}, this fer-edge reads {SCHEMA}",
+                fix="use the fer-edge that wrote it, or bench again",
+            )
+        values = {f.name: content[f.name] for f in fields(cls) if f.name in content}
+        try:
+            values["rows"] = tuple(BenchRow.from_dict(row) for row in content["rows"])
+        except (TypeError, AttributeError) as error:
+            raise UsageError(f"{where} has a row that is none: {error}") from None
+        values["notes"] = tuple(content.get("notes", ()))
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: Path | str) -> BenchResult:
+        """Read a saved result; UsageError names a file that cannot be read or is none."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} cannot be read: {error}") from None
+        return cls.from_json(text, str(path))
+
+
+def merge(results: Sequence[BenchResult]) -> BenchResult:
+    """Put the rows of several runs into one table.
+
+    UsageError unless they were made on one machine, with one protocol, thread count and data set:
+    rows that may not be compared must not stand in one table.
+    """
+    if not results:
+        raise UsageError("there are no results to merge")
+    first = results[0]
+    for other in results[1:]:
+        if not same_machine(first.environment, other.environment):
+            raise UsageError(
+                f"results of different machines are not merged: {first.machine} "
+                f"({first.environment['machine']['host']}) and {other.machine} "
+                f"({other.environment['machine']['host']})",
+                fix="look at them side by side: fer-edge bench compare A.json B.json",
+            )
+        for what, a, b in (
+            ("protocols", first.protocol, other.protocol),
+            ("thread counts", first.environment["threads"], other.environment["threads"]),
+            ("data sets", first.dataset["sha256"], other.dataset["sha256"]),
+            ("references", first.reference, other.reference),
+        ):
+            if a != b:
+                raise UsageError(f"results of different {what} are not merged: {a} and {b}")
+    rows = tuple(row for result in results for row in result.rows)
+    notes = dict.fromkeys(note for result in results for note in result.notes)
+    return replace(first, rows=rows, notes=tuple(notes))
+
+
+def _kept(lines: list[str], repeat: Sequence[int]) -> str:
+    lines.append(json.dumps(list(repeat), separators=(",", ":")))
+    return f"@ns{len(lines) - 1}"

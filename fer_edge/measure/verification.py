@@ -1,0 +1,292 @@
+"""The proof of one engine: the same images through it and through its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fer_edge import __version__
+from fer_edge.backends import backend_from_bundle
+from fer_edge.errors import DataError, UnavailableError, UsageError
+from fer_edge.measure.accuracy import Accuracy, Agreement, compare, evaluate, run_logits
+from fer_edge.measure.environment import capture, same_machine
+from fer_edge.measure.gate import GatePolicy, GateResult, judge
+from fer_edge.measure.reference import open_reference
+from fer_edge.measure.result import BenchResult
+
+if TYPE_CHECKING:
+    from fer_edge.backends.base import Backend
+    from fer_edge.bundle import Artifact, Bundle
+    from fer_edge.data import FerDataset
+
+__all__ = [
+    "BENCH_FILE",
+    "VERIFY_FILE",
+    "Side",
+    "Verification",
+    "artifact_of",
+    "default_precision",
+    "duplicates_of_train",
+    "measured_speedup",
+    "verify_bundle",
+]
+
+BENCH_FILE = "bench.json"
+VERIFY_FILE = "verify.json"
+
+Progress = Callable[[str, int, int], None]
+
+_HIGHER = {"int8": ("fp32", "fp16"), "fp16": ("fp32",), "fp32": ()}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two engines that were compared, and its scores."""
+
+    kind: str
+    backend: str
+    precision: str
+    provider: str
+    artifact: str
+    artifact_sha256: str
+    accuracy: Accuracy
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description with the scores at its top level."""
+        described = {name: value for name, value in vars(self).items() if name != "accuracy"}
+        return {**described, **self.accuracy.to_dict()}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Reference and engine on the same images, and the gate's verdict.
+
+    ``speedup_source`` says where the gate's speed came from; None when speed was not measured.
+    """
+
+    bundle: str
+    split: str
+    dataset: dict[str, Any]
+    threads: int
+    reference: Side
+    engine: Side
+    agreement: Agreement
+    gate: GateResult
+    speedup_source: str | None
+    notes: tuple[str, ...]
+    created: str
+
+    @property
+    def n(self) -> int:
+        """How many images were compared."""
+        return self.agreement.n
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing that was measured failed."""
+        return self.gate.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description; accuracies are fractions."""
+        agreement = self.agreement.to_dict()
+        del agreement["n"]
+        return {
+            "schema": 1,
+            "bundle": self.bundle,
+            "split": self.split,
+            "n": self.n,
+            "dataset": self.dataset,
+            "reference": self.reference.to_dict(),
+            "engine": self.engine.to_dict(),
+            **agreement,
+            "passed": self.passed,
+            "status": self.gate.status,
+            "gate": self.gate.to_dict(),
+            "speedup_source": self.speedup_source,
+            "threads": self.threads,
+            "notes": list(self.notes),
+            "created": self.created,
+            "fer_edge": __version__,
+        }
+
+
+def verify_bundle(
+    bundle: Bundle,
+    dataset: FerDataset,
+    *,
+    split: str = "public",
+    backend: str = "onnxruntime",
+    precision: str | None = None,
+    threads: int = 1,
+    policy: GatePolicy | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Send every image of ``split`` once, at batch 1, through a bundle's engine and its reference.
+
+    ``dataset`` is the whole set: images that also stand in its TRAIN are marked, if it has one.
+    ``precision`` None takes :func:`default_precision`. A gate that fails is in the result; errors
+    are raised for what cannot be compared at all (UsageError, UnavailableError, NumericsError for
+    logits that are not finite).
+    """
+    precision = precision or default_precision(bundle, backend)
+    selected = dataset.select(split)
+    notes = list(selected.notes)
+    if bundle.manifest.synthetic:
+        notes.append("the network was made from synthetic faces, not from FER2013")
+    engine = backend_from_bundle(bundle, backend, precision, threads=threads)
+    reference = open_reference(bundle, threads=threads)
+    try:
+        if reference.note:
+            notes.append(reference.note)
+        if reference.backend.name == engine.name and reference.backend.path == engine.path:
+            raise UnavailableError(
+                f"{engine.name} {precision} would be held against itself: {reference.note}",
+                fix="pip install 'fer-edge[train]'",
+            )
+        with engine:
+            logits = {
+                "reference": _run("reference", reference.backend, selected, progress),
+                "engine": _run("engine", engine, selected, progress),
+            }
+            duplicates, note = duplicates_of_train(dataset, selected)
+            notes += [note] if note else []
+
+            def side(which: str, kind: str, one: Backend) -> Side:
+                artifact = artifact_of(bundle, one)
+                return Side(
+                    kind=kind,
+                    backend=one.name,
+                    precision=one.precision,
+                    provider=one.provider,
+                    artifact=artifact.path if artifact else "",
+                    artifact_sha256=artifact.sha256 if artifact else "",
+                    accuracy=evaluate(
+                        logits[which], selected.labels, duplicate_of_train=duplicates
+                    ),
+                )
+
+            sides = (
+                side("reference", reference.kind, reference.backend),
+                side("engine", f"{engine.name} {precision}", engine),
+            )
+    finally:
+        reference.backend.close()
+    agreement = compare(logits["reference"], logits["engine"], selected.labels)
+    speedup, source = measured_speedup(bundle, backend, precision, threads=threads)
+    gate = judge(
+        precision,
+        sides[0].accuracy,
+        sides[1].accuracy,
+        agreement,
+        speedup=speedup,
+        policy=policy,
+    )
+    return Verification(
+        bundle=bundle.manifest.name,
+        split=split,
+        dataset=describe_dataset(selected),
+        threads=threads,
+        reference=sides[0],
+        engine=sides[1],
+        agreement=agreement,
+        gate=gate,
+        speedup_source=source,
+        notes=tuple(dict.fromkeys(notes)),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def default_precision(bundle: Bundle, backend: str) -> str:
+    """Return the lowest precision that this bundle holds for ``backend``: int8, fp16, fp32.
+
+    UsageError if it holds none.
+    """
+    for precision in ("int8", "fp16"):
+        target = backend if precision == "int8" else ""
+        if bundle.find(format="onnx", precision=precision, target=target):
+            return precision
+    if backend == "pytorch" or bundle.find(format="onnx", precision="fp32"):
+        return "fp32"
+    raise UsageError(
+        f"{bundle.path} holds no engine for {backend}",
+        fix=f"fer-edge build {bundle.path} --precision int8",
+    )
+
+
+def duplicates_of_train(
+    dataset: FerDataset, selected: FerDataset
+) -> tuple[np.ndarray | None, str | None]:
+    """Return bool[N], which of ``selected`` stand in TRAIN too; None and why if unknown."""
+    from fer_edge.data import Split, duplicate_mask
+
+    if bool((selected.split == Split.TRAIN).any()):
+        return None, None
+    try:
+        train = dataset.select(Split.TRAIN)
+    except DataError:
+        return None, f"{dataset.source} has no TRAIN: duplicates of it are not known"
+    return duplicate_mask(selected, train), None
+
+
+def describe_dataset(selected: FerDataset) -> dict[str, Any]:
+    """Return what a result says of its images."""
+    return {
+        "source": selected.source,
+        "sha256": selected.sha256,
+        "synthetic": selected.synthetic,
+        "n": len(selected),
+    }
+
+
+def artifact_of(bundle: Bundle, backend: Backend) -> Artifact | None:
+    """Return the bundle's file that a backend was made for; None for one that reads no file."""
+    if backend.path is None:
+        return None
+    for artifact in bundle.manifest.artifacts:
+        if bundle.file(artifact) == backend.path:
+            return artifact
+    return None
+
+
+def measured_speedup(
+    bundle: Bundle, backend: str, precision: str, *, threads: int
+) -> tuple[float | None, str | None]:
+    """Return how much faster a precision is than the fastest higher one, as a bench measured it.
+
+    Taken from the bundle's ``bench.json`` if that was made on this machine, with these threads and
+    with these very files; else (None, None). The second value says which bench it was.
+    """
+    listed = bundle.find(path=BENCH_FILE)
+    if listed is None or not _HIGHER.get(precision):
+        return None, None
+    result = BenchResult.load(bundle.file(listed))
+    if result.environment["threads"] != threads or not same_machine(
+        result.environment, capture(threads)
+    ):
+        return None, None
+    current = {artifact.sha256 for artifact in bundle.manifest.artifacts}
+
+    def p50(which: str) -> float | None:
+        row = result.find(backend, which, bundle.manifest.name)
+        return row.p50_ms if row and row.artifact_sha256 in current else None
+
+    own = p50(precision)
+    higher = [time for which in _HIGHER[precision] if (time := p50(which)) is not None]
+    if own is None or not higher:
+        return None, None
+    quick = "quick bench" if result.protocol.get("quick") else "bench"
+    return min(higher) / own, f"{quick} of {result.created}"
+
+
+def _run(
+    which: str, backend: Backend, selected: FerDataset, progress: Progress | None
+) -> np.ndarray:
+    def advance(done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"{which}: {backend.name} {backend.precision}", done, total)
+
+    return run_logits(backend, selected.images, progress=advance)
