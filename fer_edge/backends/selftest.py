@@ -1,0 +1,117 @@
+"""Replay a bundle's golden inputs on the engine that will serve: does it compute the same network?
+
+The reference logits are the FP32 network's. FP32 and FP16 engines must meet them within the limits
+of the design; an INT8 engine differs by its quantisation, and by CPU, so it is judged on what no
+working engine loses: the logits stay close on the scale of their own spread, and a label that the
+reference is sure of stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fer_edge.backends.base import Backend
+from fer_edge.bundle import Bundle
+from fer_edge.cpu import int8_dot_saturates
+from fer_edge.errors import NumericsError
+
+__all__ = ["SelfTest", "judge_self_test", "self_test"]
+
+FP32_MAX_ABS = 1e-4
+FP16_MEAN_ABS = 1e-2
+INT8_MEAN_SHARE = 0.25
+"""Mean |delta| of INT8 as a share of the reference logits' standard deviation."""
+INT8_CORRELATION = 0.95
+INT8_AGREEMENT = 0.8
+"""On images whose two best reference logits are more than one standard deviation apart."""
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """How an engine's logits differ from the reference's on the golden inputs.
+
+    ``spread`` is the standard deviation of the reference logits; ``sure_agreement`` the share of
+    equal labels among the images of which the reference is sure, 1.0 if there are none.
+    """
+
+    count: int
+    max_abs: float
+    mean_abs: float
+    spread: float
+    correlation: float
+    sure_agreement: float
+
+
+def self_test(backend: Backend, bundle: Bundle) -> SelfTest:
+    """Run the golden inputs through a loaded backend, one by one as a camera would, and judge.
+
+    :class:`NumericsError` if the engine does not compute the bundle's network.
+    """
+    images, reference = bundle.golden()
+    logits = np.concatenate([backend.infer(images[i : i + 1]) for i in range(len(images))])
+    return judge_self_test(logits, reference, backend)
+
+
+def judge_self_test(logits: np.ndarray, reference: np.ndarray, backend: Backend) -> SelfTest:
+    """Compare f32[G,7] with the reference's; :class:`NumericsError` beyond the precision's limits.
+
+    ``backend`` names the engine and its precision.
+    """
+    engine = f"{backend.name} {backend.precision} ({backend.path})"
+    if logits.shape != reference.shape or not np.isfinite(logits).all():
+        raise NumericsError(
+            f"{engine} gave logits that are not finite numbers of shape {list(reference.shape)}",
+            fix="build the engine again on this machine: fer-edge build",
+        )
+    result = _compare(logits, reference)
+    # Limits are for logits of the size that trained networks give; rounding grows with them.
+    scale = max(1.0, float(np.abs(reference).max()) / 10)
+    problems = []
+    if backend.precision == "fp32":
+        if result.max_abs > FP32_MAX_ABS * scale:
+            problems.append(f"max |delta logit| {result.max_abs:.2g} > {FP32_MAX_ABS * scale:.2g}")
+    elif backend.precision == "fp16":
+        if result.mean_abs > FP16_MEAN_ABS * scale:
+            problems.append(
+                f"mean |delta logit| {result.mean_abs:.2g} > {FP16_MEAN_ABS * scale:.2g}"
+            )
+    else:
+        limit = INT8_MEAN_SHARE * result.spread
+        if result.mean_abs > limit:
+            problems.append(f"mean |delta logit| {result.mean_abs:.2g} > {limit:.2g}")
+        if result.correlation < INT8_CORRELATION:
+            problems.append(f"correlation {result.correlation:.3f} < {INT8_CORRELATION}")
+        if result.sure_agreement < INT8_AGREEMENT:
+            problems.append(f"label agreement {result.sure_agreement:.0%} < {INT8_AGREEMENT:.0%}")
+    if problems:
+        raise NumericsError(
+            f"{engine} fails the self-test on {result.count} golden images: {'; '.join(problems)}",
+            fix=_fix(backend),
+        )
+    return result
+
+
+def _compare(logits: np.ndarray, reference: np.ndarray) -> SelfTest:
+    delta = np.abs(logits.astype(np.float64) - reference)
+    spread = float(reference.std())
+    flat = bool(logits.std() == 0 or spread == 0)
+    best = np.sort(reference, axis=1)
+    sure = best[:, -1] - best[:, -2] > spread
+    same = logits.argmax(1) == reference.argmax(1)
+    return SelfTest(
+        count=len(reference),
+        max_abs=float(delta.max()),
+        mean_abs=float(delta.mean()),
+        spread=spread,
+        correlation=0.0 if flat else float(np.corrcoef(logits.ravel(), reference.ravel())[0, 1]),
+        sure_agreement=float(same[sure].mean()) if sure.any() else 1.0,
+    )
+
+
+def _fix(backend: Backend) -> str:
+    build = "build the engine again on this machine: fer-edge build"
+    if backend.precision == "int8" and int8_dot_saturates():
+        return f"this CPU has no VNNI, where INT8 products can saturate; {build} --precision int8"
+    return build

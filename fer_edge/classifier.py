@@ -1,0 +1,174 @@
+"""The embedding API: a face in, an emotion out, with numpy and one inference engine.
+
+::
+
+    from fer_edge import Classifier
+
+    with Classifier("runs/faces/bundle") as classify:
+        print(classify.predict("face.jpg").label)
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fer_edge.backends import backend_class
+from fer_edge.backends.base import Backend, softmax
+from fer_edge.backends.selftest import SelfTest, self_test
+from fer_edge.bundle import Bundle
+from fer_edge.errors import UsageError
+from fer_edge.faces import face_from_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from typing_extensions import Self
+
+__all__ = ["Classifier", "Prediction"]
+
+_BEST_FIRST = ("int8", "fp16", "fp32")
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the network says of one face.
+
+    ``probabilities`` has all seven emotions in FER2013's order; ``confidence`` is the label's own.
+    ``latency_ms`` runs from the 48x48 pixels to the probabilities: reading and resizing a picture
+    are not in it. In a batch it is the image's share.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    confidence: float
+    latency_ms: float
+
+
+class Classifier:
+    """A bundle's network on one backend, loaded, and proved on the bundle's golden inputs.
+
+    ``precision`` None takes the first of INT8, FP16, FP32 that the bundle has for ``backend`` and
+    whose gate it did not fail; the attribute ``precision`` says which, ``provider`` what runs it.
+    Several threads may call one object: they take turns.
+
+    :class:`~fer_edge.errors.IntegrityError` if a file is not what the manifest says,
+    :class:`~fer_edge.errors.NumericsError` if the engine fails the self-test,
+    :class:`~fer_edge.errors.UsageError` if the bundle lacks the precision asked for.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | Bundle,
+        *,
+        backend: str = "onnxruntime",
+        precision: str | None = None,
+        threads: int = 1,
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.labels = self.bundle.labels
+        self._lock = threading.Lock()
+        self._backend = _choose(self.bundle, backend, precision, threads)
+        self._backend.load()
+        self.backend = self._backend.name
+        self.precision = self._backend.precision
+        self.threads = threads
+        self.provider = self._backend.provider
+        try:
+            self.self_test: SelfTest = self_test(self._backend, self.bundle)
+        except BaseException:
+            self._backend.close()
+            raise
+
+    def predict(self, image: str | Path | Image | np.ndarray) -> Prediction:
+        """Classify one face crop: a file, a Pillow image, u8[H,W] gray or u8[H,W,3] RGB.
+
+        See :func:`fer_edge.faces.face_from_image` for what is done to it.
+        """
+        face = face_from_image(image)[None, None]
+        started = time.perf_counter_ns()
+        with self._lock:
+            logits = self._backend.infer(face)
+        row: list[float] = softmax(logits)[0].tolist()
+        elapsed = time.perf_counter_ns() - started
+        return _prediction(self.labels, row, elapsed / 1e6)
+
+    def predict_batch(self, images: Iterable[str | Path | Image | np.ndarray]) -> list[Prediction]:
+        """Classify many face crops, 64 at a time; :meth:`predict` of each, in their order."""
+        faces = [face_from_image(image) for image in images]
+        predictions: list[Prediction] = []
+        for first in range(0, len(faces), _BATCH):
+            chunk = np.stack(faces[first : first + _BATCH])[:, None]
+            started = time.perf_counter_ns()
+            with self._lock:
+                logits = self._backend.infer(chunk)
+            rows: list[list[float]] = softmax(logits).tolist()
+            share = (time.perf_counter_ns() - started) / 1e6 / len(chunk)
+            predictions += [_prediction(self.labels, row, share) for row in rows]
+        return predictions
+
+    def close(self) -> None:
+        """Let go of the engine; may be called again."""
+        with self._lock:
+            self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"Classifier({str(self.bundle.path)!r}, backend={self.backend!r}, "
+            f"precision={self.precision!r}, threads={self.threads})"
+        )
+
+
+def _prediction(labels: Sequence[str], row: list[float], latency_ms: float) -> Prediction:
+    confidence = max(row)
+    return Prediction(
+        label=labels[row.index(confidence)],
+        probabilities=dict(zip(labels, row)),
+        confidence=confidence,
+        latency_ms=latency_ms,
+    )
+
+
+def _choose(bundle: Bundle, backend: str, precision: str | None, threads: int) -> Backend:
+    kind = backend_class(backend)
+    if precision is not None:
+        return kind.from_bundle(bundle, precision, threads=threads)
+    refused: UsageError | None = None
+    for candidate in _BEST_FIRST:
+        if _failed_gate(bundle, candidate, backend):
+            continue
+        try:
+            return kind.from_bundle(bundle, candidate, threads=threads)
+        except UsageError as error:
+            refused = error
+    raise refused or UsageError(
+        f"every engine of {bundle.path} for {backend} failed its gate",
+        fix="name a --precision to use one all the same",
+    )
+
+
+def _failed_gate(bundle: Bundle, precision: str, backend: str) -> bool:
+    return any(
+        gate.get("precision") == precision
+        and gate.get("target") in {None, "", backend}
+        and gate.get("passed") is False
+        for gate in bundle.manifest.gates
+    )
