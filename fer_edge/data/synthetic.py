@@ -1,6 +1,6 @@
 """Procedural faces whose brows, eyes and mouth carry the seven expressions. Not real people.
 
-For the demo, for tests and for machines without FER2013. A face is drawn from about a hundred random
+For the demo, for tests and for machines without FER2013. A face is drawn from about 120 random
 numbers: the person (proportions, tones, hair, glasses), the expression (what it does to each
 feature, times an intensity), the camera (pose, light, contrast, noise, a hand in the way). Weak
 expressions on crooked resting faces overlap, so no network scores 100 %.
@@ -16,6 +16,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,8 +38,9 @@ _MAX_COUNT = 1_000_000
 _CHUNK = 128
 _PARAMETERS = 160
 
-# How far each expression moves each feature at full intensity. Units: 1 is a lot.
-#             raise  inner  gap   arch   eyes  squint curve  open  width  lip  teeth  nose  fold
+# How far each expression moves each feature at full intensity, in the order of _Features: brows
+# raised, their inner ends up, apart, arched; eyes open, squint; corners of the mouth up, mouth
+# open, wide, upper lip up, teeth; nose wrinkled; folds beside the mouth. 1 is a lot.
 _EXPRESSIONS = {
     "angry": (-0.75, -0.95, -0.6, -0.2, -0.20, 0.25, -0.45, 0.10, -0.15, 0.0, 0.3, 0.25, 0.15),
     "disgust": (-0.45, -0.35, -0.2, 0.0, -0.40, 0.45, -0.40, 0.18, -0.05, 0.9, 0.4, 1.0, 0.8),
@@ -111,7 +113,7 @@ class _Random:
         # The sum of four bytes is near enough to a normal number, and exact.
         grains = noise.reshape(_CHUNK, SIZE, SIZE, 4)[:n].astype(np.float32)
         total = (grains[..., 0] + grains[..., 1]) + (grains[..., 2] + grains[..., 3])
-        self.noise = (total - np.float32(510)) * np.float32(1 / 147.8)
+        self.noise = (total - 510) * (1 / 147.8)
 
     def unit(self) -> np.ndarray:
         """f64[n] in 0..1."""
@@ -131,16 +133,20 @@ class _Random:
 
 
 def _per_image(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float32)[:, None, None]
+    return values.astype(np.float32).reshape(-1, 1, 1)
+
+
+def _clip(values: np.ndarray) -> np.ndarray:
+    return np.minimum(np.maximum(values, 0), 1)
 
 
 def _inside(distance: np.ndarray, softness: float = 0.045) -> np.ndarray:
     """1 where ``distance`` < 0, 0 outside, with an edge of about one pixel."""
-    return np.clip(np.float32(0.5) - distance * np.float32(1 / softness), 0, 1)
+    return _clip(0.5 - distance * (1 / softness))
 
 
 def _in_ellipse(q: np.ndarray, hardness: float = 1.2) -> np.ndarray:
-    return np.clip((1 - q) * np.float32(hardness) + np.float32(0.5), 0, 1)
+    return _clip((1 - q) * hardness + 0.5)
 
 
 def _paint(canvas: np.ndarray, mask: np.ndarray, tone: np.ndarray | float) -> None:
@@ -163,22 +169,42 @@ def _draw(labels: np.ndarray, seed: int, chunk: int) -> np.ndarray:
     return _camera(canvas, x, y, random)
 
 
-def _features(labels: np.ndarray, random: _Random) -> tuple[np.ndarray, ...]:
-    """The thirteen columns of ``_EXPRESSIONS`` for each face, f32[n,1,1] each."""
+class _Features(NamedTuple):
+    """The columns of ``_EXPRESSIONS`` for each face of a chunk, f32[n,1,1] each."""
+
+    raised: np.ndarray
+    inner: np.ndarray
+    gap: np.ndarray
+    arch: np.ndarray
+    eyes: np.ndarray
+    squint: np.ndarray
+    curve: np.ndarray
+    opened: np.ndarray
+    wide: np.ndarray
+    lip: np.ndarray
+    teeth: np.ndarray
+    nose: np.ndarray
+    fold: np.ndarray
+
+
+def _features(labels: np.ndarray, random: _Random) -> _Features:
+    """What each face's expression and its resting face do to its features."""
     table = np.array([_EXPRESSIONS[name] for name in EMOTIONS])
-    intensity = 0.28 + 0.87 * random.unit()
-    return tuple(
-        _per_image(
-            table[labels, column] * intensity * (0.7 + 0.6 * random.unit())
-            + _STRAY[column] * (2.0 * random.unit() - 1.0)
+    intensity = 0.38 + 0.82 * random.unit()
+    return _Features(
+        *(
+            _per_image(
+                table[labels, column] * intensity * (0.7 + 0.6 * random.unit())
+                + _STRAY[column] * (2.0 * random.unit() - 1.0)
+            )
+            for column in range(_FEATURES)
         )
-        for column in range(_FEATURES)
     )
 
 
 def _pose(n: int, random: _Random) -> tuple[np.ndarray, ...]:
     """Face coordinates u, v (turned, scaled, shifted) and camera coordinates x, y of each pixel."""
-    axis = (np.arange(SIZE, dtype=np.float32) - np.float32(23.5)) * np.float32(1 / 24)
+    axis = (np.arange(SIZE, dtype=np.float32) - 23.5) * (1 / 24)
     x = np.broadcast_to(axis[None, None, :], (n, SIZE, SIZE))
     y = np.broadcast_to(axis[None, :, None], (n, SIZE, SIZE))
     angle = [math.radians(a) for a in (16.0 * (random.unit() + random.unit() - 1.0)).tolist()]
@@ -190,7 +216,7 @@ def _pose(n: int, random: _Random) -> tuple[np.ndarray, ...]:
     v = (dy * cosine - dx * sine) * scale
     # Turning the head moves the features sideways and squeezes the far half.
     yaw = random.around(0, 0.22)
-    u = u - yaw * (1 - u * u) * np.float32(0.6)
+    u = u - yaw * (1 - u * u) * 0.6
     return u, v, x, y
 
 
@@ -198,60 +224,51 @@ def _head(
     u: np.ndarray, v: np.ndarray, x: np.ndarray, y: np.ndarray, random: _Random
 ) -> np.ndarray:
     """Background, hair, neck and the lit skin of the face; f32[n,48,48] in 0..1."""
-    canvas = random.between(0.05, 0.85) + x * random.around(0, 0.2) + y * random.around(0, 0.2)
+    canvas: np.ndarray = (
+        random.between(0.05, 0.85) + x * random.around(0, 0.2) + y * random.around(0, 0.2)
+    )
     tone = random.between(0.42, 0.86)
-    hair = random.between(0.03, 0.5) + random.chance(0.12) * np.float32(0.3)
+    hair = random.between(0.03, 0.5) + random.chance(0.12) * 0.3
     width, height = random.around(0.72, 0.09), random.around(0.93, 0.08)
     hairline = random.between(0.42, 0.72)
-    far = (u / (width + np.float32(0.12))) ** 2 + (
-        (v + np.float32(0.12)) / (height + np.float32(0.04))
-    ) ** 2
+    far = (u / (width + 0.12)) ** 2 + ((v + 0.12) / (height + 0.04)) ** 2
     _paint(canvas, _in_ellipse(far, 4) * _inside(v - random.between(-0.2, 0.9), 0.2), hair)
-    _paint(
-        canvas,
-        _inside(np.abs(u) - np.float32(0.38)) * _inside(-v + np.float32(0.6)),
-        tone * np.float32(0.7),
-    )
+    _paint(canvas, _inside(np.abs(u) - 0.38) * _inside(-v + 0.6), tone * 0.7)
     # A jaw: the ellipse narrows below the cheeks.
-    jaw = 1 + np.clip(v - np.float32(0.2), 0, 1) * random.between(0.1, 0.45)
+    jaw = 1 + _clip(v - 0.2) * random.between(0.1, 0.45)
     q = (u * jaw / width) ** 2 + (v / height) ** 2
-    shade = 1 + u * random.around(0, 0.35) + v * random.around(-0.08, 0.2) - q * np.float32(0.12)
+    shade = 1 + u * random.around(0, 0.35) + v * random.around(-0.08, 0.2) - q * 0.12
     face = _in_ellipse(q, 5)
     _paint(canvas, face, tone * shade)
     _paint(canvas, face * _inside(v + hairline + u * random.around(0, 0.12), 0.08), hair)
     return canvas
 
 
-def _brows(
-    canvas: np.ndarray, u: np.ndarray, v: np.ndarray, f: tuple[np.ndarray, ...], random: _Random
-) -> None:
-    raised, inner, gap, arch = f[:4]
+def _brows(canvas: np.ndarray, u: np.ndarray, v: np.ndarray, f: _Features, random: _Random) -> None:
     tilt = random.around(0, 0.08)
     half = random.around(0.19, 0.03)
-    along = (np.abs(u) - (np.float32(0.31) + gap * np.float32(0.05))) / half
+    along = (np.abs(u) - (0.31 + f.gap * 0.05)) / half
     line = (
         random.around(-0.37, 0.04)
-        - raised * np.float32(0.11)
-        - inner * np.float32(0.055) * (1 - along)
-        + inner * np.float32(0.02)
-        - (arch * np.float32(0.05) + np.float32(0.03)) * (1 - along * along)
+        - f.raised * 0.11
+        - f.inner * 0.055 * (1 - along)
+        + f.inner * 0.02
+        - (f.arch * 0.05 + 0.03) * (1 - along * along)
         + u * tilt
     )
-    thick = random.between(0.025, 0.055) * (np.float32(1.15) - along * np.float32(0.3))
+    thick = random.between(0.025, 0.055) * (1.15 - along * 0.3)
     mask = _inside(np.abs(v - line) - thick) * _inside((np.abs(along) - 1) * half)
     _paint(canvas, mask * random.between(0.55, 0.95), random.between(0.05, 0.3))
 
 
-def _eyes(
-    canvas: np.ndarray, u: np.ndarray, v: np.ndarray, f: tuple[np.ndarray, ...], random: _Random
-) -> None:
-    opening = np.clip(1 + f[4], np.float32(0.25), np.float32(1.9)) * random.around(0.082, 0.012)
+def _eyes(canvas: np.ndarray, u: np.ndarray, v: np.ndarray, f: _Features, random: _Random) -> None:
+    opening = np.clip(1 + f.eyes, 0.25, 1.9) * random.around(0.082, 0.012)
     centre, level = random.around(0.31, 0.03), random.around(-0.15, 0.03)
     side = np.abs(u) - centre
     q = (side / random.around(0.15, 0.02)) ** 2 + ((v - level) / opening) ** 2
-    lid = _inside(v - level - opening * (1 - np.clip(f[5], 0, 1) * np.float32(0.7)))
+    lid = _inside(v - level - opening * (1 - _clip(f.squint) * 0.7))
     eye = _in_ellipse(q) * lid
-    socket = _in_ellipse(q * np.float32(0.3), 1)
+    socket = _in_ellipse(q * 0.3, 1)
     canvas *= 1 - socket * random.between(0.0, 0.22)
     _paint(canvas, eye, random.between(0.7, 0.95))
     gaze = np.sign(u) * random.around(0, 0.05)
@@ -259,81 +276,53 @@ def _eyes(
     _paint(
         canvas, eye * _inside(np.sqrt(ball) - random.around(0.07, 0.012)), random.between(0.03, 0.3)
     )
-    upper = np.clip(1 - np.abs(q - np.float32(1.25)) * np.float32(1.4), 0, 1) * _inside(v - level)
+    upper = _clip(1 - np.abs(q - 1.25) * 1.4) * _inside(v - level)
     _paint(canvas, upper * random.between(0.4, 0.9), 0.1)
-    lower = np.clip(1 - np.abs(q - np.float32(1.4)) * np.float32(1.4), 0, 1) * _inside(level - v)
-    canvas *= 1 - lower * (np.clip(f[5], 0, 1) * np.float32(0.3) + np.float32(0.08))
+    lower = _clip(1 - np.abs(q - 1.4) * 1.4) * _inside(level - v)
+    canvas *= 1 - lower * (_clip(f.squint) * 0.3 + 0.08)
 
 
 def _nose_and_folds(
-    canvas: np.ndarray, u: np.ndarray, v: np.ndarray, f: tuple[np.ndarray, ...], random: _Random
+    canvas: np.ndarray, u: np.ndarray, v: np.ndarray, f: _Features, random: _Random
 ) -> None:
-    wrinkle, fold = np.clip(f[11], 0, 1), np.clip(f[12], 0, 1)
-    tip = random.around(0.2, 0.04) - wrinkle * np.float32(0.05)
-    width = random.around(0.13, 0.03) + wrinkle * np.float32(0.02)
-    under = ((np.abs(u) - width * np.float32(0.55)) / (width * np.float32(0.6))) ** 2
-    canvas *= 1 - _in_ellipse(under + ((v - tip) / np.float32(0.04)) ** 2) * random.between(
-        0.25, 0.6
-    )
-    bridge = _inside(np.abs(u - np.float32(0.06)) - np.float32(0.025)) * _inside(
-        np.abs(v - tip + np.float32(0.2)) - np.float32(0.16)
-    )
+    wrinkle, fold = _clip(f.nose), _clip(f.fold)
+    tip = random.around(0.2, 0.04) - wrinkle * 0.05
+    width = random.around(0.13, 0.03) + wrinkle * 0.02
+    under = ((np.abs(u) - width * 0.55) / (width * 0.6)) ** 2
+    canvas *= 1 - _in_ellipse(under + ((v - tip) / 0.04) ** 2) * random.between(0.25, 0.6)
+    bridge = _inside(np.abs(u - 0.06) - 0.025) * _inside(np.abs(v - tip + 0.2) - 0.16)
     canvas *= 1 - bridge * random.between(0.0, 0.25)
     # Disgust wrinkles the root of the nose in slanting lines.
-    slant = np.abs(np.abs(v + np.float32(0.04) + np.abs(u) * np.float32(0.5)) - np.float32(0.06))
-    canvas *= 1 - _inside(slant - np.float32(0.018)) * _inside(
-        np.abs(u) - np.float32(0.15)
-    ) * wrinkle * np.float32(0.45)
+    slant = np.abs(np.abs(v + 0.04 + np.abs(u) * 0.5) - 0.06)
+    canvas *= 1 - _inside(slant - 0.018) * _inside(np.abs(u) - 0.15) * wrinkle * 0.45
     # From the wings of the nose to the corners of the mouth.
-    run = (v - tip) * np.float32(0.75) + width + np.float32(0.07)
-    crease = _inside(np.abs(np.abs(u) - run) - np.float32(0.02)) * _inside(
-        np.abs(v - tip - np.float32(0.14)) - np.float32(0.14)
-    )
-    canvas *= 1 - crease * (fold * np.float32(0.45) + random.between(0.0, 0.12))
+    run = (v - tip) * 0.75 + width + 0.07
+    crease = _inside(np.abs(np.abs(u) - run) - 0.02) * _inside(np.abs(v - tip - 0.14) - 0.14)
+    canvas *= 1 - crease * (fold * 0.45 + random.between(0.0, 0.12))
 
 
-def _mouth(
-    canvas: np.ndarray, u: np.ndarray, v: np.ndarray, f: tuple[np.ndarray, ...], random: _Random
-) -> None:
-    curve, opened, wide, lip, teeth = f[6], np.clip(f[7], 0, 2), f[8], f[9], f[10]
-    half = random.around(0.31, 0.04) * (1 + wide * np.float32(0.45))
+def _mouth(canvas: np.ndarray, u: np.ndarray, v: np.ndarray, f: _Features, random: _Random) -> None:
+    opened = np.clip(f.opened, 0, 2)
+    half = random.around(0.31, 0.04) * (1 + f.wide * 0.45)
     along = u / half
-    arc = np.clip(1 - along * along, 0, 1)
+    arc = _clip(1 - along * along)
     level = random.around(0.5, 0.04)
-    line = (
-        level
-        - curve * np.float32(0.17) * (along * along - np.float32(0.45))
-        + u * random.around(0, 0.06)
-    )
+    line = level - f.curve * 0.17 * (along * along - 0.45) + u * random.around(0, 0.06)
     # A raised upper lip bares the teeth without dropping the jaw.
-    above = opened * np.float32(0.07) + np.clip(lip, 0, 1) * np.float32(0.06)
-    below = opened * np.float32(0.19)
+    above = opened * 0.07 + _clip(f.lip) * 0.06
+    below = opened * 0.19
     ends = _inside((np.abs(along) - 1) * half)
     full = random.between(0.03, 0.065)
     upper, lower = line - above * arc, line + below * arc
-    lips = (
-        _inside(upper - full * arc - v) * _inside(v - lower - full * np.float32(1.2) * arc) * ends
-    )
+    lips = _inside(upper - full * arc - v) * _inside(v - lower - full * 1.2 * arc) * ends
     _paint(canvas, lips * random.between(0.35, 0.8), random.between(0.2, 0.45))
     gap = _inside(upper - v) * _inside(v - lower) * ends
-    _paint(
-        canvas, gap * np.clip((above + below) * np.float32(18), 0, 1), random.between(0.03, 0.15)
-    )
-    shown = _inside(v - upper - (above + below) * np.float32(0.42)) * np.clip(teeth, 0, 1)
-    _paint(
-        canvas,
-        gap * shown * np.clip((above + below) * np.float32(12), 0, 1),
-        random.between(0.75, 0.98),
-    )
-    seam = (
-        _inside(np.abs(v - line) - np.float32(0.012))
-        * ends
-        * (1 - np.clip(opened * np.float32(4), 0, 1))
-    )
-    _paint(canvas, seam * np.float32(0.8), 0.08)
-    chin = _inside(np.abs(v - lower - np.float32(0.16)) - np.float32(0.02)) * _inside(
-        np.abs(u) - np.float32(0.1)
-    )
+    _paint(canvas, gap * _clip((above + below) * 18), random.between(0.03, 0.15))
+    shown = _inside(v - upper - (above + below) * 0.42) * _clip(f.teeth)
+    _paint(canvas, gap * shown * _clip((above + below) * 12), random.between(0.75, 0.98))
+    seam = _inside(np.abs(v - line) - 0.012) * ends * (1 - _clip(opened * 4))
+    _paint(canvas, seam * 0.8, 0.08)
+    chin = _inside(np.abs(v - lower - 0.16) - 0.02) * _inside(np.abs(u) - 0.1)
     canvas *= 1 - chin * random.between(0.0, 0.2)
 
 
@@ -341,13 +330,9 @@ def _glasses(
     canvas: np.ndarray, skin: np.ndarray, u: np.ndarray, v: np.ndarray, random: _Random
 ) -> None:
     worn = random.chance(0.12)
-    q = ((np.abs(u) - np.float32(0.31)) / np.float32(0.23)) ** 2 + (
-        (v + np.float32(0.14)) / np.float32(0.19)
-    ) ** 2
-    rim = np.clip(1 - np.abs(q - 1) * np.float32(3.5), 0, 1)
-    bar = _inside(np.abs(v + np.float32(0.16)) - np.float32(0.015)) * _inside(
-        np.abs(u) - np.float32(0.1)
-    )
+    q = ((np.abs(u) - 0.31) / 0.23) ** 2 + ((v + 0.14) / 0.19) ** 2
+    rim = _clip(1 - np.abs(q - 1) * 3.5)
+    bar = _inside(np.abs(v + 0.16) - 0.015) * _inside(np.abs(u) - 0.1)
     _paint(canvas, np.maximum(rim, bar) * worn, random.between(0.02, 0.4))
     # Some lenses reflect and hide part of the eye.
     _paint(canvas, _in_ellipse(q, 3) * worn * random.between(0.0, 0.35), skin)
@@ -359,6 +344,6 @@ def _camera(canvas: np.ndarray, x: np.ndarray, y: np.ndarray, random: _Random) -
     _paint(canvas, _inside(-across, 0.06) * random.chance(0.2), random.between(0.1, 0.9))
     light = 1 + x * random.around(0, 0.3) + y * random.around(0, 0.25)
     contrast, middle = random.between(0.45, 1.15), random.between(0.36, 0.62)
-    canvas = (canvas * light - np.float32(0.5)) * contrast + middle
+    canvas = (canvas * light - 0.5) * contrast + middle
     canvas += random.noise * random.between(0.005, 0.05)
-    return np.clip(canvas * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
+    return np.clip(canvas * 255 + 0.5, 0, 255).astype(np.uint8)
