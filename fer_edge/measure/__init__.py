@@ -1,1 +1,1 @@
-"""fer_edge.measure"""
+"""Measuring: accuracy, agreement, latency, the gate, the machine; never a number without its n."""

@@ -23,7 +23,7 @@ from fer_edge.measure.latency import (
     time_backends,
 )
 from fer_edge.measure.reference import open_reference
-from fer_edge.measure.result import BenchResult, BenchRow
+from fer_edge.measure.result import BenchResult, BenchRow, RowStatus
 from fer_edge.measure.verification import artifact_of, describe_dataset, duplicates_of_train
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Candidate:
         note = str(error) if isinstance(error, FerEdgeError) else f"{type(error).__name__}: {error}"
         if isinstance(error, FerEdgeError) and error.fix:
             note += f" ({error.fix})"
-        status = "unavailable" if unavailable else "failed"
+        status: RowStatus = "unavailable" if unavailable else "failed"
         self.row = replace(self.row, status=status, note=" ".join(note.split()))
         if self.backend is not None:
             self.backend.close()
@@ -86,9 +86,9 @@ def candidates(
         if precision not in known - {""}:
             raise UsageError(f"there is no precision {precision!r}", fix="fp32, fp16 or int8")
     found = [Candidate(BenchRow("null", "", "ok", note="the harness's own floor"))]
-    for bundle in bundles:
+    for bundle, label in zip(bundles, _labels(bundles)):
         found += [
-            Candidate(BenchRow(name, precision, "ok", bundle=bundle.manifest.name), bundle)
+            Candidate(BenchRow(name, precision, "ok", bundle=label), bundle)
             for name, precision in _wanted(backends, precisions)
         ]
     if len(found) == 1:
@@ -118,6 +118,8 @@ def run_bench(
     over the split, and the result says so. Raises only for what makes the whole table meaningless:
     no such split, no reference.
     """
+    if not bundles:
+        raise UsageError("there is no bundle to bench", fix="fer-edge build --precision int8")
     protocol = protocol or LatencyProtocol()
     environment = capture(threads)
     selected = dataset.select(split)
@@ -159,6 +161,14 @@ def run_bench(
         fer_edge=__version__,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _labels(bundles: Sequence[Bundle]) -> list[str]:
+    """Return the bundles' names; their paths where two have one name."""
+    names = [bundle.manifest.name for bundle in bundles]
+    return [
+        name if names.count(name) == 1 else str(bundle.path) for name, bundle in zip(names, bundles)
+    ]
 
 
 def _wanted(backends: Sequence[str], precisions: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -247,7 +257,7 @@ def _reference(
     threads: int,
     progress: Progress | None,
 ) -> tuple[str, str, np.ndarray]:
-    """Return kind, note and logits of the reference: a row's own if it is one, else run for this."""
+    """Return kind, note and logits of the reference: one of the rows, or run for this."""
     for candidate in own:
         if candidate.row.backend == "pytorch" and candidate.logits is not None:
             return "pytorch fp32", "", candidate.logits

@@ -1,1 +1,1 @@
-"""fer_edge.report"""
+"""Results made readable: tables of text, and pictures."""

@@ -1,0 +1,83 @@
+"""Pictures of results (matplotlib, the extra ``report``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fer_edge.errors import UsageError, require
+from fer_edge.files import atomic_path
+from fer_edge.measure.result import BenchResult, BenchRow
+from fer_edge.report.table import bench_title
+
+__all__ = ["FORMATS", "accuracy_against_latency"]
+
+FORMATS = (".png", ".svg", ".pdf")
+
+_COLOURS = {"fp32": "#4c72b0", "fp16": "#dd8452", "int8": "#55a868"}
+_MARKERS = {"pytorch": "s", "onnxruntime": "o", "openvino": "^", "tensorrt": "D"}
+
+
+def accuracy_against_latency(result: BenchResult, path: Path | str) -> Path:
+    """Draw top-1 against p50, one point per row that ran; up and to the left is better.
+
+    Whiskers show the binomial standard error of top-1 and the range of p50 over the repeats.
+    ``path`` ends in .png, .svg or .pdf. UsageError for another ending or when no row ran;
+    MissingExtraError without matplotlib.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{path} is no picture's name: it must end in {', '.join(FORMATS)}")
+    rows = [row for row in result.rows if row.top1 is not None and row.p50_ms is not None]
+    if not rows:
+        raise UsageError("no engine ran: there is nothing to draw")
+    require("matplotlib", "report")
+    # The object interface: pyplot would look for a display and keep the figure for ever.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for row in rows:
+        _draw(axes, row, several=len(result.bundles) > 1)
+    axes.set_xscale("log")
+    _plain_ticks(axes)
+    axes.set_xlabel("p50 latency, ms (batch 1, e2e, log scale)")
+    axes.set_ylabel("top-1, %")
+    axes.grid(True, which="both", alpha=0.25)
+    axes.legend(fontsize=8, loc="best")
+    figure.suptitle(bench_title(result).replace(" | ", "\n"), fontsize=9)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+    return path
+
+
+def _draw(axes: Any, row: BenchRow, *, several: bool) -> None:
+    assert row.top1 is not None
+    assert row.p50_ms is not None
+    assert row.n is not None
+    low, high = row.p50_range_ms or (row.p50_ms, row.p50_ms)
+    error = 100 * (row.top1 * (1 - row.top1) / row.n) ** 0.5
+    label = f"{row.bundle}: {row.name}" if several else row.name
+    axes.errorbar(
+        row.p50_ms,
+        100 * row.top1,
+        xerr=[[row.p50_ms - low], [high - row.p50_ms]],
+        yerr=error,
+        fmt=_MARKERS.get(row.backend, "P"),
+        color=_COLOURS.get(row.precision, "#777777"),
+        ecolor="#bbbbbb",
+        markersize=8,
+        capsize=2,
+        label=f"{label}: {100 * row.top1:.2f} %, {row.p50_ms:.3f} ms",
+    )
+
+
+def _plain_ticks(axes: Any) -> None:
+    """Milliseconds as 0.3 and 1, not as powers of ten."""
+    from matplotlib.ticker import FuncFormatter
+
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_formatter(plain)
+    axes.xaxis.set_minor_formatter(plain)

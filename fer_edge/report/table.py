@@ -1,0 +1,201 @@
+"""Results as rows of text: the numbers rounded once, the same in a terminal and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fer_edge.emotions import EMOTIONS
+from fer_edge.measure.comparison import ComparedRow, Comparison
+from fer_edge.measure.latency import LatencyProtocol
+from fer_edge.measure.result import BenchResult, BenchRow
+from fer_edge.measure.verification import Verification
+
+__all__ = [
+    "bench_caption",
+    "bench_rows",
+    "bench_title",
+    "comparison_rows",
+    "markdown_table",
+    "megabytes",
+    "milliseconds",
+    "percent",
+    "points",
+    "verification_rows",
+    "verification_title",
+]
+
+Row = dict[str, str | None]
+
+_PROTOCOL_FIELDS = set(LatencyProtocol.__dataclass_fields__)
+
+
+def percent(fraction: float | None) -> str | None:
+    """``67.96 %``; None stays None, which prints as n/a."""
+    return None if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def points(fraction: float | None) -> str | None:
+    """A difference of fractions in percentage points: ``-0.08``; never ``-0.00``."""
+    return None if fraction is None else f"{100 * fraction:+.2f}".replace("-0.00", "+0.00")
+
+
+def milliseconds(value: float | None) -> str | None:
+    """``0.312``."""
+    return None if value is None else f"{value:.3f}"
+
+
+def megabytes(size: int | None) -> str | None:
+    """``2.91 MB``, or kB below a tenth of one."""
+    if size is None:
+        return None
+    return f"{size / 1e6:.2f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
+
+
+def markdown_table(rows: list[Row]) -> str:
+    """Return rows of equal keys as a Markdown table, without a newline at the end."""
+    names = list(rows[0]) if rows else []
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for row in rows:
+        cells = ["n/a" if row[name] is None else str(row[name]) for name in names]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def bench_title(result: BenchResult) -> str:
+    """Return what a table must say of itself: images, machine, threads, protocol."""
+    threads = result.environment["threads"]
+    protocol = LatencyProtocol(
+        **{name: v for name, v in result.protocol.items() if name in _PROTOCOL_FIELDS}
+    )
+    return (
+        f"{_images(result.dataset, str(result.dataset['split']))} | {result.machine}, "
+        f"{threads} thread{'s' if threads > 1 else ''} | {protocol.describe()}"
+    )
+
+
+def bench_caption(result: BenchResult) -> str:
+    """Return what stands below the table: reference, floor, notes and warnings, one per line."""
+    lines = [f"delta (points) and flips are against {result.reference} on the same images"]
+    gaps = [(row.delta_ci95, row.name) for row in result.rows if row.precision == "int8"]
+    lines += [
+        f"{name}: 95 % interval of delta {points(ci[0])} .. {points(ci[1])} points"
+        for ci, name in gaps
+        if ci is not None
+    ]
+    lines += result.notes
+    lines += [f"warning: {warning}" for warning in result.environment["warnings"]]
+    return "\n".join(lines)
+
+
+def bench_rows(result: BenchResult) -> list[Row]:
+    """Return one row of text per backend and precision; a bundle column if there are several."""
+    several = len(result.bundles) > 1
+    return [_bench_row(row, several) for row in result.rows]
+
+
+def comparison_rows(comparison: Comparison) -> list[Row]:
+    """Return the rows of two results side by side; ``A/B`` above 1 means that B is faster."""
+    several = len({row.bundle for row in comparison.rows if row.bundle}) > 1
+    return [_compared(row, several) for row in comparison.rows]
+
+
+def verification_rows(verification: Verification) -> list[Row]:
+    """Return every score of reference and engine, one row each."""
+    a, b = verification.reference.accuracy, verification.engine.accuracy
+    scores: list[tuple[str, float | None, float | None]] = [
+        ("top-1", a.top1, b.top1),
+        ("macro-F1", a.macro_f1, b.macro_f1),
+        ("weighted precision", a.weighted_precision, b.weighted_precision),
+        ("weighted recall", a.weighted_recall, b.weighted_recall),
+        ("weighted F1", a.weighted_f1, b.weighted_f1),
+        ("ECE", a.ece, b.ece),
+    ]
+    n = b.n_without_duplicates
+    without = "top-1 without TRAIN duplicates" + ("" if n is None else f" (n {n:,})")
+    scores.append((without, a.top1_without_duplicates, b.top1_without_duplicates))
+    for emotion in EMOTIONS:
+        before, after = a.per_class[emotion], b.per_class[emotion]
+        scores.append((f"recall {emotion} (n {after.n:,})", before.recall, after.recall))
+    return [
+        {
+            "score": name,
+            verification.reference.kind: percent(before),
+            verification.engine.kind: percent(after),
+            "delta": None if before is None or after is None else points(after - before),
+        }
+        for name, before, after in scores
+    ]
+
+
+def verification_title(verification: Verification) -> str:
+    """Return which images, and which engine."""
+    images = _images({**verification.dataset, "n": verification.n}, verification.split)
+    return f"{verification.bundle} | {images} | {verification.engine.provider}"
+
+
+def _images(dataset: Mapping[str, Any], split: str) -> str:
+    synthetic = "SYNTHETIC faces, not FER2013: " if dataset["synthetic"] else ""
+    return f"{synthetic}{dataset['source']}, {split}, n = {dataset['n']:,}"
+
+
+def _bench_row(row: BenchRow, several: bool) -> Row:
+    floor = row.backend == "null"
+    dash = "-" if floor else None
+    reference = row.status == "ok" and row.flips is None
+    notes = [row.note] if row.note else []
+    if row.speedup is not None and row.precision != "fp32":
+        notes.insert(0, f"{row.speedup:.2f}x its fp32")
+    if row.status == "ok" and row.provider and not floor:
+        notes.append(row.provider)
+    cells: Row = {"bundle": row.bundle or "-"} if several else {}
+    cells |= {
+        "backend": row.backend,
+        "precision": row.precision or "-",
+        "status": row.status,
+        "size": dash or megabytes(row.size_bytes),
+        "top-1": dash or percent(row.top1),
+        "delta": "-" if reference else points(row.delta_top1),
+        "macro-F1": dash or percent(row.macro_f1),
+        "flips": "-" if reference else _count(row.flips),
+        "p50 ms": milliseconds(row.p50_ms),
+        "p90 ms": milliseconds(row.p90_ms),
+        "p99 ms": milliseconds(row.p99_ms),
+        "images/s": None if row.images_per_s is None else f"{row.images_per_s:,.0f}",
+        "note": "; ".join(notes) or "-",
+    }
+    return cells
+
+
+def _compared(row: ComparedRow, several: bool) -> Row:
+    a, b = row.a, row.b
+    cells: Row = {"bundle": row.bundle or "-"} if several else {}
+    cells |= {
+        "backend": row.backend,
+        "precision": row.precision or "-",
+        "p50 ms A": milliseconds(a.p50_ms if a else None),
+        "p50 ms B": milliseconds(b.p50_ms if b else None),
+        "A/B": None if row.speedup is None else f"{row.speedup:.2f}x",
+        "p99 ms A": milliseconds(a.p99_ms if a else None),
+        "p99 ms B": milliseconds(b.p99_ms if b else None),
+        "top-1 A": percent(a.top1 if a else None),
+        "top-1 B": percent(b.top1 if b else None),
+        "delta": points(row.delta_top1),
+        "flips A": _count(a.flips if a else None),
+        "flips B": _count(b.flips if b else None),
+        "note": "; ".join(
+            f"{side}: {_state(which)}" for side, which in (("A", a), ("B", b)) if _state(which)
+        )
+        or "-",
+    }
+    return cells
+
+
+def _state(row: BenchRow | None) -> str:
+    if row is None:
+        return "no such row"
+    return "" if row.status == "ok" else f"{row.status}, {row.note}"
+
+
+def _count(value: int | None) -> str | None:
+    return None if value is None else f"{value:,}"
