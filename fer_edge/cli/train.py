@@ -1,0 +1,211 @@
+"""``fer-edge train``: start a training run, or go on with one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fer_edge.cli._options import data_option
+
+if TYPE_CHECKING:
+    from fer_edge.data import FerDataset
+    from fer_edge.training.config import Recipe
+    from fer_edge.training.runs import RunFolder
+
+__all__ = ["command"]
+
+
+@click.command("train")
+@data_option
+@click.option(
+    "--recipe", metavar="NAME|FILE", help="A recipe's name or TOML file.  [default: default]"
+)
+@click.option("--model", metavar="NAME", help="Another network than the recipe's.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Another number of epochs.")
+@click.option("--seed", type=click.IntRange(min=0), help="Another seed.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one key of the recipe, e.g. optim.lr=0.05; may be given often.",
+)
+@click.option("--name", help="The run's name.  [default: the model's and the time]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="runs",
+    show_default=True,
+    help="Folder of all runs.",
+)
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="",
+    metavar="[RUN]",
+    help="Go on with a run, by name or path; without one, the newest that is unfinished.",
+)
+@click.option("--list-recipes", is_flag=True, help="Print the recipes that come along, and stop.")
+def command(
+    data: str | None,
+    recipe: str | None,
+    model: str | None,
+    epochs: int | None,
+    seed: int | None,
+    overrides: tuple[str, ...],
+    name: str | None,
+    out: Path,
+    resume: str | None,
+    list_recipes: bool,
+) -> None:
+    """Train a network on FER2013: fit TRAIN, watch PUBLIC, never open PRIVATE.
+
+    Everything is written below runs/NAME: weights (model.safetensors, best.safetensors), recipe,
+    history.csv, curves.png, TensorBoard events (tb/) and the state to resume from. A run that was
+    stopped, in whatever way, goes on with --resume to the same final weights.
+
+    \b
+    Example:
+      fer-edge train --data fer2013.zip --epochs 20 --set optim.lr=0.05
+      fer-edge train --resume
+    """
+    from fer_edge.cli._output import print_text
+    from fer_edge.errors import UsageError, require
+    from fer_edge.training.config import load_recipe, recipe_names, with_overrides
+
+    if list_recipes:
+        print_text("\n".join(recipe_names()))
+        return
+    changes = [*overrides]
+    changes += [f"model.name={model}"] if model is not None else []
+    changes += [f"epochs={epochs}"] if epochs is not None else []
+    changes += [f"seed={seed}"] if seed is not None else []
+    # What a run needs at its end is asked for at its beginning, not after hours.
+    for module in ("torch", "accelerate", "safetensors", "tensorboard", "matplotlib"):
+        require(module, "train")
+
+    if resume is not None:
+        from fer_edge.training.runs import run_to_resume
+
+        run = run_to_resume(resume, out)
+        if name is not None:
+            raise UsageError("--name starts a new run, --resume goes on with one", fix="drop one")
+        chosen = run.recipe()
+        asked = load_recipe(recipe) if recipe is not None else chosen
+        _refuse_changes(run, chosen, with_overrides(asked, changes))
+        info = run.info()
+        if info["status"] == "finished":
+            raise UsageError(
+                f"{run.path} has finished: {_outcome(info)}",
+                fix=f"build from it: `{_next_command(run)}`",
+            )
+        dataset, _ = _load(data or os.environ.get("FER_EDGE_DATA") or info["data"])
+    else:
+        chosen = load_recipe(recipe or "default", changes)
+        from fer_edge.models import model_entry
+
+        model_entry(chosen.model.name)
+        dataset, source = _load(data)
+        run = _start(out, name, chosen, dataset, source)
+    _train(run, chosen, dataset)
+
+
+def _outcome(info: dict[str, Any]) -> str:
+    """Say how far a finished run came, from its run.json."""
+    last = info["last"]
+    return f"{last['epoch']} epochs, PUBLIC top-1 {100 * last['public_top1']:.2f} %"
+
+
+def _load(option: str | None) -> tuple[FerDataset, str]:
+    from fer_edge.cli._output import note, progress
+    from fer_edge.data import load, resolve_source
+
+    source = resolve_source(option)
+    with progress("Reading images") as advance:
+        dataset = load(source, progress=advance)
+    for text in dataset.notes:
+        if _is_main():
+            note(text)
+    return dataset, source
+
+
+def _is_main() -> bool:
+    """Whether this is the process that speaks: torchrun numbers them in RANK."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _start(
+    out: Path, name: str | None, recipe: Recipe, dataset: FerDataset, source: str
+) -> RunFolder:
+    """Create the run on the main process, and tell the others its name."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    from fer_edge.training.runs import RunFolder, create_run
+
+    described = {
+        "sha256": dataset.sha256,
+        "source": dataset.source,
+        "synthetic": dataset.synthetic,
+    }
+    location = str(Path(source).resolve()) if Path(source).exists() else source
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return create_run(out, name, recipe, described, location)
+    import torch
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    path = [""]
+    if state.is_main_process:
+        path = [str(create_run(out, name, recipe, described, location).path)]
+    broadcast_object_list(path)
+    return RunFolder(Path(path[0]))
+
+
+def _refuse_changes(run: RunFolder, chosen: Recipe, asked: Recipe) -> None:
+    from fer_edge.errors import UsageError
+
+    if asked == chosen:
+        return
+    now, wanted = chosen.to_dict(), asked.to_dict()
+    different = []
+    for key in now:
+        if now[key] == wanted[key]:
+            continue
+        if isinstance(now[key], dict):
+            different += [f"{key}.{k}" for k in now[key] if now[key][k] != wanted[key].get(k)]
+        else:
+            different.append(key)
+    raise UsageError(
+        f"{run.path} was started with another recipe; different: {', '.join(different)}",
+        fix="resume without recipe options (the schedule depends on all of them, the number of "
+        "epochs too), or start a new run under another --name",
+    )
+
+
+def _next_command(run: RunFolder) -> str:
+    return f"fer-edge build --precision int8 {run.path}"
+
+
+def _train(run: RunFolder, recipe: Recipe, dataset: FerDataset) -> None:
+    from fer_edge.cli._output import note
+    from fer_edge.cli._training import display
+    from fer_edge.training.loop import train
+
+    try:
+        with display() as listener:
+            row = train(run, recipe, dataset, listener=listener)
+    except KeyboardInterrupt:
+        if _is_main():
+            note(f"\nstopped; go on with: fer-edge train --resume {run.path}")
+        raise
+    if _is_main():
+        marked = " (synthetic images)" if dataset.synthetic else ""
+        note(
+            f"PUBLIC top-1 {100 * row['public_top1']:.2f} %, "
+            f"macro-F1 {100 * row['public_macro_f1']:.2f} %{marked}; "
+            f"weights, history and curves are in {run.path}"
+        )
+        note(f"next: {_next_command(run)}")

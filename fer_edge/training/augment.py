@@ -1,0 +1,121 @@
+"""Random changes of training images, made on whole batches: one warp, one gain, one mask.
+
+The numbers are drawn for the global batch from ``(seed, epoch, step)`` alone. So a resumed run
+repeats them, and processes that share a batch draw the same ones and use their own slice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fer_edge.preprocessing import Preprocessing
+from fer_edge.training.config import Augment
+
+__all__ = ["Draw", "augment", "draw_augmentation", "epoch_order", "normalise", "step_random"]
+
+_PADDING = {"reflect": "reflection", "border": "border", "mean": "zeros"}
+_ORDER, _STEP = 0, 1
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Return a permutation ``i64[count]`` of the images for one epoch."""
+    return np.random.default_rng([seed, epoch, _ORDER]).permutation(count)
+
+
+def step_random(seed: int, epoch: int, step: int) -> np.random.Generator:
+    """Return the generator of one step's augmentation and mixup."""
+    return np.random.default_rng([seed, epoch, _STEP, step])
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """What happens to each of N images: all tensors on the CPU.
+
+    ``theta`` f32[N, 2, 3] maps output to input coordinates, both in -1..1; ``gain`` and ``lift``
+    f32[N] are contrast and brightness factors; ``box`` f32[N, 4] is top, bottom, left, right of
+    the erased rectangle in 0..1, empty when nothing is erased.
+    """
+
+    theta: Tensor
+    contrast: Tensor
+    brightness: Tensor
+    box: Tensor
+
+    def rows(self, rows: Tensor) -> Draw:
+        """Return the draw of these rows, ``i64[n]``."""
+        return Draw(self.theta[rows], self.contrast[rows], self.brightness[rows], self.box[rows])
+
+
+def draw_augmentation(count: int, recipe: Augment, random: np.random.Generator) -> Draw:
+    """Draw the changes of ``count`` images."""
+
+    def either_way(extent: float) -> np.ndarray:
+        return random.uniform(-extent, extent, count)
+
+    angle = np.deg2rad(either_way(recipe.rotate))
+    zoom = 1 + either_way(recipe.scale)
+    mirror = np.where(random.random(count) < recipe.flip, -1.0, 1.0)
+    cosine, sine = np.cos(angle) / zoom, np.sin(angle) / zoom
+    # The side is 2 long in grid coordinates.
+    across, down = 2 * either_way(recipe.shift), 2 * either_way(recipe.shift)
+    theta = np.stack(
+        [np.stack([mirror * cosine, -sine, across], 1), np.stack([mirror * sine, cosine, down], 1)],
+        1,
+    )
+    contrast, brightness = 1 + either_way(recipe.contrast), 1 + either_way(recipe.brightness)
+
+    # Random erasing (Zhong et al. 2017, arXiv 1708.04896): area and aspect ratio, then place.
+    area = random.uniform(min(0.02, recipe.erase_area), recipe.erase_area, count)
+    aspect = np.exp(random.uniform(math.log(0.3), math.log(1 / 0.3), count))
+    height = np.minimum(np.sqrt(area * aspect), 1)
+    width = np.minimum(np.sqrt(area / aspect), 1)
+    top, left = random.random(count) * (1 - height), random.random(count) * (1 - width)
+    height = np.where(random.random(count) < recipe.erase, height, 0)
+    box = np.stack([top, top + height, left, left + width], 1)
+
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32))
+
+    return Draw(tensor(theta), tensor(contrast), tensor(brightness), tensor(box))
+
+
+def augment(images: Tensor, draw: Draw, recipe: Augment, preprocessing: Preprocessing) -> Tensor:
+    """Return normalised ``f32[N, 1, H, W]`` from ``images``, u8 of the same shape, as drawn."""
+    device = images.device
+    mean = 255.0 * preprocessing.mean
+    # Centred first, so that the zeros outside the image are the mean gray.
+    x = images.to(torch.float32).sub_(mean)
+    if recipe.rotate or recipe.scale or recipe.shift or recipe.flip:
+        grid = F.affine_grid(draw.theta.to(device), list(x.shape), align_corners=False)
+        x = F.grid_sample(x, grid, "bilinear", _PADDING[recipe.fill], align_corners=False)
+    # Brightness scales the pixel, contrast the distance from the image's own mean; the two and
+    # the division by std are one multiplication and one addition per pixel.
+    contrast = draw.contrast.to(device).view(-1, 1, 1, 1)
+    brightness = draw.brightness.to(device).view(-1, 1, 1, 1)
+    scale = 1.0 / (255.0 * preprocessing.std)
+    own_mean = x.mean((1, 2, 3), keepdim=True)
+    lift = brightness * own_mean * (1 - contrast) + (brightness - 1) * mean
+    x = x.mul_(brightness * contrast * scale).add_(lift * scale)
+    if recipe.erase:
+        x = x.masked_fill_(_boxes(draw.box.to(device), x.shape[-2], x.shape[-1]), 0.0)
+    return x
+
+
+def _boxes(box: Tensor, height: int, width: int) -> Tensor:
+    """Return the mask ``bool[N, 1, height, width]`` of the pixels whose centre is in the box."""
+    y = ((torch.arange(height, device=box.device) + 0.5) / height).view(1, 1, -1, 1)
+    x = ((torch.arange(width, device=box.device) + 0.5) / width).view(1, 1, 1, -1)
+    top, bottom, left, right = box.view(-1, 4, 1, 1, 1).unbind(1)
+    return (y >= top) & (y < bottom) & (x >= left) & (x < right)
+
+
+def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Return normalised f32 of ``images``, u8 of any shape: the arithmetic of the reference."""
+    scale = 1.0 / (255.0 * preprocessing.std)
+    return images.to(torch.float32) * scale - preprocessing.mean / preprocessing.std

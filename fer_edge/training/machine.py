@@ -1,0 +1,79 @@
+"""The machine a run trains on: device, processes, threads, precision, and being told to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from fer_edge.training.config import Run
+from fer_edge.training.precision import cpu_bf16_feature, resolve_precision
+
+__all__ = ["Interrupts", "Machine"]
+
+
+class Machine:
+    """One process's share of the machine, set up as the recipe says.
+
+    ``threads`` is what a resumed run began with: with another number, sums are rounded in another
+    order. 0 takes the recipe's, or torch's own choice.
+    """
+
+    def __init__(self, recipe: Run, *, threads: int = 0) -> None:
+        if threads or recipe.threads:
+            torch.set_num_threads(threads or recipe.threads)
+        self.threads = torch.get_num_threads()
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        self.precision = resolve_precision(recipe.precision, kind, bf16_feature=_bf16_feature(kind))
+        # accelerate keeps its settings in a global; a second run in one process may differ.
+        AcceleratorState._reset_state()
+        self.accelerator = Accelerator(
+            cpu=kind == "cpu",
+            mixed_precision="no" if self.precision.name == "fp32" else self.precision.name,
+        )
+        self.compile = recipe.compile == "on"
+        device = torch.cuda.get_device_name() if kind == "cuda" else f"CPU, {self.threads} threads"
+        count = self.accelerator.num_processes
+        self.description = device if count == 1 else f"{count} processes, each {device}"
+
+
+def _bf16_feature(kind: str) -> str | None:
+    if kind == "cuda":
+        return "bfloat16 units" if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    return cpu_bf16_feature()
+
+
+class Interrupts:
+    """Turns Ctrl-C and SIGTERM into a wish that the loop reads between two steps.
+
+    A second Ctrl-C interrupts at once. Outside the main thread nothing is installed.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,190 @@
+"""Run folders: what they hold, which is the newest, and how one is resumed. No torch needed.
+
+Schema 1 of ``run.json``: schema, name, created, status (``running``, ``interrupted``, ``failed``,
+``finished``), recipe, dataset {sha256, source, synthetic}, data (where it was read from), best
+and last (rows of the history, or null).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.files import write_json, write_text
+from fer_edge.training.config import Recipe, recipe_from_dict, recipe_to_toml
+
+__all__ = ["HISTORY", "RunFolder", "create_run", "find_run", "newest_run", "run_to_resume"]
+
+SCHEMA = 1
+HISTORY = (
+    "epoch",
+    "lr",
+    "train_loss",
+    "public_loss",
+    "public_top1",
+    "public_macro_f1",
+    "images_per_s",
+    "seconds",
+)
+"""Columns of ``history.csv``: fractions, seconds, images per second of training."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths inside one run's folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which is the run's."""
+        return self.path.name
+
+    @property
+    def model(self) -> Path:
+        """The averaged weights of the last finished epoch."""
+        return self.path / "model.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The averaged weights of the epoch that the recipe's monitor prefers."""
+        return self.path / "best.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """The folder of the state to resume from."""
+        return self.path / "state"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's event files."""
+        return self.path / "tb"
+
+    @property
+    def curves(self) -> Path:
+        """The learning curves' picture."""
+        return self.path / "curves.png"
+
+    def info(self) -> dict[str, Any]:
+        """Return ``run.json``; an :class:`IntegrityError` says when it cannot be read."""
+        path = self.path / "run.json"
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise IntegrityError(
+                f"{path} cannot be read: {error}", fix="train again under another --name"
+            ) from error
+        return content
+
+    def recipe(self) -> Recipe:
+        """Return the recipe the run was started with."""
+        return recipe_from_dict(self.info()["recipe"], source=str(self.path / "run.json"))
+
+    def update(self, **values: Any) -> None:
+        """Change fields of ``run.json``."""
+        write_json(self.path / "run.json", {**self.info(), **values})
+
+    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``history.csv`` anew."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: _short(row[key]) for key in HISTORY})
+        write_text(self.path / "history.csv", text.getvalue())
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def create_run(
+    root: Path, name: str | None, recipe: Recipe, dataset: Mapping[str, Any], data: str
+) -> RunFolder:
+    """Make the folder of a new run; a :class:`UsageError` refuses a name that is taken or unfit."""
+    if name is None:
+        name = f"{recipe.model.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UsageError(
+            f"{name!r} is not a name for a run",
+            fix="use letters, digits, '.', '_' and '-', and begin with a letter or digit",
+        )
+    path = root / name
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        raise UsageError(
+            f"{path} exists already; a run is never overwritten",
+            fix=f"choose another --name, or go on with it: `fer-edge train --resume {path}`",
+        ) from None
+    run = RunFolder(path)
+    write_text(path / "recipe.toml", recipe_to_toml(recipe))
+    content = {
+        "schema": SCHEMA,
+        "name": name,
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "status": "running",
+        "recipe": recipe.to_dict(),
+        "dataset": dict(dataset),
+        "data": data,
+        "best": None,
+        "last": None,
+    }
+    write_json(path / "run.json", content)
+    return run
+
+
+def _runs(root: Path) -> list[RunFolder]:
+    """All runs below ``root``, newest first, by the time of their last change."""
+    found = [path.parent for path in root.glob("*/run.json")]
+    return [RunFolder(path) for path in sorted(found, key=_changed, reverse=True)]
+
+
+def _changed(path: Path) -> tuple[int, str]:
+    weights = path / "model.safetensors"
+    newest = weights if weights.is_file() else path / "run.json"
+    return newest.stat().st_mtime_ns, path.name
+
+
+def newest_run(root: Path = Path("runs")) -> Path:
+    """Return the newest run below ``root`` that has weights, finished or not.
+
+    Raises :class:`UsageError` when there is none.
+    """
+    for run in _runs(root):
+        if run.model.is_file():
+            return run.path
+    raise UsageError(f"there is no trained run in {root}/", fix="train one: `fer-edge train`")
+
+
+def find_run(name_or_path: str, root: Path = Path("runs")) -> RunFolder:
+    """Return a run by its path, or by its name below ``root``."""
+    for path in (Path(name_or_path), root / name_or_path):
+        if (path / "run.json").is_file():
+            return RunFolder(path)
+    names = ", ".join(run.name for run in _runs(root)[:8])
+    raise UsageError(
+        f"there is no run {name_or_path!r}",
+        fix=f"runs in {root}/: {names}" if names else "start one: `fer-edge train`",
+    )
+
+
+def run_to_resume(name: str | None, root: Path = Path("runs")) -> RunFolder:
+    """Return the named run, or the newest one that has not finished."""
+    if name:
+        return find_run(name, root)
+    for run in _runs(root):
+        if run.info()["status"] != "finished":
+            return run
+    raise UsageError(
+        f"there is no unfinished run in {root}/",
+        fix="name one: `fer-edge train --resume RUN`, or start one: `fer-edge train`",
+    )

@@ -1,0 +1,59 @@
+"""The three numbers that a training run watches on the PUBLIC split."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fer_edge.preprocessing import Preprocessing
+from fer_edge.training.augment import normalise
+
+__all__ = ["score", "scores_from_logits"]
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    preprocessing: Preprocessing,
+    accelerator: Accelerator,
+    *,
+    batch: int = 256,
+) -> dict[str, float]:
+    """Return ``loss``, ``top1`` and ``macro_f1`` (fractions), single view, in fp32.
+
+    ``images`` u8[N,1,H,W] and ``labels`` i64[N]; processes share the images, all get the result.
+    """
+    share = -(-len(images) // accelerator.num_processes)
+    first = share * accelerator.process_index
+    # The last process may have fewer images: it repeats the last one, and the end is cut off.
+    rows = torch.arange(first, first + share, device=images.device).clamp(max=len(images) - 1)
+    memory_format = torch.channels_last
+    parts = [
+        model(normalise(images[some], preprocessing).contiguous(memory_format=memory_format))
+        for some in torch.split(rows, batch)
+    ]
+    logits = accelerator.gather(torch.cat(parts))
+    assert isinstance(logits, Tensor)
+    return scores_from_logits(logits[: len(images)], labels)
+
+
+def scores_from_logits(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return the scores of ``logits`` f32[N,7] for ``labels`` i64[N].
+
+    A class without images and without predictions has F1 0, as in scikit-learn.
+    """
+    classes = logits.shape[1]
+    predicted = logits.argmax(1)
+    confusion = torch.bincount(labels * classes + predicted, minlength=classes * classes)
+    confusion = confusion.view(classes, classes).to(torch.float64)
+    hits = confusion.diagonal()
+    f1 = 2 * hits / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
+    return {
+        "loss": float(F.cross_entropy(logits, labels)),
+        "top1": float(hits.sum() / confusion.sum()),
+        "macro_f1": float(f1.mean()),
+    }
