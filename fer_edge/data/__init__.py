@@ -1,21 +1,30 @@
 """FER2013 in any of the forms in which people hold it, and the sets made from it.
 
 >>> from fer_edge.data import load
->>> faces = load("synthetic:700")
->>> faces.images.shape
+>>> load("synthetic:700").images.shape
 (700, 48, 48)
 """
 
 from __future__ import annotations
 
+from fer_edge.data.calibration import (
+    CalibrationRecipe,
+    CalibrationSet,
+    load_calibration_recipe,
+    select_calibration,
+)
 from fer_edge.data.dataset import FerDataset, duplicate_mask
 from fer_edge.data.fer2013 import load, resolve_source
 from fer_edge.data.splits import Split
 
 __all__ = [
+    "CalibrationRecipe",
+    "CalibrationSet",
     "FerDataset",
     "Split",
     "duplicate_mask",
     "load",
+    "load_calibration_recipe",
     "resolve_source",
+    "select_calibration",
 ]

@@ -137,7 +137,8 @@ def _per_image(values: np.ndarray) -> np.ndarray:
 
 
 def _clip(values: np.ndarray) -> np.ndarray:
-    return np.minimum(np.maximum(values, 0), 1)
+    clipped: np.ndarray = np.minimum(np.maximum(values, 0), 1)
+    return clipped
 
 
 def _inside(distance: np.ndarray, softness: float = 0.045) -> np.ndarray:

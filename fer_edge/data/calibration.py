@@ -1,0 +1,328 @@
+"""Which images an INT8 calibration sees: TRAIN only, never one that also stands in a test split.
+
+A recipe (TOML, in ``calibration/``) names a strategy, a count and a seed, and may name a frozen
+list of ids. On the data set that the list was made for, the list is used; on any other, images are
+selected by the same strategy, and the calibration set says so. The order of candidates is that of
+SHA-256(seed, id), so a selection does not depend on the version of NumPy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from fer_edge.data.dataset import FerDataset, image_keys
+from fer_edge.data.splits import Split
+from fer_edge.emotions import EMOTIONS
+from fer_edge.errors import DataError, RecipeError
+from fer_edge.files import sha256_bytes
+from fer_edge.resources import resource_dir
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = [
+    "CalibrationRecipe",
+    "CalibrationSet",
+    "load_calibration_recipe",
+    "read_ids",
+    "select_calibration",
+]
+
+Strategy = Literal["stratified", "natural"]
+Method = Literal["minmax", "entropy", "percentile"]
+
+
+@dataclass(frozen=True)
+class CalibrationRecipe:
+    """How many images, which, and how activation ranges come from them.
+
+    ``stratified`` takes the same number of each class (a class too small for its share gives all it
+    has, and the others make up for it); ``natural`` keeps the class frequencies of TRAIN.
+    ``ids_file`` is the path of a frozen list. ``percentile`` is in percent and ``bins`` counts
+    histogram bins; only the methods of that kind use them. Raises RecipeError for a bad value.
+    """
+
+    name: str
+    strategy: Strategy = "stratified"
+    count: int = 512
+    seed: int = 0
+    method: Method = "minmax"
+    percentile: float = 99.99
+    bins: int = 2048
+    ids_file: str | None = None
+
+    def __post_init__(self) -> None:
+        for key, allowed in (("strategy", get_args(Strategy)), ("method", get_args(Method))):
+            if getattr(self, key) not in allowed:
+                raise RecipeError(
+                    f"calibration recipe {self.name!r}: {key} is {getattr(self, key)!r}",
+                    fix=f"use one of {', '.join(allowed)}",
+                )
+        for key, kind in (("count", int), ("seed", int), ("bins", int), ("percentile", float)):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, (kind, int)):
+                raise RecipeError(f"calibration recipe {self.name!r}: {key} is {value!r}")
+        if self.count < 1 or self.seed < 0 or self.bins < 128 or not 50 < self.percentile <= 100:
+            raise RecipeError(
+                f"calibration recipe {self.name!r}: out of range",
+                fix="count >= 1, seed >= 0, bins >= 128, 50 < percentile <= 100",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description; of the frozen list only the file's name."""
+        content = asdict(self)
+        content["ids_file"] = Path(self.ids_file).name if self.ids_file else None
+        return content
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The chosen images of one data set.
+
+    ``indices`` are rows of the *full* data set whose digest is ``dataset_sha256``; ``ids`` are
+    their ids, in the same order. ``origin`` is "frozen list" or "selected"; ``replaced`` counts
+    images of a frozen list that stand in this copy's test splits and were replaced.
+    """
+
+    ids: tuple[str, ...]
+    indices: tuple[int, ...]
+    dataset_sha256: str
+    recipe: CalibrationRecipe
+    origin: Literal["frozen list", "selected"] = "selected"
+    replaced: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of which images of which data set: the ranges' cache is keyed by it."""
+        selection = [self.recipe.strategy, self.recipe.count, self.recipe.seed]
+        content = json.dumps([self.dataset_sha256, selection, self.ids], ensure_ascii=True)
+        return sha256_bytes(content.encode())
+
+    def images(self, dataset: FerDataset) -> np.ndarray:
+        """Return the chosen images, u8[n,48,48].
+
+        Raises DataError when ``dataset`` is not the one they were chosen from, or when any of them
+        is not a TRAIN image.
+        """
+        if dataset.sha256 != self.dataset_sha256:
+            raise DataError(
+                f"this calibration set was made for the data set {self.dataset_sha256[:12]}, "
+                f"not for {dataset.source} ({dataset.sha256[:12]})",
+                fix="select again, from the full data set",
+            )
+        rows = np.array(self.indices, dtype=np.int64)
+        if tuple(dataset.ids[row] for row in self.indices) != self.ids:
+            raise DataError("this calibration set's rows do not have its ids", fix="select again")
+        if bool((dataset.split[rows] != Split.TRAIN).any()):
+            raise DataError("a calibration set may hold TRAIN images only", fix="select again")
+        chosen: np.ndarray = dataset.images[rows]
+        return chosen
+
+    def batches(self, dataset: FerDataset, size: int = 64) -> CalibrationBatches:
+        """Return the images as u8[b,1,48,48] batches that can be iterated any number of times."""
+        return CalibrationBatches(self.images(dataset), size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a bundle's manifest records, without the ids."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "count": len(self),
+            "origin": self.origin,
+            "replaced": self.replaced,
+            "sha256": self.sha256,
+            "dataset_sha256": self.dataset_sha256,
+        }
+
+
+class CalibrationBatches:
+    """A re-iterable of u8[b,1,48,48]; the last batch may be smaller."""
+
+    def __init__(self, images: np.ndarray, size: int) -> None:
+        if size < 1:
+            raise RecipeError(f"a calibration batch of {size} images", fix="use at least 1")
+        self._images = images[:, None]
+        self._size = size
+
+    def __len__(self) -> int:
+        return -(-len(self._images) // self._size)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for start in range(0, len(self._images), self._size):
+            yield self._images[start : start + self._size]
+
+
+def load_calibration_recipe(name_or_path: str | Path) -> CalibrationRecipe:
+    """Read a recipe by its name in ``calibration/`` or by the path of a TOML file.
+
+    Raises RecipeError for an unknown name or key, with the nearest one there is.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        folder = resource_dir("calibration")
+        known = sorted(file.stem for file in folder.glob("*.toml"))
+        if str(name_or_path) not in known:
+            near = get_close_matches(str(name_or_path), known, n=1)
+            raise RecipeError(
+                f"there is no calibration recipe {str(name_or_path)!r}"
+                + (f"; did you mean {near[0]!r}?" if near else ""),
+                fix=f"use one of {', '.join(known)}, or the path of a .toml file",
+            )
+        path = folder / f"{name_or_path}.toml"
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path} cannot be read: {error}") from None
+    keys = {field.name for field in fields(CalibrationRecipe)} - {"name"}
+    for key in content:
+        if key not in keys:
+            near = get_close_matches(key, keys, n=1)
+            raise RecipeError(
+                f"{path}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+                fix=f"the keys are {', '.join(sorted(keys))}",
+            )
+    if "ids_file" in content:
+        content["ids_file"] = str(path.parent / str(content["ids_file"]))
+    return CalibrationRecipe(name=path.stem, **content)
+
+
+def read_ids(path: Path | str) -> tuple[str, ...]:
+    """Read a frozen list: one id a line, in order; ``#`` starts a comment line."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the frozen list {path} cannot be read: {error}") from None
+    ids = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    if len(set(ids)) != len(ids):
+        raise RecipeError(f"the frozen list {path} names an image twice")
+    return ids
+
+
+def select_calibration(dataset: FerDataset, recipe: CalibrationRecipe) -> CalibrationSet:
+    """Choose the recipe's images from the *full* data set (its test splits say what to avoid).
+
+    No image is chosen whose pixels stand in PUBLIC or PRIVATE, and none twice. Raises DataError
+    when TRAIN has too few images, and RecipeError when a frozen list does not fit its recipe.
+    """
+    candidates = _candidates(dataset, recipe.seed)
+    usable = sum(map(len, candidates))
+    if usable < recipe.count:
+        raise DataError(
+            f"{dataset.source} has {usable:,} distinct TRAIN images outside its test splits, and "
+            f"the calibration recipe {recipe.name!r} takes {recipe.count:,}",
+            fix="use a recipe with a smaller count, or more data",
+        )
+    frozen = _frozen(dataset, recipe)
+    sizes = [len(rows) for rows in candidates]
+    if frozen is None:
+        quotas = _equal_shares(sizes, recipe.count)
+        if recipe.strategy == "natural":
+            train = dataset.labels[dataset.split == Split.TRAIN]
+            wanted = np.bincount(train, minlength=len(EMOTIONS)).tolist()
+            quotas = _proportional_shares(wanted, sizes, recipe.count)
+        rows = [row for each, quota in zip(candidates, quotas) for row in each[:quota]]
+        kept = len(rows)
+    else:
+        allowed = {row for each in candidates for row in each}
+        rows = [row for row in frozen if row in allowed]
+        kept = len(rows)
+        _replace(rows, [row for row in frozen if row not in allowed], candidates, dataset)
+    rows.sort(key=lambda row: _rank(recipe.seed, dataset.ids[row]))
+    return CalibrationSet(
+        ids=tuple(dataset.ids[row] for row in rows),
+        indices=tuple(rows),
+        dataset_sha256=dataset.sha256,
+        recipe=recipe,
+        origin="selected" if frozen is None else "frozen list",
+        replaced=len(rows) - kept,
+    )
+
+
+def _rank(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{name}".encode()).digest()
+
+
+def _candidates(dataset: FerDataset, seed: int) -> list[list[int]]:
+    """Rows of TRAIN that may be used, per class, in the order of their rank."""
+    keys = image_keys(dataset.images).tolist()
+    train = (dataset.split == Split.TRAIN).tolist()
+    seen = {key for key, is_train in zip(keys, train) if not is_train}
+    per_class: list[list[int]] = [[] for _ in EMOTIONS]
+    ranked = sorted(
+        (row for row in range(len(dataset)) if train[row]),
+        key=lambda row: _rank(seed, dataset.ids[row]),
+    )
+    if not ranked:
+        raise DataError(f"{dataset.source} has no TRAIN images", fix="calibration uses TRAIN only")
+    for row in ranked:
+        if keys[row] not in seen:
+            seen.add(keys[row])
+            per_class[int(dataset.labels[row])].append(row)
+    return per_class
+
+
+def _frozen(dataset: FerDataset, recipe: CalibrationRecipe) -> list[int] | None:
+    """Rows of the frozen list, or None when the data set is not the one it was made for."""
+    if not recipe.ids_file:
+        return None
+    ids = read_ids(recipe.ids_file)
+    if len(ids) != recipe.count:
+        raise RecipeError(
+            f"calibration recipe {recipe.name!r}: {recipe.ids_file} names {len(ids):,} images, "
+            f"the recipe counts {recipe.count:,}",
+            fix="remove ids_file from the recipe to select other images",
+        )
+    rows = {name: row for row, name in enumerate(dataset.ids)}
+    if any(name not in rows or dataset.split[rows[name]] != Split.TRAIN for name in ids):
+        return None
+    return [rows[name] for name in ids]
+
+
+def _replace(
+    rows: list[int], dropped: Sequence[int], candidates: list[list[int]], dataset: FerDataset
+) -> None:
+    """Append, for each dropped row, the best-ranked free one: of its class, else of any."""
+    used = set(rows)
+    for row in dropped:
+        own = candidates[int(dataset.labels[row])]
+        every = [other for each in candidates for other in each]
+        free = next(other for other in [*own, *every] if other not in used)
+        used.add(free)
+        rows.append(free)
+
+
+def _equal_shares(sizes: Sequence[int], count: int) -> list[int]:
+    shares = [0] * len(sizes)
+    left = count
+    while left:
+        # The lowest label first, so that the one or two left over have a fixed place.
+        for label, size in enumerate(sizes):
+            if left and shares[label] < size:
+                shares[label] += 1
+                left -= 1
+    return shares
+
+
+def _proportional_shares(weights: Sequence[int], sizes: Sequence[int], count: int) -> list[int]:
+    """Largest remainders; what a class cannot give goes to the others."""
+    total = sum(weights)
+    shares = [min(size, count * weight // total) for weight, size in zip(weights, sizes)]
+    by_remainder = sorted(range(len(weights)), key=lambda i: -(count * weights[i] % total))
+    while sum(shares) < count:
+        for label in by_remainder:
+            if sum(shares) < count and shares[label] < sizes[label]:
+                shares[label] += 1
+    return shares
