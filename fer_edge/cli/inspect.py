@@ -1,0 +1,199 @@
+"""``fer-edge inspect``: show a bundle's manifest and verify its digests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fer_edge.cli._bundles import resolve_bundle
+from fer_edge.cli._options import format_option
+from fer_edge.cli._output import print_json, print_rows, print_text
+from fer_edge.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from fer_edge.bundle import Artifact, Bundle
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("bundle", required=False)
+@format_option
+def command(bundle: str | None, fmt: str) -> None:
+    """Show what BUNDLE holds, what each file was made from, and whether every byte is as written.
+
+    BUNDLE is a bundle's folder, or a run's name or folder; by default the newest run's. A file that
+    is missing or changed is named, exit code 6.
+
+    \b
+    Example:
+      fer-edge inspect runs/mine/bundle
+      fer-edge inspect --format json
+    """
+    from fer_edge.bundle import Bundle
+
+    opened = Bundle.open(resolve_bundle(bundle), verify=False)
+    faults = {
+        artifact.path: fault
+        for artifact in opened.manifest.artifacts
+        if (fault := opened.fault(artifact))
+    }
+    if fmt == "json":
+        print_json(
+            {
+                "path": str(opened.path),
+                "verified": not faults,
+                "faults": faults,
+                "manifest_sha256": opened.manifest.sha256,
+                "unlisted": opened.unlisted(),
+                "manifest": opened.manifest.to_dict(),
+            }
+        )
+    elif fmt == "table":
+        print_text("\n".join([*_summary(opened, faults), "", *_tree(opened, faults)]))
+    else:
+        print_rows(
+            [_row(artifact, faults) for artifact in opened.manifest.artifacts],
+            fmt,
+            title=opened.manifest.name,
+        )
+    if faults:
+        name, fault = next(iter(faults.items()))
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise IntegrityError(
+            f"{opened.path / name}: {fault}{more}",
+            fix="copy the bundle again from where it was made, or build it again: fer-edge build",
+        )
+
+
+def _row(artifact: Artifact, faults: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "file": artifact.path,
+        "format": artifact.format,
+        "precision": artifact.precision or None,
+        "target": artifact.target or None,
+        "bytes": artifact.size,
+        "sha256": artifact.sha256,
+        "parent_sha256": artifact.parent_sha256,
+        "status": faults.get(artifact.path, "verified"),
+    }
+
+
+def _summary(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
+    manifest = bundle.manifest
+    model = manifest.model
+    spec = model.get("spec") or {}
+    facts: list[tuple[str, str]] = [
+        ("bundle", f"{manifest.name}  ({bundle.path})"),
+        ("written", f"{manifest.created} by fer-edge {manifest.fer_edge}"),
+        (
+            "model",
+            ", ".join(
+                filter(
+                    None,
+                    [
+                        str(spec.get("name", "unknown")),
+                        _count(model.get("parameters"), "parameters"),
+                        _count(model.get("macs"), "multiply-adds"),
+                    ],
+                )
+            ),
+        ),
+        ("input", _tensor(manifest.input)),
+        ("output", f"{_tensor(manifest.output)}: {' '.join(manifest.labels)}"),
+        (
+            "pixels",
+            "(pixel / 255 - {mean}) / {std}, {color} {size}x{size}".format_map(
+                manifest.preprocessing
+            ),
+        ),
+        ("data", _pairs(manifest.dataset)),
+        ("calibration", _pairs(manifest.calibration)),
+        *[("gate", _gate(gate)) for gate in manifest.gates],
+        ("environment", _pairs(manifest.environment)),
+        *[(key.replace("_", " "), _short(value)) for key, value in manifest.card.items()],
+        ("unlisted", ", ".join(bundle.unlisted())),
+        ("digests", "all verified" if not faults else f"{len(faults)} BAD"),
+    ]
+    if manifest.synthetic:
+        facts.insert(1, ("SYNTHETIC", "trained or calibrated on drawn faces, not on people's"))
+    width = max(len(name) for name, _ in facts)
+    return [f"{name:<{width}}  {value}" for name, value in facts if value]
+
+
+def _tree(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
+    """Draw which file was made from which."""
+    children: dict[str, list[Artifact]] = {}
+    roots = []
+    for artifact in bundle.manifest.artifacts:
+        parent = _acyclic_parent(bundle, artifact)
+        if parent:
+            children.setdefault(parent.path, []).append(artifact)
+        else:
+            roots.append(artifact)
+    lines: list[str] = []
+
+    def draw(artifact: Artifact, lead: str, below: str) -> None:
+        fault = faults.get(artifact.path)
+        state = f"BAD: {fault}" if fault else "verified"
+        lost = artifact.parent_sha256 if artifact in roots else None
+        origin = f"  from {lost[:12]}, not here" if lost else ""
+        lines.append(
+            f"{lead + artifact.path:<42} {artifact.size:>11,} bytes  "
+            f"{artifact.sha256[:12]}  {state}{origin}"
+        )
+        made = children.get(artifact.path, [])
+        for i, child in enumerate(made):
+            last = i == len(made) - 1
+            draw(child, below + ("`- " if last else "|- "), below + ("   " if last else "|  "))
+
+    for root in roots:
+        draw(root, "", "")
+    return lines
+
+
+def _acyclic_parent(bundle: Bundle, artifact: Artifact) -> Artifact | None:
+    """Return the parent, unless its line comes back to itself: equal files, a forged manifest."""
+    parent = above = bundle.parent(artifact)
+    for _ in bundle.manifest.artifacts:
+        if above is None:
+            return parent
+        above = bundle.parent(above)
+    return None
+
+
+def _count(number: Any, unit: str) -> str:
+    return f"{number:,} {unit}" if isinstance(number, int) else ""
+
+
+def _tensor(tensor: Mapping[str, Any]) -> str:
+    return f"{tensor['name']} {tensor['dtype']}{tensor['shape']}".replace("'", "")
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    name = " ".join(str(gate[key]) for key in ("precision", "target") if gate.get(key))
+    passed = gate.get("passed")
+    word = {True: "passed", False: "FAILED", None: "not decided"}.get(passed, str(passed))
+    status = gate.get("status")
+    rest = {k: v for k, v in gate.items() if k not in {"precision", "target", "passed", "status"}}
+    said = f" ({status})" if status and status != word.lower() else ""
+    return f"{name} {word}{said}  {_pairs(rest)}".rstrip()
+
+
+def _pairs(content: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{key} {_short(value)}" for key, value in (content or {}).items())
+
+
+def _short(value: Any) -> str:
+    """Return a value in a few words; ``--format json`` has all of it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str):
+        return value[:12] if len(value) == 64 and value.isalnum() else value
+    if isinstance(value, dict):
+        return "{" + _pairs(value) + "}" if len(value) <= 4 else f"{{{len(value)} fields}}"
+    if isinstance(value, list):
+        return f"[{len(value)} items]" if len(value) > 8 else f"[{', '.join(map(_short, value))}]"
+    return {True: "yes", False: "no", None: "-"}.get(value, str(value))

@@ -1,0 +1,111 @@
+"""``fer-edge predict``: classify faces in image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fer_edge.cli._bundles import bundle_option, resolve_bundle
+from fer_edge.cli._options import format_option, threads_option
+from fer_edge.cli._output import note, print_rows
+from fer_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from fer_edge.classifier import Classifier, Prediction
+
+__all__ = ["command"]
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".gif", ".tif", ".tiff"}
+
+
+@click.command()
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@bundle_option
+@click.option(
+    "--backend",
+    default="onnxruntime",
+    show_default=True,
+    help="The engine: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Default: the lowest that the bundle has for the backend and whose gate passed.",
+)
+@threads_option
+@format_option
+def command(
+    images: tuple[str, ...],
+    bundle: str | None,
+    backend: str,
+    precision: str | None,
+    threads: int,
+    fmt: str,
+) -> None:
+    """Classify the face in each IMAGE: files, or folders of them.
+
+    An image must be a crop of one face: it is made gray and resized to 48x48, no face is searched.
+    Probabilities are fractions of 1. Files that cannot be read are named at the end, exit code 2.
+
+    \b
+    Example:
+      fer-edge predict face.jpg
+      fer-edge predict faces/ --bundle runs/mine/bundle --format csv
+    """
+    from fer_edge.classifier import Classifier
+
+    paths = list(_files(images))
+    rows: list[dict[str, Any]] = []
+    bad: list[UsageError] = []
+    with Classifier(
+        resolve_bundle(bundle), backend=backend, precision=precision, threads=threads
+    ) as classifier:
+        _introduce(classifier)
+        for path in paths:
+            try:
+                rows.append(_row(path, classifier.predict(path), exact=fmt in {"json", "csv"}))
+            except UsageError as error:
+                bad.append(error)
+    if rows:
+        print_rows(rows, fmt)
+    if bad:
+        for other in bad[:-1]:
+            note(f"error: {other}")
+        raise bad[-1]
+
+
+def _files(images: tuple[str, ...]) -> Iterator[Path]:
+    for image in images:
+        path = Path(image)
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        if not found:
+            raise UsageError(f"the folder {path} holds no image ({' '.join(sorted(_SUFFIXES))})")
+        yield from found
+
+
+def _introduce(classifier: Classifier) -> None:
+    note(
+        f"{classifier.bundle.path}: {classifier.backend} {classifier.precision} "
+        f"({classifier.provider}), threads {classifier.threads}"
+    )
+    if classifier.bundle.manifest.synthetic:
+        note("this network learned from synthetic faces: of real ones it knows nothing")
+
+
+def _row(path: Path, prediction: Prediction, *, exact: bool) -> dict[str, Any]:
+    def shown(value: float) -> Any:
+        return value if exact else f"{value:.3f}"
+
+    return {
+        "image": str(path),
+        "label": prediction.label,
+        "confidence": shown(prediction.confidence),
+        **{label: shown(value) for label, value in prediction.probabilities.items()},
+        "latency_ms": shown(prediction.latency_ms),
+    }
