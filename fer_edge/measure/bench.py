@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fer_edge.bundle import Bundle
     from fer_edge.data import FerDataset
 
-__all__ = ["PRECISIONS", "Candidate", "candidates", "run_bench"]
+__all__ = ["PRECISIONS", "Candidate", "candidates", "labels", "run_bench"]
 
 PRECISIONS: dict[str, tuple[str, ...]] = {
     "null": ("",),
@@ -86,7 +86,7 @@ def candidates(
         if precision not in known - {""}:
             raise UsageError(f"there is no precision {precision!r}", fix="fp32, fp16 or int8")
     found = [Candidate(BenchRow("null", "", "ok", note="the harness's own floor"))]
-    for bundle, label in zip(bundles, _labels(bundles)):
+    for bundle, label in zip(bundles, labels(bundles)):
         found += [
             Candidate(BenchRow(name, precision, "ok", bundle=label), bundle)
             for name, precision in _wanted(backends, precisions)
@@ -163,7 +163,7 @@ def run_bench(
     )
 
 
-def _labels(bundles: Sequence[Bundle]) -> list[str]:
+def labels(bundles: Sequence[Bundle]) -> list[str]:
     """Return the bundles' names; their paths where two have one name."""
     names = [bundle.manifest.name for bundle in bundles]
     return [

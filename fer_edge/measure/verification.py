@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from fer_edge.errors import DataError, UnavailableError, UsageError
 from fer_edge.measure.accuracy import Accuracy, Agreement, compare, evaluate, run_logits
 from fer_edge.measure.environment import capture, same_machine
 from fer_edge.measure.gate import GatePolicy, GateResult, judge
+from fer_edge.measure.record import BENCH_FILE
 from fer_edge.measure.reference import open_reference
 from fer_edge.measure.result import BenchResult
 
@@ -24,19 +25,15 @@ if TYPE_CHECKING:
     from fer_edge.data import FerDataset
 
 __all__ = [
-    "BENCH_FILE",
-    "VERIFY_FILE",
     "Side",
     "Verification",
     "artifact_of",
     "default_precision",
+    "describe_dataset",
     "duplicates_of_train",
     "measured_speedup",
     "verify_bundle",
 ]
-
-BENCH_FILE = "bench.json"
-VERIFY_FILE = "verify.json"
 
 Progress = Callable[[str, int, int], None]
 
@@ -71,7 +68,7 @@ class Verification:
     bundle: str
     split: str
     dataset: dict[str, Any]
-    threads: int
+    environment: dict[str, Any]
     reference: Side
     engine: Side
     agreement: Agreement
@@ -107,8 +104,8 @@ class Verification:
             "status": self.gate.status,
             "gate": self.gate.to_dict(),
             "speedup_source": self.speedup_source,
-            "threads": self.threads,
             "notes": list(self.notes),
+            "environment": self.environment,
             "created": self.created,
             "fer_edge": __version__,
         }
@@ -133,6 +130,7 @@ def verify_bundle(
     logits that are not finite).
     """
     precision = precision or default_precision(bundle, backend)
+    environment = capture(threads)
     selected = dataset.select(split)
     notes = list(selected.notes)
     if bundle.manifest.synthetic:
@@ -176,7 +174,7 @@ def verify_bundle(
     finally:
         reference.backend.close()
     agreement = compare(logits["reference"], logits["engine"], selected.labels)
-    speedup, source = measured_speedup(bundle, backend, precision, threads=threads)
+    speedup, source = measured_speedup(bundle, backend, precision, environment)
     gate = judge(
         precision,
         sides[0].accuracy,
@@ -189,7 +187,7 @@ def verify_bundle(
         bundle=bundle.manifest.name,
         split=split,
         dataset=describe_dataset(selected),
-        threads=threads,
+        environment=environment,
         reference=sides[0],
         engine=sides[1],
         agreement=agreement,
@@ -201,20 +199,31 @@ def verify_bundle(
 
 
 def default_precision(bundle: Bundle, backend: str) -> str:
-    """Return the lowest precision that this bundle holds for ``backend``: int8, fp16, fp32.
+    """Return the lowest precision (int8, fp16, fp32) of ``backend`` whose gate has not failed.
 
-    UsageError if it holds none.
+    UsageError if the bundle holds no engine for this backend.
     """
-    for precision in ("int8", "fp16"):
-        target = backend if precision == "int8" else ""
-        if bundle.find(format="onnx", precision=precision, target=target):
-            return precision
-    if backend == "pytorch" or bundle.find(format="onnx", precision="fp32"):
+    if backend == "pytorch":
         return "fp32"
-    raise UsageError(
-        f"{bundle.path} holds no engine for {backend}",
-        fix=f"fer-edge build {bundle.path} --precision int8",
-    )
+    held = [
+        precision
+        for precision in ("int8", "fp16", "fp32")
+        if bundle.find(
+            format="onnx", precision=precision, target=backend if precision == "int8" else ""
+        )
+    ]
+    failed = {
+        gate.get("precision")
+        for gate in bundle.manifest.gates
+        if gate.get("passed") is False and gate.get("target") in (None, "", backend)
+    }
+    usable = [precision for precision in held if precision not in failed]
+    if not held:
+        raise UsageError(
+            f"{bundle.path} holds no engine for {backend}",
+            fix=f"fer-edge build {bundle.path} --precision int8",
+        )
+    return (usable or held)[0]
 
 
 def duplicates_of_train(
@@ -253,25 +262,25 @@ def artifact_of(bundle: Bundle, backend: Backend) -> Artifact | None:
 
 
 def measured_speedup(
-    bundle: Bundle, backend: str, precision: str, *, threads: int
+    bundle: Bundle, backend: str, precision: str, environment: Mapping[str, Any]
 ) -> tuple[float | None, str | None]:
     """Return how much faster a precision is than the fastest higher one, as a bench measured it.
 
-    Taken from the bundle's ``bench.json`` if that was made on this machine, with these threads and
-    with these very files; else (None, None). The second value says which bench it was.
+    Taken from the bundle's ``bench.json`` if that was made on the machine of ``environment`` with
+    its threads and with these very files; else (None, None). The second value says which bench.
     """
     listed = bundle.find(path=BENCH_FILE)
     if listed is None or not _HIGHER.get(precision):
         return None, None
     result = BenchResult.load(bundle.file(listed))
-    if result.environment["threads"] != threads or not same_machine(
-        result.environment, capture(threads)
+    if result.environment["threads"] != environment["threads"] or not same_machine(
+        result.environment, environment
     ):
         return None, None
     current = {artifact.sha256 for artifact in bundle.manifest.artifacts}
 
     def p50(which: str) -> float | None:
-        row = result.find(backend, which, bundle.manifest.name)
+        row = result.find(backend, which)
         return row.p50_ms if row and row.artifact_sha256 in current else None
 
     own = p50(precision)

@@ -10,12 +10,19 @@ from fer_edge.files import atomic_path
 from fer_edge.measure.result import BenchResult, BenchRow
 from fer_edge.report.table import bench_title
 
-__all__ = ["FORMATS", "accuracy_against_latency"]
+__all__ = ["FORMATS", "accuracy_against_latency", "check_figure_path"]
 
 FORMATS = (".png", ".svg", ".pdf")
 
 _COLOURS = {"fp32": "#4c72b0", "fp16": "#dd8452", "int8": "#55a868"}
 _MARKERS = {"pytorch": "s", "onnxruntime": "o", "openvino": "^", "tensorrt": "D"}
+
+
+def check_figure_path(path: Path) -> None:
+    """Refuse early what cannot be drawn: UsageError for the ending, or MissingExtraError."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{path} is no picture's name: it must end in {', '.join(FORMATS)}")
+    require("matplotlib", "report")
 
 
 def accuracy_against_latency(result: BenchResult, path: Path | str) -> Path:
@@ -26,12 +33,10 @@ def accuracy_against_latency(result: BenchResult, path: Path | str) -> Path:
     MissingExtraError without matplotlib.
     """
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path} is no picture's name: it must end in {', '.join(FORMATS)}")
+    check_figure_path(path)
     rows = [row for row in result.rows if row.top1 is not None and row.p50_ms is not None]
     if not rows:
         raise UsageError("no engine ran: there is nothing to draw")
-    require("matplotlib", "report")
     # The object interface: pyplot would look for a display and keep the figure for ever.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -13,20 +13,44 @@ from fer_edge.measure.verification import Verification
 
 __all__ = [
     "bench_caption",
+    "bench_numbers",
     "bench_rows",
     "bench_title",
+    "comparison_numbers",
     "comparison_rows",
-    "markdown_table",
     "megabytes",
     "milliseconds",
     "percent",
     "points",
+    "verification_caption",
+    "verification_numbers",
     "verification_rows",
     "verification_title",
 ]
 
 Row = dict[str, str | None]
 
+_NUMBERS = (
+    "bundle",
+    "backend",
+    "precision",
+    "status",
+    "provider",
+    "size_bytes",
+    "n",
+    "top1",
+    "delta_top1",
+    "macro_f1",
+    "agreement",
+    "flips",
+    "p50_ms",
+    "p90_ms",
+    "p99_ms",
+    "images_per_s",
+    "speedup",
+    "cv",
+    "note",
+)
 _PROTOCOL_FIELDS = set(LatencyProtocol.__dataclass_fields__)
 
 
@@ -50,16 +74,6 @@ def megabytes(size: int | None) -> str | None:
     if size is None:
         return None
     return f"{size / 1e6:.2f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
-
-
-def markdown_table(rows: list[Row]) -> str:
-    """Return rows of equal keys as a Markdown table, without a newline at the end."""
-    names = list(rows[0]) if rows else []
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    for row in rows:
-        cells = ["n/a" if row[name] is None else str(row[name]) for name in names]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
 
 
 def bench_title(result: BenchResult) -> str:
@@ -94,6 +108,30 @@ def bench_rows(result: BenchResult) -> list[Row]:
     return [_bench_row(row, several) for row in result.rows]
 
 
+def bench_numbers(result: BenchResult) -> list[dict[str, Any]]:
+    """Return the same rows with their numbers as they are (fractions, ms), for CSV."""
+    return [{name: getattr(row, name) for name in _NUMBERS} for row in result.rows]
+
+
+def comparison_numbers(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the rows of two results with their numbers as they are, for JSON and CSV."""
+    return [
+        {
+            "bundle": row.bundle,
+            "backend": row.backend,
+            "precision": row.precision,
+            **{
+                f"{name}_{side}": getattr(which, name) if which else None
+                for name in ("status", "top1", "flips", "p50_ms", "p90_ms", "p99_ms")
+                for side, which in (("a", row.a), ("b", row.b))
+            },
+            "speedup": row.speedup,
+            "delta_top1": row.delta_top1,
+        }
+        for row in comparison.rows
+    ]
+
+
 def comparison_rows(comparison: Comparison) -> list[Row]:
     """Return the rows of two results side by side; ``A/B`` above 1 means that B is faster."""
     several = len({row.bundle for row in comparison.rows if row.bundle}) > 1
@@ -101,7 +139,54 @@ def comparison_rows(comparison: Comparison) -> list[Row]:
 
 
 def verification_rows(verification: Verification) -> list[Row]:
-    """Return every score of reference and engine, one row each."""
+    """Return every score of reference and engine, one row of text each."""
+    return [
+        {
+            "score": name,
+            verification.reference.kind: percent(before),
+            verification.engine.kind: percent(after),
+            "delta": None if before is None or after is None else points(after - before),
+        }
+        for name, before, after in _scores(verification)
+    ]
+
+
+def verification_numbers(verification: Verification) -> list[dict[str, Any]]:
+    """Return the same rows with their numbers as they are (fractions), for CSV."""
+    return [
+        {"score": name, "reference": before, "engine": after}
+        for name, before, after in _scores(verification)
+    ]
+
+
+def verification_caption(verification: Verification) -> str:
+    """Return agreement, significance, numerics and the gate's verdict, one per line."""
+    agreement, gate = verification.agreement, verification.gate
+    low, high = agreement.delta_ci95
+    lines = [
+        f"flips {agreement.flips:,} of {agreement.n:,} labels (agreement "
+        f"{percent(agreement.agreement)}): {agreement.lost} right ones lost, "
+        f"{agreement.gained} gained",
+        f"delta {points(agreement.delta_top1)} points, 95 % interval {points(low)} .. "
+        f"{points(high)}; McNemar p {agreement.mcnemar_p:.3g}",
+        f"|delta logit| max {agreement.max_abs_logit:.2e}, mean {agreement.mean_abs_logit:.2e}",
+    ]
+    speed = [check.detail for check in gate.checks if check.name == "speed"]
+    if speed:
+        source = verification.speedup_source
+        lines.append(f"speed: {speed[0]}" + (f", {source}" if source else ": run fer-edge bench"))
+    lines.append(f"gate: {gate.status.upper() if gate.failures else gate.status}")
+    lines += [f"failed: {check.detail}" for check in gate.failures]
+    return "\n".join(lines)
+
+
+def verification_title(verification: Verification) -> str:
+    """Return which images, and which engine."""
+    images = _images({**verification.dataset, "n": verification.n}, verification.split)
+    return f"{verification.bundle} | {images} | {verification.engine.provider}"
+
+
+def _scores(verification: Verification) -> list[tuple[str, float | None, float | None]]:
     a, b = verification.reference.accuracy, verification.engine.accuracy
     scores: list[tuple[str, float | None, float | None]] = [
         ("top-1", a.top1, b.top1),
@@ -117,21 +202,7 @@ def verification_rows(verification: Verification) -> list[Row]:
     for emotion in EMOTIONS:
         before, after = a.per_class[emotion], b.per_class[emotion]
         scores.append((f"recall {emotion} (n {after.n:,})", before.recall, after.recall))
-    return [
-        {
-            "score": name,
-            verification.reference.kind: percent(before),
-            verification.engine.kind: percent(after),
-            "delta": None if before is None or after is None else points(after - before),
-        }
-        for name, before, after in scores
-    ]
-
-
-def verification_title(verification: Verification) -> str:
-    """Return which images, and which engine."""
-    images = _images({**verification.dataset, "n": verification.n}, verification.split)
-    return f"{verification.bundle} | {images} | {verification.engine.provider}"
+    return scores
 
 
 def _images(dataset: Mapping[str, Any], split: str) -> str:

@@ -1,0 +1,249 @@
+"""``fer-edge bench``: one honest table of all backends and precisions."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fer_edge.cli._bundles import resolve_bundle
+from fer_edge.cli._options import data_option, format_option, threads_option
+from fer_edge.cli._output import note, print_json, print_rows, progress
+from fer_edge.cli._stages import stages
+
+if TYPE_CHECKING:
+    from fer_edge.bundle import Bundle
+    from fer_edge.measure.latency import LatencyProtocol
+    from fer_edge.measure.result import BenchResult
+
+__all__ = ["command", "compare"]
+
+
+class BenchCommand(click.Command):
+    """A command whose first word may be ``compare`` instead of a bundle."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Hand the rest of the line to ``compare`` if that is its first word."""
+        if args[:1] == ["compare"]:
+            return compare.make_context(f"{info_name} compare", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that the context was made for."""
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command()
+@click.argument("a", metavar="A.json", type=click.Path(path_type=Path))
+@click.argument("b", metavar="B.json", type=click.Path(path_type=Path))
+@format_option
+def compare(a: Path, b: Path, fmt: str) -> None:
+    """Show two saved benches side by side, and say what may not be concluded from them.
+
+    A ratio of speed is given only for one machine, a difference of accuracy only for the same
+    images.
+
+    \b
+    Example:
+      fer-edge bench compare before.json after.json
+    """
+    from fer_edge.measure.comparison import compare_results
+    from fer_edge.measure.result import BenchResult
+    from fer_edge.report.table import comparison_numbers, comparison_rows
+
+    comparison = compare_results(BenchResult.load(a), BenchResult.load(b))
+    if fmt == "json":
+        print_json({"rows": comparison_numbers(comparison), "warnings": list(comparison.warnings)})
+    elif fmt == "csv":
+        print_rows(comparison_numbers(comparison), fmt)
+    else:
+        print_rows(
+            comparison_rows(comparison),
+            fmt,
+            title=f"A = {a}, B = {b}",
+            caption="\n".join(comparison.warnings),
+        )
+    if fmt in {"json", "csv"}:
+        for warning in comparison.warnings:
+            note(f"warning: {warning}")
+
+
+@click.command(cls=BenchCommand)
+@click.argument("bundles", metavar="[BUNDLE]...", nargs=-1)
+@data_option
+@click.option(
+    "--split",
+    type=click.Choice(["public", "private", "test", "train"]),
+    default="public",
+    show_default=True,
+    help="Which images; test is public and private. Private is the final test of a frozen model.",
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    help="Only this engine; may be given often. null, the harness's floor, is always timed.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    multiple=True,
+    help="Only this precision; may be given often.",
+)
+@threads_option
+@click.option(
+    "--pace",
+    type=float,
+    metavar="HZ",
+    help="Send images at a camera's rate, so that caches and clocks go cold in between.",
+)
+@click.option("--quick", is_flag=True, help="About a minute instead of ten; the table says so.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Score only N images of the split; the table says so.",
+)
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where the raw result goes.  [default: bench-TIME.json beside the first bundle]",
+)
+@click.option(
+    "--figure",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also draw accuracy against latency (.png, .svg, .pdf; needs the extra 'report').",
+)
+@click.option(
+    "--record/--no-record",
+    default=True,
+    help="Keep the summary in each bundle, as bench.json.  [default: record]",
+)
+@format_option
+def command(
+    bundles: tuple[str, ...],
+    data: str | None,
+    split: str,
+    backends: tuple[str, ...],
+    precisions: tuple[str, ...],
+    threads: int,
+    pace: float | None,
+    quick: bool,
+    limit: int | None,
+    save: Path | None,
+    figure: Path | None,
+    record: bool,
+    fmt: str,
+) -> None:
+    """Compare backends and precisions of each BUNDLE: accuracy, label flips, latency.
+
+    BUNDLE is a bundle's folder, or a run's name or folder; by default the newest run's. Every image
+    goes once through the very engine that is timed. An engine that cannot run here is a row with
+    its reason. All raw nanoseconds are saved as JSON.
+
+    `fer-edge bench compare A.json B.json` shows two saved results side by side.
+
+    \b
+    Example:
+      fer-edge bench --data fer2013.zip
+      fer-edge bench runs/mine/bundle --data fer2013.zip --quick --format markdown
+      fer-edge bench compare before.json after.json
+    """
+    from fer_edge.bundle import Bundle
+    from fer_edge.data import load, resolve_source
+    from fer_edge.measure.bench import candidates, run_bench
+
+    opened = [Bundle.open(resolve_bundle(bundle)) for bundle in bundles or (None,)]
+    source = resolve_source(data)
+    protocol = _protocol(quick, pace)
+    rows = len(candidates(opened, backends, precisions))
+    saved = save or _default_save(opened)
+    if figure is not None:
+        from fer_edge.report.figures import check_figure_path
+
+        check_figure_path(figure)
+    with progress("reading images") as advance:
+        dataset = load(source, progress=advance)
+    minutes = protocol.estimated_seconds(rows) / 60
+    note(
+        f"latency of {rows} rows takes about {max(minutes, 1):.0f} min, after accuracy"
+        + ("" if quick else "; --quick takes less")
+    )
+    with stages() as staged:
+        result = run_bench(
+            opened,
+            dataset,
+            split=split,
+            backends=backends,
+            precisions=precisions,
+            threads=threads,
+            protocol=protocol,
+            limit=limit,
+            progress=staged,
+        )
+    result.save(saved)
+    _print(result, fmt)
+    note(f"raw result: {saved}")
+    if figure is not None:
+        from fer_edge.report.figures import accuracy_against_latency
+
+        note(f"figure: {accuracy_against_latency(result, figure)}")
+    if record:
+        _record(opened, result)
+
+
+def _protocol(quick: bool, pace: float | None) -> LatencyProtocol:
+    from fer_edge.measure.latency import LatencyProtocol
+
+    return LatencyProtocol.for_quick(pace) if quick else LatencyProtocol(pace_hz=pace)
+
+
+def _print(result: BenchResult, fmt: str) -> None:
+    from fer_edge.report.table import bench_caption, bench_numbers, bench_rows, bench_title
+
+    title, caption = bench_title(result), bench_caption(result)
+    if fmt == "json":
+        print_json(result.to_dict(raw=False))
+    elif fmt == "csv":
+        print_rows(bench_numbers(result), fmt)
+    else:
+        print_rows(bench_rows(result), fmt, title=title, caption=caption)
+        return
+    note(f"{title}\n{caption}")
+
+
+def _default_save(bundles: Sequence[Bundle]) -> Path:
+    """Return a new file beside the first bundle, or here if nothing can be written there."""
+    import fer_edge
+
+    name = time.strftime("bench-%Y%m%d-%H%M%S.json")
+    folder = bundles[0].path.resolve().parent
+    package = Path(fer_edge.__file__).resolve().parent
+    if folder.is_relative_to(package) or not os.access(folder, os.W_OK):
+        return Path(name)
+    return bundles[0].path.parent / name
+
+
+def _record(bundles: Sequence[Bundle], result: BenchResult) -> None:
+    from fer_edge.measure.bench import labels
+    from fer_edge.measure.record import BENCH_FILE, record_bench
+
+    for bundle, label in zip(bundles, labels(bundles)):
+        reason = record_bench(bundle, label, result)
+        if reason:
+            note(f"note: not recorded in the bundle: {reason}")
+        else:
+            note(f"recorded in {bundle.path / BENCH_FILE}")

@@ -1,0 +1,134 @@
+"""``fer-edge verify``: prove a bundle's engine against its reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fer_edge.cli._bundles import resolve_bundle
+from fer_edge.cli._options import data_option, format_option, threads_option
+from fer_edge.cli._output import note, print_json, print_rows, progress
+from fer_edge.cli._stages import stages
+
+if TYPE_CHECKING:
+    from fer_edge.bundle import Bundle
+    from fer_edge.measure.verification import Verification
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("bundle", required=False)
+@data_option
+@click.option(
+    "--split",
+    type=click.Choice(["public", "private", "test", "train"]),
+    default="public",
+    show_default=True,
+    help="Which images; test is public and private. Private is the final test of a frozen model.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Default: the lowest that the bundle has for the backend and whose gate has not failed.",
+)
+@click.option(
+    "--backend",
+    default="onnxruntime",
+    show_default=True,
+    help="The engine: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.",
+)
+@threads_option
+@click.option(
+    "--record/--no-record",
+    default=None,
+    help="Keep the result in the bundle (verify.json, manifest).  [default: only for public]",
+)
+@click.option("--save", type=click.Path(path_type=Path), help="Also write the JSON to this file.")
+@format_option
+def command(
+    bundle: str | None,
+    data: str | None,
+    split: str,
+    precision: str | None,
+    backend: str,
+    threads: int,
+    record: bool | None,
+    save: Path | None,
+    fmt: str,
+) -> None:
+    """Prove that BUNDLE's engine does what its PyTorch reference does, on the same images.
+
+    BUNDLE is a bundle's folder, or a run's name or folder; by default the newest run's. Every image
+    goes once through both. Exit code 0 when the gate passes, 3 when the engine lost too much
+    accuracy or is not faster, 4 when its logits are too far from the reference's.
+
+    \b
+    Example:
+      fer-edge verify --data fer2013.zip --split public --format json
+      fer-edge verify runs/mine/bundle --data fer2013.zip --precision fp32
+    """
+    from fer_edge.bundle import Bundle
+    from fer_edge.data import load, resolve_source
+    from fer_edge.files import write_json
+    from fer_edge.measure.verification import verify_bundle
+
+    opened = Bundle.open(resolve_bundle(bundle))
+    source = resolve_source(data)
+    with progress("reading images") as advance:
+        dataset = load(source, progress=advance)
+    with stages() as staged:
+        verification = verify_bundle(
+            opened,
+            dataset,
+            split=split,
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            progress=staged,
+        )
+    content = verification.to_dict()
+    if save is not None:
+        write_json(save, content)
+    if fmt == "json":
+        print_json(content)
+    else:
+        _print(verification, fmt)
+    for text in verification.notes:
+        note(f"note: {text}")
+    if record or (record is None and split == "public"):
+        _record(opened, content)
+    error = verification.gate.error()
+    if error is not None:
+        raise error
+
+
+def _print(verification: Verification, fmt: str) -> None:
+    from fer_edge.report.table import (
+        verification_caption,
+        verification_numbers,
+        verification_rows,
+        verification_title,
+    )
+
+    if fmt == "csv":
+        print_rows(verification_numbers(verification), fmt)
+        return
+    print_rows(
+        verification_rows(verification),
+        fmt,
+        title=verification_title(verification),
+        caption=verification_caption(verification),
+    )
+
+
+def _record(bundle: Bundle, content: dict[str, object]) -> None:
+    from fer_edge.measure.record import VERIFY_FILE, record_verification
+
+    reason = record_verification(bundle, content)
+    if reason:
+        note(f"note: not recorded in the bundle: {reason}")
+    else:
+        note(f"recorded in {bundle.path / VERIFY_FILE}")
