@@ -1,0 +1,347 @@
+"""TensorRT and TensorRT-RTX plans: numpy in, numpy out, no torch.
+
+A plan runs on the library release and the compute capability that it was built for and nowhere
+else: its sidecar is compared with what is here before the library is asked to load it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from fer_edge.backends.base import Backend, check_images, check_shapes
+from fer_edge.backends.device_memory import Cuda, cuda_missing_reason, open_cuda
+from fer_edge.backends.gpu import Gpu, find_gpu, gpu_or_reason
+from fer_edge.backends.plan_lane import Lane, LanePlan
+from fer_edge.backends.plan_sidecar import PlanSidecar
+from fer_edge.backends.tensorrt_library import (
+    FLAVOURS,
+    MessageLog,
+    import_tensorrt,
+    message_log,
+    tensorrt_version,
+)
+from fer_edge.data.cache import cache_dir
+from fer_edge.errors import EngineMismatchError, UnavailableError, UsageError
+from fer_edge.files import write_bytes
+from fer_edge.preprocessing import SIZE, Preprocessing
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from fer_edge.bundle import Bundle
+
+__all__ = ["TensorRTBackend", "TensorRTRTXBackend"]
+
+
+class TensorRTBackend(Backend):
+    """One plan, loaded once; each thread that infers gets its own stream, context and CUDA graphs.
+
+    ``provider`` says whether CUDA graphs run, and if not why. ``threads`` is kept for the record:
+    the host's part is one thread.
+    """
+
+    name: ClassVar[str] = "tensorrt"
+    formats: ClassVar[tuple[str, ...]] = ("plan",)
+
+    def __init__(
+        self,
+        path: Path | str | None,
+        *,
+        precision: str = "fp32",
+        threads: int = 1,
+        preprocessing: Preprocessing | None = None,
+        graphs: bool = True,
+        mapped: bool = False,
+        device_timing: bool = False,
+        trt: ModuleType | None = None,
+        cuda: Cuda | None = None,
+        gpu: Gpu | None = None,
+    ) -> None:
+        """``graphs`` asks for CUDA graphs; ``mapped`` lets the GPU use host memory in place.
+
+        ``device_timing`` stamps events around each batch, for :attr:`device_ns`. ``trt``, ``cuda``
+        and ``gpu`` stand for what is found on this machine when they are not given.
+        """
+        super().__init__(path, precision=precision, threads=threads, preprocessing=preprocessing)
+        self.graphs = graphs
+        self.mapped = mapped
+        self.device_timing = device_timing
+        self._trt = trt
+        self._cuda = cuda
+        self._gpu = gpu
+        self._engine: Any = None
+        self._runtime: Any = None
+        self._logger: Any = None
+        self._plan: LanePlan | None = None
+        self._lanes: dict[int, Lane] = {}
+        self._lock = threading.Lock()
+        self.sidecar: PlanSidecar | None = None
+        """What the plan's sidecar says, once it is loaded."""
+
+    @classmethod
+    def unavailable_reason(cls) -> str | None:
+        """Say all that is missing here: package, driver, GPU, CUDA from Python; or None."""
+        reasons = []
+        try:
+            import_tensorrt(cls.name)
+        except UnavailableError as error:
+            reasons.append(str(error))
+        gpu, no_gpu = gpu_or_reason()
+        if gpu is None:
+            reasons.append(no_gpu)
+        no_cuda = cuda_missing_reason()
+        if no_cuda is not None:
+            reasons.append(no_cuda)
+        return "; ".join(reasons) or None
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, precision: str, *, threads: int = 1) -> Self:
+        """Choose the bundle's plan of this precision for the library and GPU that are here.
+
+        :class:`UsageError` if the bundle has no such plan at all;
+        :class:`EngineMismatchError` if those that it has were built for another release or GPU.
+        """
+        plans = [
+            artifact
+            for artifact in bundle.manifest.artifacts
+            if artifact.format == "plan"
+            and artifact.precision == precision
+            and artifact.target == cls.name
+        ]
+        command = f"fer-edge build {bundle.path} --precision {precision} --target {cls.name}"
+        if not plans:
+            raise UsageError(
+                f"{bundle.path} has no {precision} plan for {FLAVOURS[cls.name].title}", fix=command
+            )
+        version, sm = cls._here()
+        mismatches = []
+        for artifact in plans:
+            path = bundle.file(artifact)
+            reason = PlanSidecar.read(path).mismatch(cls.name, version, sm)
+            if reason is None:
+                return cls(
+                    path,
+                    precision=precision,
+                    threads=threads,
+                    preprocessing=bundle.preprocessing,
+                )
+            mismatches.append(f"{artifact.path} was {reason}")
+        raise EngineMismatchError("; ".join(mismatches), fix=command)
+
+    @classmethod
+    def _here(cls) -> tuple[str, int]:
+        return tensorrt_version(import_tensorrt(cls.name)), find_gpu().sm
+
+    @property
+    def device_ns(self) -> int | None:
+        """Nanoseconds that this thread's last batch took on the GPU's stream, copies included.
+
+        None without ``device_timing``, or before the first batch.
+        """
+        lane = self._lanes.get(threading.get_ident())
+        return None if lane is None else lane.device_ns
+
+    def load(self) -> None:
+        """Load the plan and run it once.
+
+        :class:`IntegrityError` if the plan is not the one that its sidecar describes;
+        :class:`EngineMismatchError` if it was built for another library release or GPU;
+        :class:`UnavailableError` if a package, driver or GPU is missing, or the library refuses it.
+        """
+        if self._engine is not None:
+            return
+        path = self._model_path()
+        content = path.read_bytes()
+        sidecar = PlanSidecar.read(path)
+        sidecar.check_bytes(path, content)
+        trt = import_tensorrt(self.name) if self._trt is None else self._trt
+        # Scar: without a driver TensorRT 8.6 crashes in Runtime(): the driver is asked first.
+        gpu = find_gpu() if self._gpu is None else self._gpu
+        version = tensorrt_version(trt)
+        sidecar.check_here(path, self.name, version, gpu.sm)
+        if self.mapped and not gpu.maps_host_memory:
+            raise UnavailableError(f"{gpu.name} cannot map host memory", fix="use mapped=False")
+        if self._cuda is None:
+            self._cuda = open_cuda()
+        try:
+            with self._cuda.current():
+                self._adopt(trt, path, content, sidecar)
+            self._warm(sidecar)
+        except BaseException:
+            self.close()
+            raise
+        self.sidecar = sidecar
+        lane = self._lanes[threading.get_ident()]
+        graphs = f"no CUDA graphs: {lane.no_graphs}" if lane.no_graphs else "CUDA graphs"
+        memory = ", mapped memory" if self.mapped else ""
+        self.provider = f"{FLAVOURS[self.name].title} {version}, sm_{gpu.sm}, {graphs}{memory}"
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Return f32[N,7] logits for u8[N,1,48,48]; more than the plan's batch go in turns."""
+        images = check_images(images)
+        plan, cuda = self._plan, self._cuda
+        if plan is None or cuda is None:
+            raise self._not_loaded()
+        if plan.input_dtype != images.dtype:
+            images = self.preprocessing.normalise(images)
+        n = len(images)
+        with cuda.current():
+            lane = self._lane(plan, cuda)
+            if plan.min_batch <= n <= plan.max_batch:
+                return lane.run(images)
+            if plan.min_batch > 1:
+                raise UsageError(f"{self.path} takes batches of {plan.min_batch} only, not {n}")
+            step = plan.max_batch
+            return np.concatenate([lane.run(images[i : i + step]) for i in range(0, n, step)])
+
+    def close(self) -> None:
+        """Free the plan and all threads' buffers; may be called again."""
+        lanes, self._lanes = list(self._lanes.values()), {}
+        if self._cuda is not None and (lanes or self._engine is not None):
+            with self._cuda.current():
+                for lane in lanes:
+                    lane.close()
+                # In this order: an engine outlives neither its runtime nor its context.
+                self._before_unload()
+                self._plan = self._engine = self._runtime = None
+        self._plan = self._engine = self._runtime = self._logger = None
+        self.provider = ""
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the library, of CUDA from Python and of the driver."""
+        trt = import_tensorrt(self.name) if self._trt is None else self._trt
+        found = {self.name: str(trt.__version__)}
+        if self._cuda is not None:
+            found[self._cuda.name] = self._cuda.version()
+        gpu = self._gpu or gpu_or_reason()[0]
+        if gpu is not None:
+            found["cuda driver"] = gpu.driver
+        return found
+
+    def _adopt(self, trt: ModuleType, path: Path, content: bytes, sidecar: PlanSidecar) -> None:
+        self._logger, log = message_log(trt)
+        self._runtime = trt.Runtime(self._logger)
+        # Returns None and logs why; it does not raise.
+        engine = self._runtime.deserialize_cuda_engine(content)
+        if engine is None:
+            raise UnavailableError(
+                f"{FLAVOURS[self.name].title} could not load {path}: {log.tail()}",
+                fix=sidecar.build_command(self.name),
+            )
+        self._engine = engine
+        self._plan = _lane_plan(trt, engine, path, log, self._context_maker(trt, engine, log))
+
+    def _context_maker(self, trt: ModuleType, engine: Any, log: MessageLog) -> Callable[[], Any]:
+        """Return what makes an execution context of the engine."""
+
+        def new_context() -> Any:
+            return _made(engine.create_execution_context(), log)
+
+        return new_context
+
+    def _before_unload(self) -> None:
+        """Hook for what must be saved while the engine still lives."""
+
+    def _lane(self, plan: LanePlan, cuda: Cuda) -> Lane:
+        thread = threading.get_ident()
+        lane = self._lanes.get(thread)
+        if lane is None:
+            lane = Lane(
+                plan, cuda, graphs=self.graphs, mapped=self.mapped, timed=self.device_timing
+            )
+            with self._lock:
+                self._lanes[thread] = lane
+        return lane
+
+    def _warm(self, sidecar: PlanSidecar) -> None:
+        """Run the smallest batch once: a plan that cannot run says so now, and graphs are known."""
+        smallest = max(int(sidecar.batch.get("min", 1)), 1)
+        self.infer(np.zeros((smallest, 1, SIZE, SIZE), np.uint8))
+
+
+class TensorRTRTXBackend(TensorRTBackend):
+    """TensorRT-RTX: the same API; kernels are compiled on the PC at first use, and kept.
+
+    Shapes are specialised eagerly: kernels that change behind a captured CUDA graph would not reach
+    it.
+    """
+
+    name: ClassVar[str] = "tensorrt-rtx"
+
+    def _context_maker(self, trt: ModuleType, engine: Any, log: MessageLog) -> Callable[[], Any]:
+        config = engine.create_runtime_config()
+        strategy = trt.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER
+        self._kernels = config.create_runtime_cache()
+        self._kernels_path = _kernel_cache_path(str(trt.__version__), self._gpu or find_gpu())
+        if self._kernels_path.is_file():
+            # It checks itself against GPU, driver and release, and stays empty on a mismatch.
+            self._kernels.deserialize(self._kernels_path.read_bytes())
+        config.set_runtime_cache(self._kernels)
+
+        def new_context() -> Any:
+            return _made(engine.create_execution_context(config), log)
+
+        return new_context
+
+    def _before_unload(self) -> None:
+        kernels = getattr(self, "_kernels", None)
+        if kernels is not None:
+            content = bytes(kernels.serialize())
+            # It only saves time: a full disk is no error.
+            with suppress(OSError):
+                write_bytes(self._kernels_path, content)
+            self._kernels = None
+
+
+def _made(context: Any, log: MessageLog) -> Any:
+    if context is None:
+        raise UnavailableError(
+            f"no execution context could be made (GPU memory?): {log.tail()}", fix="fer-edge doctor"
+        )
+    return context
+
+
+def _lane_plan(
+    trt: ModuleType, engine: Any, path: Path, log: MessageLog, new_context: Callable[[], Any]
+) -> LanePlan:
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    outputs = [name for name in names if name not in inputs]
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise UsageError(
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, not one of each: "
+            "it is no network of fer-edge"
+        )
+    (source,), (result,) = inputs, outputs
+    check_shapes(path, _batch_first(engine, source), _batch_first(engine, result))
+    types: dict[Any, np.dtype[Any]] = {
+        trt.DataType.FLOAT: np.dtype(np.float32),
+        trt.DataType.UINT8: np.dtype(np.uint8),
+    }
+    taken = types.get(engine.get_tensor_dtype(source))
+    if taken is None or engine.get_tensor_dtype(result) != trt.DataType.FLOAT:
+        raise UsageError(
+            f"{path} takes {engine.get_tensor_dtype(source)} and gives "
+            f"{engine.get_tensor_dtype(result)}, not uint8 or float pixels and float logits"
+        )
+    smallest, _, largest = engine.get_tensor_profile_shape(source, 0)
+    return LanePlan(new_context, source, result, taken, int(smallest[0]), int(largest[0]), log.tail)
+
+
+def _batch_first(engine: Any, name: str) -> list[Any]:
+    shape = [int(size) for size in engine.get_tensor_shape(name)]
+    return ["N", *shape[1:]]
+
+
+def _kernel_cache_path(version: str, gpu: Gpu) -> Path:
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{version}-sm{gpu.sm}-{gpu.name}-{gpu.driver}").lower()
+    return cache_dir() / "tensorrt-rtx" / f"{name}.kernels"

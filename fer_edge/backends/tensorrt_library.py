@@ -1,0 +1,164 @@
+"""NVIDIA's two Python packages, TensorRT and TensorRT-RTX: found, imported, listened to.
+
+Both have one API; what differs between releases is asked of the module itself (``hasattr``), never
+of its version number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+from fer_edge.errors import UnavailableError
+
+__all__ = [
+    "FLAVOURS",
+    "Flavour",
+    "MessageLog",
+    "flavour_of",
+    "import_tensorrt",
+    "message_log",
+    "tensorrt_version",
+]
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One of NVIDIA's two engines: how people call it, and the packages that hold it."""
+
+    name: str
+    title: str
+    modules: tuple[str, ...]
+    extra: str
+    builds_without_gpu: bool
+    install: str
+
+
+FLAVOURS: dict[str, Flavour] = {
+    "tensorrt": Flavour(
+        name="tensorrt",
+        title="TensorRT",
+        modules=("tensorrt", "tensorrt_bindings"),
+        extra="tensorrt",
+        builds_without_gpu=False,
+        install="on a Jetson TensorRT comes with JetPack: use a venv made with "
+        "--system-site-packages; elsewhere: pip install 'fer-edge[tensorrt]'",
+    ),
+    "tensorrt-rtx": Flavour(
+        name="tensorrt-rtx",
+        title="TensorRT-RTX",
+        modules=("tensorrt_rtx", "tensorrt_rtx_bindings"),
+        extra="tensorrt-rtx",
+        builds_without_gpu=True,
+        install="pip install 'fer-edge[tensorrt-rtx]'",
+    ),
+}
+"""Flavour name (also the backend's and the target's) -> what it is."""
+
+
+def import_tensorrt(flavour: str) -> ModuleType:
+    """Import and return a flavour's module.
+
+    :class:`UnavailableError` says whether it is not installed or installed and broken.
+    """
+    kind = FLAVOURS[flavour]
+    for name in kind.modules:
+        if find_spec(name) is None:
+            continue
+        try:
+            return import_module(name)
+        except (ImportError, OSError) as error:
+            raise UnavailableError(
+                f"{kind.title} is installed ({name}) and cannot be imported: "
+                f"{str(error).strip() or type(error).__name__}",
+                fix="fer-edge doctor",
+            ) from None
+    raise UnavailableError(
+        f"{kind.title} is not installed (Python package {kind.modules[0]!r})", fix=kind.install
+    )
+
+
+def flavour_of(trt: ModuleType) -> Flavour:
+    """Return which of the two a module is."""
+    return FLAVOURS["tensorrt-rtx" if "rtx" in trt.__name__ else "tensorrt"]
+
+
+def tensorrt_version(trt: ModuleType) -> str:
+    """Return the release as three numbers, ``10.3.0``: the part that decides whether plans load."""
+    return short_version(str(trt.__version__))
+
+
+def short_version(version: str) -> str:
+    """Return the first three numbers of a version: ``10.13.3.9.post1`` is ``10.13.3``."""
+    numbers = re.findall(r"\d+", version)[:3]
+    return ".".join([*numbers, *"000"][:3]) if numbers else version
+
+
+@dataclass(frozen=True)
+class Message:
+    """One line of the library's log; severity is ``ERROR``, ``WARNING``, ``INFO`` ..."""
+
+    severity: str
+    text: str
+
+
+class MessageLog:
+    """What the library said, in order; :func:`message_log` makes the object that it says it to."""
+
+    LIMIT = 4000
+    """Verbose lines beyond this many are dropped: a big network says tens of thousands."""
+
+    def __init__(self, echo: Callable[[str], None] | None = None) -> None:
+        self.messages: list[Message] = []
+        self._echo = echo
+
+    def add(self, severity: str, text: str) -> None:
+        """Keep a line; called from the library's threads, so it never raises."""
+        severity = severity.rpartition(".")[2].upper()
+        if severity == "VERBOSE" and len(self.messages) >= self.LIMIT:
+            return
+        self.messages.append(Message(severity, text.strip()))
+        if self._echo is not None and severity not in {"VERBOSE", "INFO"}:
+            self._echo(text.strip())
+
+    def errors(self) -> list[str]:
+        """Return the error lines, each once, in order."""
+        return self._of({"ERROR", "INTERNAL_ERROR"})
+
+    def warnings(self) -> list[str]:
+        """Return the warning lines, each once, in order."""
+        return self._of({"WARNING"})
+
+    def tail(self, count: int = 4) -> str:
+        """Return the last errors as one text, or the last warnings where there are none."""
+        return "; ".join((self.errors() or self.warnings())[-count:]) or "it says nothing more"
+
+    def _of(self, severities: set[str]) -> list[str]:
+        return list(dict.fromkeys(m.text for m in self.messages if m.severity in severities))
+
+
+def message_log(
+    trt: ModuleType, *, echo: Callable[[str], None] | None = None
+) -> tuple[Any, MessageLog]:
+    """Return ``(logger, log)``: an ``ILogger`` for the library, and what it will have been told."""
+    log = MessageLog(echo)
+
+    class _Logger(trt.ILogger):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            # Scar: without this explicit call pybind11's object is empty and the library crashes.
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            log.add(str(severity), msg)
+
+    return _Logger(), log
+
+
+def first_lines(texts: Sequence[str], count: int = 3) -> str:
+    """Join the first lines of some messages into one."""
+    return "; ".join(text.splitlines()[0] for text in texts[:count] if text)
