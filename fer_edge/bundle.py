@@ -21,7 +21,7 @@ from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import sha256_file
 from fer_edge.manifest import MANIFEST, Artifact, Manifest, path_problem, plain_json
 from fer_edge.preprocessing import SIZE, Preprocessing
-from fer_edge.swap import Stage, locked, recover, swap
+from fer_edge.swap import Stage, settled, swap
 
 if TYPE_CHECKING:
     import numpy as np
@@ -208,7 +208,8 @@ class BundleWriter:
 
     def __enter__(self) -> BundleWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._before = self._existing()
+        with settled(self.path):
+            self._before = self._existing()
         self._stage = Stage(self.path)
         try:
             if self._base:
@@ -328,9 +329,9 @@ class BundleWriter:
         # Through the reader: what it would refuse later must not be written now.
         artifact = Artifact.from_dict(artifact.to_dict(), name)
         replaced = self._artifacts.get(name)
-        if replaced and replaced.sha256 != artifact.sha256:
-            self._drop_children(replaced)
         self._artifacts[name] = artifact
+        if replaced:
+            self._drop_children(replaced)
         return artifact
 
     def _drop(self, artifact: Artifact) -> None:
@@ -343,13 +344,14 @@ class BundleWriter:
         self._drop_children(artifact)
 
     def _drop_children(self, artifact: Artifact) -> None:
+        if any(other.sha256 == artifact.sha256 for other in self._artifacts.values()):
+            return  # the same bytes stand under another name
         for child in self.artifacts():
             if child.parent_sha256 == artifact.sha256 and child.path in self._artifacts:
                 self._drop(child)
 
     def _existing(self) -> bytes | None:
         """Return the manifest of the bundle to be replaced; refuse to replace anything else."""
-        recover(self.path)
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return None
         if not (self.path / MANIFEST).is_file():
@@ -387,7 +389,7 @@ class BundleWriter:
         content = manifest.to_bytes()
         Manifest.from_bytes(content)
         (stage.path / MANIFEST).write_bytes(content)
-        with locked(self.path.parent):
+        with settled(self.path):
             path = self.path / MANIFEST
             if (path.read_bytes() if path.is_file() else None) != self._before:
                 raise UsageError(
@@ -417,19 +419,24 @@ def _gate_key(gate: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def _manifest_bytes(path: Path) -> bytes:
-    manifest = path / MANIFEST
-    if not path.exists():
-        recover(path.resolve())
-    if not path.exists():
-        raise UsageError(f"there is no bundle {path}", fix=_MAKE_ONE)
-    if not path.is_dir():
-        raise UsageError(f"{path} is a file: a bundle is a folder with a {MANIFEST}", fix=_MAKE_ONE)
-    if not manifest.exists():
-        raise UsageError(f"{path} is not a bundle: it has no {MANIFEST}", fix=_MAKE_ONE)
     try:
-        return manifest.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{manifest} cannot be read: {error.strerror}") from None
+        return (path / MANIFEST).read_bytes()
+    except OSError:
+        pass
+    # Perhaps a writer is between its two renames, or died there: look again when all is settled.
+    with settled(path.resolve()):
+        try:
+            return (path / MANIFEST).read_bytes()
+        except OSError as error:
+            if not path.exists():
+                problem = f"there is no bundle {path}"
+            elif not path.is_dir():
+                problem = f"{path} is a file: a bundle is a folder with a {MANIFEST}"
+            elif isinstance(error, FileNotFoundError):
+                problem = f"{path} is not a bundle: it has no {MANIFEST}"
+            else:
+                raise UsageError(f"{path / MANIFEST} cannot be read: {error.strerror}") from None
+    raise UsageError(problem, fix=_MAKE_ONE)
 
 
 def _unlisted(path: Path, manifest: Manifest) -> list[str]:

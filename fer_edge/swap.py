@@ -1,7 +1,7 @@
 """Replace a whole folder so that a crash at any moment leaves the old one or the new one.
 
 A folder cannot be replaced by one rename as a file can. :func:`swap` needs two, with the old folder
-under a hidden name in between, and :func:`recover` undoes a swap that was cut there. Writers take
+under a hidden name in between, and :func:`settled` undoes a swap that was cut there. Writers take
 turns by a lock on the parent folder, which the kernel releases when its holder dies.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fer_edge.errors import FerEdgeError
 
-__all__ = ["Stage", "locked", "recover", "swap"]
+__all__ = ["Stage", "settled", "swap"]
 
 
 class Stage:
@@ -24,7 +24,7 @@ class Stage:
 
     def __init__(self, target: Path) -> None:
         # Under the lock, so that no one sweeps the folder before its own lock is taken.
-        with locked(target.parent):
+        with _locked(target.parent):
             made = tempfile.mkdtemp(prefix=f".{target.name}.staged-", dir=target.parent)
             self.path = Path(made)
             self._lock = _lock(self.path)
@@ -47,7 +47,7 @@ class Stage:
 
 
 def swap(stage: Stage, target: Path) -> None:
-    """Put ``stage`` in the place of ``target``; the caller holds :func:`locked` on their parent."""
+    """Put ``stage`` in the place of ``target``; the caller holds :func:`settled` of it."""
     old = _old(target)
     # What a crash after the second rename left: its new folder was in place by then.
     shutil.rmtree(old, ignore_errors=True)
@@ -64,14 +64,16 @@ def swap(stage: Stage, target: Path) -> None:
     _sweep(target)
 
 
-def recover(target: Path) -> None:
-    """Undo a swap of ``target`` that a crash cut between its two renames; else do nothing."""
-    old = _old(target)
-    if target.exists() or not old.exists():
-        return
-    with locked(target.parent):
-        # While we waited for the lock a living writer may have finished.
-        if not target.exists() and old.exists():
+@contextmanager
+def settled(target: Path) -> Iterator[None]:
+    """Hold the lock under which ``target`` is whole: no one swaps it, and a cut swap is undone.
+
+    Waits for a writer that is swapping. Where a file system has no locks, this is as safe as one
+    writer makes it.
+    """
+    with _locked(target.parent):
+        old = _old(target)
+        if old.exists() and not target.exists():
             try:
                 old.rename(target)
             except OSError as error:
@@ -79,14 +81,12 @@ def recover(target: Path) -> None:
                     f"writing {target} was interrupted and cannot be undone: {error.strerror}",
                     fix=f"mv {old} {target}",
                 ) from None
+        yield
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on ``folder``, waiting for other processes that hold it.
-
-    Where a file system has no locks, writing is as safe as one writer makes it.
-    """
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on ``folder``, waiting for other processes that hold it."""
     lock = _lock(folder)
     try:
         yield

@@ -7,6 +7,7 @@ torch to make it.
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,8 +44,10 @@ class TinyNet:
         pooled = np.maximum(features, 0).mean((2, 3))
         return (pooled @ self.head.T + self.shift).astype(np.float32)
 
-    def onnx_bytes(self, *, uint8: bool = True, size: int = 48, classes: int = 7) -> bytes:
-        """FP32 ONNX: uint8 pixels, or float32 already normalised ones."""
+    def onnx_bytes(
+        self, *, uint8: bool = True, size: int = 48, classes: int = 7, note: str = ""
+    ) -> bytes:
+        """FP32 ONNX of uint8 or of normalised float32 pixels; ``note`` alters its bytes."""
         weights = {
             "conv": self.conv,
             "bias": self.bias,
@@ -83,6 +86,7 @@ class TinyNet:
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
         model.ir_version = 8
+        model.doc_string = note
         onnx.checker.check_model(model)
         content: bytes = model.SerializeToString()
         return content
@@ -114,7 +118,7 @@ def tiny_net() -> TinyNet:
 
 @pytest.fixture
 def bundle_maker(tmp_path: Path) -> BundleMaker:
-    """``bundle_maker(name="tiny", seed=0, uint8=True)`` -> Bundle with FP32 and "INT8" graphs."""
+    """``bundle_maker(name="tiny", seed=0, uint8=True, int8=(targets...))`` -> Bundle."""
 
     def make(
         name: str = "tiny",
@@ -123,55 +127,58 @@ def bundle_maker(tmp_path: Path) -> BundleMaker:
         uint8: bool = True,
         int8: tuple[str, ...] = ("onnxruntime", "openvino"),
     ) -> Bundle:
-        net = TinyNet(seed)
-        graph = net.onnx_bytes(uint8=uint8)
-        with BundleWriter(tmp_path / name) as writer:
-            writer.add_bytes(b"weights", "checkpoint.safetensors", format="safetensors")
-            writer.add_bytes(
-                graph,
-                "model.fp32.onnx",
-                format="onnx",
-                precision="fp32",
-                parent="checkpoint.safetensors",
-            )
-            for target in int8:
-                # What a reader needs to know of INT8 is its place in the bundle, not its kernels.
-                writer.add_bytes(
-                    graph,
-                    f"model.int8.{target}.onnx",
-                    format="onnx",
-                    precision="int8",
-                    target=target,
-                    parent="model.fp32.onnx",
-                )
-            writer.add_bytes(golden_bytes(net), "golden.npz", format="npz")
-            writer.set(
-                synthetic=True,
-                input={
-                    "name": "images",
-                    "dtype": "uint8" if uint8 else "float32",
-                    "shape": ["N", 1, 48, 48],
-                },
-                model={
-                    "spec": {"name": "tiny", "options": {}},
-                    "parameters": 415,
-                    "macs": 124_584,
-                },
-                dataset={"sha256": "0" * 64, "source": "synthetic", "synthetic": True},
-                environment={"cpu": "test"},
-                calibration={"recipe": "tests", "count": 8},
-                card={"licence": "Apache-2.0"},
-            )
-            for target in int8:
-                writer.add_gate(
-                    {"precision": "int8", "target": target, "passed": True, "status": "passed"}
-                )
-        return Bundle.open(tmp_path / name)
+        return _make(tmp_path / name, TinyNet(seed), uint8, int8)
 
     return make
 
 
+@pytest.fixture(scope="session")
+def _tiny_template(tmp_path_factory: pytest.TempPathFactory, tiny_net: TinyNet) -> Path:
+    path = tmp_path_factory.mktemp("template") / "tiny"
+    return _make(path, tiny_net, True, ("onnxruntime", "openvino")).path
+
+
 @pytest.fixture
-def tiny_bundle(bundle_maker: BundleMaker) -> Bundle:
-    """A complete bundle of the tiny network."""
-    return bundle_maker()
+def tiny_bundle(_tiny_template: Path, tmp_path: Path) -> Bundle:
+    """A complete bundle of the tiny network, this test's own."""
+    return Bundle.open(shutil.copytree(_tiny_template, tmp_path / "tiny"))
+
+
+def _make(path: Path, net: TinyNet, uint8: bool, int8: tuple[str, ...]) -> Bundle:
+    with BundleWriter(path) as writer:
+        writer.add_bytes(b"weights", "checkpoint.safetensors", format="safetensors")
+        writer.add_bytes(
+            net.onnx_bytes(uint8=uint8),
+            "model.fp32.onnx",
+            format="onnx",
+            precision="fp32",
+            parent="checkpoint.safetensors",
+        )
+        for target in int8:
+            # What a reader needs to know of INT8 is its place in the bundle, not its kernels.
+            writer.add_bytes(
+                net.onnx_bytes(uint8=uint8, note=target),
+                f"model.int8.{target}.onnx",
+                format="onnx",
+                precision="int8",
+                target=target,
+                parent="model.fp32.onnx",
+            )
+            writer.add_gate(
+                {"precision": "int8", "target": target, "passed": True, "status": "passed"}
+            )
+        writer.add_bytes(golden_bytes(net), "golden.npz", format="npz")
+        writer.set(
+            synthetic=True,
+            input={
+                "name": "images",
+                "dtype": "uint8" if uint8 else "float32",
+                "shape": ["N", 1, 48, 48],
+            },
+            model={"spec": {"name": "tiny", "options": {}}, "parameters": 415, "macs": 124_584},
+            dataset={"sha256": "0" * 64, "source": "synthetic", "synthetic": True},
+            environment={"cpu": "test"},
+            calibration={"recipe": "tests", "count": 8},
+            card={"licence": "Apache-2.0"},
+        )
+    return Bundle.open(path)
