@@ -1,1 +1,16 @@
-"""fer_edge.convert"""
+"""From weights to engines: each conversion is one function, ``<target>_from_<source>``.
+
+::
+
+    weights --onnx_from_weights--> fp32.onnx --fp16_from_onnx--> fp16.onnx
+                                       |------ranges_from_onnx--> Ranges
+                                       `------int8_from_onnx----> int8.<target>.onnx
+
+Precision is a transformation of graphs: what an engine runs can be read in the ONNX file.
+:func:`fer_edge.convert.build.build` strings them together and proves the result. Importing this
+package loads neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,186 @@
+"""PyTorch weights -> FP32 ONNX: the one file of the conversions that needs torch."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fer_edge import __version__
+from fer_edge.convert.golden import golden_images
+from fer_edge.convert.graph import save_model, set_metadata
+from fer_edge.errors import NumericsError, UsageError, require
+
+__all__ = ["FP32_MAX_ABS", "InputKind", "onnx_from_weights"]
+
+InputKind = Literal["u8", "f32"]
+
+FP32_MAX_ABS = 1e-4
+"""How far an FP32 graph's logits may be from PyTorch's, anywhere on the golden images."""
+
+
+def onnx_from_weights(
+    weights: Path | str, out: Path | str, *, input: InputKind = "u8", opset: int = 17
+) -> np.ndarray:
+    """Export a weights file; return PyTorch's logits of the golden images, f32[G,7].
+
+    The graph takes ``images`` and gives ``logits`` f32[N,7]; N is free. With ``input="u8"``
+    images are u8[N,1,48,48] pixels and the normalisation is in the graph; with ``"f32"`` they are
+    normalised f32[N,1,48,48]. BatchNorm is folded into the convolution before it. Equal weights
+    give equal bytes.
+
+    :class:`NumericsError` where ONNX Runtime's logits differ from PyTorch's by more than
+    :data:`FP32_MAX_ABS`.
+    """
+    torch = require("torch", "train")
+    from fer_edge.models.reference import reference_from_weights
+
+    if input not in {"u8", "f32"}:
+        raise UsageError(f"a graph takes u8 or f32 images, not {input!r}")
+    reference, loaded = reference_from_weights(weights)
+    images = torch.from_numpy(golden_images().copy())
+    with torch.inference_mode():
+        logits: np.ndarray = reference(images).numpy()
+
+    module, example = (
+        (reference, images[:1]) if input == "u8" else (reference.model, images[:1].float())
+    )
+    model = _export(module, example, opset)
+    _tidy(model)
+    dataset = loaded.meta.get("dataset", {})
+    set_metadata(
+        model,
+        {
+            "fer_edge.version": __version__,
+            "fer_edge.labels": list(loaded.labels),
+            "fer_edge.preprocessing": loaded.preprocessing.to_dict(),
+            "fer_edge.checkpoint_sha256": loaded.sha256,
+            "fer_edge.dataset_sha256": dataset.get("sha256", ""),
+            "fer_edge.synthetic": bool(dataset.get("synthetic", False)),
+        },
+    )
+    save_model(model, out)
+    _compare(Path(out), logits, loaded.preprocessing)
+    return logits
+
+
+def _export(module: Any, example: Any, opset: int) -> Any:
+    torch = require("torch", "train")
+    onnx = require("onnx", "build")
+    # dynamo=False: the other exporter writes global pooling as ReduceMean + Reshape, which no INT8
+    # kernel takes, and does not honour opset 17, which TensorRT 8.6 needs.
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx")
+        warnings.filterwarnings(
+            "ignore", category=DeprecationWarning, message=".*legacy TorchScript-based ONNX export"
+        )
+        torch.onnx.export(
+            module,
+            (example,),
+            content,
+            dynamo=False,
+            opset_version=opset,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes={"images": {0: "N"}, "logits": {0: "N"}},
+        )
+    return onnx.load_model_from_string(content.getvalue())
+
+
+def _compare(path: Path, expected: np.ndarray, preprocessing: Any) -> None:
+    from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
+
+    with OnnxRuntimeBackend(path, preprocessing=preprocessing) as backend:
+        found = backend.infer(golden_images())
+    worst = float(np.abs(found - expected).max())
+    if not worst <= FP32_MAX_ABS:  # NaN too
+        path.unlink(missing_ok=True)
+        raise NumericsError(
+            f"the exported graph's logits differ from PyTorch's by {worst:.2e} "
+            f"(limit {FP32_MAX_ABS:.0e})",
+            fix="the network uses an operation that does not export faithfully: change it",
+        )
+
+
+def _tidy(model: Any) -> None:
+    """Name everything after the network's modules and drop what depends on the machine."""
+    onnx = require("onnx", "build")
+    graph = model.graph
+    # Stack traces of the exporting machine, with its paths.
+    model.doc_string = graph.doc_string = ""
+    model.producer_name, model.producer_version = "fer-edge", __version__
+    graph.name = "fer-edge"
+    del graph.value_info[:]
+    _constants_to_initializers(onnx, graph)
+    outputs = {each.name for each in graph.output}
+    renamed: dict[str, str] = {}
+    taken: set[str] = set()
+    initializers = {each.name for each in graph.initializer}
+    for node in graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+        node.name = _unique(_readable(node.name or node.op_type), taken)
+        for at, name in enumerate(node.output):
+            if name not in outputs:
+                renamed[name] = node.name if at == 0 else f"{node.name}:{at}"
+        owner = node.name.rpartition("/")[0] or node.name
+        for at, name in enumerate(node.input):
+            if name in initializers and name not in renamed:
+                renamed[name] = _unique(f"{owner}.{_role(node, at)}", taken)
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for each in graph.initializer:
+        each.name = renamed.get(each.name, each.name)
+
+
+def _constants_to_initializers(onnx: Any, graph: Any) -> None:
+    kept = []
+    for node in graph.node:
+        value = next((each.t for each in node.attribute if each.name == "value"), None)
+        if node.op_type == "Constant" and value is not None:
+            array = onnx.numpy_helper.to_array(value)
+            graph.initializer.append(onnx.numpy_helper.from_array(array, node.output[0]))
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _readable(name: str) -> str:
+    """``/model/stages/stages.0/conv1/Conv`` -> ``stages.0.conv1/Conv``."""
+    *scopes, leaf = [part for part in name.split("/") if part]
+    path: list[str] = []
+    for scope in scopes:
+        # torch repeats a container's name in that of its children: stages/stages.0.
+        if path and scope.startswith(path[-1] + "."):
+            path[-1] = scope
+        else:
+            path.append(scope)
+    if path and path[0] == "model":
+        path = path[1:]
+    return f"{'.'.join(path)}/{leaf}" if path else leaf
+
+
+def _role(node: Any, at: int) -> str:
+    roles: Mapping[str, tuple[str, ...]] = {
+        "Conv": ("input", "weight", "bias"),
+        "Gemm": ("input", "weight", "bias"),
+        "MatMul": ("input", "weight"),
+    }
+    known = roles.get(node.op_type, ())
+    return known[at] if at < len(known) else "constant"
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    found, count = name, 1
+    while found in taken:
+        count += 1
+        found = f"{name}_{count}"
+    taken.add(found)
+    return found

@@ -1,0 +1,49 @@
+"""FP32 ONNX -> FP16 ONNX: weights and tensors in half precision, input and output as they were."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from fer_edge.convert.graph import affine_input, load_model, save_model, set_metadata, wiring
+from fer_edge.errors import NumericsError, UsageError, require
+from fer_edge.files import sha256_file
+
+__all__ = ["fp16_from_onnx"]
+
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+def fp16_from_onnx(src: Path | str, out: Path | str) -> None:
+    """Write the FP16 graph of ``src`` to ``out``; the input and output types stay.
+
+    The normalisation of u8 pixels stays FP32: it is cheap, and half a gray level would be lost.
+    :class:`NumericsError` if a weight is beyond FP16's 65,504, :class:`UsageError` if ``src`` is
+    FP16 already.
+    """
+    converter = require("onnxconverter_common.float16", "build")
+    model = load_model(src)
+    wires = wiring(model)
+    if any(array.dtype == np.float16 for array in wires.constants.values()):
+        raise UsageError("this graph is FP16 already", fix="give the FP32 ONNX file")
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise UsageError("this graph is quantised", fix="give the FP32 ONNX file")
+    for name, array in wires.constants.items():
+        if array.dtype == np.float32 and array.size and np.abs(array).max() > _LARGEST:
+            raise NumericsError(
+                f"{name} holds {np.abs(array).max():.3g}, which FP16 cannot", fix="use fp32"
+            )
+    affine = affine_input(model, wires)
+    with warnings.catch_warnings():
+        # It warns of every weight under 1e-7, which is 1e-7 afterwards: nothing, next to others.
+        warnings.filterwarnings("ignore", message=r"the float32 number .* will be truncated to")
+        half = converter.convert_float_to_float16(
+            model,
+            keep_io_types=True,
+            max_finite_val=_LARGEST,
+            node_block_list=list(affine.nodes) if affine else None,
+        )
+    set_metadata(half, {"fer_edge.parent_sha256": sha256_file(src)})
+    save_model(half, out)

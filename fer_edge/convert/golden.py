@@ -1,0 +1,63 @@
+"""The golden self-test: synthetic images whose reference logits travel with a bundle."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from functools import lru_cache
+
+import numpy as np
+
+from fer_edge.preprocessing import SIZE
+
+__all__ = ["GOLDEN_COUNT", "golden_bytes", "golden_images"]
+
+GOLDEN_COUNT = 32
+
+_FACES = 24
+
+
+@lru_cache(maxsize=1)
+def golden_images() -> np.ndarray:
+    """Return u8[32,1,48,48]: 24 procedural faces, and 8 inputs at the edges of what may come.
+
+    No image of a person: a bundle may be published. The array is not writable.
+    """
+    from fer_edge.data.synthetic import MIN_COUNT, synthetic_faces
+
+    faces = synthetic_faces(MIN_COUNT, seed=GOLDEN_COUNT).images[:_FACES]
+    images = np.concatenate([faces, _edge_cases()])[:, None]
+    images.flags.writeable = False
+    return images
+
+
+def _edge_cases() -> np.ndarray:
+    ramp = np.linspace(0, 255, SIZE).round().astype(np.uint8)
+    generator = np.random.default_rng(48)
+    rows, columns = np.indices((SIZE, SIZE))
+    return np.stack(
+        [
+            np.zeros((SIZE, SIZE), np.uint8),
+            np.full((SIZE, SIZE), 255, np.uint8),
+            np.full((SIZE, SIZE), 129, np.uint8),  # FER2013's mean: the network sees zeros
+            np.tile(ramp, (SIZE, 1)),
+            np.tile(ramp[:, None], (1, SIZE)),
+            ((rows // 6 + columns // 6) % 2 * 255).astype(np.uint8),
+            generator.integers(0, 256, (SIZE, SIZE)).astype(np.uint8),
+            generator.integers(120, 136, (SIZE, SIZE)).astype(np.uint8),  # hardly any contrast
+        ]
+    )
+
+
+def golden_bytes(images: np.ndarray, logits: np.ndarray) -> bytes:
+    """Return an npz of ``images`` and ``logits``; equal arrays give equal bytes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in (("images", images), ("logits", logits.astype(np.float32))):
+            entry = io.BytesIO()
+            np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
+            # np.savez stamps the time of writing into each entry.
+            info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, entry.getvalue())
+    return content.getvalue()

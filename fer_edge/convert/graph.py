@@ -1,0 +1,194 @@
+"""Reading, wiring and writing ONNX graphs: what every conversion in this package needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_edge.errors import IntegrityError, UsageError, require
+from fer_edge.files import write_bytes
+
+__all__ = [
+    "AffineInput",
+    "Wiring",
+    "affine_input",
+    "attribute",
+    "check",
+    "load_model",
+    "metadata",
+    "save_model",
+    "set_metadata",
+    "wiring",
+]
+
+FLOAT, UINT8 = 1, 2
+"""onnx.TensorProto's codes; the enum itself is not needed before onnx is."""
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Who makes and who reads each tensor of a graph.
+
+    ``constants`` are its initializers as arrays; ``outputs`` the graph's own output names.
+    """
+
+    producer: Mapping[str, Any]
+    consumers: Mapping[str, Sequence[Any]]
+    constants: Mapping[str, np.ndarray]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def sole_consumer(self, tensor: str) -> Any | None:
+        """Return the one node that reads ``tensor``, or None: several, none, or a graph output."""
+        readers = self.consumers.get(tensor, ())
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+    def activations(self, node: Any) -> list[str]:
+        """Return a node's inputs that are computed, not constants."""
+        return [name for name in node.input if name and name not in self.constants]
+
+
+@dataclass(frozen=True)
+class AffineInput:
+    """Pixels that a graph itself turns into ``x = pixel * scale + offset`` (``tensor``).
+
+    ``nodes`` are the names of the nodes that do so.
+    """
+
+    pixels: str
+    tensor: str
+    scale: float
+    offset: float
+    nodes: tuple[str, ...]
+
+
+def load_model(path: Path | str) -> Any:
+    """Read an ONNX file into a ``ModelProto`` and check it.
+
+    :class:`UsageError` where there is none, :class:`IntegrityError` where it is damaged.
+    """
+    onnx = require("onnx", "build")
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"there is no ONNX file {path}", fix="fer-edge build --precision fp32")
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf and the checker have no common base class
+        reason = str(error).strip().splitlines()
+        raise IntegrityError(
+            f"{path} is not a valid ONNX file: {reason[0] if reason else type(error).__name__}",
+            fix="export it again",
+        ) from None
+    return model
+
+
+def check(model: Any) -> None:
+    """Run ONNX's own checker with shape inference on a graph that we made."""
+    onnx = require("onnx", "build")
+    onnx.checker.check_model(model, full_check=True)
+
+
+def save_model(model: Any, path: Path | str) -> None:
+    """Check ``model`` and write it atomically; equal graphs give equal bytes."""
+    check(model)
+    write_bytes(path, model.SerializeToString(deterministic=True))
+
+
+def wiring(model: Any) -> Wiring:
+    """Return the wiring of a model's top graph."""
+    onnx = require("onnx", "build")
+    graph = model.graph
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    producer: dict[str, Any] = {}
+    consumers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.output:
+            producer[name] = node
+        for name in dict.fromkeys(node.input):
+            if name:
+                consumers.setdefault(name, []).append(node)
+    return Wiring(
+        producer=producer,
+        consumers=consumers,
+        constants=constants,
+        inputs=tuple(each.name for each in graph.input if each.name not in constants),
+        outputs=tuple(each.name for each in graph.output),
+    )
+
+
+def attribute(node: Any, name: str, default: Any = None) -> Any:
+    """Return an attribute's value (int, float, list of ints, ...), or ``default``."""
+    onnx = require("onnx", "build")
+    for each in node.attribute:
+        if each.name == name:
+            return onnx.helper.get_attribute_value(each)
+    return default
+
+
+def metadata(model: Any) -> dict[str, Any]:
+    """Return the metadata that :func:`set_metadata` wrote; other strings stay strings."""
+    content: dict[str, Any] = {}
+    for entry in model.metadata_props:
+        try:
+            content[entry.key] = json.loads(entry.value)
+        except ValueError:
+            content[entry.key] = entry.value
+    return content
+
+
+def set_metadata(model: Any, content: Mapping[str, Any]) -> None:
+    """Write JSON values into ``metadata_props``, replacing those of the same key."""
+    merged = metadata(model) | dict(content)
+    del model.metadata_props[:]
+    for key in sorted(merged):
+        entry = model.metadata_props.add()
+        entry.key = key
+        entry.value = json.dumps(merged[key], sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def affine_input(model: Any, wires: Wiring) -> AffineInput | None:
+    """Return how a graph of u8 pixels normalises them, or None if it does so in another way.
+
+    Understood: Cast, then any number of Mul, Div, Add, Sub with scalar constants.
+    """
+    if len(model.graph.input) != 1 or model.graph.input[0].type.tensor_type.elem_type != UINT8:
+        return None
+    pixels = model.graph.input[0].name
+    node = wires.sole_consumer(pixels)
+    if node is None or node.op_type != "Cast" or attribute(node, "to") != FLOAT:
+        return None
+    scale, offset, nodes, tensor = 1.0, 0.0, [node.name], node.output[0]
+    while (node := wires.sole_consumer(tensor)) is not None:
+        step = _affine_step(node, wires, tensor)
+        if step is None:
+            break
+        scale, offset = scale * step[0], offset * step[0] + step[1]
+        nodes.append(node.name)
+        tensor = node.output[0]
+    if scale <= 0:
+        return None
+    return AffineInput(pixels, tensor, scale, offset, tuple(nodes))
+
+
+def _affine_step(node: Any, wires: Wiring, tensor: str) -> tuple[float, float] | None:
+    """Return (factor, summand) of an elementwise node with a scalar constant, or None."""
+    if node.op_type not in {"Mul", "Div", "Add", "Sub"} or len(node.input) != 2:
+        return None
+    at = list(node.input).index(tensor)
+    constant = wires.constants.get(node.input[1 - at])
+    if constant is None or constant.size != 1:
+        return None
+    value = float(constant.reshape(-1)[0])
+    if node.op_type == "Mul":
+        return value, 0.0
+    if node.op_type == "Add":
+        return 1.0, value
+    if node.op_type == "Sub":
+        return (1.0, -value) if at == 0 else (-1.0, value)
+    return (1.0 / value, 0.0) if at == 0 and value else None

@@ -1,0 +1,115 @@
+"""Where quantise/dequantise pairs go, per target: one calibration, one graph shape per engine.
+
+Every engine has its own idea of an INT8 graph, and each runs another's slowly or not at all. What
+they differ in is data (:class:`Placement`); :mod:`fer_edge.convert.int8` is the one reader of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from fer_edge.errors import UsageError
+
+__all__ = ["PLACEMENTS", "Placement", "placement_for"]
+
+_ELEMENTWISE = {"Add", "Mul", "Concat"}
+_POOLS = {"GlobalAveragePool", "AveragePool", "MaxPool"}
+_LAYOUT = {"Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The shape of one target's INT8 graph.
+
+    ``activation``: the integer type; ``symmetric``: zero point 0. ``weights``: ``"full"`` uses all
+    of -127..127; ``"saturation-safe"`` scales each output channel so that no two neighbouring
+    products can overflow 16 bits (see :func:`fer_edge.convert.weights.quantise_weights`). ``bias``:
+    int32 with its own DequantizeLinear, or left float. ``operators``: whose inputs are quantised.
+    ``outputs``: quantise results as well, after the activation function that follows, as engines
+    need that fuse whole DQ-op-Q groups. ``residual``: which inputs of an Add of two branches carry
+    a pair. ``raw_pixels``: a graph of u8 pixels whose normalisation becomes the first convolution's
+    scale and zero point, so that nothing is computed in float before it.
+    """
+
+    target: str
+    activation: Literal["uint8", "int8"]
+    symmetric: bool
+    weights: Literal["full", "saturation-safe"]
+    bias: Literal["int32", "float"]
+    operators: frozenset[str]
+    outputs: bool
+    residual: Literal["both", "shortcut"]
+    raw_pixels: bool
+    reasons: tuple[tuple[str, str], ...] = ()
+    """Why an operator that could be quantised is not, by operator."""
+
+    def reason(self, operator: str) -> str:
+        """Say why an operator stays in higher precision."""
+        return dict(self.reasons).get(operator, f"{self.target} has no INT8 form of {operator}")
+
+
+PLACEMENTS: dict[str, Placement] = {
+    # Everything becomes QLinear* kernels: DQ -> op -> Q groups, int32 bias with the product of the
+    # scales, ReLU swallowed by the zero point of the Q that follows it. x86 without VNNI multiplies
+    # with vpmaddubsw, which saturates: hence the weights.
+    "onnxruntime": Placement(
+        target="onnxruntime",
+        activation="uint8",
+        symmetric=False,
+        weights="saturation-safe",
+        bias="int32",
+        operators=frozenset(
+            {"Conv", "Gemm", "MatMul", "Sigmoid", "LeakyRelu", *_ELEMENTWISE, *_POOLS, *_LAYOUT}
+        ),
+        outputs=True,
+        residual="both",
+        raw_pixels=True,
+    ),
+    # OpenVINO fuses Conv + Add + ReLU and requantises by itself: pairs on inputs are enough, and
+    # the main branch reaches its Add unrounded.
+    "openvino": Placement(
+        target="openvino",
+        activation="uint8",
+        symmetric=False,
+        weights="full",
+        bias="float",
+        operators=frozenset({"Conv", "Gemm", "MatMul", *_ELEMENTWISE, *_POOLS, *_LAYOUT}),
+        outputs=False,
+        residual="shortcut",
+        raw_pixels=True,
+    ),
+    # The placement of NVIDIA's own quantiser on a residual CNN (shared/design/TENSORRT.md): the
+    # convolution that feeds an Add gives its float accumulator to it, so Conv+Add+ReLU is one
+    # kernel; the shortcut arrives as INT8.
+    "tensorrt": Placement(
+        target="tensorrt",
+        activation="int8",
+        symmetric=True,
+        weights="full",
+        bias="float",
+        operators=frozenset({"Conv", "Add", *_POOLS}),
+        outputs=False,
+        residual="shortcut",
+        raw_pixels=False,
+        reasons=(
+            ("Gemm", "TensorRT's placement keeps fully connected layers in higher precision"),
+            ("MatMul", "TensorRT's placement keeps fully connected layers in higher precision"),
+            ("Flatten", "TensorRT moves Q/DQ across it by itself"),
+            ("Reshape", "TensorRT moves Q/DQ across it by itself"),
+            ("Transpose", "TensorRT moves Q/DQ across it by itself"),
+        ),
+    ),
+}
+
+
+def placement_for(target: str) -> Placement:
+    """Return a target's placement; :class:`UsageError` suggests the nearest name."""
+    if target not in PLACEMENTS:
+        near = get_close_matches(target, PLACEMENTS, n=1)
+        raise UsageError(
+            f"there is no INT8 target {target!r}",
+            fix=f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(PLACEMENTS)}",
+        )
+    return PLACEMENTS[target]
