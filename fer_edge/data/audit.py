@@ -1,0 +1,217 @@
+"""What is wrong with a data set: images that stand in it twice, contradict each other or are empty.
+
+Exact duplicates are equal in all pixels. Near duplicates (:mod:`fer_edge.data.near`) are searched
+among the distinct images, plain and mirrored. Blank images have almost no contrast.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fer_edge.data.dataset import FerDataset, image_keys
+from fer_edge.data.near import NearPairs, near_pairs
+from fer_edge.data.splits import Split
+from fer_edge.emotions import EMOTIONS
+
+__all__ = ["BLANK_STD", "Audit", "audit"]
+
+BLANK_STD = 4.0
+"""Gray levels: below this standard deviation there is nothing to see in an image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """The findings; rows are indices of ``dataset``, in its order.
+
+    ``exact`` are groups of two rows or more with equal pixels; ``near`` and ``mirrored`` are pairs
+    of distinct images (an image that stands there several times is represented by its first row);
+    ``blank`` are rows.
+    """
+
+    dataset: FerDataset
+    exact: tuple[tuple[int, ...], ...]
+    near: NearPairs
+    mirrored: NearPairs
+    blank: tuple[int, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table: one row per finding and pair of splits in which it occurs.
+
+        ``images`` counts images that repeat an earlier one (or are blank), ``distinct`` the
+        different pictures among them, ``other_label`` those whose label is not that of every
+        image they repeat.
+        """
+        table: list[dict[str, Any]] = []
+        for split in Split:
+            images = int((self.dataset.split == split).sum())
+            if images:
+                repeated = sum(
+                    sum(self._split(row) is split for row in group[1:])
+                    for group in self._groups_within(split)
+                )
+                table.append(_finding("images", split.label, images, images - repeated, None, ""))
+        for check, pairs in (
+            ("exact duplicate", self._exact_pairs()),
+            ("near duplicate", _pairs(self.near)),
+            ("mirrored duplicate", _pairs(self.mirrored)),
+        ):
+            table += self._repeats(check, pairs)
+        table += self._conflicts()
+        for split in Split:
+            rows = [row for row in self.blank if self._split(row) is split]
+            if rows:
+                example = self.dataset.ids[rows[0]]
+                table.append(
+                    _finding("blank", split.label, len(rows), self._distinct(rows), None, example)
+                )
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the table and every finding by id, JSON-ready."""
+        ids = self.dataset.ids
+        return {
+            "source": self.dataset.source,
+            "synthetic": self.dataset.synthetic,
+            "sha256": self.dataset.sha256,
+            "n": len(self.dataset),
+            "notes": list(self.dataset.notes),
+            "rows": self.rows(),
+            "exact": [[self._describe(row) for row in group] for group in self.exact],
+            "near": self._describe_pairs(self.near),
+            "mirrored": self._describe_pairs(self.mirrored),
+            "blank": [ids[row] for row in self.blank],
+        }
+
+    def _split(self, row: int) -> Split:
+        return Split(int(self.dataset.split[row]))
+
+    def _distinct(self, rows: Iterable[int]) -> int:
+        return len({self._first.get(row, row) for row in rows})
+
+    @cached_property
+    def _first(self) -> dict[int, int]:
+        """The first copy of each row that stands there more than once."""
+        return {row: group[0] for group in self.exact for row in group}
+
+    def _groups_within(self, split: Split) -> list[tuple[int, ...]]:
+        groups = (tuple(row for row in group if self._split(row) is split) for group in self.exact)
+        return [group for group in groups if len(group) > 1]
+
+    def _exact_pairs(self) -> list[tuple[int, int]]:
+        return [
+            (first, second)
+            for group in self.exact
+            for i, second in enumerate(group)
+            for first in group[:i]
+        ]
+
+    def _repeats(self, check: str, pairs: list[tuple[int, int]]) -> list[dict[str, Any]]:
+        """One row per (split that repeats, split that is repeated)."""
+        earlier: dict[tuple[Split, Split], dict[int, list[int]]] = defaultdict(dict)
+        for first, second in pairs:
+            places = (self._split(first), self._split(second))
+            earlier[places].setdefault(second, []).append(first)
+        table = []
+        labels = self.dataset.labels
+        for (of, where), repeats in sorted(earlier.items()):
+            other = sum(
+                any(labels[first] != labels[row] for first in firsts)
+                for row, firsts in repeats.items()
+            )
+            row, firsts = next(iter(repeats.items()))
+            splits = where.label if where is of else f"{where.label} in {of.label}"
+            example = f"{self.dataset.ids[row]} = {self.dataset.ids[firsts[0]]}"
+            table.append(
+                _finding(check, splits, len(repeats), self._distinct(repeats), other, example)
+            )
+        return table
+
+    def _conflicts(self) -> list[dict[str, Any]]:
+        """Images of equal pixels that carry more than one label, all copies counted."""
+        labels = self.dataset.labels
+        groups = [group for group in self.exact if len({int(labels[row]) for row in group}) > 1]
+        if not groups:
+            return []
+        images = sum(map(len, groups))
+        by_label = {int(labels[row]): row for row in reversed(groups[0])}
+        example = ", ".join(
+            f"{self.dataset.ids[row]} ({EMOTIONS[label]})" for label, row in by_label.items()
+        )
+        return [_finding("label conflict", "all", images, len(groups), images, example)]
+
+    def _describe(self, row: int) -> dict[str, str]:
+        return {
+            "id": self.dataset.ids[row],
+            "split": self._split(row).label,
+            "label": EMOTIONS[int(self.dataset.labels[row])],
+        }
+
+    def _describe_pairs(self, pairs: NearPairs) -> list[dict[str, Any]]:
+        return [
+            {
+                "first": self._describe(first),
+                "second": self._describe(second),
+                "correlation": round(float(correlation), 4),
+            }
+            for (first, second), correlation in zip(_pairs(pairs), pairs.correlation)
+        ]
+
+
+def audit(dataset: FerDataset) -> Audit:
+    """Search a data set for duplicates, contradictions and blank images.
+
+    A few seconds for the 35,887 images of FER2013; memory stays below one gigabyte.
+    """
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for row, key in enumerate(image_keys(dataset.images).tolist()):
+        groups[key].append(row)
+    blank = np.flatnonzero(_contrast(dataset.images) < BLANK_STD)
+    is_blank = set(blank.tolist())
+    distinct = np.array(
+        sorted(group[0] for group in groups.values() if group[0] not in is_blank), dtype=np.int64
+    )
+    images = dataset.images[distinct]
+    return Audit(
+        dataset=dataset,
+        exact=tuple(tuple(group) for group in groups.values() if len(group) > 1),
+        near=_in_dataset(near_pairs(images), distinct),
+        mirrored=_in_dataset(near_pairs(images, mirrored=True), distinct),
+        blank=tuple(blank.tolist()),
+    )
+
+
+def _contrast(images: np.ndarray) -> np.ndarray:
+    """Standard deviation of each image's pixels, f64[N], in gray levels."""
+    flat = images.reshape(len(images), -1)
+    total = flat.sum(axis=1, dtype=np.int64)
+    squares = np.array([int(np.dot(row, row)) for row in flat.astype(np.int32)], dtype=np.int64)
+    n = flat.shape[1]
+    deviation: np.ndarray = np.sqrt((n * squares - total * total).astype(np.float64)) / n
+    return deviation
+
+
+def _in_dataset(pairs: NearPairs, rows: np.ndarray) -> NearPairs:
+    return NearPairs(rows[pairs.first], rows[pairs.second], pairs.correlation)
+
+
+def _pairs(pairs: NearPairs) -> list[tuple[int, int]]:
+    return list(zip(pairs.first.tolist(), pairs.second.tolist()))
+
+
+def _finding(
+    check: str, splits: str, images: int, distinct: int, other_label: int | None, example: str
+) -> dict[str, Any]:
+    return {
+        "check": check,
+        "splits": splits,
+        "images": images,
+        "distinct": distinct,
+        "other_label": other_label,
+        "example": example,
+    }

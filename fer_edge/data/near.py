@@ -1,0 +1,124 @@
+"""Near duplicates: a perceptual hash proposes pairs of images, their correlation confirms them.
+
+The hash is a difference hash (dHash) of 112 bits: which of two neighbouring 6x6 blocks is brighter,
+across and down. Pairs are not compared one by one: the bits are dealt into ten bands, and only
+images that agree in a whole band meet. On FER2013 that finds 99 % of the pairs that an exhaustive
+search finds, looking at 1.5 % of them. Faces look alike, so a hash alone would call strangers
+duplicates: a proposed pair counts when its pixels correlate (Pearson) by 0.90 or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from fer_edge.preprocessing import SIZE
+
+__all__ = ["MAX_DISTANCE", "MIN_CORRELATION", "NearPairs", "difference_hash", "near_pairs"]
+
+MAX_DISTANCE = 20
+"""Bits, of 112, in which two hashes may differ."""
+MIN_CORRELATION = 0.90
+
+_BLOCK = 6
+_BANDS = 10
+_PAIRS_AT_ONCE = 1 << 21
+_IMAGES_AT_ONCE = 512
+_ONES = np.array([bin(word).count("1") for word in range(1 << 16)], dtype=np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class NearPairs:
+    """Pairs of rows, ``first`` < ``second``, i64[p] each, and their correlation, f64[p]."""
+
+    first: np.ndarray
+    second: np.ndarray
+    correlation: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def difference_hash(images: np.ndarray) -> np.ndarray:
+    """Return bool[N,112] of u8[N,48,48]; exact integer arithmetic, so the same everywhere."""
+    blocks = SIZE // _BLOCK
+    sums = images.reshape(-1, blocks, _BLOCK, blocks, _BLOCK).sum(axis=(2, 4), dtype=np.int32)
+    across = sums[:, :, 1:] > sums[:, :, :-1]
+    down = sums[:, 1:] > sums[:, :-1]
+    return np.concatenate([across.reshape(len(sums), -1), down.reshape(len(sums), -1)], axis=1)
+
+
+def near_pairs(images: np.ndarray, *, mirrored: bool = False) -> NearPairs:
+    """Find pairs among u8[N,48,48] that show nearly the same picture.
+
+    With ``mirrored``, pairs of which one is nearly the other's mirror image. Give distinct images
+    that are not blank: equal ones would all meet each other.
+    """
+    bits = difference_hash(images)
+    others = difference_hash(images[:, :, ::-1]) if mirrored else bits
+    words, other_words = _words(bits), _words(others)
+    found: list[np.ndarray] = []
+    for band in range(_BANDS):
+        # Dealt like cards: neighbouring bits tend to flip together, so they go to other bands.
+        for pairs in _meetings(_key(bits[:, band::_BANDS]), _key(others[:, band::_BANDS])):
+            differing = words[pairs[0]] ^ other_words[pairs[1]]
+            distance = _ONES[differing].sum(axis=1, dtype=np.int32)
+            found.append(pairs[:, distance <= MAX_DISTANCE])
+    joined = np.unique(np.concatenate(found, axis=1), axis=1)
+    return _confirmed(images, joined, mirrored)
+
+
+def _words(bits: np.ndarray) -> np.ndarray:
+    return np.packbits(bits, axis=1).view(np.uint16)
+
+
+def _key(bits: np.ndarray) -> np.ndarray:
+    key: np.ndarray = bits @ (1 << np.arange(bits.shape[1], dtype=np.int64))
+    return key
+
+
+def _meetings(keys: np.ndarray, other_keys: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield i64[2,p]: rows i < j with ``keys[i] == other_keys[j]``, at most so many at once."""
+    order = np.argsort(other_keys, kind="stable")
+    ordered = other_keys[order]
+    start = np.searchsorted(ordered, keys, side="left")
+    count = np.searchsorted(ordered, keys, side="right") - start
+    ends = np.cumsum(count)
+    row = 0
+    while row < len(keys):
+        done = int(ends[row - 1]) if row else 0
+        stop = max(row + 1, int(np.searchsorted(ends, done + _PAIRS_AT_ONCE, side="right")))
+        n = count[row:stop]
+        first = np.repeat(np.arange(row, stop), n)
+        within = np.arange(len(first)) - np.repeat(np.cumsum(n) - n, n)
+        second = order[np.repeat(start[row:stop], n) + within]
+        later = second > first
+        yield np.stack([first[later], second[later]])
+        row = stop
+
+
+def _confirmed(images: np.ndarray, pairs: np.ndarray, mirrored: bool) -> NearPairs:
+    correlation = np.empty(pairs.shape[1])
+    for start in range(0, pairs.shape[1], _IMAGES_AT_ONCE):
+        part = slice(start, start + _IMAGES_AT_ONCE)
+        ours, theirs = images[pairs[0, part]], images[pairs[1, part]]
+        if mirrored:
+            theirs = theirs[:, :, ::-1]
+        correlation[part] = _correlation(ours, theirs)
+    keep = correlation >= MIN_CORRELATION
+    return NearPairs(pairs[0, keep], pairs[1, keep], correlation[keep])
+
+
+def _correlation(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of each pair; its sums are integers, hence exact in float64."""
+    a = ours.reshape(len(ours), -1).astype(np.float64)
+    b = theirs.reshape(len(theirs), -1).astype(np.float64)
+    n = a.shape[1]
+    covariance = n * np.einsum("ij,ij->i", a, b) - a.sum(axis=1) * b.sum(axis=1)
+    variance = (n * np.einsum("ij,ij->i", a, a) - a.sum(axis=1) ** 2) * (
+        n * np.einsum("ij,ij->i", b, b) - b.sum(axis=1) ** 2
+    )
+    correlation: np.ndarray = covariance / np.sqrt(np.maximum(variance, 1.0))
+    return correlation
