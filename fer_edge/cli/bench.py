@@ -242,7 +242,7 @@ def _record(bundles: Sequence[Bundle], result: BenchResult) -> None:
     from fer_edge.measure.record import BENCH_FILE, record_bench
 
     for bundle, label in zip(bundles, labels(bundles)):
-        reason = record_bench(bundle, label, result)
+        reason = record_bench(bundle.path, label, result)
         if reason:
             note(f"note: not recorded in the bundle: {reason}")
         else:

@@ -127,7 +127,7 @@ def _print(verification: Verification, fmt: str) -> None:
 def _record(bundle: Bundle, content: dict[str, object]) -> None:
     from fer_edge.measure.record import VERIFY_FILE, record_verification
 
-    reason = record_verification(bundle, content)
+    reason = record_verification(bundle.path, content)
     if reason:
         note(f"note: not recorded in the bundle: {reason}")
     else:

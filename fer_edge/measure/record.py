@@ -8,14 +8,14 @@ travels to devices.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_edge.bundle import BundleWriter
-from fer_edge.errors import UsageError
+from fer_edge.bundle import Bundle, BundleWriter
+from fer_edge.errors import FerEdgeError
 
 if TYPE_CHECKING:
-    from fer_edge.bundle import Bundle
     from fer_edge.measure.result import BenchResult
 
 __all__ = [
@@ -46,43 +46,52 @@ def with_verification(before: str | None, verification: Mapping[str, Any]) -> st
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def record_verification(bundle: Bundle, verification: Mapping[str, Any]) -> str | None:
-    """Keep a ``Verification.to_dict()`` in the bundle; return why not where it cannot be written.
+def record_verification(path: Path, verification: Mapping[str, Any]) -> str | None:
+    """Keep a ``Verification.to_dict()`` in the bundle at ``path``; return why not, or None.
 
     The gate that the build recorded keeps its verdict and gains ``verified``; an engine without
     one gets this one's.
     """
     engine = verification["engine"]
-    artifact = bundle.find(path=engine["artifact"])
-    key = (engine["precision"], artifact.target if artifact else "")
-    listed = bundle.find(path=VERIFY_FILE)
-    before = bundle.file(listed).read_text(encoding="utf-8") if listed else None
     verdict = {
         name: verification[name] for name in ("created", "split", "n", "passed", "status", "flips")
     }
     verdict["dataset_sha256"] = verification["dataset"]["sha256"]
-    gate: dict[str, Any] = {"precision": key[0], "target": key[1], **verification["gate"]}
-    for old in bundle.manifest.gates:
-        if (old.get("precision", ""), old.get("target", "")) == key:
-            gate = dict(old)
-    gate["verified"] = verdict
-    return _write(bundle, VERIFY_FILE, with_verification(before, verification), gate)
+
+    def write(bundle: Bundle, writer: BundleWriter) -> None:
+        listed = bundle.find(path=VERIFY_FILE)
+        before = bundle.file(listed).read_text(encoding="utf-8") if listed else None
+        text = with_verification(before, verification)
+        writer.add_bytes(text.encode("utf-8"), VERIFY_FILE, format="json")
+        artifact = bundle.find(path=engine["artifact"])
+        key = (engine["precision"], artifact.target if artifact else "")
+        gate: dict[str, Any] = {"precision": key[0], "target": key[1], **verification["gate"]}
+        for old in bundle.manifest.gates:
+            if (old.get("precision", ""), old.get("target", "")) == key:
+                gate = dict(old)
+        writer.add_gate({**gate, "verified": verdict})
+
+    return _rewrite(path, write)
 
 
-def record_bench(bundle: Bundle, label: str, result: BenchResult) -> str | None:
-    """Keep the summary of a bench's rows of ``label`` in the bundle; return why not, or None."""
-    return _write(bundle, BENCH_FILE, result.of_bundle(label).to_json(raw=False), None)
+def record_bench(path: Path, label: str, result: BenchResult) -> str | None:
+    """Keep the summary of a bench's rows of ``label`` in the bundle at ``path``; return why not."""
+    text = result.of_bundle(label).to_json(raw=False)
+
+    def write(bundle: Bundle, writer: BundleWriter) -> None:
+        writer.add_bytes(text.encode("utf-8"), BENCH_FILE, format="json")
+
+    return _rewrite(path, write)
 
 
-def _write(bundle: Bundle, name: str, text: str, gate: dict[str, Any] | None) -> str | None:
+def _rewrite(path: Path, write: Callable[[Bundle, BundleWriter], None]) -> str | None:
     try:
-        with BundleWriter(bundle.path, base=bundle) as writer:
-            writer.add_bytes(text.encode("utf-8"), name, format="json")
-            if gate is not None:
-                writer.add_gate(gate)
+        # Opened anew: measuring took minutes, and another command may have changed the bundle.
+        bundle = Bundle.open(path)
+        with BundleWriter(path, base=bundle) as writer:
+            write(bundle, writer)
     except OSError as error:
-        return f"{bundle.path} cannot be written: {error.strerror or error}"
-    except UsageError as error:
-        # Another process changed the bundle meanwhile: its change stands, ours is printed.
+        return f"{path} cannot be written: {error.strerror or error}"
+    except FerEdgeError as error:
         return str(error)
     return None
