@@ -151,17 +151,22 @@ def _choose(bundle: Bundle, backend: str, precision: str | None, threads: int) -
     kind = backend_class(backend)
     if precision is not None:
         return kind.from_bundle(bundle, precision, threads=threads)
-    refused: UsageError | None = None
+    missing: UsageError | None = None
+    failed = []
     for candidate in _BEST_FIRST:
         if _failed_gate(bundle, candidate, backend):
+            failed.append(candidate)
             continue
         try:
             return kind.from_bundle(bundle, candidate, threads=threads)
         except UsageError as error:
-            refused = error
-    raise refused or UsageError(
-        f"every engine of {bundle.path} for {backend} failed its gate",
-        fix="name a --precision to use one all the same",
+            missing = error
+    if missing and not failed:
+        raise missing
+    raise UsageError(
+        f"{bundle.path}: {' and '.join(failed)} for {backend} failed the gate, "
+        "and there is no other precision",
+        fix="name the precision to use it all the same",
     )
 
 

@@ -38,6 +38,7 @@ class OpenVINOBackend(Backend):
         self._core: Any = None
         self._one: Any = None
         self._many: Any = None
+        self._pixels: Any = None
         self._floats = False
 
     @classmethod
@@ -75,6 +76,7 @@ class OpenVINOBackend(Backend):
         compiled = self._compile(model)
         self.provider = f"CPU {_computes_in(compiled)}"
         self._one = compiled.create_infer_request()
+        self._pixels = self._one.get_input_tensor().data
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return f32[N,7] logits for u8[N,1,48,48]."""
@@ -83,12 +85,18 @@ class OpenVINOBackend(Backend):
             raise self._not_loaded()
         if self._floats:
             images = self.preprocessing.normalise(images)
-        request = self._one if len(images) == 1 else self._any_size()
         try:
-            # The tensor lends our memory and the request is used again: nothing is copied or
-            # allocated but the logits, which must outlive the next inference.
-            request.set_input_tensor(self._ov.Tensor(images, shared_memory=True))
+            if len(images) == 1:
+                request = self._one
+                # Into the request's own memory: 2 KB cost less than wrapping the caller's.
+                np.copyto(self._pixels, images)
+            else:
+                request = self._any_size()
+                # A tensor could be written through, so OpenVINO wraps no read-only array.
+                lent = images if images.flags.writeable else images.copy()
+                request.set_input_tensor(self._ov.Tensor(lent, shared_memory=True))
             request.infer(share_inputs=True, share_outputs=True)
+            # A copy: the request's output is overwritten by its next inference.
             logits: np.ndarray = request.get_output_tensor(0).data.astype(np.float32)
         except RuntimeError as error:
             raise NumericsError(
@@ -98,7 +106,7 @@ class OpenVINOBackend(Backend):
 
     def close(self) -> None:
         """Let go of the networks."""
-        self._one = self._many = self._core = None
+        self._pixels = self._one = self._many = self._core = None
         self.provider = ""
 
     def versions(self) -> dict[str, str]:
