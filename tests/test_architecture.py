@@ -129,8 +129,8 @@ def test_house_rules(path: Path) -> None:
     assigned = {
         target.id
         for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
+        if isinstance(node, (ast.Assign, ast.AnnAssign))
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if isinstance(target, ast.Name)
     }
     if len(tree.body) > 1 and path.name != "__main__.py":

@@ -10,7 +10,7 @@ import click
 
 from fer_edge.cli._bundles import bundle_option, resolve_bundle
 from fer_edge.cli._options import format_option, threads_option
-from fer_edge.cli._output import note, print_rows
+from fer_edge.cli._output import print_rows
 from fer_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def command(
         print_rows(rows, fmt)
     if bad:
         for other in bad[:-1]:
-            note(f"error: {other}")
+            click.echo(f"error: {other}", err=True)
         raise bad[-1]
 
 
@@ -90,12 +90,15 @@ def _files(images: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _introduce(classifier: Classifier) -> None:
-    note(
+    click.echo(
         f"{classifier.bundle.path}: {classifier.backend} {classifier.precision} "
-        f"({classifier.provider}), threads {classifier.threads}"
+        f"({classifier.provider}), threads {classifier.threads}",
+        err=True,
     )
     if classifier.bundle.manifest.synthetic:
-        note("this network learned from synthetic faces: of real ones it knows nothing")
+        click.echo(
+            "this network learned from synthetic faces: of real ones it knows nothing", err=True
+        )
 
 
 def _row(path: Path, prediction: Prediction, *, exact: bool) -> dict[str, Any]:
