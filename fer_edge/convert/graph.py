@@ -68,7 +68,7 @@ class AffineInput:
 
 
 def load_model(path: Path | str) -> Any:
-    """Read an ONNX file into a ``ModelProto`` and check it.
+    """Read an ONNX file into a ``ModelProto``, check it, and name the nodes that have no name.
 
     :class:`UsageError` where there is none, :class:`IntegrityError` where it is damaged.
     """
@@ -85,7 +85,22 @@ def load_model(path: Path | str) -> Any:
             f"{path} is not a valid ONNX file: {reason[0] if reason else type(error).__name__}",
             fix="export it again",
         ) from None
+    _name_nodes(model)
     return model
+
+
+def _name_nodes(model: Any) -> None:
+    """Give every node a name of its own: reports and exclusions go by name."""
+    taken = {node.name for node in model.graph.node}
+    seen: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            name = f"{node.name or node.op_type}_{number}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
+        seen.add(node.name)
 
 
 def check(model: Any) -> None:

@@ -449,8 +449,6 @@ def _check_source(model: Any, exclude: Collection[str]) -> None:
             fix="export it again with opset 17",
         )
     names = [node.name for node in nodes]
-    if len(set(names)) < len(names) or "" in names:
-        raise UsageError("the nodes of this graph have no distinct names", fix="export it again")
     unknown = sorted(set(exclude) - set(names))
     if unknown:
         from difflib import get_close_matches

@@ -1,0 +1,221 @@
+"""``fer-edge build``: from a trained network to a verified engine in a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fer_edge.cli._options import data_option, format_option, threads_option
+from fer_edge.cli._output import note, print_json, print_rows
+from fer_edge.cli._stages import stages
+
+if TYPE_CHECKING:
+    from fer_edge.convert.build import BuildReport
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("source", required=False)
+@data_option
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="int8",
+    show_default=True,
+    help="The precision of the engine.",
+)
+@click.option(
+    "--target",
+    metavar="NAME",
+    help="What the engine is for: onnxruntime, openvino, or a TensorRT target.  "
+    "[default: tensorrt where it and a GPU are, else onnxruntime]",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder.")
+@click.option(
+    "--calibration",
+    metavar="RECIPE",
+    default="stratified-512",
+    show_default=True,
+    help="Which TRAIN images INT8 is calibrated with: a name in calibration/, or a TOML file.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["minmax", "entropy", "percentile"]),
+    help="How ranges come from the calibration images.  [default: the recipe's]",
+)
+@click.option(
+    "--input",
+    "input_",
+    type=click.Choice(["u8", "f32"]),
+    default="u8",
+    show_default=True,
+    help="What the graph takes: pixels, or float32 that the caller has normalised.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="NODE",
+    help="Leave a node of the graph in higher precision; may be given often.",
+)
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    help="Judge the engine against the PyTorch reference.  [default: verify]",
+)
+@click.option(
+    "--speed/--no-speed",
+    default=True,
+    help="Time INT8 beside FP32 for the gate.  [default: speed]",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["public", "private", "test", "train"]),
+    default="public",
+    show_default=True,
+    help="The images to verify with; private is for a finished, frozen model.",
+)
+@click.option(
+    "--retries",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="How often INT8 is tried again without its costliest layers.",
+)
+@threads_option
+@format_option
+def command(
+    source: str | None,
+    data: str | None,
+    precision: str,
+    target: str | None,
+    output: Path | None,
+    calibration: str,
+    method: str | None,
+    input_: str,
+    exclude: tuple[str, ...],
+    verify: bool,
+    speed: bool,
+    split: str,
+    retries: int,
+    threads: int,
+    fmt: str,
+) -> None:
+    """Build a verified engine from SOURCE: a run, weights, an FP32 ONNX file, or a bundle.
+
+    Without SOURCE, the newest run is taken. The bundle it writes (by default RUN/bundle) holds the
+    weights, the FP32 graph, the engine and the proof. INT8 is calibrated with TRAIN images only.
+    The gate: top-1 drops by at most 0.5 point, no class's recall by more than 3 (disgust 5), and
+    INT8 is faster than FP32. When INT8 fails, its costliest layers stay in higher precision; when
+    it still fails, the bundle is written without it, and the exit code is 3.
+
+    \b
+    Example:
+      fer-edge build --precision int8 --data fer2013.zip
+      fer-edge build runs/mine --precision int8 --target openvino --data fer2013.zip
+    """
+    from fer_edge.convert.build import build
+
+    with stages() as staged:
+        report = build(
+            source,
+            precision=precision,
+            target=target,
+            data=data,
+            calibration=calibration,
+            method=method,
+            output=output,
+            input=input_,  # type: ignore[arg-type]  # click has checked it
+            exclude=exclude,
+            verify=verify,
+            speed=speed,
+            split=split,
+            retries=retries,
+            threads=threads,
+            progress=staged,
+            say=note,
+        )
+    _print(report, fmt)
+    for text in report.notes:
+        note(f"note: {text}")
+    if report.error is not None:
+        raise report.error
+    note(f"next: fer-edge bench {report.bundle}")
+
+
+def _print(report: BuildReport, fmt: str) -> None:
+    if fmt == "json":
+        print_json(_content(report))
+        return
+    title = f"{report.bundle}: {report.use} for {report.target}"
+    rows = _rows(report, fmt)
+    if rows:
+        print_rows(rows, fmt, title=title, caption=_caption(report))
+    else:
+        note(f"{title}; not verified")
+
+
+def _rows(report: BuildReport, fmt: str) -> list[dict[str, Any]]:
+    rows = []
+    for precision, proven in report.proven.items():
+        proof, gate, speed = proven.verification, proven.gate, proven.speed
+        before, after = proof.reference.accuracy, proof.engine.accuracy
+        plain = fmt == "csv"
+        rows.append(
+            {
+                "precision": precision,
+                "backend": proof.engine.backend,
+                "gate": gate.status,
+                "n": proof.n,
+                "top1": after.top1 if plain else f"{after.top1:.2%}",
+                "delta": after.top1 - before.top1
+                if plain
+                else f"{100 * (after.top1 - before.top1):+.2f}",
+                "macro_f1": after.macro_f1 if plain else f"{after.macro_f1:.4f}",
+                "flips": proof.agreement.flips,
+                "max_abs_logit": proof.agreement.max_abs_logit
+                if plain
+                else f"{proof.agreement.max_abs_logit:.1e}",
+                "p50_ms": _speed(speed.fast_p50_ms if speed else None, plain, ".3f"),
+                "speedup": _speed(speed.ratio if speed else None, plain, ".2f"),
+            }
+        )
+    return rows
+
+
+def _speed(value: float | None, plain: bool, form: str) -> Any:
+    return value if plain or value is None else format(value, form)
+
+
+def _caption(report: BuildReport) -> str:
+    lines = []
+    if report.int8 is not None:
+        quantised = report.int8.report
+        lines.append(
+            f"{len(quantised.quantised)} nodes in INT8, {len(quantised.excluded)} in float"
+        )
+    if report.ranges is not None:
+        known = " (cached)" if report.ranges.cached else ""
+        lines.append(f"calibrated with {report.ranges.count} images, {report.ranges.method}{known}")
+    lines.append(f"{sum(report.seconds.values()):.1f} s")
+    return "; ".join(lines)
+
+
+def _content(report: BuildReport) -> dict[str, Any]:
+    int8 = report.int8
+    return {
+        "bundle": str(report.bundle),
+        "target": report.target,
+        "asked": report.asked,
+        "use": report.use,
+        "engine": report.engine,
+        "passed": report.error is None,
+        "reason": None if report.error is None else str(report.error),
+        "verified": {name: each.verification.to_dict() for name, each in report.proven.items()},
+        "attempts": [each.to_dict() for each in int8.attempts] if int8 else [],
+        "quantised": list(int8.report.quantised) if int8 else [],
+        "excluded": [list(pair) for pair in int8.report.excluded] if int8 else [],
+        "seconds": report.seconds,
+    }

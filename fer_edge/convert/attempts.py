@@ -1,0 +1,130 @@
+"""INT8 within its gate: quantise, judge, leave out the layers that cost most, try again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fer_edge.convert.int8 import Quantised, int8_from_onnx
+from fer_edge.convert.sensitivity import LayerCost, rank_layers
+
+if TYPE_CHECKING:
+    from fer_edge.convert.proof import Engine, Proof, Proven
+    from fer_edge.convert.ranges import Ranges
+
+__all__ = ["Attempt", "Int8Result", "int8_within_gate"]
+
+Progress = Callable[[str, int, int], None]
+
+_RANKING_IMAGES = 128
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One INT8 graph that was tried: the layers left out, what was measured, why it failed."""
+
+    excluded: tuple[str, ...]
+    proven: Proven | None
+    failure: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a manifest records."""
+        accuracy = self.proven.verification.engine.accuracy.top1 if self.proven else None
+        return {"excluded": list(self.excluded), "top1": accuracy, "failure": self.failure}
+
+
+@dataclass(frozen=True)
+class Int8Result:
+    """The last attempt's graph and all attempts; ``passed`` says whether the last is good.
+
+    ``costs`` ranks the layers, costliest first; empty if the first attempt passed.
+    """
+
+    engine: Engine
+    report: Quantised
+    attempts: tuple[Attempt, ...]
+    costs: tuple[LayerCost, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the last attempt passed all that was measured."""
+        return not self.attempts[-1].failure
+
+    @property
+    def proven(self) -> Proven | None:
+        """What was measured of the last attempt; None without verification."""
+        return self.attempts[-1].proven
+
+
+def int8_within_gate(
+    fp32: Engine,
+    engine: Engine,
+    ranges: Ranges,
+    shape: str,
+    *,
+    check: Callable[[Engine], str],
+    proof: Proof | None,
+    rival: Engine | None,
+    images: np.ndarray,
+    exclude: Sequence[str] = (),
+    retries: int = 3,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Int8Result:
+    """Write ``engine.path``, the INT8 graph of ``fp32`` in the shape of a target, and judge it.
+
+    ``check`` says what is wrong with an engine's golden answers ("" for nothing). While accuracy
+    fails, the layers are ranked by their cost on the calibration ``images``, and the worst 1, 2, 4,
+    ... of them stay in higher precision, ``retries`` times at most. A graph that is accurate but
+    not faster is not tried again: leaving layers out makes it slower. Without ``proof``, only
+    ``check`` decides.
+    """
+    asked = dict.fromkeys(exclude, "asked for")
+    attempts: list[Attempt] = []
+    costs: list[LayerCost] = []
+    out = dict(asked)
+    while True:
+        report = int8_from_onnx(fp32.path, engine.path, ranges, shape, exclude=out)
+        failure = check(engine)
+        proven = None
+        if proof is not None and not failure:
+            proven = proof.judge(engine, rival)
+            failure = "" if proven.gate.passed else proven.gate.reason()
+        attempts.append(Attempt(tuple(out), proven, failure))
+        slow = proven is not None and {f.name for f in proven.gate.failures} == {"speed"}
+        if not failure or slow or len(attempts) > retries:
+            break
+        if not costs:
+            say(f"INT8 fails: {failure}; ranking its layers by what they cost")
+            costs = rank_layers(
+                fp32.path,
+                ranges,
+                shape,
+                images[:_RANKING_IMAGES],
+                layers=[name for name in report.weighted if name not in asked],
+                progress=_stage(progress, "ranking layers"),
+            )
+        worst = costs[: 2 ** (len(attempts) - 1)]
+        if len(worst) >= len(costs) or len(worst) < 2 ** (len(attempts) - 1):
+            break  # nothing that matters would be left
+        out = asked | {cost.node: _reason(cost) for cost in worst}
+        say(f"trying again with {', '.join(cost.node for cost in worst)} in higher precision")
+    return Int8Result(replace(engine), report, tuple(attempts), tuple(costs))
+
+
+def _reason(cost: LayerCost) -> str:
+    return (
+        f"quantised alone it moves the probabilities by {cost.kl:.2e} nats "
+        f"and flips {cost.flips:.1%} of the labels"
+    )
+
+
+def _stage(progress: Progress | None, stage: str) -> Callable[[int, int], None]:
+    def advance(done: int, total: int) -> None:
+        if progress is not None:
+            progress(stage, done, total)
+
+    return advance

@@ -1,0 +1,101 @@
+"""What a build starts from: a run, a weights file, an ONNX file or a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fer_edge.bundle import MANIFEST, Bundle
+from fer_edge.errors import UsageError
+
+__all__ = ["BuildSource", "find_source"]
+
+_RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class BuildSource:
+    """Where the network comes from, and where its bundle goes.
+
+    Exactly one of ``weights`` (safetensors) and ``onnx`` (an FP32 graph) is set. ``base`` is the
+    bundle whose other files are kept, if there is one.
+    """
+
+    described: str
+    weights: Path | None
+    onnx: Path | None
+    base: Bundle | None
+    output: Path
+
+
+def find_source(source: str | Path | None, output: str | Path | None = None) -> BuildSource:
+    """Return the source that ``source`` names: a run's folder or name, a file, or a bundle.
+
+    None is the newest run. The bundle goes to ``output``, else to the run's ``bundle`` folder,
+    beside the file, or back into the bundle itself. :class:`UsageError` says what was not found.
+    """
+    if source is None:
+        from fer_edge.training.runs import newest_run
+
+        path = newest_run(_RUNS)
+        return _from_run(path, output, f"the newest run, {path}")
+    path = Path(source)
+    if (path / MANIFEST).is_file():
+        return _from_bundle(Bundle.open(path), output)
+    if path.is_dir() and (path / "model.safetensors").is_file():
+        return _from_run(path, output, f"the run {path}")
+    if path.suffix == ".safetensors" and path.is_file():
+        folder = _output(output, path.with_name("bundle"))
+        return BuildSource(f"the weights {path}", path, None, _existing(folder), folder)
+    if path.suffix == ".onnx" and path.is_file():
+        folder = _output(output, path.with_name(f"{path.stem}-bundle"))
+        return BuildSource(f"the graph {path}", None, path, _existing(folder), folder)
+    if not path.exists() and (_RUNS / path / "run.json").is_file():
+        return _from_run(_RUNS / path, output, f"the run {_RUNS / path}")
+    if not path.exists():
+        raise UsageError(
+            f"there is no {path}",
+            fix="name a run, a .safetensors or .onnx file, or a bundle; "
+            "without one, the newest run is taken",
+        )
+    raise UsageError(
+        f"{path} is no run, weights file, ONNX file or bundle",
+        fix="a run's folder holds model.safetensors, a bundle's manifest.json",
+    )
+
+
+def _from_run(path: Path, output: str | Path | None, described: str) -> BuildSource:
+    weights = path / "model.safetensors"
+    if not weights.is_file():
+        raise UsageError(
+            f"the run {path} has no weights yet", fix=f"fer-edge train --resume {path}"
+        )
+    folder = _output(output, path / "bundle")
+    return BuildSource(described, weights, None, _existing(folder), folder)
+
+
+def _from_bundle(bundle: Bundle, output: str | Path | None) -> BuildSource:
+    folder = _output(output, bundle.path)
+    checkpoint = bundle.find(format="safetensors")
+    graph = bundle.find(format="onnx", precision="fp32")
+    if checkpoint is None and graph is None:
+        raise UsageError(
+            f"the bundle {bundle.path} holds neither weights nor an FP32 graph to build from",
+            fix="build from the run that it was made from",
+        )
+    return BuildSource(
+        f"the bundle {bundle.path}",
+        bundle.file(checkpoint) if checkpoint else None,
+        bundle.file(graph) if graph and not checkpoint else None,
+        bundle,
+        folder,
+    )
+
+
+def _output(output: str | Path | None, default: Path) -> Path:
+    return default if output is None else Path(output)
+
+
+def _existing(folder: Path) -> Bundle | None:
+    """Return the bundle in ``folder``, to be added to; None where there is none."""
+    return Bundle.open(folder) if (folder / MANIFEST).is_file() else None
