@@ -2,9 +2,10 @@
 
 The hash is a difference hash (dHash) of 112 bits: which of two neighbouring 6x6 blocks is brighter,
 across and down. Pairs are not compared one by one: the bits are dealt into ten bands, and only
-images that agree in a whole band meet. On FER2013 that finds 99 % of the pairs that an exhaustive
-search finds, looking at 1.5 % of them. Faces look alike, so a hash alone would call strangers
-duplicates: a proposed pair counts when its pixels correlate (Pearson) by 0.90 or more.
+images that agree in a whole band meet. On FER2013's TRAIN and PUBLIC that finds 1,721 of the 1,768
+pairs that comparing all with all finds, and looks at 1.5 % of them. Faces look alike, so a hash
+alone would call strangers duplicates: a proposed pair counts when its pixels correlate (Pearson) by
+0.90 or more.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ by NUL, as u8) and ``meta`` (JSON as u8: schema, sha256, source, synthetic, note
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -49,14 +48,16 @@ def read_npz(path: Path) -> FerDataset:
     """
     fix = "make it again from its source"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Our own handle: np.load leaves the one that it opens to the garbage collector on errors.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             images, labels, split = arrays["images"], arrays["labels"], arrays["split"]
             ids = bytes(arrays["ids"]).decode("utf-8").split("\0")
             meta = json.loads(bytes(arrays["meta"]))
         schema, promised = meta["schema"], meta["sha256"]
         source, synthetic, notes = meta["source"], meta["synthetic"], meta["notes"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        # ValueError covers pickled arrays, bad JSON, bad UTF-8 and broken npy headers.
+    except Exception as error:
+        # A damaged zip inside a damaged npy inside damaged JSON: about ten types of exceptions
+        # (BadZipFile, ValueError, TokenError, MemoryError for an absurd shape ...), one meaning.
         raise DataError(f"{path} is not a data set of fer-edge: {error}", fix=fix) from None
     if schema != SCHEMA:
         raise DataError(f"{path} has schema {schema}, this version reads {SCHEMA}", fix=fix)
