@@ -1,0 +1,214 @@
+#include "bundle.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "errors.hpp"
+#include "files.hpp"
+#include "npz.hpp"
+#include "sha256.hpp"
+
+namespace fer_edge {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kSchema = 1;
+constexpr std::uint64_t kLargestManifest = 16 << 20;
+constexpr std::uint64_t kLargestArtifact = std::uint64_t{2} << 30;
+constexpr char kGolden[] = "golden.npz";
+constexpr char kCopyAgain[] =
+    "copy the bundle again from where it was made, or build it again: fer-edge build";
+
+const std::vector<std::string> kLabels = {"angry", "disgust",  "fear",   "happy",
+                                          "sad",   "surprise", "neutral"};
+
+Error damaged(const std::string& where, const std::string& why) {
+  return Error(Exit::integrity, where + ": " + why, kCopyAgain);
+}
+
+bool is_hex(const std::string& text) {
+  return text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+// The manifest is canonical JSON whose last field is the SHA-256 of the same JSON without it:
+// see fer_edge/manifest.py. So its own bytes can be verified without printing JSON again.
+void verify_own_digest(const std::string& content, const std::string& where) {
+  const std::string before = ",\n  \"manifest_sha256\": \"";
+  const std::string after = "\"\n}\n";
+  const std::size_t tail = before.size() + 64 + after.size();
+  if (content.size() <= tail) throw damaged(where, "it is damaged or cut short");
+  const std::size_t at = content.size() - tail;
+  const std::string digest = content.substr(at + before.size(), 64);
+  if (content.compare(at, before.size(), before) != 0 ||
+      content.compare(content.size() - after.size(), after.size(), after) != 0 ||
+      sha256(content.substr(0, at) + "\n}\n") != digest) {
+    throw damaged(where, "it is not what its own digest says");
+  }
+}
+
+// The path must stay inside the bundle; the manifest of a hostile bundle has a right digest too.
+bool is_inside(const std::string& path) {
+  if (path.empty() || path.front() == '/' || path.find('\\') != std::string::npos ||
+      path.find('\0') != std::string::npos) {
+    return false;
+  }
+  const std::filesystem::path parts(path);
+  return std::none_of(parts.begin(), parts.end(), [](const std::filesystem::path& part) {
+    return part == ".." || part == "." || part.empty();
+  });
+}
+
+Artifact artifact_from_json(const json& content) {
+  Artifact artifact;
+  artifact.path = content.at("path").get<std::string>();
+  artifact.format = content.at("format").get<std::string>();
+  artifact.precision = content.at("precision").get<std::string>();
+  artifact.target = content.at("target").get<std::string>();
+  artifact.sha256 = content.at("sha256").get<std::string>();
+  artifact.size = content.at("size").get<std::uint64_t>();
+  if (!is_inside(artifact.path)) {
+    throw std::runtime_error("the path '" + artifact.path + "' leaves the bundle");
+  }
+  if (artifact.sha256.size() != 64 || !is_hex(artifact.sha256)) {
+    throw std::runtime_error(artifact.path + " has no SHA-256 in hex");
+  }
+  return artifact;
+}
+
+Gate gate_from_json(const json& content) {
+  const auto text = [&](const char* key) {
+    const auto found = content.find(key);
+    return found != content.end() && found->is_string() ? found->get<std::string>() : "";
+  };
+  Gate gate{text("precision"), text("target"), std::nullopt};
+  const auto passed = content.find("passed");
+  if (passed != content.end() && passed->is_boolean()) gate.passed = passed->get<bool>();
+  return gate;
+}
+
+template <typename T>
+std::vector<T> rows(const std::string& bytes) {
+  std::vector<T> out(bytes.size() / sizeof(T));
+  std::memcpy(out.data(), bytes.data(), out.size() * sizeof(T));
+  return out;
+}
+
+}  // namespace
+
+Bundle Bundle::open(const std::filesystem::path& path) {
+  const std::filesystem::path manifest = path / "manifest.json";
+  const std::string where = manifest.string();
+  std::error_code failed;
+  if (!std::filesystem::exists(manifest, failed)) {
+    throw Error(Exit::usage, path.string() + " is not a bundle: it holds no manifest.json",
+                "fer-edge build makes a bundle; fer-edge bundle unpack unpacks a .fer file");
+  }
+  const std::string content =
+      read_file(manifest, kLargestManifest, static_cast<int>(Exit::integrity));
+  verify_own_digest(content, where);
+
+  Bundle bundle;
+  bundle.path_ = path;
+  try {
+    const json fields = json::parse(content);
+    const int schema = fields.at("schema").get<int>();
+    if (schema > kSchema) {
+      throw Error(Exit::usage,
+                  where + " has schema " + std::to_string(schema) + "; this runner reads up to " +
+                      std::to_string(kSchema),
+                  "build a newer fer-edge-run");
+    }
+    bundle.name_ = fields.at("name").get<std::string>();
+    bundle.labels_ = fields.at("labels").get<std::vector<std::string>>();
+    const json& preprocessing = fields.at("preprocessing");
+    bundle.preprocessing_ = {preprocessing.at("mean").get<double>(),
+                             preprocessing.at("std").get<double>()};
+    for (const json& item : fields.at("artifacts")) {
+      bundle.artifacts_.push_back(artifact_from_json(item));
+    }
+    for (const json& item : fields.at("gates")) bundle.gates_.push_back(gate_from_json(item));
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw damaged(where, error.what());
+  }
+  if (bundle.labels_ != kLabels) throw damaged(where, "its labels are not FER2013's");
+  if (!(bundle.preprocessing_.std > 0)) throw damaged(where, "preprocessing.std is not positive");
+  return bundle;
+}
+
+std::optional<Artifact> Bundle::find(const std::string& format, const std::string& precision,
+                                     const std::string& target) const {
+  for (const Artifact& artifact : artifacts_) {
+    if (artifact.format == format && artifact.precision == precision &&
+        artifact.target == target) {
+      return artifact;
+    }
+  }
+  return std::nullopt;
+}
+
+bool Bundle::failed_gate(const std::string& precision, const std::string& engine) const {
+  return std::any_of(gates_.begin(), gates_.end(), [&](const Gate& gate) {
+    return gate.precision == precision && (gate.target.empty() || gate.target == engine) &&
+           gate.passed == false;
+  });
+}
+
+std::string Bundle::read(const Artifact& artifact) const {
+  const std::filesystem::path file = path_ / artifact.path;
+  const std::string where = file.string();
+  std::error_code failed;
+  const auto root = std::filesystem::canonical(path_, failed);
+  const auto real = std::filesystem::canonical(file, failed);
+  if (failed) throw damaged(where, "the file is missing");
+  if (std::mismatch(root.begin(), root.end(), real.begin(), real.end()).first != root.end()) {
+    throw damaged(where, "a link leads out of the bundle");
+  }
+  std::string content = read_file(file, kLargestArtifact, static_cast<int>(Exit::integrity));
+  if (content.size() != artifact.size) {
+    throw damaged(where, "it has " + std::to_string(content.size()) + " bytes, the manifest says " +
+                             std::to_string(artifact.size));
+  }
+  const std::string digest = sha256(content);
+  if (digest != artifact.sha256) {
+    throw damaged(where, "SHA-256 is " + digest.substr(0, 12) + "..., the manifest says " +
+                             artifact.sha256.substr(0, 12) + "...");
+  }
+  return content;
+}
+
+Golden Bundle::golden() const {
+  const auto artifact = find("npz", "", "");
+  const std::string where = (path_ / kGolden).string();
+  if (!artifact || artifact->path != kGolden) {
+    throw Error(Exit::usage, path_.string() + " has no golden self-test (golden.npz)",
+                "build the bundle again: fer-edge build");
+  }
+  const auto arrays = read_npz(read(*artifact), where);
+  const auto images = arrays.find("images");
+  const auto logits = arrays.find("logits");
+  const auto wrong = [&] {
+    return damaged(where, "expected images u8[G,1,48,48] and finite logits f32[G,7]");
+  };
+  if (images == arrays.end() || logits == arrays.end()) throw wrong();
+  const std::size_t count = images->second.shape.empty() ? 0 : images->second.shape[0];
+  if (count == 0 || images->second.dtype != "|u1" || logits->second.dtype != "<f4" ||
+      images->second.shape != std::vector<std::size_t>{count, 1, kSize, kSize} ||
+      logits->second.shape != std::vector<std::size_t>{count, kClasses}) {
+    throw wrong();
+  }
+  Golden golden{rows<Image>(images->second.bytes), rows<Logits>(logits->second.bytes)};
+  for (const Logits& row : golden.logits) {
+    if (!std::all_of(row.begin(), row.end(), [](float x) { return std::isfinite(x); })) {
+      throw wrong();
+    }
+  }
+  return golden;
+}
+
+}  // namespace fer_edge

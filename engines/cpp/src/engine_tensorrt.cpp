@@ -1,0 +1,294 @@
+// TensorRT 8.6 to 11: one path, since the names used here exist in all of them.
+// What was compiled against what, and what was run, stands in engines/cpp/README.md.
+#include "engine_tensorrt.hpp"
+
+#include <NvInferRuntime.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <sstream>
+
+#include "errors.hpp"
+#include "plan.hpp"
+
+namespace fer_edge {
+namespace {
+
+void check(cudaError_t status, const char* what) {
+  if (status != cudaSuccess) {
+    throw Error(Exit::environment,
+                std::string("CUDA: ") + what + ": " + cudaGetErrorString(status),
+                "fer-edge doctor");
+  }
+}
+
+// Keeps what TensorRT says, so that an error can say why.
+class Log final : public nvinfer1::ILogger {
+ public:
+  void log(Severity severity, char const* message) noexcept override {
+    if (severity > Severity::kWARNING) return;
+    const std::lock_guard<std::mutex> hold(lock_);
+    last_ = message;
+  }
+
+  [[nodiscard]] std::string last() {
+    const std::lock_guard<std::mutex> hold(lock_);
+    return first_line(last_);
+  }
+
+ private:
+  std::mutex lock_;
+  std::string last_;
+};
+
+class Stream {
+ public:
+  Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream"); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  ~Stream() { cudaStreamDestroy(stream_); }
+  [[nodiscard]] cudaStream_t get() const { return stream_; }
+  void wait() const { check(cudaStreamSynchronize(stream_), "waiting for the GPU"); }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+// A block on the device and its page-locked twin on the host: only from that do copies overlap and
+// can they be part of a CUDA graph.
+class Buffer {
+ public:
+  explicit Buffer(std::size_t size) : size_(size) {
+    check(cudaMalloc(&device_, size), "device memory");
+    const cudaError_t status = cudaMallocHost(&host_, size);
+    if (status != cudaSuccess) cudaFree(device_);
+    check(status, "page-locked memory");
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() {
+    cudaFreeHost(host_);
+    cudaFree(device_);
+  }
+  [[nodiscard]] void* device() const { return device_; }
+  template <typename T>
+  [[nodiscard]] T* host() const {
+    return static_cast<T*>(host_);
+  }
+  void upload(cudaStream_t stream) const {
+    check(cudaMemcpyAsync(device_, host_, size_, cudaMemcpyHostToDevice, stream), "upload");
+  }
+  void download(cudaStream_t stream) const {
+    check(cudaMemcpyAsync(host_, device_, size_, cudaMemcpyDeviceToHost, stream), "download");
+  }
+
+ private:
+  std::size_t size_;
+  void* device_ = nullptr;
+  void* host_ = nullptr;
+};
+
+// Upload, network and download as one launch: a 48x48 network is a dozen kernels of microseconds
+// each, so that launching them one by one costs more than running them.
+class Graph {
+ public:
+  Graph() = default;
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  ~Graph() {
+    if (executable_ != nullptr) cudaGraphExecDestroy(executable_);
+  }
+
+  // Returns why the work cannot be captured, or nothing.
+  template <typename Work>
+  std::string capture(cudaStream_t stream, Work&& work) {
+    // Thread-local: what other threads do on the device does not end the capture.
+    cudaError_t status = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    if (status != cudaSuccess) return cudaGetErrorString(status);
+    std::string problem;
+    try {
+      work();
+    } catch (const Error& error) {
+      problem = error.what();
+    }
+    cudaGraph_t graph = nullptr;
+    // Also after a failure: the stream would stay in capture mode.
+    status = cudaStreamEndCapture(stream, &graph);
+    if (status == cudaSuccess && problem.empty()) {
+      status = cudaGraphInstantiateWithFlags(&executable_, graph, 0);
+    }
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    if (status != cudaSuccess) {
+      if (problem.empty()) problem = cudaGetErrorString(status);
+      executable_ = nullptr;
+      cudaGetLastError();  // clears it: the next call would report it as its own
+    }
+    return problem;
+  }
+
+  [[nodiscard]] explicit operator bool() const { return executable_ != nullptr; }
+  void launch(cudaStream_t stream) const { check(cudaGraphLaunch(executable_, stream), "graph"); }
+
+ private:
+  cudaGraphExec_t executable_ = nullptr;
+};
+
+std::string runtime_version() {
+  std::ostringstream text;
+  text << NV_TENSORRT_MAJOR << '.' << NV_TENSORRT_MINOR << '.' << NV_TENSORRT_PATCH;
+  return text.str();
+}
+
+int compute_capability() {
+  int count = 0;
+  check(cudaGetDeviceCount(&count), "no GPU can be used");
+  if (count == 0) throw Error(Exit::environment, "CUDA: there is no GPU", "fer-edge doctor");
+  int major = 0;
+  int minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "device");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0), "device");
+  return 10 * major + minor;
+}
+
+class TensorRtEngine final : public Engine {
+ public:
+  TensorRtEngine(const Bundle& bundle, const EngineOptions& options)
+      : preprocessing_(bundle.preprocessing()) {
+    const int sm = compute_capability();
+    const Plan plan = choose_plan(bundle, options.precision, runtime_version(), sm);
+    const std::string content = read_plan(bundle, plan);
+    file_ = plan.file.lexically_relative(bundle.path()).generic_string();
+    provider_ = "TensorRT " + runtime_version() + ", sm_" + std::to_string(sm);
+
+    runtime_.reset(nvinfer1::createInferRuntime(log_));
+    if (!runtime_) throw unusable("TensorRT does not start", plan);
+    // Null, not an exception, where the plan does not fit; why, only the log knows.
+    engine_.reset(runtime_->deserializeCudaEngine(content.data(), content.size()));
+    if (!engine_) throw unusable("TensorRT cannot load " + plan.file.string(), plan);
+    name_tensors(plan);
+    context_.reset(engine_->createExecutionContext());
+    if (!context_) throw unusable("TensorRT has no execution context", plan);
+    prepare(plan);
+    if (options.cuda_graph) capture();
+  }
+
+  void infer(const Image& pixels, Logits& logits) override {
+    if (floats_) {
+      preprocessing_.normalise(pixels, in_->host<float>());
+    } else {
+      std::copy(pixels.begin(), pixels.end(), in_->host<std::uint8_t>());
+    }
+    if (graph_) {
+      graph_.launch(stream_.get());
+    } else {
+      enqueue();
+    }
+    stream_.wait();
+    std::copy_n(out_->host<float>(), logits.size(), logits.begin());
+  }
+
+  [[nodiscard]] std::string provider() const override { return provider_; }
+  [[nodiscard]] std::string model() const override { return file_; }
+
+ private:
+  Error unusable(const std::string& what, const Plan& plan) {
+    return Error(Exit::environment, what + ": " + log_.last(),
+                 "fer-edge build --precision " + plan.precision + " --target tensorrt");
+  }
+
+  void name_tensors(const Plan& plan) {
+    for (std::int32_t i = 0; i < engine_->getNbIOTensors(); ++i) {
+      const char* name = engine_->getIOTensorName(i);
+      const bool in = engine_->getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT;
+      std::string& kept = in ? input_ : output_;
+      if (!kept.empty()) throw unusable(plan.file.string() + " has too many tensors", plan);
+      kept = name;
+    }
+    const auto takes = engine_->getTensorDataType(input_.c_str());
+    floats_ = takes == nvinfer1::DataType::kFLOAT;
+    const bool known = floats_ || takes == nvinfer1::DataType::kUINT8;
+    if (!known || !fits(input_, {1, 1, kSize, kSize}) || !fits(output_, {1, kClasses}) ||
+        engine_->getTensorDataType(output_.c_str()) != nvinfer1::DataType::kFLOAT) {
+      throw unusable(plan.file.string() + " is no network of fer-edge", plan);
+    }
+  }
+
+  // Whether a tensor's shape is `wanted`, where -1 (the batch) stands for anything.
+  [[nodiscard]] bool fits(const std::string& tensor, const std::vector<std::size_t>& wanted) const {
+    const nvinfer1::Dims shape = engine_->getTensorShape(tensor.c_str());
+    if (shape.nbDims != static_cast<std::int32_t>(wanted.size())) return false;
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      const auto extent = static_cast<std::int64_t>(shape.d[i]);
+      if (extent != -1 && extent != static_cast<std::int64_t>(wanted[i])) return false;
+    }
+    return true;
+  }
+
+  void prepare(const Plan& plan) {
+    in_ = std::make_unique<Buffer>(kPixels * (floats_ ? sizeof(float) : 1));
+    out_ = std::make_unique<Buffer>(sizeof(Logits));
+    nvinfer1::Dims one{};
+    one.nbDims = 4;
+    one.d[0] = one.d[1] = 1;
+    one.d[2] = one.d[3] = kSize;
+    if (!context_->setInputShape(input_.c_str(), one) ||
+        !context_->setTensorAddress(input_.c_str(), in_->device()) ||
+        !context_->setTensorAddress(output_.c_str(), out_->device())) {
+      throw unusable("TensorRT refuses a batch of one", plan);
+    }
+    // Once plainly: lazy loading of kernels may not happen inside a capture.
+    std::memset(in_->host<char>(), 0, kPixels);
+    enqueue();
+    stream_.wait();
+  }
+
+  void capture() {
+    const std::string problem = graph_.capture(stream_.get(), [&] { enqueue(); });
+    provider_ += problem.empty() ? ", CUDA graph" : ", no CUDA graph (" + problem + ")";
+  }
+
+  void enqueue() {
+    in_->upload(stream_.get());
+    if (!context_->enqueueV3(stream_.get())) {
+      throw Error(Exit::numerics, "TensorRT failed: " + log_.last());
+    }
+    out_->download(stream_.get());
+  }
+
+  // Members are destroyed from the last to the first: context before engine before runtime.
+  Preprocessing preprocessing_;
+  std::string file_;
+  std::string provider_;
+  std::string input_;
+  std::string output_;
+  bool floats_ = false;
+  Log log_;
+  std::unique_ptr<nvinfer1::IRuntime> runtime_;
+  std::unique_ptr<nvinfer1::ICudaEngine> engine_;
+  Stream stream_;
+  std::unique_ptr<Buffer> in_;
+  std::unique_ptr<Buffer> out_;
+  std::unique_ptr<nvinfer1::IExecutionContext> context_;
+  Graph graph_;
+};
+
+}  // namespace
+
+const char* tensorrt_version() {
+  static const std::string version = runtime_version();
+  return version.c_str();
+}
+
+bool tensorrt_has(const Bundle& bundle, const std::string& precision) {
+  const auto plans = find_plans(bundle);
+  return std::any_of(plans.begin(), plans.end(),
+                     [&](const Plan& plan) { return plan.precision == precision; });
+}
+
+std::unique_ptr<Engine> tensorrt_load(const Bundle& bundle, const EngineOptions& options) {
+  return std::make_unique<TensorRtEngine>(bundle, options);
+}
+
+}  // namespace fer_edge

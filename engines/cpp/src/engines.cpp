@@ -1,0 +1,30 @@
+#include "engine.hpp"
+#ifdef FER_EDGE_WITH_OPENVINO
+#include "engine_openvino.hpp"
+#endif
+#ifdef FER_EDGE_WITH_TENSORRT
+#include "engine_tensorrt.hpp"
+#endif
+
+namespace fer_edge {
+
+const std::vector<EngineKind>& engines() {
+  // In the order in which they are preferred.
+  static const std::vector<EngineKind> kinds = {
+#ifdef FER_EDGE_WITH_TENSORRT
+      {"tensorrt", tensorrt_version(), tensorrt_has, tensorrt_load},
+#endif
+#ifdef FER_EDGE_WITH_OPENVINO
+      {"openvino", openvino_version(), openvino_has, openvino_load},
+#endif
+  };
+  return kinds;
+}
+
+std::string first_line(const std::string& text) {
+  const std::size_t start = text.find_first_not_of(" \t\r\n");
+  if (start == std::string::npos) return "it says nothing more";
+  return text.substr(start, text.find_first_of("\r\n", start) - start);
+}
+
+}  // namespace fer_edge

@@ -1,0 +1,29 @@
+#include "numerics.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace fer_edge {
+
+void Preprocessing::normalise(const Image& pixels, float* out) const {
+  const auto scale = static_cast<float>(1.0 / (255.0 * std));
+  const auto shift = static_cast<float>(mean / std);
+  // Two roundings, as numpy has; CMakeLists.txt forbids fusing them.
+  for (std::size_t i = 0; i < pixels.size(); ++i) {
+    out[i] = static_cast<float>(pixels[i]) * scale - shift;
+  }
+}
+
+Logits softmax(const Logits& logits) {
+  const float largest = *std::max_element(logits.begin(), logits.end());
+  Logits probabilities{};
+  float sum = 0;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    probabilities[i] = std::exp(logits[i] - largest);
+    sum += probabilities[i];
+  }
+  for (float& probability : probabilities) probability /= sum;
+  return probabilities;
+}
+
+}  // namespace fer_edge

@@ -1,0 +1,195 @@
+"""The runner's TensorRT engine, compiled and run against stand-ins for TensorRT and CUDA.
+
+What this proves: the file compiles against NVIDIA's CUDA headers, and chooses, verifies, loads,
+captures and runs a plan as it says. What it cannot prove without a device: that TensorRT does.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from fixtures_bundle import BundleMaker, golden_images
+
+from fer_edge.backends.plan_sidecar import PlanSidecar
+from fer_edge.bundle import Bundle, BundleWriter
+from fer_edge.files import sha256_bytes
+from fer_edge.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from conftest import Runner
+
+FAKES = Path(__file__).parent / "fake_tensorrt"
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_stand_in(runner: Runner) -> None:
+    if not runner.tensorrt:
+        pytest.skip("no CUDA headers here (they come with the triton wheel of torch)")
+
+
+def fake_logits(images: np.ndarray, *, floats: bool) -> np.ndarray:
+    """What the stand-in computes: see fake_nvinfer.cpp."""
+    pixels = images[:, 0].astype(np.float64) * 0.001
+    if floats:
+        pixels = Preprocessing().normalise(images)[:, 0].astype(np.float64)
+    rows = pixels.sum(2)[:, :42].reshape(len(images), 7, 6)
+    return rows.sum(2).astype(np.float32)
+
+
+def add_plan(bundle: Bundle, content: bytes, **fields: Any) -> Path:
+    parent = bundle.artifact(format="onnx", precision="fp32")
+    facts: dict[str, Any] = {
+        "package": "tensorrt",
+        "tensorrt": "10.3.0.26",
+        "sm": 87,
+        "gpu": "Orin",
+        "target": "orin-jp62",
+        "precision": "fp16",
+        "parent_sha256": parent.sha256,
+        "sha256": sha256_bytes(content),
+        "size": len(content),
+        "batch": {"min": 1, "opt": 1, "max": 16},
+        "input": {"name": "images", "dtype": "uint8"},
+        "output": {"name": "logits", "dtype": "float32"},
+        "build_seconds": 1.0,
+        "created": "2026-11-23T00:00:00+00:00",
+    }
+    facts.update(fields)
+    plan = bundle.path / "engines" / f"sm{facts['sm']}-trt10.3.0-{facts['precision']}.plan"
+    plan.parent.mkdir(exist_ok=True)
+    plan.write_bytes(content)
+    PlanSidecar(**facts).write(plan)
+    # The layer listing that stands beside a plan is not a sidecar.
+    plan.with_name(plan.stem + ".layers.json").write_text("{}")
+    return plan
+
+
+@pytest.fixture
+def bundle(bundle_maker: BundleMaker) -> Bundle:
+    """A bundle whose golden logits are the stand-in's."""
+    bundle = bundle_maker(int8=())
+    images = golden_images()
+    buffer = io.BytesIO()
+    np.savez(buffer, images=images, logits=fake_logits(images, floats=False))
+    with BundleWriter(bundle.path, base=bundle) as writer:
+        writer.add_bytes(buffer.getvalue(), "golden.npz", format="npz")
+    return Bundle.open(bundle.path)
+
+
+def last_line(stdout: str) -> dict[str, Any]:
+    line: dict[str, Any] = json.loads(stdout.splitlines()[-1])
+    return line
+
+
+def test_a_plan_is_preferred_and_run_as_a_cuda_graph(
+    runner: Runner, bundle: Bundle, tmp_path: Path
+) -> None:
+    add_plan(bundle, b"FAKEPLAN u8")
+    images = golden_images(3, seed=4)
+    for i, image in enumerate(images):
+        (tmp_path / f"{i}.raw").write_bytes(image.tobytes())
+    result = runner(bundle.path, *sorted(tmp_path.glob("*.raw")))
+    assert result.returncode == 0, result.stderr
+    summary = last_line(result.stdout)
+    assert summary["engine"] == "tensorrt"
+    assert summary["model"] == "engines/sm87-trt10.3.0-fp16.plan"
+    assert summary["provider"] == "TensorRT 10.3.0, sm_87, CUDA graph"
+    expected = fake_logits(images, floats=False)
+    exponentials = np.exp(expected - expected.max(1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(1, keepdims=True)
+    for line, row in zip(result.stdout.splitlines(), probabilities):
+        assert np.allclose(list(json.loads(line)["probabilities"].values()), row, atol=1e-5)
+
+
+def test_without_a_graph(runner: Runner, bundle: Bundle) -> None:
+    add_plan(bundle, b"FAKEPLAN u8")
+    plain = last_line(runner(bundle.path, "--no-graph").stdout)
+    assert plain["provider"] == "TensorRT 10.3.0, sm_87"
+    refused = last_line(runner(bundle.path, FAKE_CUDA="no capture").stdout)
+    assert refused["provider"].startswith("TensorRT 10.3.0, sm_87, no CUDA graph (")
+
+
+def test_a_plan_that_takes_float_pixels(runner: Runner, bundle: Bundle) -> None:
+    images = golden_images()
+    buffer = io.BytesIO()
+    np.savez(buffer, images=images, logits=fake_logits(images, floats=True))
+    with BundleWriter(bundle.path, base=bundle) as writer:
+        writer.add_bytes(buffer.getvalue(), "golden.npz", format="npz")
+    add_plan(bundle, b"FAKEPLAN f32", precision="fp32")
+    result = runner(bundle.path, "--engine", "tensorrt")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "env", "code", "words"),
+    [
+        ({}, {"FAKE_SM": "90"}, 5, "built with TensorRT 10.3.0 for sm_87, this is TensorRT 10.3.0"),
+        ({"tensorrt": "8.6.2"}, {}, 5, "built with TensorRT 8.6.2 for sm_87"),
+        ({}, {"FAKE_CUDA": "no device"}, 5, "no CUDA-capable device"),
+        ({}, {"FAKE_TENSORRT": "other shape"}, 5, "no network of fer-edge"),
+        ({}, {"FAKE_TENSORRT": "fail"}, 4, "TensorRT failed"),
+        ({"parent_sha256": "0" * 64}, {}, 6, "an ONNX that is not in this bundle"),
+        ({"sha256": "0" * 64}, {}, 6, "is not the file that the JSON beside it describes"),
+        ({"schema": 2}, {}, 6, "another schema"),
+    ],
+)
+def test_a_plan_that_may_not_be_used(
+    runner: Runner,
+    bundle: Bundle,
+    fields: dict[str, Any],
+    env: dict[str, str],
+    code: int,
+    words: str,
+) -> None:
+    add_plan(bundle, b"FAKEPLAN u8", **fields)
+    result = runner(bundle.path, "--engine", "tensorrt", **env)
+    assert result.returncode == code, result.stderr
+    assert words in result.stderr
+    assert result.stderr.count("\n") <= 2
+
+
+def test_what_tensorrt_logs_says_why_a_plan_does_not_load(runner: Runner, bundle: Bundle) -> None:
+    add_plan(bundle, b"no plan at all")
+    result = runner(bundle.path, "--engine", "tensorrt")
+    assert result.returncode == 5
+    assert "cannot load" in result.stderr
+    assert "magicTag does not match" in result.stderr
+    assert "fix:   fer-edge build --precision fp16 --target tensorrt" in result.stderr
+
+
+def test_tensorrt_rtx_plans_and_bare_plans_are_not_taken(runner: Runner, bundle: Bundle) -> None:
+    plan = add_plan(bundle, b"FAKEPLAN u8", package="tensorrt-rtx")
+    (plan.parent / "bare.plan").write_bytes(b"FAKEPLAN u8")
+    result = runner(bundle.path, "--engine", "tensorrt")
+    assert result.returncode == 2
+    assert "fer-edge build --precision int8 --target tensorrt" in result.stderr
+
+
+def test_it_compiles_for_tensorrt_8_6(runner: Runner, tmp_path: Path) -> None:
+    triton = next(
+        line.partition("=")[2]
+        for line in (runner.build / "CMakeCache.txt").read_text().splitlines()
+        if line.startswith("CUDART_INCLUDE_DIR")
+    )
+    json_dir = next(
+        line.partition("=")[2]
+        for line in (runner.build / "CMakeCache.txt").read_text().splitlines()
+        if line.startswith("NLOHMANN_JSON_INCLUDE_DIR")
+    )
+    source = Path(__file__).parents[2] / "engines" / "cpp" / "src" / "engine_tensorrt.cpp"
+    version = ["-DNV_TENSORRT_MAJOR=8", "-DNV_TENSORRT_MINOR=6", "-DNV_TENSORRT_PATCH=1"]
+    result = subprocess.run(
+        ["g++", "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", *version]
+        + [f"-isystem{folder}" for folder in (triton, json_dir, FAKES)]
+        + [str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
