@@ -22,7 +22,7 @@ std::string reason(const ov::Exception& error) {
   return first_line(error.what());
 }
 
-// The types that convolutions and matrix products really use, say "u8+f32".
+// The types that convolutions and matrix products really use, say "int8+f32".
 std::string computes_in(const ov::CompiledModel& compiled) {
   std::vector<std::string> types;
   for (const auto& node : compiled.get_runtime_model()->get_ordered_ops()) {
@@ -35,6 +35,7 @@ std::string computes_in(const ov::CompiledModel& compiled) {
     std::string type = precision->second.as<std::string>();
     std::transform(type.begin(), type.end(), type.begin(),
                    [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    if (type == "u8" || type == "i8") type = "int8";
     if (std::find(types.begin(), types.end(), type) == types.end()) types.push_back(type);
   }
   if (types.empty()) return "f32";
