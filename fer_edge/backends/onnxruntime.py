@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fer_edge.backends.base import Backend, check_images, check_shapes
+from fer_edge.cpu import int8_dot_saturates
 from fer_edge.errors import (
     FerEdgeError,
     IntegrityError,
@@ -74,21 +75,9 @@ class OnnxRuntimeBackend(Backend):
                 if "CUDA" in self.execution_provider or "Tensorrt" in self.execution_provider
                 else None,
             )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        # On x86 without VNNI the fast u8 x s8 product saturates, silently and only on some CPUs.
-        # This takes the exact one where a weight needs its eighth bit, and only there.
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        # Errors reach the caller as exceptions: the library's own lines on stderr say them twice.
-        options.log_severity_level = 4
-        try:
-            session = ort.InferenceSession(
-                str(path), options, providers=[self.execution_provider], enable_fallback=0
-            )
-        except Exception as error:
-            raise _load_error(path, error) from None
+        session = self._open(ort, path, exact=False)
+        if self.precision == "int8" and int8_dot_saturates() and not _saturation_safe(session):
+            session = self._open(ort, path, exact=True)
         # Sessions fall back in run() too, and print it: a measurement of the wrong device.
         session.disable_fallback()
         ran = session.get_providers()[0]
@@ -98,6 +87,22 @@ class OnnxRuntimeBackend(Backend):
             )
         self._adopt(session, path)
         self.provider = ran
+
+    def _open(self, ort: ModuleType, path: Path, *, exact: bool) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        # Errors reach the caller as exceptions: the library's own lines on stderr say them twice.
+        options.log_severity_level = 4
+        if exact:
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            return ort.InferenceSession(
+                str(path), options, providers=[self.execution_provider], enable_fallback=0
+            )
+        except Exception as error:
+            raise _load_error(path, error) from None
 
     def _adopt(self, session: Any, path: Path) -> None:
         inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -138,6 +143,16 @@ class OnnxRuntimeBackend(Backend):
     def versions(self) -> dict[str, str]:
         """Return onnxruntime's version."""
         return {"onnxruntime": str(_onnxruntime().__version__)}
+
+
+def _saturation_safe(session: Any) -> bool:
+    """Tell whether a graph says of its weights that no two neighbours can overflow 16 bits.
+
+    The fast u8 x s8 product of x86 without VNNI then is exact; for other graphs ONNX Runtime has a
+    slower exact one, without which they would give other logits on some CPUs, silently.
+    """
+    said: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    return "saturation-safe" in said.get("fer_edge.int8", "")
 
 
 def _onnxruntime() -> ModuleType:

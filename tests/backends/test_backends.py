@@ -246,6 +246,96 @@ def test_a_quiet_fallback_is_caught(
         OnnxRuntimeBackend(path, execution_provider="CUDAExecutionProvider").load()
 
 
+def saturating_net(note: str = "") -> bytes:
+    """One QDQ convolution whose neighbouring weights overflow 16 bits in vpmaddubsw."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    def constant(name: str, value: np.ndarray) -> onnx.TensorProto:
+        return numpy_helper.from_array(value, name)
+
+    channels = 32
+    initializers = [
+        constant("one", np.float32(1)),
+        constant("zero_u8", np.uint8(0)),
+        constant("scale_w", np.full(channels, 0.01, np.float32)),
+        constant("zero_w", np.zeros(channels, np.int8)),
+        constant("scale_b", np.full(channels, 0.01, np.float32)),
+        constant("zero_b", np.zeros(channels, np.int32)),
+        constant("scale_c", np.float32(200)),
+        constant("w", np.full((channels, channels, 3, 3), 127, np.int8)),
+        constant("b", np.zeros(channels, np.int32)),
+        constant("spread", np.ones((channels, 1, 1, 1), np.float32)),
+        constant("head", np.linspace(-1, 1, 7 * channels).reshape(7, -1).astype(np.float32)),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["images"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["x", "spread"], ["wide"]),
+        helper.make_node("QuantizeLinear", ["wide", "one", "zero_u8"], ["qx"]),
+        helper.make_node("DequantizeLinear", ["qx", "one", "zero_u8"], ["dx"]),
+        helper.make_node("DequantizeLinear", ["w", "scale_w", "zero_w"], ["dw"], axis=0),
+        helper.make_node("DequantizeLinear", ["b", "scale_b", "zero_b"], ["db"], axis=0),
+        helper.make_node("Conv", ["dx", "dw", "db"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("QuantizeLinear", ["c", "scale_c", "zero_u8"], ["qc"]),
+        helper.make_node("DequantizeLinear", ["qc", "scale_c", "zero_u8"], ["dc"]),
+        helper.make_node("GlobalAveragePool", ["dc"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "head"], ["logits"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "saturating",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 1, 48, 48])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 7])],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    if note:
+        helper.set_model_props(model, {"fer_edge.int8": note})
+    onnx.checker.check_model(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def test_int8_is_exact_on_every_cpu(tmp_path: Path) -> None:
+    """Without VNNI the fast product of these weights saturates: 255 * 127 * 2 is over 32,767."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(saturating_net())
+    images = np.full((1, 1, 48, 48), 255, np.uint8)
+    # Inside, each sum is 32 * 9 * 255 * 127 * 0.01; beside the edge a third of it is outside.
+    inner, edge, corner = (32 * taps * 255 * 127 * 0.01 for taps in (9, 6, 4))
+    quantised = [min(255, round(value / 200)) * 200 for value in (inner, edge, corner)]
+    mean = (46 * 46 * quantised[0] + 4 * 46 * quantised[1] + 4 * quantised[2]) / 48**2
+    expected = mean * np.linspace(-1, 1, 7 * 32).reshape(7, -1).sum(1)
+    with OnnxRuntimeBackend(path, precision="int8") as backend:
+        np.testing.assert_allclose(backend.infer(images)[0], expected, rtol=1e-3, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("saturates", "note", "sessions"),
+    [(True, "", 2), (True, '{"weights": "int8, full"}', 2), (False, "", 1),
+     (True, '{"weights": "int8 symmetric per channel, saturation-safe"}', 1)],
+)  # fmt: skip
+def test_the_slow_product_is_taken_only_where_it_is_needed(
+    saturates: bool, note: str, sessions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    path = tmp_path / "model.onnx"
+    path.write_bytes(saturating_net(note))
+    opened = []
+    session = onnxruntime.InferenceSession
+
+    def count(*arguments: object, **options: object) -> object:
+        opened.append(arguments)
+        return session(*arguments, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", count)
+    monkeypatch.setattr("fer_edge.backends.onnxruntime.int8_dot_saturates", lambda: saturates)
+    OnnxRuntimeBackend(path, precision="int8").load()
+    assert len(opened) == sessions
+
+
 def test_openvino_says_what_it_computes_in(tmp_path: Path, tiny_net: TinyNet) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny_net.onnx_bytes())
