@@ -189,11 +189,10 @@ def audit(dataset: FerDataset) -> Audit:
 
 def _contrast(images: np.ndarray) -> np.ndarray:
     """Standard deviation of each image's pixels, f64[N], in gray levels."""
-    flat = images.reshape(len(images), -1)
-    total = flat.sum(axis=1, dtype=np.int64)
-    squares = np.array([int(np.dot(row, row)) for row in flat.astype(np.int32)], dtype=np.int64)
-    n = flat.shape[1]
-    deviation: np.ndarray = np.sqrt((n * squares - total * total).astype(np.float64)) / n
+    deviation = np.empty(len(images))
+    for start in range(0, len(images), 512):
+        part = images[start : start + 512]
+        deviation[start : start + 512] = part.reshape(len(part), -1).std(axis=1, dtype=np.float64)
     return deviation
 
 

@@ -42,8 +42,10 @@ def describe(dataset: FerDataset) -> dict[str, Any]:
 
 def pixel_statistics(images: np.ndarray) -> tuple[float, float]:
     """Return mean and standard deviation over all pixels of u8 images, on the 0..1 scale."""
-    # A histogram is exact, and needs no float copy of the images.
-    counts = np.bincount(images.reshape(-1), minlength=256).astype(np.float64)
+    # A histogram is exact; bincount copies its input to 64 bits, hence in parts.
+    counts = np.zeros(256, dtype=np.int64)
+    for start in range(0, len(images), 512):
+        counts += np.bincount(images[start : start + 512].reshape(-1), minlength=256)
     values = np.arange(256) / 255.0
     mean = float((counts * values).sum() / counts.sum())
     variance = float((counts * (values - mean) ** 2).sum() / counts.sum())

@@ -64,15 +64,18 @@ def near_pairs(images: np.ndarray, *, mirrored: bool = False) -> NearPairs:
     for band in range(_BANDS):
         # Dealt like cards: neighbouring bits tend to flip together, so they go to other bands.
         for pairs in _meetings(_key(bits[:, band::_BANDS]), _key(others[:, band::_BANDS])):
-            differing = words[pairs[0]] ^ other_words[pairs[1]]
-            distance = _ONES[differing].sum(axis=1, dtype=np.int32)
+            distance = np.zeros(pairs.shape[1], dtype=np.uint8)
+            for ours, theirs in zip(words, other_words):
+                distance += _ONES[ours[pairs[0]] ^ theirs[pairs[1]]]
             found.append(pairs[:, distance <= MAX_DISTANCE])
-    joined = np.unique(np.concatenate(found, axis=1), axis=1)
+    none = np.empty((2, 0), dtype=np.int64)
+    joined = np.unique(np.concatenate([none, *found], axis=1), axis=1)
     return _confirmed(images, joined, mirrored)
 
 
 def _words(bits: np.ndarray) -> np.ndarray:
-    return np.packbits(bits, axis=1).view(np.uint16)
+    """The hashes as u16[7,N]."""
+    return np.ascontiguousarray(np.packbits(bits, axis=1).view(np.uint16).T)
 
 
 def _key(bits: np.ndarray) -> np.ndarray:
@@ -101,25 +104,24 @@ def _meetings(keys: np.ndarray, other_keys: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _confirmed(images: np.ndarray, pairs: np.ndarray, mirrored: bool) -> NearPairs:
-    correlation = np.empty(pairs.shape[1])
-    for start in range(0, pairs.shape[1], _IMAGES_AT_ONCE):
-        part = slice(start, start + _IMAGES_AT_ONCE)
-        ours, theirs = images[pairs[0, part]], images[pairs[1, part]]
-        if mirrored:
-            theirs = theirs[:, :, ::-1]
-        correlation[part] = _correlation(ours, theirs)
-    keep = correlation >= MIN_CORRELATION
-    return NearPairs(pairs[0, keep], pairs[1, keep], correlation[keep])
-
-
-def _correlation(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of each pair; its sums are integers, hence exact in float64."""
-    a = ours.reshape(len(ours), -1).astype(np.float64)
-    b = theirs.reshape(len(theirs), -1).astype(np.float64)
-    n = a.shape[1]
-    covariance = n * np.einsum("ij,ij->i", a, b) - a.sum(axis=1) * b.sum(axis=1)
-    variance = (n * np.einsum("ij,ij->i", a, a) - a.sum(axis=1) ** 2) * (
-        n * np.einsum("ij,ij->i", b, b) - b.sum(axis=1) ** 2
+    """Keep the pairs whose pixels correlate. All sums are integers, hence exact in float64."""
+    flat = images.reshape(len(images), -1)
+    n = flat.shape[1]
+    total, squares = np.empty(len(flat)), np.empty(len(flat))
+    for start in range(0, len(flat), _IMAGES_AT_ONCE):
+        part = flat[start : start + _IMAGES_AT_ONCE].astype(np.float64)
+        total[start : start + _IMAGES_AT_ONCE] = part.sum(axis=1)
+        squares[start : start + _IMAGES_AT_ONCE] = np.einsum("ij,ij->i", part, part)
+    product = np.empty(pairs.shape[1])
+    others = images[:, :, ::-1].reshape(flat.shape) if mirrored else flat
+    for start in range(0, len(product), _IMAGES_AT_ONCE):
+        first, second = pairs[:, start : start + _IMAGES_AT_ONCE]
+        ours, theirs = flat[first].astype(np.float64), others[second].astype(np.float64)
+        product[start : start + _IMAGES_AT_ONCE] = np.einsum("ij,ij->i", ours, theirs)
+    first, second = pairs
+    variance = np.maximum(n * squares - total**2, 1.0)
+    correlation = (n * product - total[first] * total[second]) / np.sqrt(
+        variance[first] * variance[second]
     )
-    correlation: np.ndarray = covariance / np.sqrt(np.maximum(variance, 1.0))
-    return correlation
+    keep = correlation >= MIN_CORRELATION
+    return NearPairs(first[keep], second[keep], correlation[keep])
