@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("fer_edge.cli.predict", "Classify faces in image files."),
     "models": ("fer_edge.cli.models", "List the networks that can be trained."),
     "data": ("fer_edge.cli.data", "Describe or audit a data set."),
+    "doctor": ("fer_edge.cli.doctor", "Say what can run on this machine, and why not."),
     "demo": ("fer_edge.cli.demo", "Train, build and bench in about two minutes."),
 }
 """Command name -> (module that holds ``command``, one line for ``--help``)."""

@@ -94,6 +94,7 @@ def print_rows(
         print_text("\n".join(lines))
         return
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(
@@ -107,7 +108,8 @@ def print_rows(
         numeric = all(_is_number(row[i]) for row in cells)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
-        table.add_row(*row)
+        # Cells are data: "fer-edge[tensorrt]" is no markup.
+        table.add_row(*(escape(cell) for cell in row))
     # Redirected into a file, a table must not be cut at 80 columns.
     console = out if out.is_terminal else Console(file=out.file, width=220)
     console.print(table)
