@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge.convert.int8 import Quantised, int8_from_onnx
+from fer_edge.convert.int8 import Quantised, Remainder, int8_from_onnx
 from fer_edge.convert.sensitivity import LayerCost, rank_layers
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def int8_within_gate(
     ranges: Ranges,
     shape: str,
     *,
+    remainder: Remainder = "fp32",
     check: Callable[[Engine], str],
     proof: Proof | None,
     rival: Engine | None,
@@ -87,7 +88,9 @@ def int8_within_gate(
     costs: list[LayerCost] = []
     out = dict(asked)
     while True:
-        report = int8_from_onnx(fp32.path, engine.path, ranges, shape, exclude=out)
+        report = int8_from_onnx(
+            fp32.path, engine.path, ranges, shape, exclude=out, remainder=remainder
+        )
         failure = check(engine)
         proven = None
         if proof is not None and not failure:

@@ -1,51 +1,82 @@
-"""What ``--target`` may be: the shape of its INT8 graph, who verifies it, how it is finished."""
+"""What ``--target`` may be: the shape of its INT8 graph, who verifies it, how it is finished.
+
+A target of ONNX Runtime or OpenVINO is its graph. A TensorRT target (``engines/targets/*.toml``) is
+a graph that any machine can make and verify, and a plan that only the device can build.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
+from typing import Literal
 
+from fer_edge.convert.targets import TargetProfile, default_target, load_target, target_names
 from fer_edge.errors import UsageError
 
 __all__ = ["TARGETS", "BuildTarget", "find_target"]
-
-Finish = Callable[[Path, str, Callable[[str], None]], str]
-"""(bundle, precision, say) -> the file that was added to the bundle, or ""."""
 
 
 @dataclass(frozen=True)
 class BuildTarget:
     """A target of ``fer-edge build``.
 
-    ``shape`` names the placement of its INT8 graph, ``backend`` runs that graph here for the gate.
-    ``timed_here``: whether that backend is also what the engine will run on, so that its speed
-    says something. ``fallback``: the next higher precision that the target runs well. ``finish``
-    makes the engine itself out of a verified graph in a bundle; None where the graph is the engine.
+    ``shape`` names the placement of its INT8 graph, and the target that the bundle's artifact is
+    marked with. ``backend`` runs that graph here for the gate; ``timed_here``: whether it is also
+    what the engine will run on, so that its speed says something. ``fallback``: the next higher
+    precision that the target runs well. ``remainder``: what is not INT8 in its INT8 graph.
+    ``profile``: the device that a plan is built for; None where the graph is the engine.
     """
 
     name: str
     shape: str
     backend: str
     timed_here: bool = True
-    fallback: str = "fp32"
-    finish: Finish | None = None
+    fallback: Literal["fp32", "fp16"] = "fp32"
+    remainder: Literal["fp32", "fp16"] = "fp32"
+    profile: TargetProfile | None = None
+
+    def artifact(self, precision: str) -> str:
+        """Return the name of its graph of a precision in a bundle."""
+        middle = f"int8.{self.shape}" if precision == "int8" else precision
+        return f"model.{middle}.onnx"
 
 
 TARGETS: dict[str, BuildTarget] = {
     "onnxruntime": BuildTarget("onnxruntime", "onnxruntime", "onnxruntime"),
     "openvino": BuildTarget("openvino", "openvino", "openvino"),
 }
+"""The targets whose engine is a graph; all others are TensorRT's profiles."""
 
 
-def find_target(name: str | None, precision: str) -> BuildTarget:
-    """Return a target by name; :class:`UsageError` suggests the nearest."""
-    name = name or "onnxruntime"
+def find_target(name: str | None, say: Callable[[str], None] = lambda text: None) -> BuildTarget:
+    """Return a target by its name; None chooses, and says which and why.
+
+    :class:`UsageError` suggests the nearest name.
+    """
+    if name is None:
+        name, why = default_target()
+        say(f"target {name}: {why}")
     if name in TARGETS:
         return TARGETS[name]
-    near = get_close_matches(name, TARGETS, n=1)
-    raise UsageError(
-        f"there is no target {name!r}",
-        fix=f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(TARGETS)}",
+    known = [*TARGETS, *target_names(), "tensorrt", "tensorrt-rtx"]
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        raise UsageError(
+            f"there is no target {name!r}",
+            fix=f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(known)}",
+        )
+    return _from_profile(load_target(name))
+
+
+def _from_profile(profile: TargetProfile) -> BuildTarget:
+    return BuildTarget(
+        name=profile.name,
+        shape="tensorrt",
+        backend="onnxruntime",
+        timed_here=False,
+        fallback="fp16",
+        # TensorRT 8.6 takes no FP16 scales, and chooses half precision by itself.
+        remainder="fp16" if profile.strongly_typed else "fp32",
+        profile=profile,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from fer_edge.convert.graph import affine_input, load_model, save_model, set_met
 from fer_edge.errors import NumericsError, UsageError, require
 from fer_edge.files import sha256_file
 
-__all__ = ["fp16_from_onnx"]
+__all__ = ["fp16_from_onnx", "half_precision"]
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -23,13 +24,23 @@ def fp16_from_onnx(src: Path | str, out: Path | str) -> None:
     :class:`NumericsError` if a weight is beyond FP16's 65,504, :class:`UsageError` if ``src`` is
     FP16 already.
     """
-    converter = require("onnxconverter_common.float16", "build")
     model = load_model(src)
-    wires = wiring(model)
-    if any(array.dtype == np.float16 for array in wires.constants.values()):
+    if any(array.dtype == np.float16 for array in wiring(model).constants.values()):
         raise UsageError("this graph is FP16 already", fix="give the FP32 ONNX file")
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise UsageError("this graph is quantised", fix="give the FP32 ONNX file")
+    half = half_precision(model)
+    set_metadata(half, {"fer_edge.parent_sha256": sha256_file(src)})
+    save_model(half, out)
+
+
+def half_precision(model: Any) -> Any:
+    """Return ``model`` with FP16 in the place of FP32, but for its input, output, normalisation.
+
+    The model itself is used up. Q/DQ pairs in it need opset 19.
+    """
+    converter = require("onnxconverter_common.float16", "build")
+    wires = wiring(model)
     for name, array in wires.constants.items():
         if array.dtype == np.float32 and array.size and np.abs(array).max() > _LARGEST:
             raise NumericsError(
@@ -39,11 +50,9 @@ def fp16_from_onnx(src: Path | str, out: Path | str) -> None:
     with warnings.catch_warnings():
         # It warns of every weight under 1e-7, which is 1e-7 afterwards: nothing, next to others.
         warnings.filterwarnings("ignore", message=r"the float32 number .* will be truncated to")
-        half = converter.convert_float_to_float16(
+        return converter.convert_float_to_float16(
             model,
             keep_io_types=True,
             max_finite_val=_LARGEST,
             node_block_list=list(affine.nodes) if affine else None,
         )
-    set_metadata(half, {"fer_edge.parent_sha256": sha256_file(src)})
-    save_model(half, out)

@@ -14,6 +14,8 @@ from fer_edge.errors import IntegrityError, UsageError, require
 from fer_edge.files import write_bytes
 
 __all__ = [
+    "FLOAT",
+    "UINT8",
     "AffineInput",
     "Wiring",
     "affine_input",

@@ -8,12 +8,13 @@ that it does not know stay in float and are listed with the reason.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from fer_edge.convert.fp16 import half_precision
 from fer_edge.convert.graph import (
     AffineInput,
     Wiring,
@@ -21,6 +22,7 @@ from fer_edge.convert.graph import (
     attribute,
     check,
     load_model,
+    metadata,
     save_model,
     set_metadata,
     wiring,
@@ -31,7 +33,7 @@ from fer_edge.convert.weights import quantise_weights
 from fer_edge.errors import UsageError, require
 from fer_edge.files import sha256_file
 
-__all__ = ["Quantised", "int8_from_onnx", "quantise"]
+__all__ = ["WEIGHTED", "Quantised", "Remainder", "int8_from_onnx", "quantise"]
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 """The operators that hold the multiplications: what may be excluded to win accuracy back."""
@@ -44,6 +46,10 @@ _SAME_SCALE = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze"
 
 _LAYOUT = _SAME_SCALE - {"MaxPool"}
 _MANY_INPUTS = frozenset({"Add", "Mul", "Concat"})
+
+_SMALLEST_HALF = float(np.finfo(np.float16).tiny)
+
+Remainder = Literal["fp32", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,15 @@ def int8_from_onnx(
     target: str,
     *,
     exclude: Mapping[str, str] | Collection[str] = (),
+    remainder: Remainder = "fp32",
 ) -> Quantised:
     """Write the INT8 graph of ``src`` for ``target`` (onnxruntime, openvino, tensorrt) to ``out``.
 
     ``exclude`` names nodes to leave in higher precision (with the reason, if it is a mapping).
-    Input and output keep their names, types and shapes. :class:`UsageError` if ``src`` is quantised
-    already, the ranges are another graph's, or nothing can be quantised.
+    Input and output keep their names, types and shapes. ``remainder="fp16"`` writes all that is not
+    INT8 in half precision, scales included, with opset 19, the first to allow that: what a strongly
+    typed TensorRT runs fastest. :class:`UsageError` if ``src`` is quantised already, the ranges are
+    another graph's, or nothing can be quantised.
     """
     src = Path(src)
     if ranges.graph_sha256 != sha256_file(src):
@@ -80,7 +89,15 @@ def int8_from_onnx(
             f"the calibration belongs to another graph than {src}",
             fix="calibrate this file: fer-edge build --precision int8",
         )
-    model, report = quantise(load_model(src), ranges, placement_for(target), exclude)
+    model = load_model(src)
+    if remainder == "fp16":
+        model = _with_opset(model, 19)
+    model, report = quantise(
+        model, ranges, placement_for(target), exclude, half_scales=remainder == "fp16"
+    )
+    if remainder == "fp16":
+        model = half_precision(model)
+    report = replace(report, meta={**report.meta, "remainder": remainder})
     set_metadata(
         model, {"fer_edge.parent_sha256": ranges.graph_sha256, "fer_edge.int8": report.meta}
     )
@@ -93,11 +110,16 @@ def quantise(
     ranges: Ranges,
     placement: Placement,
     exclude: Mapping[str, str] | Collection[str] = (),
+    *,
+    half_scales: bool = False,
 ) -> tuple[Any, Quantised]:
-    """Return a quantised copy of a model, and what became of its nodes."""
+    """Return a quantised copy of a model, and what became of its nodes.
+
+    ``half_scales`` takes only scales that FP16 holds exactly.
+    """
     _check_source(model, exclude)
     reasons = dict(exclude) if isinstance(exclude, Mapping) else dict.fromkeys(exclude, "asked for")
-    work = _Quantiser(model, ranges, placement, reasons)
+    work = _Quantiser(model, ranges, placement, reasons, half_scales)
     work.choose()
     if not any(node.op_type in WEIGHTED for node in work.chosen.values()):
         raise UsageError(
@@ -119,7 +141,12 @@ class _Quantiser:
     """One pass over one graph; ``choose`` decides, ``rewrite`` builds."""
 
     def __init__(
-        self, model: Any, ranges: Ranges, placement: Placement, excluded: dict[str, str]
+        self,
+        model: Any,
+        ranges: Ranges,
+        placement: Placement,
+        excluded: dict[str, str],
+        half_scales: bool,
     ) -> None:
         self.onnx = require("onnx", "build")
         self.model = model
@@ -127,6 +154,7 @@ class _Quantiser:
         self.ranges = ranges
         self.placement = placement
         self.asked = excluded
+        self.half_scales = half_scales
         self.chosen: dict[str, Any] = {}
         self.left: dict[str, str] = {}
         self.params: dict[str, _Params] = {}
@@ -137,7 +165,6 @@ class _Quantiser:
         self.depth = self._depths()
         self._initializers: dict[str, Any] = {}
         self._nodes: list[Any] = []
-        self._saturated_biases = 0
 
     # -- deciding -------------------------------------------------------------------------------
 
@@ -260,12 +287,18 @@ class _Quantiser:
         low, high = min(low, 0.0), max(high, 0.0)
         signed = self.placement.activation == "int8"
         if self.placement.symmetric:
-            scale = np.float32(max(-low, high) / 127 or 1.0)
+            scale = self._scale(max(-low, high) / 127)
             self.params[name] = _Params(scale, 0 if signed else 128)
             return
-        scale = np.float32((high - low) / 255 or 1.0)
+        scale = self._scale((high - low) / 255)
         zero = int(np.clip(np.rint(-low / float(scale)), 0, 255))
         self.params[name] = _Params(scale, zero - 128 if signed else zero)
+
+    def _scale(self, value: float) -> np.float32:
+        """Return a scale that the graph can hold; 1 for a tensor that is always zero."""
+        if self.half_scales:
+            value = float(np.float16(max(value, _SMALLEST_HALF))) if value else 1.0
+        return np.float32(value or 1.0)
 
     # -- building -------------------------------------------------------------------------------
 
@@ -317,7 +350,11 @@ class _Quantiser:
         if bias is not None and self.placement.bias == "int32" and bias.ndim == 1:
             floor = np.abs(bias.astype(np.float64)) / (float(x.scale) * 2**30)
         quantised, scales = quantise_weights(
-            weights, axis=axis, mode=self.placement.weights, min_scale=floor
+            weights,
+            axis=axis,
+            mode=self.placement.weights,
+            min_scale=floor,
+            half_scales=self.half_scales,
         )
         name = self._own(f"{node.name}.weight")
         self._dequantised(name, quantised, scales, np.zeros(len(scales), np.int8), axis)
@@ -431,6 +468,16 @@ class _Quantiser:
                 "excluded": [{"node": name, "reason": reason} for name, reason in excluded],
             },
         )
+
+
+def _with_opset(model: Any, version: int) -> Any:
+    onnx = require("onnx", "build")
+    have = next(each.version for each in model.opset_import if each.domain in {"", "ai.onnx"})
+    if have >= version:
+        return model
+    converted = onnx.version_converter.convert_version(model, version)
+    set_metadata(converted, metadata(model))  # the converter drops it
+    return converted
 
 
 def _set_bias(node: Any, name: str) -> None:

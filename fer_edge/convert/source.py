@@ -18,14 +18,17 @@ class BuildSource:
     """Where the network comes from, and where its bundle goes.
 
     Exactly one of ``weights`` (safetensors) and ``onnx`` (an FP32 graph) is set. ``base`` is the
-    bundle whose other files are kept, if there is one.
+    bundle whose other files are kept, if there is one; ``given`` is the source itself where that
+    is a bundle. ``name`` becomes the bundle's name.
     """
 
     described: str
+    name: str
     weights: Path | None
     onnx: Path | None
     base: Bundle | None
     output: Path
+    given: Bundle | None = None
 
 
 def find_source(source: str | Path | None, output: str | Path | None = None) -> BuildSource:
@@ -46,10 +49,11 @@ def find_source(source: str | Path | None, output: str | Path | None = None) -> 
         return _from_run(path, output, f"the run {path}")
     if path.suffix == ".safetensors" and path.is_file():
         folder = _output(output, path.with_name("bundle"))
-        return BuildSource(f"the weights {path}", path, None, _existing(folder), folder)
+        name = path.parent.resolve().name
+        return BuildSource(f"the weights {path}", name, path, None, _existing(folder), folder)
     if path.suffix == ".onnx" and path.is_file():
         folder = _output(output, path.with_name(f"{path.stem}-bundle"))
-        return BuildSource(f"the graph {path}", None, path, _existing(folder), folder)
+        return BuildSource(f"the graph {path}", path.stem, None, path, _existing(folder), folder)
     if not path.exists() and (_RUNS / path / "run.json").is_file():
         return _from_run(_RUNS / path, output, f"the run {_RUNS / path}")
     if not path.exists():
@@ -71,7 +75,8 @@ def _from_run(path: Path, output: str | Path | None, described: str) -> BuildSou
             f"the run {path} has no weights yet", fix=f"fer-edge train --resume {path}"
         )
     folder = _output(output, path / "bundle")
-    return BuildSource(described, weights, None, _existing(folder), folder)
+    name = path.resolve().name
+    return BuildSource(described, name, weights, None, _existing(folder), folder)
 
 
 def _from_bundle(bundle: Bundle, output: str | Path | None) -> BuildSource:
@@ -84,11 +89,13 @@ def _from_bundle(bundle: Bundle, output: str | Path | None) -> BuildSource:
             fix="build from the run that it was made from",
         )
     return BuildSource(
-        f"the bundle {bundle.path}",
-        bundle.file(checkpoint) if checkpoint else None,
-        bundle.file(graph) if graph and not checkpoint else None,
-        bundle,
-        folder,
+        described=f"the bundle {bundle.path}",
+        name=bundle.manifest.name,
+        weights=bundle.file(checkpoint) if checkpoint else None,
+        onnx=bundle.file(graph) if graph and not checkpoint else None,
+        base=bundle,
+        output=folder,
+        given=bundle,
     )
 
 

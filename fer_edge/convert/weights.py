@@ -18,6 +18,7 @@ def quantise_weights(
     axis: int = 0,
     mode: Literal["full", "saturation-safe"] = "full",
     min_scale: np.ndarray | None = None,
+    half_scales: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (i8 of the same shape, f32 scales [C]) for f32 ``weights`` of C channels on ``axis``.
 
@@ -28,7 +29,8 @@ def quantise_weights(
     anywhere within four consecutive inputs. That costs less than the usual remedy of 7-bit weights,
     which assumes that two largest weights of one sign are always neighbours.
 
-    ``min_scale`` f32[C] is a lower bound (an int32 bias must fit, too).
+    ``min_scale`` f32[C] is a lower bound (an int32 bias must fit, too). ``half_scales`` rounds up
+    to scales that FP16 holds exactly.
     """
     moved = np.moveaxis(weights, axis, 0).astype(np.float64)
     flat = moved.reshape(len(moved), -1)
@@ -40,10 +42,19 @@ def quantise_weights(
     scale = np.maximum(scale, np.finfo(np.float32).tiny * 1e6)  # a dead channel
     if min_scale is not None:
         scale = np.maximum(scale, min_scale)
-    scales = scale.astype(np.float32)
+    scales: np.ndarray = _half(scale) if half_scales else scale.astype(np.float32)
     steps = scales.astype(np.float64).reshape(-1, *[1] * (moved.ndim - 1))
     quantised = np.clip(np.rint(moved / steps), -127, 127).astype(np.int8)
     return np.ascontiguousarray(np.moveaxis(quantised, 0, axis)), scales
+
+
+def _half(scale: np.ndarray) -> np.ndarray:
+    """Return the next higher normal FP16 numbers, as f32."""
+    half = np.maximum(scale, np.finfo(np.float16).tiny).astype(np.float16)
+    low = half.astype(np.float64) < scale
+    half[low] = np.nextafter(half[low], np.float16(np.inf))
+    rounded: np.ndarray = half.astype(np.float32)
+    return rounded
 
 
 def _pair_sums(weights: np.ndarray) -> np.ndarray:

@@ -1,0 +1,94 @@
+"""A build's results -> a bundle: the files, the chain of digests, the gates, the card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fer_edge.bundle import GOLDEN, Bundle, BundleWriter
+from fer_edge.convert.card import model_card
+from fer_edge.convert.golden import golden_bytes
+from fer_edge.convert.graph import UINT8, load_model
+from fer_edge.convert.steps import CHECKPOINT, FP16, FP32, Work
+from fer_edge.measure.environment import capture
+from fer_edge.measure.record import VERIFY_FILE, with_verification
+from fer_edge.preprocessing import SIZE
+
+if TYPE_CHECKING:
+    from fer_edge.convert.attempts import Int8Result
+
+__all__ = ["write_bundle"]
+
+
+def write_bundle(
+    work: Work,
+    *,
+    use: str,
+    int8: Int8Result | None,
+    calibration: dict[str, Any] | None,
+    synthetic: bool,
+) -> None:
+    """Write the bundle, or add to the one that is there.
+
+    An INT8 graph that failed its gate is not written, and an older one of the same target goes: it
+    would be taken for the result. ``use`` is the precision to use on this target; ``calibration``
+    what the manifest says of it; ``synthetic`` whether drawn faces took part.
+    """
+    source, target = work.source, work.target
+    with BundleWriter(source.output, base=source.base) as writer:
+        checkpoint = None
+        if source.weights is not None:
+            checkpoint = writer.add_file(source.weights, CHECKPOINT, format="safetensors")
+        fp32 = writer.add_file(
+            work.folder / FP32, FP32, format="onnx", precision="fp32", parent=checkpoint
+        )
+        if (work.folder / FP16).is_file():
+            writer.add_file(work.folder / FP16, FP16, format="onnx", precision="fp16", parent=fp32)
+        name = target.artifact("int8")
+        if int8 is not None and int8.passed:
+            writer.add_file(
+                int8.engine.path,
+                name,
+                format="onnx",
+                precision="int8",
+                target=target.shape,
+                parent=fp32,
+                meta=dict(int8.report.meta),
+            )
+        elif int8 is not None and any(each.path == name for each in writer.artifacts()):
+            writer.remove(name)
+        writer.add_bytes(golden_bytes(work.golden, work.logits), GOLDEN, format="npz")
+        _add_verifications(work, writer, source.base)
+        before = source.base.manifest.model.get("use", {}) if source.base else {}
+        writer.set(
+            name=source.name,
+            synthetic=synthetic,
+            preprocessing=work.preprocessing.to_dict(),
+            input=_input(work.folder / FP32),
+            model={**work.described["model"], "use": {**before, target.shape: use}},
+            dataset=work.described["dataset"],
+            environment=capture(work.threads),
+            card=model_card(synthetic=synthetic),
+        )
+        if calibration is not None:
+            writer.set(calibration=calibration)
+        for gate in work.gates:
+            writer.add_gate(gate)
+
+
+def _add_verifications(work: Work, writer: BundleWriter, base: Bundle | None) -> None:
+    """Add what was proved to ``verify.json``, where ``fer-edge verify`` keeps its results, too."""
+    listed = base.find(path=VERIFY_FILE) if base else None
+    text = base.file(listed).read_text(encoding="utf-8") if base and listed else None
+    for proven in work.proven.values():
+        text = with_verification(text, proven.verification.to_dict())
+    if text is not None:
+        writer.add_bytes(text.encode("utf-8"), VERIFY_FILE, format="json")
+
+
+def _input(path: Path) -> dict[str, Any]:
+    graph = load_model(path).graph
+    initializers = {each.name for each in graph.initializer}
+    (image,) = (each for each in graph.input if each.name not in initializers)
+    dtype = "uint8" if image.type.tensor_type.elem_type == UINT8 else "float32"
+    return {"name": image.name, "dtype": dtype, "shape": ["N", 1, SIZE, SIZE]}
