@@ -48,7 +48,8 @@ def difference_hash(images: np.ndarray) -> np.ndarray:
     sums = images.reshape(-1, blocks, _BLOCK, blocks, _BLOCK).sum(axis=(2, 4), dtype=np.int32)
     across = sums[:, :, 1:] > sums[:, :, :-1]
     down = sums[:, 1:] > sums[:, :-1]
-    return np.concatenate([across.reshape(len(sums), -1), down.reshape(len(sums), -1)], axis=1)
+    flat = blocks * (blocks - 1)
+    return np.concatenate([across.reshape(-1, flat), down.reshape(-1, flat)], axis=1)
 
 
 def near_pairs(images: np.ndarray, *, mirrored: bool = False) -> NearPairs:
@@ -105,8 +106,8 @@ def _meetings(keys: np.ndarray, other_keys: np.ndarray) -> Iterator[np.ndarray]:
 
 def _confirmed(images: np.ndarray, pairs: np.ndarray, mirrored: bool) -> NearPairs:
     """Keep the pairs whose pixels correlate. All sums are integers, hence exact in float64."""
-    flat = images.reshape(len(images), -1)
-    n = flat.shape[1]
+    n = SIZE * SIZE
+    flat = images.reshape(-1, n)
     total, squares = np.empty(len(flat)), np.empty(len(flat))
     for start in range(0, len(flat), _IMAGES_AT_ONCE):
         part = flat[start : start + _IMAGES_AT_ONCE].astype(np.float64)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_edge.data import FerDataset, Split
+from fer_edge.data import FerDataset, Split, load
 from fer_edge.data.dataset import dataset_from_rows
 from fer_edge.emotions import EMOTIONS
 
@@ -84,6 +84,12 @@ class Forms:
 @pytest.fixture(scope="session")
 def forms() -> Forms:
     return Forms()
+
+
+@pytest.fixture(scope="session")
+def fer2013(fer2013_source: Path) -> FerDataset:
+    """The real FER2013, read once."""
+    return load(fer2013_source)
 
 
 @pytest.fixture
