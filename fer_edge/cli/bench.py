@@ -12,7 +12,7 @@ import click
 
 from fer_edge.cli._bundles import resolve_bundle
 from fer_edge.cli._options import data_option, format_option, threads_option
-from fer_edge.cli._output import note, print_json, print_rows, progress
+from fer_edge.cli._output import note, out, print_json, print_rows, progress
 from fer_edge.cli._stages import stages
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from fer_edge.measure.result import BenchResult
 
 __all__ = ["command", "compare"]
+
+
+_WIDE = 150
+"""Columns of a terminal that take the whole table; below it is printed as two."""
 
 
 class BenchCommand(click.Command):
@@ -212,13 +216,24 @@ def _protocol(quick: bool, pace: float | None) -> LatencyProtocol:
 
 
 def _print(result: BenchResult, fmt: str) -> None:
-    from fer_edge.report.table import bench_caption, bench_numbers, bench_rows, bench_title
+    from fer_edge.report.table import (
+        bench_caption,
+        bench_numbers,
+        bench_rows,
+        bench_tables,
+        bench_title,
+    )
 
     title, caption = bench_title(result), bench_caption(result)
     if fmt == "json":
         print_json(result.to_dict(raw=False))
     elif fmt == "csv":
         print_rows(bench_numbers(result), fmt)
+    elif fmt == "table" and out.is_terminal and out.width < _WIDE:
+        accuracy, speed, notes = bench_tables(result)
+        print_rows(accuracy, fmt, title=title)
+        print_rows(speed, fmt, caption=f"{notes}\n{caption}")
+        return
     else:
         print_rows(bench_rows(result), fmt, title=title, caption=caption)
         return

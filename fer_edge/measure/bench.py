@@ -85,7 +85,7 @@ def candidates(
     for precision in precisions:
         if precision not in known - {""}:
             raise UsageError(f"there is no precision {precision!r}", fix="fp32, fp16 or int8")
-    found = [Candidate(BenchRow("null", "", "ok", note="the harness's own floor"))]
+    found = [Candidate(BenchRow("null", "", "ok", note="harness floor"))]
     for bundle, label in zip(bundles, labels(bundles)):
         found += [
             Candidate(BenchRow(name, precision, "ok", bundle=label), bundle)
@@ -314,7 +314,7 @@ def _time(
 def _speed_note(times: LatencySamples) -> str:
     notes = []
     if times.unstable and times.cv is not None:
-        notes.append(f"UNSTABLE: repeats vary by {times.cv:.1%}")
+        notes.append(f"UNSTABLE (CV {times.cv:.1%})")
     if times.missed:
         notes.append(f"missed {times.missed:,} frames")
     return "; ".join(notes)

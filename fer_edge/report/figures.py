@@ -41,7 +41,7 @@ def accuracy_against_latency(result: BenchResult, path: Path | str) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(9, 6.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for row in rows:
@@ -51,7 +51,7 @@ def accuracy_against_latency(result: BenchResult, path: Path | str) -> Path:
     axes.set_xlabel("p50 latency, ms (batch 1, e2e, log scale)")
     axes.set_ylabel("top-1, %")
     axes.grid(True, which="both", alpha=0.25)
-    axes.legend(fontsize=8, loc="best")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(bench_title(result).replace(" | ", "\n"), fontsize=9)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)

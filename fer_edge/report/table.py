@@ -15,6 +15,7 @@ __all__ = [
     "bench_caption",
     "bench_numbers",
     "bench_rows",
+    "bench_tables",
     "bench_title",
     "comparison_numbers",
     "comparison_rows",
@@ -89,8 +90,16 @@ def bench_title(result: BenchResult) -> str:
 
 
 def bench_caption(result: BenchResult) -> str:
-    """Return what stands below the table: reference, floor, notes and warnings, one per line."""
+    """Return what stands below the table: reference, providers, notes, warnings; one per line."""
     lines = [f"delta (points) and flips are against {result.reference} on the same images"]
+    providers: dict[str, list[str]] = {}
+    for row in result.rows:
+        if row.status == "ok" and row.backend != "null":
+            providers.setdefault(f"{row.backend} on {row.provider}", []).append(row.precision)
+    lines += [
+        f"{provider} ({', '.join(dict.fromkeys(precisions))})"
+        for provider, precisions in providers.items()
+    ]
     gaps = [(row.delta_ci95, row.name) for row in result.rows if row.precision == "int8"]
     lines += [
         f"{name}: 95 % interval of delta {points(ci[0])} .. {points(ci[1])} points"
@@ -106,6 +115,21 @@ def bench_rows(result: BenchResult) -> list[Row]:
     """Return one row of text per backend and precision; a bundle column if there are several."""
     several = len(result.bundles) > 1
     return [_bench_row(row, several) for row in result.rows]
+
+
+def bench_tables(result: BenchResult) -> tuple[list[Row], list[Row], str]:
+    """Return :func:`bench_rows` for a narrow terminal: accuracy, speed, and the notes as lines."""
+    rows = bench_rows(result)
+    speed = ("size", "p50 ms", "p90 ms", "p99 ms", "images/s")
+    which = [name for name in rows[0] if name in {"bundle", "backend", "precision"}]
+    accuracy_rows = [{k: v for k, v in row.items() if k not in {*speed, "note"}} for row in rows]
+    speed_rows = [{name: row[name] for name in (*which, *speed)} for row in rows]
+    notes = [
+        f"{' '.join(str(row[name]) for name in which if row[name] != '-')}: {row['note']}"
+        for row in rows
+        if row["note"] != "-"
+    ]
+    return accuracy_rows, speed_rows, "\n".join(notes)
 
 
 def bench_numbers(result: BenchResult) -> list[dict[str, Any]]:
@@ -217,8 +241,6 @@ def _bench_row(row: BenchRow, several: bool) -> Row:
     notes = [row.note] if row.note else []
     if row.speedup is not None and row.precision != "fp32":
         notes.insert(0, f"{row.speedup:.2f}x its fp32")
-    if row.status == "ok" and row.provider and not floor:
-        notes.append(row.provider)
     cells: Row = {"bundle": row.bundle or "-"} if several else {}
     cells |= {
         "backend": row.backend,
