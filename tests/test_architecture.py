@@ -34,7 +34,7 @@ LEVELS: dict[str, int] = {
 }
 """Part of the package -> its level. It may import lower levels, and level 1 whatever its own."""
 
-SAME_PART = {"manifest": "bundle"}
+SAME_PART = {"manifest": "bundle", "packing": "bundle"}
 """Modules that are one part with another."""
 
 TORCH_PARTS = {"models", "training"}
