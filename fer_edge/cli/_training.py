@@ -10,7 +10,8 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from fer_edge.cli._output import log
-from fer_edge.training.loop import Listener, Plan
+from fer_edge.training.loop import Listener
+from fer_edge.training.session import Plan
 
 __all__ = ["display"]
 

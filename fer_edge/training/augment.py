@@ -1,8 +1,4 @@
-"""Random changes of training images, made on whole batches: one warp, one gain, one mask.
-
-The numbers are drawn for the global batch from ``(seed, epoch, step)`` alone. So a resumed run
-repeats them, and processes that share a batch draw the same ones and use their own slice.
-"""
+"""Random changes of training images, made on whole batches: one warp, one gain, one mask."""
 
 from __future__ import annotations
 
@@ -17,20 +13,9 @@ from torch.nn import functional as F
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.training.config import Augment
 
-__all__ = ["Draw", "augment", "draw_augmentation", "epoch_order", "normalise", "step_random"]
+__all__ = ["Draw", "augment", "draw_augmentation", "normalise"]
 
 _PADDING = {"reflect": "reflection", "border": "border", "mean": "zeros"}
-_ORDER, _STEP = 0, 1
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """Return a permutation ``i64[count]`` of the images for one epoch."""
-    return np.random.default_rng([seed, epoch, _ORDER]).permutation(count)
-
-
-def step_random(seed: int, epoch: int, step: int) -> np.random.Generator:
-    """Return the generator of one step's augmentation and mixup."""
-    return np.random.default_rng([seed, epoch, _STEP, step])
 
 
 @dataclass(frozen=True, eq=False)

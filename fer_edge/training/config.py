@@ -139,15 +139,18 @@ class Stop:
 
 @dataclass(frozen=True)
 class Run:
-    """How the machine is used; none of it changes what is learned beyond rounding.
+    """How the machine is used.
 
-    ``precision``: auto, fp32, bf16 or fp16. ``compile``: auto, on or off. ``threads`` 0 leaves
-    torch's choice. ``save_minutes``: how much work a kill may cost inside a long epoch.
+    ``precision``: auto, fp32, bf16 or fp16. ``compile``: auto, on or off. ``threads`` 0 takes all
+    cores. ``replicas``: in how many parts a CPU trains a batch side by side, each with BatchNorm
+    statistics of its own; 0 takes one for each thread. ``save_minutes``: how much work a kill may
+    cost inside a long epoch.
     """
 
     precision: str = "auto"
     compile: str = "auto"
     threads: int = 0
+    replicas: int = 0
     save_minutes: float = 5.0
 
 
@@ -208,6 +211,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "stop.patience": (0, _INFINITY),
     "stop.min_delta": (0, _INFINITY),
     "run.threads": (0, 4096),
+    "run.replicas": (0, 4096),
     "run.save_minutes": (0, _INFINITY),
 }
 

@@ -20,16 +20,14 @@ __all__ = ["Interrupts", "Machine"]
 class Machine:
     """One process's share of the machine, set up as the recipe says.
 
-    ``threads`` is what a resumed run began with: with another number, sums are rounded in another
-    order. 0 takes the recipe's, or torch's own choice.
+    ``threads`` is the number of cores to keep busy.
     """
 
-    def __init__(self, recipe: Run, *, threads: int = 0) -> None:
-        if threads or recipe.threads:
-            torch.set_num_threads(threads or recipe.threads)
-        self.threads = torch.get_num_threads()
+    def __init__(self, recipe: Run) -> None:
+        self.threads = recipe.threads or torch.get_num_threads()
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-        self.precision = resolve_precision(recipe.precision, kind, bf16_feature=_bf16_feature(kind))
+        feature = _bf16_feature(kind)
+        self.precision = resolve_precision(recipe.precision, kind, bf16_feature=feature)
         # accelerate keeps its settings in a global; a second run in one process may differ.
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(
@@ -37,9 +35,16 @@ class Machine:
             mixed_precision="no" if self.precision.name == "fp32" else self.precision.name,
         )
         self.compile = recipe.compile == "on"
-        device = torch.cuda.get_device_name() if kind == "cuda" else f"CPU, {self.threads} threads"
+
+    def describe(self, replicas: int) -> str:
+        """Return the machine in words."""
+        if self.accelerator.device.type == "cuda":
+            text = torch.cuda.get_device_name()
+        else:
+            text = f"CPU, {self.threads} thread{'s' * (self.threads > 1)}"
+            text += f", {replicas} replicas" if replicas > 1 else ""
         count = self.accelerator.num_processes
-        self.description = device if count == 1 else f"{count} processes, each {device}"
+        return text if count == 1 else f"{count} processes, each {text}"
 
 
 def _bf16_feature(kind: str) -> str | None:

@@ -9,17 +9,18 @@ from torch.nn import functional as F
 
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.training.augment import normalise
+from fer_edge.training.replicas import Workers
 
 __all__ = ["score", "scores_from_logits"]
 
 
-@torch.no_grad()
 def score(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     preprocessing: Preprocessing,
     accelerator: Accelerator,
+    workers: Workers,
     *,
     batch: int = 256,
 ) -> dict[str, float]:
@@ -27,15 +28,18 @@ def score(
 
     ``images`` u8[N,1,H,W] and ``labels`` i64[N]; processes share the images, all get the result.
     """
+
+    @torch.no_grad()
+    def logits_of(rows: Tensor) -> Tensor:
+        view = normalise(images[rows], preprocessing)
+        logits: Tensor = model(view.contiguous(memory_format=torch.channels_last))
+        return logits
+
     share = -(-len(images) // accelerator.num_processes)
     first = share * accelerator.process_index
     # The last process may have fewer images: it repeats the last one, and the end is cut off.
     rows = torch.arange(first, first + share, device=images.device).clamp(max=len(images) - 1)
-    memory_format = torch.channels_last
-    parts = [
-        model(normalise(images[some], preprocessing).contiguous(memory_format=memory_format))
-        for some in torch.split(rows, batch)
-    ]
+    parts = workers.map(logits_of, torch.split(rows, batch))
     logits = accelerator.gather(torch.cat(parts))
     assert isinstance(logits, Tensor)
     return scores_from_logits(logits[: len(images)], labels)

@@ -1,0 +1,85 @@
+"""Which images make up a batch, and what becomes of them: all of it drawn from (seed, epoch, step).
+
+A resumed run repeats the draws. Processes and replicas that share a batch make the same draws for
+the whole of it and keep their own part, so that the images of a step do not depend on how many
+share the work.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fer_edge.preprocessing import Preprocessing
+from fer_edge.training.augment import augment, draw_augmentation
+from fer_edge.training.config import Recipe
+from fer_edge.training.losses import soft_targets
+
+__all__ = ["Batch", "Batches", "step_seed"]
+
+_ORDER, _STEP = 0, 1
+
+
+def step_seed(seed: int, epoch: int, step: int, process: int) -> int:
+    """Return the seed of torch's own generator (dropout) for one step of one process."""
+    words = np.random.SeedSequence([seed, epoch, step, process]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+class Batches:
+    """The training images in memory, ``images`` u8[N,1,H,W] and ``labels`` i64[N], in batches.
+
+    ``size`` is the recipe's batch size, or all images where there are fewer. The images left over
+    by an epoch's last whole batch wait for another epoch's shuffle.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, recipe: Recipe, preprocessing: Preprocessing
+    ) -> None:
+        self.images, self.labels = images, labels
+        self.recipe, self.preprocessing = recipe, preprocessing
+        self.size = min(recipe.optim.batch_size, len(images))
+        self.steps = len(images) // self.size
+        self._order: tuple[int, Tensor] | None = None
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Return batch ``step`` of ``epoch``, both counted from 0."""
+        if self._order is None or self._order[0] != epoch:
+            random = np.random.default_rng([self.recipe.seed, epoch, _ORDER])
+            self._order = epoch, torch.from_numpy(random.permutation(len(self.images)))
+        rows = self._order[1][step * self.size : (step + 1) * self.size]
+        return Batch(self, rows, np.random.default_rng([self.recipe.seed, epoch, _STEP, step]))
+
+
+class Batch:
+    """One batch with its draws; its parts are made where they are used."""
+
+    def __init__(self, batches: Batches, rows: Tensor, random: np.random.Generator) -> None:
+        self._of, self._rows = batches, rows
+        self._draw = draw_augmentation(len(rows), batches.recipe.augment, random)
+        alpha = batches.recipe.loss.mixup
+        self._mix = float(random.beta(alpha, alpha)) if alpha else None
+
+    def part(self, index: int, parts: int) -> tuple[Tensor, Tensor]:
+        """Return one of ``parts`` equal parts: augmented views f32[n,1,H,W], targets f32[n,7].
+
+        ``parts`` divides the batch size. May be called from several threads.
+        """
+        size = len(self._rows) // parts
+        places = torch.arange(index * size, (index + 1) * size)
+        if self._mix is not None:
+            # Mixup's partner is the next image of the shuffled batch: one more than the part.
+            places = torch.cat([places, (places[-1:] + 1) % len(self._rows)])
+        rows = self._rows[places].to(self._of.images.device)
+        view = augment(
+            self._of.images[rows],
+            self._draw.rows(places),
+            self._of.recipe.augment,
+            self._of.preprocessing,
+        )
+        targets = soft_targets(self._of.labels[rows], self._of.recipe.loss)
+        if self._mix is not None:
+            view = view[1:].lerp(view[:-1], self._mix)
+            targets = targets[1:].lerp(targets[:-1], self._mix)
+        return view.contiguous(memory_format=torch.channels_last), targets

@@ -1,0 +1,259 @@
+"""All that a training run holds in memory, and its way to disk and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fer_edge import __version__
+from fer_edge.data import FerDataset
+from fer_edge.errors import RecipeError, UsageError
+from fer_edge.models import ModelSpec, build_model
+from fer_edge.models.profile import count_macs, count_parameters
+from fer_edge.models.weights import save_weights
+from fer_edge.preprocessing import Preprocessing
+from fer_edge.training.batches import Batches
+from fer_edge.training.checkpoint import (
+    load_state,
+    optimizer_from_state,
+    save_state,
+    state_from_optimizer,
+)
+from fer_edge.training.config import Recipe, recipe_from_dict
+from fer_edge.training.machine import Machine
+from fer_edge.training.optim import Average, Monitor, build_optimizer
+from fer_edge.training.replicas import Replicas, Workers, replica_count
+from fer_edge.training.runs import RunFolder
+
+__all__ = ["Plan", "Progress", "Session"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to happen, known before the first batch."""
+
+    run: str
+    model: str
+    parameters: int
+    macs: int
+    images: int
+    public_images: int
+    epochs: int
+    first_epoch: int
+    first_step: int
+    steps: int
+    batch_size: int
+    precision: str
+    device: str
+    synthetic: bool
+
+
+@dataclass
+class Progress:
+    """Where a run stands; ``epoch`` and ``step`` are the next ones to do, counted from 0."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    train_seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Session:
+    """A run, ready to train its next step: fresh, or as its last commit left it.
+
+    Raises :class:`UsageError` when the run was started with another recipe or other images, and
+    :class:`RecipeError` when the batch cannot be shared as asked.
+    """
+
+    def __init__(self, run: RunFolder, recipe: Recipe, dataset: FerDataset) -> None:
+        self.run, self.recipe, self.dataset = run, recipe, dataset
+        train_set, public_set = dataset.select("train"), dataset.select("public")
+        self._digests = {"train_sha256": train_set.sha256, "public_sha256": public_set.sha256}
+        saved = load_state(run.state)
+        if saved is not None:
+            self._refuse_changes(saved[1])
+        self.machine = Machine(recipe.run)
+        self.accelerator = self.machine.accelerator
+        self.is_main: bool = self.accelerator.is_main_process
+        self.device: torch.device = self.accelerator.device
+
+        self.preprocessing = Preprocessing()
+        images, labels = _tensors(train_set, self.device)
+        self.batches = Batches(images, labels, recipe, self.preprocessing)
+        self.public = _tensors(public_set, self.device)
+
+        self.spec = ModelSpec(recipe.model.name, recipe.model.options)
+        torch.manual_seed(recipe.seed)
+        self.model = build_model(self.spec).to(self.device)
+        self.model = self.model.to(memory_format=torch.channels_last)
+        self.average = Average(self.model, recipe.ema.decay)
+        self.replica_count = saved[1]["replicas"] if saved is not None else self._replicas()
+        self.replicas = Replicas(self.model, self.replica_count)
+        self.workers = Workers(min(self.machine.threads, self.replica_count))
+        torch.set_num_threads(max(1, self.machine.threads // self.replica_count))
+        self._bare_optimizer = build_optimizer(self.model, recipe.optim)
+        # DistributedDataParallel, where there are several processes; the loss scaler of fp16.
+        wrapped, self.optimizer = self.accelerator.prepare(self.model, self._bare_optimizer)
+        self.networks: list[nn.Module] = [wrapped, *self.replicas.networks[1:]]
+        self.monitor, self.progress = Monitor(), Progress()
+        self.notes: list[str] = []
+        if saved is not None:
+            self._restore(*saved)
+        if self.machine.compile:
+            self.networks = [torch.compile(network) for network in self.networks]  # type: ignore[misc]
+
+    def _replicas(self) -> int:
+        size, processes = self.batches.size, self.accelerator.num_processes
+        wanted = self.recipe.run.replicas
+        if size % processes:
+            raise RecipeError(
+                f"{processes} processes cannot share a batch of {size} evenly",
+                fix=f"choose an optim.batch_size that {processes} divides",
+            )
+        alone = processes > 1 or self.device.type != "cpu" or self.machine.compile
+        if alone and wanted > 1:
+            raise RecipeError(
+                f"run.replicas is {wanted}, but replicas are for one process on a CPU, uncompiled",
+                fix="set run.replicas to 0",
+            )
+        return 1 if alone else replica_count(wanted, self.model, size, self.machine.threads)
+
+    def _refuse_changes(self, content: dict[str, Any]) -> None:
+        if recipe_from_dict(content["recipe"]) != self.recipe:
+            raise UsageError(
+                f"{self.run.path} was started with another recipe",
+                fix="resume without recipe options, or start a new run under another --name",
+            )
+        if any(content[key] != digest for key, digest in self._digests.items()):
+            raise UsageError(
+                f"{self.run.path} was started with other images than those of "
+                f"{self.dataset.source}",
+                fix="give the --data of its start, or start a new run under another --name",
+            )
+
+    @property
+    def parts(self) -> int:
+        """In how many parts each batch is trained, over all processes."""
+        return self.replica_count * int(self.accelerator.num_processes)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left to do."""
+        return self.progress.epoch >= self.recipe.epochs or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether early stopping ended the run."""
+        return self.monitor.exhausted(self.recipe.stop)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The row of the best epoch so far."""
+        return self.progress.history[self.monitor.best_epoch - 1]
+
+    def plan(self) -> Plan:
+        """Return what is going to happen."""
+        return Plan(
+            run=str(self.run.path),
+            model=self.spec.name,
+            parameters=count_parameters(self.model),
+            macs=count_macs(self.model, self.spec),
+            images=len(self.batches.images),
+            public_images=len(self.public[0]),
+            epochs=self.recipe.epochs,
+            first_epoch=self.progress.epoch + 1,
+            first_step=self.progress.step,
+            steps=self.batches.steps,
+            batch_size=self.batches.size,
+            precision=f"{self.machine.precision.name} ({self.machine.precision.reason})",
+            device=self.machine.describe(self.replica_count),
+            synthetic=self.dataset.synthetic,
+        )
+
+    def save_model(self, *, best: bool) -> None:
+        """Write the averaged weights as the run's result, and as its best if they are."""
+        row = self.progress.history[-1]
+        meta = {
+            "fer_edge": __version__,
+            "dataset": {
+                "sha256": self.dataset.sha256,
+                "source": self.dataset.source,
+                "synthetic": self.dataset.synthetic,
+            },
+            "recipe": self.recipe.to_dict(),
+            "epoch": row["epoch"],
+            "metrics": {key: value for key, value in row.items() if key.startswith("public_")},
+        }
+        for path in [self.run.model, self.run.best][: 1 + best]:
+            save_weights(path, self.average.model, self.spec, self.preprocessing, meta)
+
+    def save(self) -> None:
+        """Commit all that a resumed run needs."""
+        moments, numbers = state_from_optimizer(self._bare_optimizer)
+        average = self.average.model.state_dict()
+        tensors = {
+            **{f"model.{name}": value for name, value in self.model.state_dict().items()},
+            **{f"average.{name}": value for name, value in average.items()},
+            **{f"optimizer.{name}": value for name, value in moments.items()},
+        }
+        scaler = self.accelerator.scaler
+        content = {
+            **self._digests,
+            "recipe": self.recipe.to_dict(),
+            "replicas": self.replica_count,
+            "rounding": self._rounding(),
+            "progress": asdict(self.progress),
+            "monitor": asdict(self.monitor),
+            "optimizer": numbers,
+            "average_updates": self.average.updates,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        name = f"state-{self.progress.epoch:05d}-{self.progress.step:06d}"
+        save_state(self.run.state, name, tensors, content)
+
+    def _rounding(self) -> dict[str, Any]:
+        """What the last bits of the weights depend on, beside recipe and images."""
+        return {
+            "precision": self.machine.precision.name,
+            "device": self.device.type,
+            "processes": int(self.accelerator.num_processes),
+            "threads per replica": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+        }
+
+    def _restore(self, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            part, _, key = name.partition(".")
+            parts[part][key] = value
+        # Each copies into the tensors that are there, so their memory layout stays.
+        self.model.load_state_dict(parts["model"])
+        self.average.model.load_state_dict(parts["average"])
+        self.average.updates = content["average_updates"]
+        self.replicas.spread_buffers()
+        optimizer_from_state(self._bare_optimizer, parts["optimizer"], content["optimizer"])
+        if self.accelerator.scaler is not None and content["scaler"]:
+            self.accelerator.scaler.load_state_dict(content["scaler"])
+        self.progress = Progress(**content["progress"])
+        self.monitor = Monitor(**content["monitor"])
+        now = self._rounding()
+        for key, value in content["rounding"].items():
+            if now[key] != value:
+                self.notes.append(
+                    f"started with {key} {value}, goes on with {now[key]}: the weights will "
+                    "differ in their last bits from those of an uninterrupted run"
+                )
+
+    def close(self) -> None:
+        """End the threads; wait for the other processes."""
+        self.workers.close()
+        self.accelerator.wait_for_everyone()
+
+
+def _tensors(dataset: FerDataset, device: torch.device) -> tuple[Tensor, Tensor]:
+    images = torch.tensor(dataset.images, device=device).unsqueeze(1)
+    return images, torch.tensor(dataset.labels, dtype=torch.int64, device=device)
