@@ -109,7 +109,9 @@ def command(
 
         model_entry(chosen.model.name)
         dataset, source = _load(data)
-        run = _start(out, name, chosen, dataset, source)
+        from fer_edge.training.start import start_run
+
+        run = start_run(out, name, chosen, dataset, source)
     _train(run, chosen, dataset)
 
 
@@ -135,33 +137,6 @@ def _load(option: str | None) -> tuple[FerDataset, str]:
 def _is_main() -> bool:
     """Whether this is the process that speaks: torchrun numbers them in RANK."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _start(
-    out: Path, name: str | None, recipe: Recipe, dataset: FerDataset, source: str
-) -> RunFolder:
-    """Create the run on the main process, and tell the others its name."""
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    from fer_edge.training.runs import RunFolder, create_run
-
-    described = {
-        "sha256": dataset.sha256,
-        "source": dataset.source,
-        "synthetic": dataset.synthetic,
-    }
-    location = str(Path(source).resolve()) if Path(source).exists() else source
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return create_run(out, name, recipe, described, location)
-    import torch
-
-    state = PartialState(cpu=not torch.cuda.is_available())
-    path = [""]
-    if state.is_main_process:
-        path = [str(create_run(out, name, recipe, described, location).path)]
-    broadcast_object_list(path)
-    return RunFolder(Path(path[0]))
 
 
 def _refuse_changes(run: RunFolder, chosen: Recipe, asked: Recipe) -> None:

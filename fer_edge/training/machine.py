@@ -11,8 +11,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from fer_edge.cpu import cpu_features
 from fer_edge.training.config import Run
-from fer_edge.training.precision import cpu_bf16_feature, resolve_precision
+from fer_edge.training.precision import bf16_feature, resolve_precision
 
 __all__ = ["Interrupts", "Machine"]
 
@@ -27,7 +28,7 @@ class Machine:
         self.threads = recipe.threads or torch.get_num_threads()
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         feature = _bf16_feature(kind)
-        self.precision = resolve_precision(recipe.precision, kind, bf16_feature=feature)
+        self.precision = resolve_precision(recipe.precision, kind, feature)
         # accelerate keeps its settings in a global; a second run in one process may differ.
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(
@@ -50,7 +51,7 @@ class Machine:
 def _bf16_feature(kind: str) -> str | None:
     if kind == "cuda":
         return "bfloat16 units" if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    return cpu_bf16_feature()
+    return bf16_feature(cpu_features())
 
 
 class Interrupts:

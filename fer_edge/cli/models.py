@@ -1,0 +1,48 @@
+"""``fer-edge models``: the networks that can be trained, and what each costs."""
+
+from __future__ import annotations
+
+import click
+
+from fer_edge.cli._options import format_option
+
+__all__ = ["command"]
+
+
+@click.command("models")
+@format_option
+def command(fmt: str) -> None:
+    """List the networks: name, parameters, multiply-accumulates, input, source, reported accuracy.
+
+    Parameters are counted as deployed, with each BatchNorm folded into its convolution;
+    multiply-accumulates are those of convolutions and linear layers for one image. "reported" is
+    top-1 on FER2013 as the network's source reports it.
+
+    \b
+    Example:
+      fer-edge models
+      fer-edge models --format json
+    """
+    from fer_edge.cli._output import print_rows
+    from fer_edge.models import MODELS, ModelSpec, build_model
+    from fer_edge.models.profile import count_macs, count_parameters
+
+    rows = []
+    for name, entry in MODELS.items():
+        spec = ModelSpec(name)
+        model = build_model(spec)
+        parameters, macs = count_parameters(model), count_macs(model, spec)
+        plain = fmt in ("json", "csv")
+        reported = entry.reported
+        rows.append(
+            {
+                "name": name,
+                "params": parameters if plain else f"{parameters:,}",
+                "mmac": round(macs / 1e6, 1),
+                "input": f"{spec.channels}x{spec.size}x{spec.size}",
+                "source": entry.source,
+                "reported": reported if plain or reported is None else f"{100 * reported:.2f} %",
+                "summary": entry.summary,
+            }
+        )
+    print_rows(rows, fmt, caption="parameters with BatchNorm folded; MMAC for one image")

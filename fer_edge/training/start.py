@@ -1,0 +1,42 @@
+"""Starting a run: its folder is made by one process, and all processes know it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from fer_edge.data import FerDataset
+from fer_edge.training.config import Recipe
+from fer_edge.training.runs import RunFolder, create_run
+
+__all__ = ["start_run"]
+
+
+def start_run(
+    root: Path, name: str | None, recipe: Recipe, dataset: FerDataset, data: str
+) -> RunFolder:
+    """Make the folder of a new run below ``root``; ``data`` says where the images were read from.
+
+    Under ``torchrun`` or ``accelerate launch`` the main process makes it and tells the others.
+    """
+    described: Mapping[str, Any] = {
+        "sha256": dataset.sha256,
+        "source": dataset.source,
+        "synthetic": dataset.synthetic,
+    }
+    # A relative path would mean something else after a change of folder.
+    location = str(Path(data).resolve()) if Path(data).exists() else data
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return create_run(root, name, recipe, described, location)
+    state = PartialState(cpu=not torch.cuda.is_available())
+    paths = [""]
+    if state.is_main_process:
+        paths = [str(create_run(root, name, recipe, described, location).path)]
+    broadcast_object_list(paths)
+    return RunFolder(Path(paths[0]))
