@@ -52,10 +52,11 @@ class Packed:
 
 
 def pack_bundle(bundle: Bundle, out: Path | str) -> Packed:
-    """Write ``bundle`` to the file ``out``, atomically; files that its manifest does not list stay.
+    """Write ``bundle`` to the file ``out``, atomically; files its manifest does not list stay out.
 
-    Those are the TensorRT plans in ``engines/``, which no other device could load.
-    :class:`IntegrityError` names a file that is not what the manifest says.
+    Plans that were built into it go along: boards of one kind can share them, and any other machine
+    sees by their JSON that they are not for it. :class:`IntegrityError` names a file that is not
+    what the manifest says.
     """
     out = Path(out)
     manifest = bundle.manifest.to_bytes()
@@ -81,8 +82,8 @@ def unpack_bundle(archive: Path | str, out: Path | str, *, replace: bool = False
     """Unpack what :func:`pack_bundle` wrote into the new folder ``out`` and return the bundle.
 
     Every byte is compared with the manifest's digests before the folder appears under its name; on
-    any failure nothing is left behind. ``replace`` lets it take the place of a bundle (its
-    ``engines/`` go: plans belong to the graphs they were built from), never of anything else.
+    any failure nothing is left behind. ``replace`` lets it take the place of a bundle (all of
+    its folder goes, plans built on this device too), never of anything else.
 
     :class:`IntegrityError` for an archive that is damaged, cut short, or not written by
     :func:`pack_bundle`; :class:`UsageError` where ``out`` is taken.

@@ -74,12 +74,12 @@ def test_it_is_a_plain_tar(tiny_bundle: Bundle, packed: Path) -> None:
         assert all(member.mtime == member.uid == member.gid == 0 for member in members)
 
 
-def test_the_plans_of_this_machine_are_left_out(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_what_the_manifest_does_not_list_is_left_out(tiny_bundle: Bundle, tmp_path: Path) -> None:
     (tiny_bundle.path / "engines").mkdir()
-    (tiny_bundle.path / "engines" / "sm87.plan").write_bytes(b"plan")
+    (tiny_bundle.path / "engines" / "notes").write_bytes(b"plan")
     packed = pack_bundle(tiny_bundle, tmp_path / "tiny.fer")
-    assert packed.left_out == ("engines/sm87.plan",)
-    assert b"sm87" not in packed.path.read_bytes()
+    assert packed.left_out == ("engines/notes",)
+    assert b"engines/notes" not in packed.path.read_bytes()
 
 
 def test_files_in_folders(tiny_bundle: Bundle, tmp_path: Path, there: Path) -> None:

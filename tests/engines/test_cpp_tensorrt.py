@@ -61,13 +61,19 @@ def add_plan(bundle: Bundle, content: bytes, **fields: Any) -> Path:
         "created": "2026-11-23T00:00:00+00:00",
     }
     facts.update(fields)
-    plan = bundle.path / "engines" / f"sm{facts['sm']}-trt10.3.0-{facts['precision']}.plan"
-    plan.parent.mkdir(exist_ok=True)
-    plan.write_bytes(content)
-    PlanSidecar(**facts).write(plan)
-    # The layer listing that stands beside a plan is not a sidecar.
-    plan.with_name(plan.stem + ".layers.json").write_text("{}")
-    return plan
+    name = f"engines/sm{facts['sm']}-trt10.3.0-{facts['precision']}"
+    with BundleWriter(bundle.path, base=bundle) as writer:
+        writer.add_bytes(
+            content,
+            f"{name}.plan",
+            format="plan",
+            precision=facts["precision"],
+            target=facts["package"],
+            parent=parent,
+        )
+        sidecar = json.dumps(PlanSidecar(**facts).to_dict()).encode()
+        writer.add_bytes(sidecar, f"{name}.json", format="json", parent=f"{name}.plan")
+    return bundle.path / f"{name}.plan"
 
 
 @pytest.fixture
@@ -121,7 +127,7 @@ def test_a_plan_that_takes_float_pixels(runner: Runner, bundle: Bundle) -> None:
     np.savez(buffer, images=images, logits=fake_logits(images, floats=True))
     with BundleWriter(bundle.path, base=bundle) as writer:
         writer.add_bytes(buffer.getvalue(), "golden.npz", format="npz")
-    add_plan(bundle, b"FAKEPLAN f32", precision="fp32")
+    add_plan(Bundle.open(bundle.path), b"FAKEPLAN f32", precision="fp32")
     result = runner(bundle.path, "--engine", "tensorrt")
     assert result.returncode == 0, result.stderr
 
@@ -134,8 +140,7 @@ def test_a_plan_that_takes_float_pixels(runner: Runner, bundle: Bundle) -> None:
         ({}, {"FAKE_CUDA": "no device"}, 5, "no CUDA-capable device"),
         ({}, {"FAKE_TENSORRT": "other shape"}, 5, "no network of fer-edge"),
         ({}, {"FAKE_TENSORRT": "fail"}, 4, "TensorRT failed"),
-        ({"parent_sha256": "0" * 64}, {}, 6, "an ONNX that is not in this bundle"),
-        ({"sha256": "0" * 64}, {}, 6, "is not the file that the JSON beside it describes"),
+        ({"sha256": "0" * 64}, {}, 6, "it describes another plan"),
         ({"schema": 2}, {}, 6, "another schema"),
     ],
 )
@@ -163,9 +168,40 @@ def test_what_tensorrt_logs_says_why_a_plan_does_not_load(runner: Runner, bundle
     assert "fix:   fer-edge build --precision fp16 --target tensorrt" in result.stderr
 
 
-def test_tensorrt_rtx_plans_and_bare_plans_are_not_taken(runner: Runner, bundle: Bundle) -> None:
-    plan = add_plan(bundle, b"FAKEPLAN u8", package="tensorrt-rtx")
-    (plan.parent / "bare.plan").write_bytes(b"FAKEPLAN u8")
+def test_the_plan_of_this_device_is_chosen(runner: Runner, bundle: Bundle) -> None:
+    add_plan(bundle, b"FAKEPLAN f32", sm=90)
+    add_plan(Bundle.open(bundle.path), b"FAKEPLAN u8", sm=87)
+    chosen = last_line(runner(bundle.path).stdout)
+    assert chosen["model"] == "engines/sm87-trt10.3.0-fp16.plan"
+    neither = runner(bundle.path, FAKE_SM="110")
+    assert neither.returncode == 5
+    assert "for sm_90, engines/sm87-trt10.3.0-fp16.plan was built" in neither.stderr
+
+
+@pytest.mark.parametrize("suffix", [".plan", ".json"])
+def test_a_flipped_byte_of_a_plan_or_its_json_is_refused(
+    runner: Runner, bundle: Bundle, suffix: str
+) -> None:
+    path = add_plan(bundle, b"FAKEPLAN u8").with_suffix(suffix)
+    content = bytearray(path.read_bytes())
+    content[5] ^= 1
+    path.write_bytes(content)
+    result = runner(bundle.path)
+    assert result.returncode == 6
+    assert path.name in result.stderr
+
+
+def test_a_plan_without_its_json_is_refused(runner: Runner, bundle: Bundle) -> None:
+    path = add_plan(bundle, b"FAKEPLAN u8")
+    with BundleWriter(bundle.path, base=Bundle.open(bundle.path)) as writer:
+        writer.remove("engines/" + path.with_suffix(".json").name)
+    result = runner(bundle.path)
+    assert result.returncode == 6
+    assert "does not list it" in result.stderr
+
+
+def test_tensorrt_rtx_plans_are_not_taken(runner: Runner, bundle: Bundle) -> None:
+    add_plan(bundle, b"FAKEPLAN u8", package="tensorrt-rtx")
     result = runner(bundle.path, "--engine", "tensorrt")
     assert result.returncode == 2
     assert "fer-edge build --precision int8 --target tensorrt" in result.stderr

@@ -152,6 +152,13 @@ std::optional<Artifact> Bundle::find(const std::string& format, const std::strin
   return std::nullopt;
 }
 
+std::optional<Artifact> Bundle::find(const std::string& path) const {
+  for (const Artifact& artifact : artifacts_) {
+    if (artifact.path == path) return artifact;
+  }
+  return std::nullopt;
+}
+
 bool Bundle::failed_gate(const std::string& precision, const std::string& engine) const {
   return std::any_of(gates_.begin(), gates_.end(), [&](const Gate& gate) {
     return gate.precision == precision && (gate.target.empty() || gate.target == engine) &&
@@ -183,9 +190,9 @@ std::string Bundle::read(const Artifact& artifact) const {
 }
 
 Golden Bundle::golden() const {
-  const auto artifact = find("npz", "", "");
+  const auto artifact = find(kGolden);
   const std::string where = (path_ / kGolden).string();
-  if (!artifact || artifact->path != kGolden) {
+  if (!artifact) {
     throw Error(Exit::usage, path_.string() + " has no golden self-test (golden.npz)",
                 "build the bundle again: fer-edge build");
   }

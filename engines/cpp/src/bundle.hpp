@@ -47,6 +47,7 @@ class Bundle {
   [[nodiscard]] std::optional<Artifact> find(const std::string& format,
                                              const std::string& precision,
                                              const std::string& target) const;
+  [[nodiscard]] std::optional<Artifact> find(const std::string& path) const;
 
   // Whether this precision lost too much in its gate: then it is used only when asked for by name.
   [[nodiscard]] bool failed_gate(const std::string& precision, const std::string& engine) const;

@@ -158,15 +158,15 @@ class TensorRtEngine final : public Engine {
       : preprocessing_(bundle.preprocessing()) {
     const int sm = compute_capability();
     const Plan plan = choose_plan(bundle, options.precision, runtime_version(), sm);
-    const std::string content = read_plan(bundle, plan);
-    file_ = plan.file.lexically_relative(bundle.path()).generic_string();
+    const std::string content = bundle.read(plan.artifact);
+    file_ = plan.artifact.path;
     provider_ = "TensorRT " + runtime_version() + ", sm_" + std::to_string(sm);
 
     runtime_.reset(nvinfer1::createInferRuntime(log_));
     if (!runtime_) throw unusable("TensorRT does not start", plan);
     // Null, not an exception, where the plan does not fit; why, only the log knows.
     engine_.reset(runtime_->deserializeCudaEngine(content.data(), content.size()));
-    if (!engine_) throw unusable("TensorRT cannot load " + plan.file.string(), plan);
+    if (!engine_) throw unusable("TensorRT cannot load " + file_, plan);
     name_tensors(plan);
     context_.reset(engine_->createExecutionContext());
     if (!context_) throw unusable("TensorRT has no execution context", plan);
@@ -195,7 +195,7 @@ class TensorRtEngine final : public Engine {
  private:
   Error unusable(const std::string& what, const Plan& plan) {
     return Error(Exit::environment, what + ": " + log_.last(),
-                 "fer-edge build --precision " + plan.precision + " --target tensorrt");
+                 "fer-edge build --precision " + plan.artifact.precision + " --target tensorrt");
   }
 
   void name_tensors(const Plan& plan) {
@@ -203,7 +203,7 @@ class TensorRtEngine final : public Engine {
       const char* name = engine_->getIOTensorName(i);
       const bool in = engine_->getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT;
       std::string& kept = in ? input_ : output_;
-      if (!kept.empty()) throw unusable(plan.file.string() + " has too many tensors", plan);
+      if (!kept.empty()) throw unusable(file_ + " has too many tensors", plan);
       kept = name;
     }
     const auto takes = engine_->getTensorDataType(input_.c_str());
@@ -211,7 +211,7 @@ class TensorRtEngine final : public Engine {
     const bool known = floats_ || takes == nvinfer1::DataType::kUINT8;
     if (!known || !fits(input_, {1, 1, kSize, kSize}) || !fits(output_, {1, kClasses}) ||
         engine_->getTensorDataType(output_.c_str()) != nvinfer1::DataType::kFLOAT) {
-      throw unusable(plan.file.string() + " is no network of fer-edge", plan);
+      throw unusable(file_ + " is no network of fer-edge", plan);
     }
   }
 
@@ -282,9 +282,7 @@ const char* tensorrt_version() {
 }
 
 bool tensorrt_has(const Bundle& bundle, const std::string& precision) {
-  const auto plans = find_plans(bundle);
-  return std::any_of(plans.begin(), plans.end(),
-                     [&](const Plan& plan) { return plan.precision == precision; });
+  return has_plan(bundle, precision);
 }
 
 std::unique_ptr<Engine> tensorrt_load(const Bundle& bundle, const EngineOptions& options) {
