@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import numpy as np
 
+from fer_edge.backends.tensorrt_library import is_installed
 from fer_edge.errors import UnavailableError
 
 __all__ = [
@@ -384,7 +384,7 @@ _PACKAGES: tuple[tuple[str, type[Cuda]], ...] = (
 
 def cuda_missing_reason() -> str | None:
     """Say that neither package is installed, or None. Nothing is imported but ``cuda`` itself."""
-    if any(_installed(module) for module, _ in _PACKAGES):
+    if any(is_installed(module) for module, _ in _PACKAGES):
         return None
     return "neither cuda-bindings nor pycuda is installed"
 
@@ -395,14 +395,7 @@ def open_cuda(package: str | None = None) -> Cuda:
     :class:`UnavailableError` if there is none, :class:`CudaError` if there is no usable GPU.
     """
     for module, kind in _PACKAGES:
-        if package in {None, kind.name} and _installed(module):
+        if package in {None, kind.name} and is_installed(module):
             return kind()
     missing = f"{package} is not installed" if package else cuda_missing_reason()
     raise UnavailableError(f"a plan needs CUDA from Python, and {missing}", fix=_INSTALL)
-
-
-def _installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # the parent package is not there either
-        return False

@@ -14,13 +14,12 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from typing import Any, Literal
 
 from fer_edge import __version__
 from fer_edge.backends.gpu import Gpu, gpu_or_reason
 from fer_edge.backends.jetson import Jetson, find_jetson, power_mode
-from fer_edge.backends.tensorrt_library import FLAVOURS
+from fer_edge.backends.tensorrt_library import FLAVOURS, is_installed
 from fer_edge.cpu import cpu_features, int8_dot_saturates
 
 __all__ = ["Check", "Probe", "check_machine", "probe"]
@@ -155,7 +154,7 @@ if {build}:
 
 def _tensorrt(flavour: str, gpu: Gpu | None, jetson: Jetson | None) -> Check:
     kind = FLAVOURS[flavour]
-    module = next((name for name in kind.modules if _installed(name)), None)
+    module = next((name for name in kind.modules if is_installed(name)), None)
     if module is None:
         fix = f"pip install 'fer-edge[{kind.extra}]'"
         if jetson is not None and flavour == "tensorrt":
@@ -238,7 +237,7 @@ def _package(
     more: Callable[[Mapping[str, Any]], str] | str,
 ) -> Check:
     """Look at one package; without an ``extra`` its absence needs no fix of ours."""
-    if not _installed(module):
+    if not is_installed(module):
         fix = f"pip install 'fer-edge[{extra}]'" if extra else ""
         return Check(name, "missing", "not installed", fix)
     answer = probe(code)
@@ -251,13 +250,6 @@ def _package(
 
 def _reinstall(extra: str) -> str:
     return f"pip install --force-reinstall 'fer-edge[{extra}]'"
-
-
-def _installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):  # the parent is missing, or it is broken
-        return False
 
 
 def _signal_name(number: int) -> str:

@@ -22,6 +22,7 @@ __all__ = [
     "MessageLog",
     "flavour_of",
     "import_tensorrt",
+    "is_installed",
     "message_log",
     "tensorrt_version",
 ]
@@ -68,7 +69,7 @@ def import_tensorrt(flavour: str) -> ModuleType:
     """
     kind = FLAVOURS[flavour]
     for name in kind.modules:
-        if find_spec(name) is None:
+        if not is_installed(name):
             continue
         try:
             return import_module(name)
@@ -81,6 +82,18 @@ def import_tensorrt(flavour: str) -> ModuleType:
     raise UnavailableError(
         f"{kind.title} is not installed (Python package {kind.modules[0]!r})", fix=kind.install
     )
+
+
+def is_installed(module: str) -> bool:
+    """Tell whether a module can be found, without importing it (but its parents).
+
+    A mere folder of that name on the path (a namespace package) is not one.
+    """
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):  # a parent is missing or broken, or the module half-loaded
+        return False
+    return spec is not None and spec.origin is not None
 
 
 def flavour_of(trt: ModuleType) -> Flavour:

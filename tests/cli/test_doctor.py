@@ -23,7 +23,7 @@ ORIN = Gpu("Orin", 87, "12.6", 8 << 30, True, True, 8, 918)
 def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The modules that are "installed"; edit it."""
     names: set[str] = set()
-    monkeypatch.setattr(health, "_installed", names.__contains__)
+    monkeypatch.setattr(health, "is_installed", names.__contains__)
     return names
 
 
@@ -182,5 +182,13 @@ def test_installed_survives_a_broken_parent(
     (tmp_path / "ill_parent").mkdir()
     (tmp_path / "ill_parent" / "__init__.py").write_text("import nothing_of_this_name\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert not health._installed("ill_parent.child")
+    assert not health.is_installed("ill_parent.child")
     assert "ill_parent.child" not in sys.modules
+
+
+def test_a_folder_of_the_name_is_no_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_a_folder").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not health.is_installed("only_a_folder")

@@ -203,7 +203,7 @@ def test_host_memory_is_zeroed_and_ours(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_no_package_is_a_reason_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_memory, "_installed", lambda module: False)
+    monkeypatch.setattr(device_memory, "is_installed", lambda module: False)
     assert cuda_missing_reason() == "neither cuda-bindings nor pycuda is installed"
     with pytest.raises(UnavailableError, match="neither") as caught:
         open_cuda()
@@ -227,7 +227,7 @@ def test_a_broken_package_is_told_apart_from_a_missing_one(
 
 
 def test_a_missing_package_names_both_ways_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt_library, "find_spec", lambda name: None)
+    monkeypatch.setattr(tensorrt_library, "is_installed", lambda name: False)
     with pytest.raises(UnavailableError, match="TensorRT is not installed") as caught:
         import_tensorrt("tensorrt")
     assert "JetPack" in str(caught.value.fix)

@@ -1,0 +1,413 @@
+"""One script for a machine with a GPU: every engine that can run there, checked and timed.
+
+::
+
+    python bench/device_check.py BUNDLE --data fer2013.zip
+
+PyTorch in FP32 and FP16, eager and as a CUDA graph, ONNX Runtime's CUDA provider, and every
+TensorRT that can be imported, in every precision that the bundle has a graph for, with CUDA graphs
+and without. Each is first compared, on the same images, with ONNX Runtime on the CPU running the
+FP32 graph; INT8 also with the very graph that its plan was built from. Then all are timed in turns.
+
+Result is: a table on stdout (p50, p99: host u8 image to host probabilities, batch 1; device p50:
+CUDA events around one batch, copies included) and JSON with the machine and the raw nanoseconds in
+bench/results/. Exit code 5 without a GPU, 4 if an engine computes something else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_edge.backends.base import Backend
+from fer_edge.backends.gpu import Gpu, find_gpu
+from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
+from fer_edge.backends.plan_sidecar import PlanSidecar
+from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
+from fer_edge.backends.tensorrt_library import import_tensorrt
+from fer_edge.bundle import Bundle
+from fer_edge.convert.device_plan import prepared_graph
+from fer_edge.convert.plan import plan_from_onnx
+from fer_edge.convert.targets import load_target
+from fer_edge.data import load
+from fer_edge.errors import FerEdgeError, UnavailableError
+from fer_edge.files import write_json
+from fer_edge.measure.accuracy import run_logits
+from fer_edge.measure.environment import capture, finish
+from fer_edge.measure.latency import LatencyProtocol, LatencySamples, time_backends
+
+# The gates of MEASURING for FP32 and FP16; INT8 may differ from its own graph on the CPU only by
+# the rounding of its float remainder.
+LIMITS = {"fp32": ("max", 1e-4), "fp16": ("mean", 1e-2), "int8": ("flips", 0.01)}
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+class TorchCuda:
+    """PyTorch on the GPU, pinned copies in and out; with ``graph`` all of it is one CUDA graph."""
+
+    def __init__(self, weights: Path, *, half: bool, graph: bool) -> None:
+        import torch
+
+        from fer_edge.models.weights import model_from_weights
+
+        self.torch = torch
+        # TF32 would round every input to 10 bits: the FP32 row means FP32.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
+        model, described = model_from_weights(weights)
+        self.dtype = torch.float16 if half else torch.float32
+        self.model = model.eval().cuda().to(self.dtype).to(memory_format=torch.channels_last)
+        preprocessing = described.preprocessing
+        self.scale = 1.0 / (255.0 * preprocessing.std)
+        self.offset = preprocessing.mean / preprocessing.std
+        self.source = torch.zeros((1, 1, 48, 48), dtype=torch.uint8).pin_memory()
+        self.result = torch.zeros((1, 7), dtype=torch.float32).pin_memory()
+        self.graph: Any = None
+        kind = f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}"
+        self.provider = f"{kind}{', CUDA graph' if graph else ''}"
+        if graph:
+            self._capture()
+
+    def _step(self) -> None:
+        torch = self.torch
+        with torch.inference_mode():
+            pixels = self.source.cuda(non_blocking=True).to(torch.float32)
+            images = (pixels * self.scale - self.offset).to(self.dtype)
+            self.result.copy_(self.model(images).float(), non_blocking=True)
+
+    def _capture(self) -> None:
+        torch = self.torch
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self._step()
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Return f32[N,7] for u8[N,1,48,48], image by image."""
+        torch = self.torch
+        logits = []
+        for image in images:
+            self.source.numpy()[0] = image
+            if self.graph is None:
+                self._step()
+            else:
+                self.graph.replay()
+            torch.cuda.current_stream().synchronize()
+            logits.append(self.result.numpy()[0].copy())
+        return np.stack(logits)
+
+    def close(self) -> None:
+        self.graph = self.model = None
+
+
+@dataclass
+class Row:
+    """One engine: what it is, what it computes, how long it takes, or why it does not run."""
+
+    name: str
+    precision: str
+    make: Callable[[], Any] = field(repr=False, default=lambda: None)
+    status: str = "ok"
+    provider: str = ""
+    note: str = ""
+    max_abs_logit: float | None = None
+    mean_abs_logit: float | None = None
+    flips: int | None = None
+    n: int = 0
+    build_seconds: float | None = None
+    plan_bytes: int | None = None
+    device_p50_ms: float | None = None
+    times: LatencySamples | None = None
+    against: str = "fp32 on the CPU"
+
+    def to_dict(self) -> dict[str, Any]:
+        content = {key: value for key, value in vars(self).items() if key not in {"make", "times"}}
+        return {**content, **(self.times.to_dict() if self.times else {})}
+
+
+def torch_rows(bundle: Bundle) -> Iterator[Row]:
+    weights = bundle.find(format="safetensors")
+    for half in (False, True):
+        for graph in (False, True):
+            name = "pytorch + CUDA graph" if graph else "pytorch"
+            row = Row(name, "fp16" if half else "fp32")
+            if weights is None:
+                row.status, row.note = "unavailable", "the bundle has no checkpoint"
+            else:
+                row.make = partial(TorchCuda, bundle.file(weights), half=half, graph=graph)
+            yield row
+
+
+def onnxruntime_rows(bundle: Bundle) -> Iterator[Row]:
+    for provider in ("CPUExecutionProvider", "CUDAExecutionProvider"):
+        for precision in ("fp32", "fp16"):
+            graph = bundle.find(format="onnx", precision=precision, target="")
+            if graph is None:
+                continue
+            row = Row(f"onnxruntime {provider.removesuffix('ExecutionProvider')}", precision)
+            row.make = partial(
+                OnnxRuntimeBackend,
+                bundle.file(graph),
+                precision=precision,
+                preprocessing=bundle.preprocessing,
+                execution_provider=provider,
+            )
+            yield row
+
+
+def tensorrt_rows(bundle: Bundle, folder: Path, say: Callable[[str], None]) -> Iterator[Row]:
+    """Build every plan that can be built here; a library or graph that is missing is a row too."""
+    for kind in (TensorRTBackend, TensorRTRTXBackend):
+        try:
+            import_tensorrt(kind.name)
+            profile = load_target(kind.name)
+        except FerEdgeError as error:
+            yield Row(kind.name, "", status="unavailable", note=str(error))
+            continue
+        gpu = find_gpu()
+        if profile.sm and gpu.sm not in profile.sm:
+            supported = ", ".join(f"sm_{sm}" for sm in profile.sm)
+            note = f"{profile.name} serves {supported}; this GPU is sm_{gpu.sm}"
+            yield Row(kind.name, "", status="unavailable", note=note)
+            continue
+        for precision in ("fp32", "fp16", "int8"):
+            graph = prepared_graph(bundle, precision, profile)
+            if graph is None:
+                command = f"fer-edge build {bundle.path} --precision {precision}"
+                note = f"the bundle has no graph for it: {command} --target {profile.name}"
+                yield Row(kind.name, precision, status="unavailable", note=note)
+                continue
+            plan = folder / f"{kind.name}-{precision}.plan"
+            say(f"building {kind.name} {precision}")
+            try:
+                report = plan_from_onnx(
+                    bundle.file(graph), plan, target=profile, precision=precision
+                )
+            except FerEdgeError as error:
+                yield Row(kind.name, precision, status="failed", note=str(error))
+                continue
+            yield from _plan_rows(kind, plan, report.sidecar, bundle)
+
+
+def _plan_rows(
+    kind: type[TensorRTBackend], plan: Path, sidecar: PlanSidecar, bundle: Bundle
+) -> Iterator[Row]:
+    variants: list[tuple[str, dict[str, Any]]] = [
+        (" + CUDA graph", {"graphs": True}),
+        ("", {"graphs": False}),
+    ]
+    if find_gpu().integrated:
+        variants.append((" + CUDA graph, mapped memory", {"graphs": True, "mapped": True}))
+    for suffix, options in variants:
+        row = Row(f"{kind.name}{suffix}", sidecar.precision)
+        row.build_seconds, row.plan_bytes = sidecar.build_seconds, sidecar.size
+        row.make = partial(
+            kind,
+            plan,
+            precision=sidecar.precision,
+            preprocessing=bundle.preprocessing,
+            **options,
+        )
+        yield row
+
+
+def open_rows(rows: Sequence[Row], stack: ExitStack) -> dict[str, Any]:
+    """Open every engine; what cannot be opened becomes a row with its reason."""
+    engines: dict[str, Any] = {}
+    for row in rows:
+        if row.status != "ok":
+            continue
+        try:
+            engine = row.make()
+            stack.callback(engine.close)
+            if isinstance(engine, Backend):
+                engine.load()
+            engine.infer(np.zeros((1, 1, 48, 48), np.uint8))
+        except Exception as error:  # torch and vendors raise what they like
+            kind = "unavailable" if isinstance(error, UnavailableError | ImportError) else "failed"
+            row.status, row.note = kind, f"{type(error).__name__}: {error}".splitlines()[0]
+            continue
+        row.provider = engine.provider
+        if "no CUDA graphs" in row.provider and "CUDA graph" in row.name:
+            row.note = row.provider.partition("no CUDA graphs: ")[2]
+        engines[f"{row.name} {row.precision}"] = engine
+    return engines
+
+
+def check(
+    rows: Sequence[Row], engines: Mapping[str, Any], bundle: Bundle, images: np.ndarray
+) -> None:
+    """Compare every engine with ONNX Runtime on the CPU over u8[N,48,48] images."""
+    references: dict[str, np.ndarray] = {}
+
+    def reference(precision: str) -> np.ndarray:
+        target = "tensorrt" if precision == "int8" else ""
+        if precision not in references:
+            graph = bundle.artifact(format="onnx", precision=precision, target=target)
+            path, preprocessing = bundle.file(graph), bundle.preprocessing
+            with OnnxRuntimeBackend(
+                path, precision=precision, preprocessing=preprocessing
+            ) as backend:
+                references[precision] = run_logits(backend, images)
+        return references[precision]
+
+    for row in rows:
+        engine = engines.get(f"{row.name} {row.precision}")
+        if engine is None:
+            continue
+        if row.precision == "int8":
+            row.against = "the same INT8 graph on the CPU"
+        wanted = reference("int8" if row.precision == "int8" else "fp32")
+        found = run_logits(engine, images)
+        differences = np.abs(found - wanted)
+        row.n = len(images)
+        row.max_abs_logit = float(differences.max())
+        row.mean_abs_logit = float(differences.mean())
+        row.flips = int((found.argmax(1) != wanted.argmax(1)).sum())
+        kind, limit = LIMITS[row.precision]
+        value = {
+            "max": row.max_abs_logit,
+            "mean": row.mean_abs_logit,
+            "flips": row.flips / row.n,
+        }[kind]
+        if not value <= limit:  # also for NaN
+            row.status = "wrong"
+            row.note = f"{kind} difference {value:.2g} > {limit:g} against {row.against}"
+
+
+def device_p50_ms(backend: TensorRTBackend, images: np.ndarray) -> float:
+    """Median of CUDA events around one image, in a run of its own: events cost time themselves."""
+    timed = type(backend)(
+        backend.path,
+        precision=backend.precision,
+        preprocessing=backend.preprocessing,
+        graphs=backend.graphs,
+        mapped=backend.mapped,
+        device_timing=True,
+    )
+    with timed:
+        times = []
+        for image in images[:1024]:
+            timed.infer(image[None, None])
+            times.append(timed.device_ns or 0)
+    return float(np.median(times)) / 1e6
+
+
+def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    def shown(value: float | None, form: str) -> str | None:
+        return None if value is None else format(value, form)
+
+    return [
+        {
+            "engine": row.name,
+            "precision": row.precision,
+            "status": row.status,
+            "p50_ms": shown(row.times.p50_ms if row.times else None, ".4f"),
+            "p99_ms": shown(row.times.percentile_ms(99) if row.times else None, ".4f"),
+            "device_p50_ms": shown(row.device_p50_ms, ".4f"),
+            "max_abs_logit": shown(row.max_abs_logit, ".1e"),
+            "flips": None if row.flips is None else f"{row.flips}/{row.n}",
+            "build_s": shown(row.build_seconds, ".1f"),
+            "plan_KiB": shown(row.plan_bytes / 1024 if row.plan_bytes else None, ".0f"),
+            "note": row.note or row.provider,
+        }
+        for row in rows
+    ]
+
+
+def result_path(gpu: Gpu) -> Path:
+    name = re.sub(r"[^a-z0-9]+", "-", f"{gpu.name} sm{gpu.sm}".lower()).strip("-")
+    return RESULTS / f"device-{name}-{time.strftime('%Y%m%d')}.json"
+
+
+def run(
+    bundle: Bundle,
+    images: np.ndarray,
+    protocol: LatencyProtocol,
+    rows: Sequence[Row],
+    say: Callable[[str], None],
+) -> None:
+    """Open, check and time all rows in place."""
+    with ExitStack() as stack:
+        engines = open_rows(rows, stack)
+        say(f"checking {len(engines)} engines on {len(images)} images")
+        check(rows, engines, bundle, images)
+        say("timing")
+        times = time_backends(engines, images, protocol)
+        for row in rows:
+            key = f"{row.name} {row.precision}"
+            row.times = times.get(key)
+            if isinstance(engines.get(key), TensorRTBackend):
+                row.device_p50_ms = device_p50_ms(engines[key], images)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the check; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("bundle", help="a bundle with the graphs to run (fer-edge build)")
+    parser.add_argument("--data", default="synthetic:2000", help="images to check and time with")
+    parser.add_argument("--quick", action="store_true", help="short repeats; said in the result")
+    parser.add_argument("-o", "--output", type=Path, help="the JSON; default: bench/results/")
+    options = parser.parse_args(argv)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    try:
+        gpu = find_gpu()
+        bundle = Bundle.open(options.bundle)
+        dataset = load(options.data).select("public")
+        protocol = LatencyProtocol.for_quick() if options.quick else LatencyProtocol()
+        environment = capture(1)
+        with tempfile.TemporaryDirectory() as folder:
+            rows = [
+                *onnxruntime_rows(bundle),
+                *torch_rows(bundle),
+                *tensorrt_rows(bundle, Path(folder), say),
+            ]
+            run(bundle, dataset.images, protocol, rows, say)
+    except FerEdgeError as error:
+        say(f"error: {error}")
+        if error.fix:
+            say(f"fix:   {error.fix}")
+        return error.exit_code
+
+    from fer_edge.cli._output import print_rows
+
+    print_rows(table(rows), "table", title=f"{gpu.name}, sm_{gpu.sm}, CUDA {gpu.driver}")
+    output = options.output or result_path(gpu)
+    content = {
+        "schema": 1,
+        "gpu": vars(gpu),
+        "bundle": bundle.manifest.name,
+        "protocol": protocol.to_dict(),
+        "dataset": {"source": dataset.source, "n": len(dataset), "synthetic": dataset.synthetic},
+        "environment": finish(environment),
+        "rows": [row.to_dict() for row in rows],
+    }
+    write_json(output, json.loads(json.dumps(content, default=str)))
+    say(f"written: {output}")
+    return 4 if any(row.status == "wrong" for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
