@@ -13,6 +13,7 @@ import numpy as np
 from fer_edge import __version__
 from fer_edge.backends import BACKENDS, backend_class, backend_from_bundle
 from fer_edge.errors import FerEdgeError, UsageError
+from fer_edge.files import sha256_file
 from fer_edge.measure.accuracy import compare, evaluate, run_logits
 from fer_edge.measure.environment import capture, finish
 from fer_edge.measure.latency import (
@@ -122,12 +123,12 @@ def run_bench(
         raise UsageError("there is no bundle to bench", fix="fer-edge build --precision int8")
     protocol = protocol or LatencyProtocol()
     environment = capture(threads)
-    selected = dataset.select(split)
+    whole = selected = dataset.select(split)
     notes = [*selected.notes]
     if limit is not None and limit < len(selected):
         notes.append(f"accuracy on {limit:,} of the {len(selected):,} images of this split")
         selected = selected.take(np.linspace(0, len(selected) - 1, limit).astype(int))
-    different = len(preload(selected.images, protocol.seed))
+    different = len(preload(whole.images, protocol.seed))
     if different < DIFFERENT_IMAGES:
         notes.append(f"timed with {different:,} different images, not {DIFFERENT_IMAGES:,}")
     notes += [
@@ -149,7 +150,7 @@ def run_bench(
             kind, note = _score(bundle, own, selected, duplicates, threads, progress)
             references.append(kind)
             notes += [note] if note else []
-        _time(rows, selected, protocol, progress)
+        _time(rows, whole.images, protocol, progress)
     reference = " / ".join(dict.fromkeys(references))
     return BenchResult(
         rows=tuple(_finished(candidate, rows) for candidate in rows),
@@ -206,15 +207,23 @@ def _open(candidate: Candidate, bundles: Sequence[Bundle], threads: int) -> None
         candidate.fail(error)
         return
     candidate.backend = backend
+    candidate.row = replace(row, provider=backend.provider, versions=backend.versions())
     artifact = artifact_of(bundle, backend)
-    candidate.row = replace(
-        row,
-        provider=backend.provider,
-        versions=backend.versions(),
-        artifact=artifact.path if artifact else None,
-        artifact_sha256=artifact.sha256 if artifact else None,
-        size_bytes=artifact.size if artifact else None,
-    )
+    if artifact is not None:
+        candidate.row = replace(
+            candidate.row,
+            artifact=artifact.path,
+            artifact_sha256=artifact.sha256,
+            size_bytes=artifact.size,
+        )
+    elif backend.path is not None:
+        # A device's own engine: made from a listed graph, but no part of the bundle.
+        candidate.row = replace(
+            candidate.row,
+            artifact=backend.path.name,
+            artifact_sha256=sha256_file(backend.path),
+            size_bytes=backend.path.stat().st_size,
+        )
 
 
 def _score(
@@ -291,7 +300,7 @@ def _logits(
 
 def _time(
     rows: Sequence[Candidate],
-    selected: FerDataset,
+    images: np.ndarray,
     protocol: LatencyProtocol,
     progress: Progress | None,
 ) -> None:
@@ -304,7 +313,7 @@ def _time(
 
     if progress is not None:
         progress("latency", 0, len(running) * protocol.repeats)
-    samples = time_backends(running, selected.images, protocol, progress=advance)
+    samples = time_backends(running, images, protocol, progress=advance)
     for index, times in samples.items():
         candidate = rows[int(index)]
         note = "; ".join(part for part in (candidate.row.note, _speed_note(times)) if part)

@@ -140,6 +140,11 @@ def verify_bundle(
     try:
         if reference.note:
             notes.append(reference.note)
+        if engine.name == "pytorch" and reference.kind == "pytorch":
+            raise UsageError(
+                "pytorch is the reference itself: there is nothing to hold it against",
+                fix="--backend onnxruntime, or --backend openvino",
+            )
         if reference.backend.name == engine.name and reference.backend.path == engine.path:
             raise UnavailableError(
                 f"{engine.name} {precision} would be held against itself: {reference.note}",

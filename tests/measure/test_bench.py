@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fer_edge.backends.pytorch import PyTorchBackend
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.data import FerDataset
 from fer_edge.errors import FerEdgeError, NumericsError, UsageError
+from fer_edge.files import sha256_file
 from fer_edge.measure.bench import candidates, labels, run_bench
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.measure.result import BenchResult
@@ -223,6 +225,25 @@ def test_a_backend_that_this_machine_lacks_is_one_row(
         assert len(got.rows) == 2
         assert got.rows[1].status == "unavailable"
         assert got.rows[1].note
+
+
+def test_an_engine_of_this_device_has_size_and_digest_too(
+    own_bundle: Bundle,
+    small_dataset: FerDataset,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    engine = tmp_path / "engine.onnx"
+    engine.write_bytes(own_bundle.file(own_bundle.artifact(precision="int8")).read_bytes())
+
+    def from_cache(cls: Any, bundle: Bundle, precision: str, *, threads: int = 1) -> Any:
+        return cls(engine, precision=precision, threads=threads)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "from_bundle", classmethod(from_cache))
+    got = bench(own_bundle, small_dataset, backends=["onnxruntime"], precisions=["int8"])
+    assert got.rows[1].artifact == "engine.onnx"
+    assert got.rows[1].size_bytes == engine.stat().st_size
+    assert got.rows[1].artifact_sha256 == sha256_file(engine)
 
 
 def test_a_limit_is_said(own_bundle: Bundle, small_dataset: FerDataset) -> None:

@@ -143,6 +143,11 @@ def test_an_engine_is_not_held_against_itself(
     assert caught.value.fix == "pip install 'fer-edge[train]'"
 
 
+def test_pytorch_is_not_held_against_itself(own_bundle: Bundle, small_dataset: FerDataset) -> None:
+    with pytest.raises(UsageError, match="the reference itself"):
+        verify_bundle(own_bundle, small_dataset, backend="pytorch")
+
+
 def test_a_checkpoint_that_does_not_load_is_no_reason_to_take_another(
     tiny_bundle: Bundle, small_dataset: FerDataset
 ) -> None:
