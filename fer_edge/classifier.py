@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fer_edge.backends import backend_class
-from fer_edge.backends.base import Backend, softmax
+from fer_edge.backends.base import Backend, softmax, softmax_row
 from fer_edge.backends.selftest import SelfTest, self_test
 from fer_edge.bundle import Bundle
 from fer_edge.errors import UsageError
@@ -56,7 +56,8 @@ class Classifier:
     """A bundle's network on one backend, loaded, and proved on the bundle's golden inputs.
 
     ``precision`` None takes the first of INT8, FP16, FP32 that the bundle has for ``backend`` and
-    whose gate it did not fail; the attribute ``precision`` says which, ``provider`` what runs it.
+    whose gate it did not fail; the attributes ``precision`` and ``engine_path`` say which, and
+    ``provider`` what runs it.
     Several threads may call one object: they take turns.
 
     :class:`~fer_edge.errors.IntegrityError` if a file is not what the manifest says,
@@ -79,6 +80,7 @@ class Classifier:
         self._backend.load()
         self.backend = self._backend.name
         self.precision = self._backend.precision
+        self.engine_path = self._backend.path
         self.threads = threads
         self.provider = self._backend.provider
         try:
@@ -96,7 +98,7 @@ class Classifier:
         started = time.perf_counter_ns()
         with self._lock:
             logits = self._backend.infer(face)
-        row: list[float] = softmax(logits)[0].tolist()
+        row = softmax_row(logits[0])
         elapsed = time.perf_counter_ns() - started
         return _prediction(self.labels, row, elapsed / 1e6)
 

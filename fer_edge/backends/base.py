@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import exp
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from fer_edge.bundle import Bundle
 
-__all__ = ["Backend", "check_images", "softmax"]
+__all__ = ["Backend", "check_images", "check_shapes", "softmax", "softmax_row"]
 
 _UINT8 = np.dtype(np.uint8)
 _SHAPE = (1, SIZE, SIZE)
@@ -152,6 +153,21 @@ def check_shapes(where: Any, input_shape: list[Any], output_shape: list[Any]) ->
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return f32[N,7] probabilities for f32[N,7] logits, without overflow."""
+    if len(logits) == 1:
+        return np.array([softmax_row(logits[0])], np.float32)
     exponentials: np.ndarray = np.exp(logits - logits.max(axis=1, keepdims=True))
     exponentials /= exponentials.sum(axis=1, keepdims=True)
     return exponentials
+
+
+def softmax_row(logits: np.ndarray) -> list[float]:
+    """Return the probabilities of one image, f32[7].
+
+    In plain Python: behind an inference the caches are cold, and numpy's five calls for seven
+    numbers then take 85 microseconds where these take 25.
+    """
+    row: list[float] = logits.tolist()
+    highest = max(row)
+    exponentials = [exp(value - highest) for value in row]
+    share = 1 / sum(exponentials)
+    return [value * share for value in exponentials]

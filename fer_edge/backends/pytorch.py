@@ -69,8 +69,10 @@ class PyTorchBackend(Backend):
         model, weights = reference_from_weights(path)
         self.preprocessing = weights.preprocessing
         self._threads_before = torch.get_num_threads()
-        self._torch, self._model = torch, model
-        self.provider = "CPU eager"
+        # The layout that PyTorch advises for convolutions: at batch 1 it is some five times faster
+        # here than the default one, and a slow reference would flatter every engine.
+        self._torch, self._model = torch, model.to(memory_format=torch.channels_last)
+        self.provider = "CPU eager channels_last"
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return f32[N,7] logits for u8[N,1,48,48]."""
