@@ -138,9 +138,9 @@ def test_help_of_commands_is_light(command: str) -> None:
 def test_help_is_fast() -> None:
     """A quarter of a second is the promise; the best of five leaves out what else runs here."""
     best = min(_seconds([sys.executable, "-m", "fer_edge", "--help"]) for _ in range(5))
-    bare = min(_seconds([sys.executable, "-c", "pass"]) for _ in range(5))
-    # Under load even a bare interpreter is slow: then only our own part can be judged.
-    assert best < max(0.25, 4 * bare)
+    click = min(_seconds([sys.executable, "-c", "import click"]) for _ in range(5))
+    # On a loaded machine click alone takes as long: then only our own part can be judged.
+    assert best < max(0.25, 2 * click)
 
 
 def _seconds(command: list[str]) -> float:

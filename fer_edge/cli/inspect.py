@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ def _summary(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
         ("data", _pairs(manifest.dataset)),
         ("calibration", _pairs(manifest.calibration)),
         *[("gate", _gate(gate)) for gate in manifest.gates],
-        ("environment", _pairs(manifest.environment)),
+        ("environment", _environment(manifest.environment)),
         *[(key.replace("_", " "), _short(value)) for key, value in manifest.card.items()],
         ("unlisted", ", ".join(bundle.unlisted())),
         ("digests", "all verified" if not faults else f"{len(faults)} BAD"),
@@ -120,7 +121,18 @@ def _summary(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
     if manifest.synthetic:
         facts.insert(1, ("SYNTHETIC", "trained or calibrated on drawn faces, not on people's"))
     width = max(len(name) for name, _ in facts)
-    return [f"{name:<{width}}  {value}" for name, value in facts if value]
+    return [
+        textwrap.fill(
+            value,
+            width=110,
+            initial_indent=f"{name:<{width}}  ",
+            subsequent_indent=" " * (width + 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for name, value in facts
+        if value
+    ]
 
 
 def _tree(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
@@ -174,12 +186,40 @@ def _tensor(tensor: Mapping[str, Any]) -> str:
 
 def _gate(gate: Mapping[str, Any]) -> str:
     name = " ".join(str(gate[key]) for key in ("precision", "target") if gate.get(key))
-    passed = gate.get("passed")
-    word = {True: "passed", False: "FAILED", None: "not decided"}.get(passed, str(passed))
-    status = gate.get("status")
-    rest = {k: v for k, v in gate.items() if k not in {"precision", "target", "passed", "status"}}
-    said = f" ({status})" if status and status != word.lower() else ""
-    return f"{name} {word}{said}  {_pairs(rest)}".rstrip()
+    words = ["passed" if gate.get("passed") else "FAILED" if "passed" in gate else ""]
+    if gate.get("passed") is None:
+        words = ["not decided"]
+    # A reason repeats the status when there is nothing more to say.
+    words += dict.fromkeys(
+        str(gate[key]) for key in ("status", "reason") if gate.get(key) not in {None, *words}
+    )
+    facts = []
+    if isinstance(gate.get("top1"), float):
+        facts.append(f"top1 {gate['top1']:.4f}")
+    if isinstance(gate.get("reference_top1"), float):
+        facts.append(f"reference {gate['reference_top1']:.4f}")
+    if isinstance(gate.get("flips"), int) and isinstance(gate.get("n"), int):
+        facts.append(f"{gate['flips']} labels of {gate['n']:,} flip ({gate.get('split', '?')})")
+    return f"{name} {', '.join(words)}" + (f": {', '.join(facts)}" if facts else "")
+
+
+def _environment(content: Mapping[str, Any]) -> str:
+    """Return machine, system, versions and commit; ``--format json`` has the rest."""
+    machine = content.get("machine")
+    if not isinstance(machine, dict):
+        return _pairs(content)
+    git = content.get("git") or {}
+    facts = [
+        machine.get("cpu"),
+        _count(machine.get("cores"), "cores"),
+        *(gpu if isinstance(gpu, str) else _pairs(gpu) for gpu in machine.get("gpu") or []),
+        content.get("os"),
+        f"python {content['python']}" if content.get("python") else "",
+        _pairs(content.get("packages")),
+        f"commit {str(git['commit'])[:12]}" if git.get("commit") else "",
+        "with local changes" if git.get("dirty") else "",
+    ]
+    return ", ".join(str(fact) for fact in facts if fact)
 
 
 def _pairs(content: Mapping[str, Any] | None) -> str:
@@ -188,6 +228,10 @@ def _pairs(content: Mapping[str, Any] | None) -> str:
 
 def _short(value: Any) -> str:
     """Return a value in a few words; ``--format json`` has all of it."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, str):
@@ -195,5 +239,5 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + _pairs(value) + "}" if len(value) <= 4 else f"{{{len(value)} fields}}"
     if isinstance(value, list):
-        return f"[{len(value)} items]" if len(value) > 8 else f"[{', '.join(map(_short, value))}]"
-    return {True: "yes", False: "no", None: "-"}.get(value, str(value))
+        return "; ".join(map(_short, value)) if len(value) <= 8 else f"{len(value)} items"
+    return str(value)

@@ -67,6 +67,43 @@ def test_csv_and_markdown(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str
     assert "| model.fp32.onnx | onnx | fp32 |" in out
 
 
+def test_gates_and_environment_in_words(
+    tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BundleWriter(tiny_bundle.path, tiny_bundle) as writer:
+        writer.set(
+            environment={
+                "machine": {"cpu": "Zen", "cores": 2, "gpu": ["H200"]},
+                "python": "3.11",
+                "packages": {"onnxruntime": "1.32"},
+                "git": {"commit": "a" * 40, "dirty": True},
+                "threads": 1,
+            },
+            card={"limits": ["one", "two"], "long": "word " * 60},
+            calibration={"count": 1, "replaced": True, "recipe": {"a": None, "b": 0.5}},
+        )
+        for gate in (
+            {"precision": "int8", "target": "onnxruntime", "passed": True, "status": "passed",
+             "reason": "passed", "top1": 0.5, "reference_top1": 0.75, "flips": 3, "n": 3589,
+             "split": "public"},
+            {"precision": "int8", "target": "openvino", "passed": False, "status": "failed",
+             "reason": "top-1 dropped"},
+            {"precision": "fp16", "target": "", "passed": None, "status": "not verified"},
+        ):  # fmt: skip
+            writer.add_gate(gate)
+    _, out, _ = run(capsys, str(tiny_bundle.path))
+    for expected in (
+        "int8 onnxruntime passed: top1 0.5000, reference 0.7500, 3 labels of 3,589 flip (public)",
+        "int8 openvino FAILED, failed, top-1 dropped",
+        "fp16 not decided, not verified",
+        "Zen, 2 cores, H200, python 3.11, onnxruntime 1.32, commit aaaaaaaaaaaa, with local",
+        "one; two",
+        "count 1, replaced yes, recipe {a -, b 0.5}",
+    ):
+        assert expected in out
+    assert max(map(len, out.splitlines())) <= 110
+
+
 @pytest.mark.parametrize("fmt", ["table", "json", "csv", "markdown"])
 def test_damage_is_shown_and_ends_in_6(
     tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str], fmt: str
