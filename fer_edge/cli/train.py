@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def command(
     """
     from fer_edge.cli._output import print_text
     from fer_edge.errors import UsageError, require
-    from fer_edge.training.config import load_recipe, recipe_names, with_overrides
+    from fer_edge.training.config import load_recipe, recipe_names
 
     if list_recipes:
         print_text("\n".join(recipe_names()))
@@ -88,31 +88,46 @@ def command(
         require(module, "train")
 
     if resume is not None:
-        from fer_edge.training.runs import run_to_resume
-
-        run = run_to_resume(resume, out)
         if name is not None:
             raise UsageError("--name starts a new run, --resume goes on with one", fix="drop one")
-        chosen = run.recipe()
-        asked = load_recipe(recipe) if recipe is not None else chosen
-        _refuse_changes(run, chosen, with_overrides(asked, changes))
-        info = run.info()
-        if info["status"] == "finished":
-            raise UsageError(
-                f"{run.path} has finished: {_outcome(info)}",
-                fix=f"build from it: `{_next_command(run)}`",
-            )
-        dataset, _ = _load(data or os.environ.get("FER_EDGE_DATA") or info["data"])
+        run, chosen = _resumed(resume, out, recipe, changes, data)
+        dataset = _load(data or _recorded_data(run))
     else:
-        chosen = load_recipe(recipe or "default", changes)
-        from fer_edge.models import model_entry
-
-        model_entry(chosen.model.name)
-        dataset, source = _load(data)
+        from fer_edge.data import resolve_source
         from fer_edge.training.start import start_run
 
+        chosen = load_recipe(recipe or "default", changes)
+        source = resolve_source(data)
+        dataset = _load(source)
         run = start_run(out, name, chosen, dataset, source)
-    _train(run, chosen, dataset)
+    _train(run, chosen, dataset, data)
+
+
+def _resumed(
+    name: str, out: Path, recipe: str | None, changes: list[str], data: str | None
+) -> tuple[RunFolder, Recipe]:
+    """Return the run to go on with and its recipe, which options may repeat but not change."""
+    from fer_edge.errors import UsageError
+    from fer_edge.training.config import load_recipe, with_overrides
+    from fer_edge.training.runs import run_to_resume
+
+    run = run_to_resume(name, out)
+    chosen = run.recipe()
+    asked = load_recipe(recipe) if recipe is not None else chosen
+    _refuse_changes(run, chosen, with_overrides(asked, changes))
+    info = run.info()
+    if info["status"] == "finished":
+        raise UsageError(
+            f"{run.path} has finished: {_outcome(info)}",
+            fix=f"build from it: `{_next_command(run, data)}`",
+        )
+    return run, chosen
+
+
+def _recorded_data(run: RunFolder) -> str | None:
+    """Where the run's images were read from, if they are still there."""
+    recorded = str(run.info()["data"])
+    return recorded if recorded.startswith("synthetic") or Path(recorded).exists() else None
 
 
 def _outcome(info: dict[str, Any]) -> str:
@@ -121,22 +136,17 @@ def _outcome(info: dict[str, Any]) -> str:
     return f"{last['epoch']} epochs, PUBLIC top-1 {100 * last['public_top1']:.2f} %"
 
 
-def _load(option: str | None) -> tuple[FerDataset, str]:
+def _load(option: str | None) -> FerDataset:
     from fer_edge.cli._output import note, progress
     from fer_edge.data import load, resolve_source
+    from fer_edge.training.runs import is_main_process
 
-    source = resolve_source(option)
     with progress("Reading images") as advance:
-        dataset = load(source, progress=advance)
+        dataset = load(resolve_source(option), progress=advance if is_main_process() else None)
     for text in dataset.notes:
-        if _is_main():
+        if is_main_process():
             note(text)
-    return dataset, source
-
-
-def _is_main() -> bool:
-    """Whether this is the process that speaks: torchrun numbers them in RANK."""
-    return os.environ.get("RANK", "0") == "0"
+    return dataset
 
 
 def _refuse_changes(run: RunFolder, chosen: Recipe, asked: Recipe) -> None:
@@ -160,27 +170,29 @@ def _refuse_changes(run: RunFolder, chosen: Recipe, asked: Recipe) -> None:
     )
 
 
-def _next_command(run: RunFolder) -> str:
-    return f"fer-edge build --precision int8 {run.path}"
+def _next_command(run: RunFolder, data: str | None) -> str:
+    words = ["fer-edge", "build", str(run.path), "--precision", "int8"]
+    return shlex.join(words + (["--data", data] if data else []))
 
 
-def _train(run: RunFolder, recipe: Recipe, dataset: FerDataset) -> None:
+def _train(run: RunFolder, recipe: Recipe, dataset: FerDataset, data: str | None) -> None:
     from fer_edge.cli._output import note
     from fer_edge.cli._training import display
     from fer_edge.training.loop import train
+    from fer_edge.training.runs import is_main_process
 
     try:
         with display() as listener:
             row = train(run, recipe, dataset, listener=listener)
     except KeyboardInterrupt:
-        if _is_main():
-            note(f"\nstopped; go on with: fer-edge train --resume {run.path}")
+        if is_main_process():
+            note(f"stopped; go on with: fer-edge train --resume {shlex.quote(str(run.path))}")
         raise
-    if _is_main():
+    if is_main_process():
         marked = " (synthetic images)" if dataset.synthetic else ""
         note(
             f"PUBLIC top-1 {100 * row['public_top1']:.2f} %, "
-            f"macro-F1 {100 * row['public_macro_f1']:.2f} %{marked}; "
-            f"weights, history and curves are in {run.path}"
+            f"macro-F1 {100 * row['public_macro_f1']:.2f} %{marked}"
         )
-        note(f"next: {_next_command(run)}")
+        note(f"weights, history and curves: {run.path}")
+        note(f"next: {_next_command(run, data)}")

@@ -66,7 +66,7 @@ def save_weights(
         "labels": _json(list(EMOTIONS)),
         "meta": _json(dict(meta or {})),
     }
-    content = save(tensors, metadata=header)
+    content = _canonical(save(tensors, metadata=header))
     write_bytes(path, content)
     return sha256_bytes(content)
 
@@ -118,6 +118,14 @@ def model_from_weights(path: Path | str) -> tuple[nn.Module, Weights]:
             fix="it was written by another version of fer-edge: train again, or install that one",
         ) from error
     return model.eval(), weights
+
+
+def _canonical(content: bytes) -> bytes:
+    """Sort a safetensors header: the library writes its metadata in an order of chance."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = _json(json.loads(content[8:end])).encode()
+    header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def _json(content: Any) -> str:

@@ -264,7 +264,7 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
         key = key.strip()
         if not separator or not key:
             raise RecipeError(
-                f"--set {override!r} has no key=value", fix="e.g. --set optim.lr=0.05"
+                f"--set {override!r} is not key=value", fix="write e.g. --set optim.lr=0.05"
             )
         *parents, last = key.split(".")
         place: Any = content

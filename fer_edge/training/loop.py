@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from fer_edge.training.curves import plot_curves
 from fer_edge.training.losses import class_weights, cross_entropy
 from fer_edge.training.machine import Interrupts
 from fer_edge.training.optim import learning_rate
-from fer_edge.training.runs import RunFolder
+from fer_edge.training.runs import RunFolder, is_main_process
 from fer_edge.training.scoring import score
 from fer_edge.training.session import Plan, Session
 
@@ -71,46 +72,61 @@ def train(
     Raises :class:`NumericsError` when a loss is not finite (the last checkpoint stays), what
     :class:`Session` raises, and ``KeyboardInterrupt``, after saving, when told to stop.
     """
-    session = Session(run, recipe, dataset)
-    if listener is None or not session.is_main:
-        listener = Listener()
-    if objective is None:
-        objective = _cross_entropy(session)
-    listener.plan(session.plan())
-    for note in session.notes:
-        listener.say(note)
-    board = None
+    with ExitStack() as held:
+        if is_main_process():
+            held.enter_context(run.locked())
+        session = Session(run, recipe, dataset)
+        held.callback(session.workers.close)
+        if listener is None or not session.is_main:
+            listener = Listener()
+        listener.plan(session.plan())
+        for note in session.notes:
+            listener.say(note)
+        board = _board(session)
+        if board is not None:
+            held.callback(board.close)
+        _train_epochs(session, objective or _cross_entropy(session), listener, board)
+        if session.stopped_early and session.progress.epoch < recipe.epochs:
+            listener.say(
+                f"stopped after epoch {session.progress.epoch}: {recipe.stop.monitor} has not "
+                f"improved for {session.monitor.stale} epochs"
+            )
+        if session.is_main:
+            # All anew: a kill after the last commit may have left these files behind it.
+            history = session.progress.history
+            run.write_history(history)
+            plot_curves(run.curves, history, run.name)
+            run.update(status="finished", best=session.best, last=history[-1])
+        session.accelerator.wait_for_everyone()
+    return session.progress.history[-1]
+
+
+def _board(session: Session) -> SummaryWriter | None:
+    """Return the TensorBoard writer of the main process."""
+    if not session.is_main:
+        return None
+    done = session.progress.epoch * session.batches.steps + session.progress.step
+    # What a killed process logged after its last commit is logged again: hide the first.
+    folder = str(session.run.tensorboard)
+    return SummaryWriter(folder, purge_step=done + 1 if done else None)
+
+
+def _train_epochs(
+    session: Session, objective: Objective, listener: Listener, board: SummaryWriter | None
+) -> None:
+    """Do the epochs that are left."""
+    run = session.run
     if session.is_main:
         run.update(status="running")
-        done = session.progress.epoch * session.batches.steps + session.progress.step
-        # What a killed process logged after its last commit is logged again: hide the first.
-        board = SummaryWriter(str(run.tensorboard), purge_step=done + 1 if done else None)
     plotted = time.monotonic()
-    try:
-        with Interrupts() as interrupts:
-            while not session.finished:
-                _train_epoch(session, objective, listener, board, interrupts)
-                row = _close_epoch(session, board)
-                if session.is_main and time.monotonic() - plotted > _PLOT_SECONDS:
-                    plot_curves(run.curves, session.progress.history, run.name)
-                    plotted = time.monotonic()
-                listener.epoch(row)
-    finally:
-        if board is not None:
-            board.close()
-        session.workers.close()
-    if session.stopped_early and session.progress.epoch < recipe.epochs:
-        listener.say(
-            f"stopped after epoch {session.progress.epoch}: {recipe.stop.monitor} has not "
-            f"improved for {session.monitor.stale} epochs"
-        )
-    if session.is_main:
-        # All of it anew: a kill after the last commit may have left these files behind it.
-        run.write_history(session.progress.history)
-        plot_curves(run.curves, session.progress.history, run.name)
-        run.update(status="finished", best=session.best, last=session.progress.history[-1])
-    session.accelerator.wait_for_everyone()
-    return session.progress.history[-1]
+    with Interrupts() as interrupts:
+        while not session.finished:
+            _train_epoch(session, objective, listener, board, interrupts)
+            row = _close_epoch(session, board)
+            if session.is_main and time.monotonic() - plotted > _PLOT_SECONDS:
+                plot_curves(run.curves, session.progress.history, run.name)
+                plotted = time.monotonic()
+            listener.epoch(row)
 
 
 def _train_epoch(

@@ -122,7 +122,8 @@ class Replicas:
                 for own, other in zip(self._parameters[0], parameters)
                 if own.grad is not None and other.grad is not None
             ]
-            torch._foreach_add_([own for own, _ in pairs], [other for _, other in pairs])
+            if pairs:
+                torch._foreach_add_([own for own, _ in pairs], [other for _, other in pairs])
             for parameter in parameters:
                 parameter.grad = None
         if len(self.networks) > 1 and self._buffers[0]:

@@ -8,10 +8,13 @@ and last (rows of the history, or null).
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +24,15 @@ from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import write_json, write_text
 from fer_edge.training.config import Recipe, recipe_from_dict, recipe_to_toml
 
-__all__ = ["HISTORY", "RunFolder", "create_run", "find_run", "newest_run", "run_to_resume"]
+__all__ = [
+    "HISTORY",
+    "RunFolder",
+    "create_run",
+    "find_run",
+    "is_main_process",
+    "newest_run",
+    "run_to_resume",
+]
 
 SCHEMA = 1
 HISTORY = (
@@ -35,6 +46,11 @@ HISTORY = (
     "seconds",
 )
 """Columns of ``history.csv``: fractions, seconds, images per second of training."""
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks and writes: ``torchrun`` and accelerate number them in RANK."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,34 @@ class RunFolder:
     def recipe(self) -> Recipe:
         """Return the recipe the run was started with."""
         return recipe_from_dict(self.info()["recipe"], source=str(self.path / "run.json"))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; the kernel lets go of it when the process dies.
+
+        Raises :class:`UsageError` when another process trains it.
+        """
+        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"{self.path} is being trained by another process",
+                    fix="wait for it, or stop it first",
+                ) from None
+            yield
+        finally:
+            os.close(handle)
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether another process trains this run now."""
+        try:
+            with self.locked():
+                return False
+        except UsageError:
+            return True
 
     def update(self, **values: Any) -> None:
         """Change fields of ``run.json``."""
@@ -178,13 +222,13 @@ def find_run(name_or_path: str, root: Path = Path("runs")) -> RunFolder:
 
 
 def run_to_resume(name: str | None, root: Path = Path("runs")) -> RunFolder:
-    """Return the named run, or the newest one that has not finished."""
+    """Return the named run, or the newest one that was stopped before its end."""
     if name:
         return find_run(name, root)
     for run in _runs(root):
-        if run.info()["status"] != "finished":
+        if run.info()["status"] != "finished" and not run.is_locked:
             return run
     raise UsageError(
-        f"there is no unfinished run in {root}/",
+        f"there is no stopped run in {root}/",
         fix="name one: `fer-edge train --resume RUN`, or start one: `fer-edge train`",
     )

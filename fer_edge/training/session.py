@@ -248,11 +248,6 @@ class Session:
                     "differ in their last bits from those of an uninterrupted run"
                 )
 
-    def close(self) -> None:
-        """End the threads; wait for the other processes."""
-        self.workers.close()
-        self.accelerator.wait_for_everyone()
-
 
 def _tensors(dataset: FerDataset, device: torch.device) -> tuple[Tensor, Tensor]:
     images = torch.tensor(dataset.images, device=device).unsqueeze(1)

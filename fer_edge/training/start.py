@@ -12,8 +12,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from fer_edge.data import FerDataset
+from fer_edge.models import ModelSpec, build_model
 from fer_edge.training.config import Recipe
-from fer_edge.training.runs import RunFolder, create_run
+from fer_edge.training.runs import RunFolder, create_run, is_main_process
 
 __all__ = ["start_run"]
 
@@ -24,7 +25,11 @@ def start_run(
     """Make the folder of a new run below ``root``; ``data`` says where the images were read from.
 
     Under ``torchrun`` or ``accelerate launch`` the main process makes it and tells the others.
+    Raises :class:`UsageError` for a network or an option that does not exist, before any folder is
+    made, and for a name that is taken.
     """
+    with torch.device("meta"):  # shapes only: a mistake in the recipe is found, no memory used
+        build_model(ModelSpec(recipe.model.name, recipe.model.options))
     described: Mapping[str, Any] = {
         "sha256": dataset.sha256,
         "source": dataset.source,
@@ -34,9 +39,9 @@ def start_run(
     location = str(Path(data).resolve()) if Path(data).exists() else data
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return create_run(root, name, recipe, described, location)
-    state = PartialState(cpu=not torch.cuda.is_available())
+    PartialState(cpu=not torch.cuda.is_available())  # joins the processes
     paths = [""]
-    if state.is_main_process:
+    if is_main_process():
         paths = [str(create_run(root, name, recipe, described, location).path)]
     broadcast_object_list(paths)
     return RunFolder(Path(paths[0]))

@@ -1,0 +1,57 @@
+"""A small drawn data set, and a recipe that trains on it in about a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fer_edge.data import FerDataset, load
+from fer_edge.training.config import Recipe, load_recipe
+from fer_edge.training.runs import RunFolder, create_run
+
+TINY = (
+    "epochs=2",
+    "model.options.widths=[8, 16]",
+    "model.options.blocks=[1, 1]",
+    "optim.batch_size=32",
+    "optim.lr=0.05",
+    "schedule.warmup_epochs=0.5",
+)
+
+
+@pytest.fixture(scope="session")
+def faces() -> FerDataset:
+    """160 drawn faces, 128 of them TRAIN or nearly so."""
+    return load("synthetic:160")
+
+
+@pytest.fixture
+def tiny() -> Callable[..., Recipe]:
+    """A recipe of two epochs of a tiny network, with overrides."""
+
+    def make(*overrides: str) -> Recipe:
+        return load_recipe("default", (*TINY, *overrides))
+
+    return make
+
+
+@pytest.fixture
+def new_run(tmp_path: Path) -> Callable[..., RunFolder]:
+    """Make the folder of a run below the test's own folder."""
+
+    def make(recipe: Recipe, name: str = "run") -> RunFolder:
+        return create_run(tmp_path / "runs", name, recipe, {"synthetic": True}, "synthetic:160")
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Give torch its threads back: training sets them for the whole process."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
