@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,21 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UsageError, match="too large"):
         face_from_image(tmp_path / "large.png")
+
+
+@pytest.mark.fer2013
+def test_real_files_give_the_pixels_that_were_trained_on(
+    fer2013_source: Path, tmp_path: Path
+) -> None:
+    """The way in of an application and that of the data set must not differ by a gray level."""
+    from fer_edge.data import load
+
+    if fer2013_source.suffix != ".zip":
+        pytest.skip("FER_EDGE_DATA is no zip")
+    dataset = load(fer2013_source)
+    known = {image.tobytes() for image in dataset.images}
+    with zipfile.ZipFile(fer2013_source) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".jpg")]
+        for name in names[:: len(names) // 25]:
+            face = face_from_image(archive.extract(name, tmp_path))
+            assert face.tobytes() in known
