@@ -121,7 +121,10 @@ class Message:
 
 
 class MessageLog:
-    """What the library said, in order; :func:`message_log` makes the object that it says it to."""
+    """What the library said, in order; :func:`message_log` makes the object that it says it to.
+
+    ``echo`` gets each different warning and error once, as it comes.
+    """
 
     LIMIT = 4000
     """Verbose lines beyond this many are dropped: a big network says tens of thousands."""
@@ -129,15 +132,19 @@ class MessageLog:
     def __init__(self, echo: Callable[[str], None] | None = None) -> None:
         self.messages: list[Message] = []
         self._echo = echo
+        self._echoed: set[str] = set()
 
     def add(self, severity: str, text: str) -> None:
         """Keep a line; called from the library's threads, so it never raises."""
         severity = severity.rpartition(".")[2].upper()
         if severity == "VERBOSE" and len(self.messages) >= self.LIMIT:
             return
-        self.messages.append(Message(severity, text.strip()))
-        if self._echo is not None and severity not in {"VERBOSE", "INFO"}:
-            self._echo(text.strip())
+        text = text.strip()
+        self.messages.append(Message(severity, text))
+        if self._echo is None or severity in {"VERBOSE", "INFO"} or text in self._echoed:
+            return
+        self._echoed.add(text)  # the builder says the same of each of fifty layers
+        self._echo(text)
 
     def errors(self) -> list[str]:
         """Return the error lines, each once, in order."""

@@ -68,7 +68,7 @@ def add_plan(
             target=profile,
             precision=precision,
             progress=progress,
-            echo=say,
+            echo=lambda text: say(f"{FLAVOURS[profile.package].title}: {text}"),
         )
         _prove(report, opened, profile, say)
         return _write(report, opened, graph)

@@ -253,3 +253,13 @@ def test_the_log_keeps_errors_and_drops_a_flood_of_verbose_lines() -> None:
     assert log.errors() == ["bad"]
     assert log.tail() == "bad"
     assert MessageLog().tail() == "it says nothing more"
+
+
+def test_a_warning_is_echoed_once() -> None:
+    said: list[str] = []
+    log = MessageLog(said.append)
+    for text in ("converting scales", "converting scales ", "tactic skipped"):
+        log.add("Severity.WARNING", text)
+    log.add("Severity.INFO", "nothing to worry about")
+    assert said == ["converting scales", "tactic skipped"]
+    assert len(log.messages) == 4
