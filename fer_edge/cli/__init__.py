@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("fer_edge.cli.models", "List the networks that can be trained."),
     "data": ("fer_edge.cli.data", "Describe or audit a data set."),
     "doctor": ("fer_edge.cli.doctor", "Say what can run on this machine, and why not."),
+    "bundle": ("fer_edge.cli.bundle", "Pack a bundle into one file, or for Triton or DeepStream."),
     "demo": ("fer_edge.cli.demo", "Train, build and bench in about two minutes."),
 }
 """Command name -> (module that holds ``command``, one line for ``--help``)."""

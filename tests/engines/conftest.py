@@ -91,6 +91,9 @@ def runner() -> Runner:
     for tool in ("cmake", "g++"):
         if shutil.which(tool) is None:
             pytest.skip(f"the C++ runner cannot be built: {tool} is not installed")
+    zlib = _run(["g++", "-E", "-x", "c++", "-include", "zlib.h", "/dev/null"], {})
+    if zlib.returncode:
+        pytest.skip("the C++ runner cannot be built: zlib.h is missing (zlib1g-dev)")
     openvino, json = _package("openvino"), _package("nlohmann_json")
     if openvino is None or json is None:
         missing = "openvino" if openvino is None else "nlohmann-json"

@@ -4,10 +4,9 @@
 #include <cstring>
 #include <limits>
 
-#include "errors.hpp"
-#ifdef FER_EDGE_WITH_ZLIB
 #include <zlib.h>
-#endif
+
+#include "errors.hpp"
 
 namespace fer_edge {
 namespace {
@@ -44,7 +43,6 @@ class Bytes {
 };
 
 std::string inflate_member(const Bytes& zip, std::string_view packed, std::uint64_t size) {
-#ifdef FER_EDGE_WITH_ZLIB
   std::string out(static_cast<std::size_t>(size), '\0');
   z_stream stream{};
   // Negative window bits: a zip member is a raw deflate stream.
@@ -58,12 +56,6 @@ std::string inflate_member(const Bytes& zip, std::string_view packed, std::uint6
   inflateEnd(&stream);
   if (!whole) throw zip.damaged("a member does not inflate to its size");
   return out;
-#else
-  (void)packed;
-  (void)size;
-  throw Error(Exit::environment, "a .npz member is compressed and this runner was built without zlib",
-              "apt-get install zlib1g-dev, then build engines/cpp again");
-#endif
 }
 
 // Reads a .npy header's one-line Python dict. Only what numpy itself writes is accepted.
