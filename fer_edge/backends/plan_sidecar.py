@@ -66,7 +66,7 @@ class PlanSidecar:
     def read(cls, plan: Path) -> PlanSidecar:
         """Read the JSON beside ``plan``; :class:`IntegrityError` if it is missing or is none."""
         path = sidecar_path(plan)
-        fix = "fer-edge build --target tensorrt"
+        fix = _build_command(plan, "", "tensorrt")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             known = {entry.name for entry in fields(cls)}
@@ -85,7 +85,7 @@ class PlanSidecar:
         if sha256_bytes(content) != self.sha256:
             raise IntegrityError(
                 f"{plan} is not the file that {sidecar_path(plan).name} describes",
-                fix=self.build_command(),
+                fix=self.build_command(plan),
             )
 
     def mismatch(self, package: str, tensorrt: str, sm: int | None) -> str | None:
@@ -113,11 +113,11 @@ class PlanSidecar:
         """:class:`EngineMismatchError` (exit code 5) if :meth:`mismatch` finds one."""
         reason = self.mismatch(package, tensorrt, sm)
         if reason is not None:
-            raise EngineMismatchError(f"{plan} was {reason}", fix=self.build_command(package))
+            raise EngineMismatchError(f"{plan} was {reason}", fix=self.build_command(plan, package))
 
-    def build_command(self, package: str | None = None) -> str:
+    def build_command(self, plan: Path, package: str | None = None) -> str:
         """Return the command that builds this precision for the machine at hand."""
-        return f"fer-edge build --precision {self.precision} --target {package or self.package}"
+        return _build_command(plan, f" --precision {self.precision}", package or self.package)
 
 
 def plan_name(package: str, tensorrt: str, sm: int | None, precision: str) -> str:
@@ -134,3 +134,10 @@ def sidecar_path(plan: Path) -> Path:
 def layers_path(plan: Path) -> Path:
     """Return where a plan's layers, as the engine inspector tells them, lie."""
     return plan.with_name(plan.name.removesuffix(".plan") + ".layers.json")
+
+
+def _build_command(plan: Path, precision: str, package: str) -> str:
+    # bundle/engines/x.plan: the bundle has the graph that another plan is built from.
+    bundle = plan.parent.parent
+    source = f" {bundle}" if (bundle / "manifest.json").is_file() else ""
+    return f"fer-edge build{source}{precision} --target {package}"

@@ -234,7 +234,7 @@ class TensorRTBackend(Backend):
         if engine is None:
             raise UnavailableError(
                 f"{FLAVOURS[self.name].title} could not load {path}: {log.tail()}",
-                fix=sidecar.build_command(self.name),
+                fix=sidecar.build_command(path, self.name),
             )
         self._engine = engine
         self._plan = _lane_plan(trt, engine, path, log, self._context_maker(trt, engine, log))
@@ -275,6 +275,17 @@ class TensorRTRTXBackend(TensorRTBackend):
     """
 
     name: ClassVar[str] = "tensorrt-rtx"
+
+    @classmethod
+    def unavailable_reason(cls) -> str | None:
+        """Say all that is missing here, or that this GPU is none that TensorRT-RTX serves."""
+        reason = super().unavailable_reason()
+        if reason is not None:
+            return reason
+        trt, gpu = import_tensorrt(cls.name), find_gpu()
+        if hasattr(trt.ComputeCapability, f"SM{gpu.sm}"):
+            return None
+        return f"TensorRT-RTX {trt.__version__} does not serve sm_{gpu.sm} ({gpu.name})"
 
     def _context_maker(self, trt: ModuleType, engine: Any, log: MessageLog) -> Callable[[], Any]:
         config = engine.create_runtime_config()

@@ -413,6 +413,31 @@ def test_the_reason_why_it_is_unavailable_names_all_that_is_missing(
         assert said.startswith(reason)
 
 
+@pytest.mark.parametrize(("sm", "served"), [(89, True), (90, False)])
+def test_rtx_names_a_gpu_that_it_does_not_serve(
+    monkeypatch: pytest.MonkeyPatch, sm: int, served: bool
+) -> None:
+    trt = fake_tensorrt("1.7.1", name="tensorrt_rtx")
+    trt.ComputeCapability = type("ComputeCapability", (), {"SM89": 89})
+    found = replace(ORIN, sm=sm, name="Some GPU")
+    monkeypatch.setattr(backend_module, "import_tensorrt", lambda flavour: trt)
+    monkeypatch.setattr(backend_module, "gpu_or_reason", lambda: (found, ""))
+    monkeypatch.setattr(backend_module, "find_gpu", lambda: found)
+    monkeypatch.setattr(backend_module, "cuda_missing_reason", lambda: None)
+    wanted = None if served else "TensorRT-RTX 1.7.1 does not serve sm_90 (Some GPU)"
+    assert TensorRTRTXBackend.unavailable_reason() == wanted
+
+
+def test_a_plan_in_a_bundle_names_the_bundle_in_its_fix(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    rig.plan = tmp_path / "engines" / "x.plan"
+    rig.plan.parent.mkdir()
+    rig.write(replace(SIDECAR, sm=90))
+    with pytest.raises(EngineMismatchError) as caught:
+        rig.backend().load()
+    assert caught.value.fix == f"fer-edge build {tmp_path} --precision int8 --target tensorrt"
+
+
 class FakeArtifact:
     format, precision, target = "plan", "int8", "tensorrt"
 

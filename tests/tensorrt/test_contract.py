@@ -104,7 +104,13 @@ def test_names_that_some_release_lacks_are_asked_for_before_use() -> None:
 
 
 # Used by TensorRTRTXBackend alone.
-RTX_ONLY = ("IRuntimeConfig.", "IRuntimeCache.", "ICudaEngine.create_runtime_config", "Dynamic")
+RTX_ONLY = (
+    "IRuntimeConfig.",
+    "IRuntimeCache.",
+    "ICudaEngine.create_runtime_config",
+    "DynamicShapesKernelSpecializationStrategy",
+    "ComputeCapability",
+)
 
 
 def test_the_table_has_what_the_design_says_of_the_four_releases() -> None:
