@@ -19,7 +19,8 @@ log = Console(stderr=True)
 
 def note(text: str) -> None:
     """Say something to the person at the terminal; never part of a command's data."""
-    log.print(text, highlight=False)
+    # Paths in brackets are no markup, and a line in a log file is not folded.
+    log.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

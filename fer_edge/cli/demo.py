@@ -71,7 +71,7 @@ def _run(*args: str) -> None:
     from fer_edge.cli._output import note
     from fer_edge.errors import GateError
 
-    note(f"\n[bold]$ fer-edge {' '.join(args)}[/bold]")
+    note(f"\n$ fer-edge {' '.join(args)}")
     try:
         group.main(args=list(args), prog_name="fer-edge", standalone_mode=False)
     except GateError as error:
