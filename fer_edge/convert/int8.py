@@ -500,8 +500,8 @@ def _check_source(model: Any, exclude: Collection[str]) -> None:
     if unknown:
         from difflib import get_close_matches
 
-        near = get_close_matches(unknown[0], names, n=1)
+        near = get_close_matches(unknown[0], names, n=1, cutoff=0.5)
         raise UsageError(
             f"there is no node {unknown[0]!r} in this graph",
-            fix=f"did you mean {near[0]!r}?" if near else None,
+            fix=f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(names)}",
         )

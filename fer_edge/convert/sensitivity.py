@@ -77,6 +77,9 @@ def _logits(model: Any, images: np.ndarray, preprocessing: Preprocessing) -> np.
     ort = require("onnxruntime", "onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # Step by step, in float between exact Q and DQ: another target's graph must not be judged by
+    # what ONNX Runtime's kernels make of it.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]

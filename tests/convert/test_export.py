@@ -39,7 +39,12 @@ def test_pixels_in_logits_out_any_batch_and_no_batchnorm(fp32: Path) -> None:
     (image,), (logits,) = model.graph.input, model.graph.output
     assert (image.name, logits.name) == ("images", "logits")
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    assert [d.dim_value or d.dim_param for d in image.type.tensor_type.shape.dim] == ["N", 1, 48, 48]
+    assert [d.dim_value or d.dim_param for d in image.type.tensor_type.shape.dim] == [
+        "N",
+        1,
+        48,
+        48,
+    ]
     assert {node.op_type for node in model.graph.node} == {
         *("Cast", "Mul", "Sub", "Conv", "Relu", "Add", "GlobalAveragePool", "Flatten", "Gemm"),
     }

@@ -10,7 +10,9 @@ from hypothesis.extra import numpy as hnp
 
 from fer_edge.convert.weights import quantise_weights
 
-SHAPES = st.sampled_from([(3, 1, 3, 3), (5, 4, 3, 3), (8, 6, 1, 1), (2, 3, 5, 5), (7, 20), (4, 8, 2)])
+SHAPES = st.sampled_from(
+    [(3, 1, 3, 3), (5, 4, 3, 3), (8, 6, 1, 1), (2, 3, 5, 5), (7, 20), (4, 8, 2)]
+)
 VALUES = st.floats(-8, 8, width=32)
 KERNELS = SHAPES.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=VALUES))
 

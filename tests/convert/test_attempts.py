@@ -1,0 +1,165 @@
+"""Ranking layers, leaving out the worst, and when to stop trying."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fer_edge.convert.attempts import Int8Result, int8_within_gate
+from fer_edge.convert.proof import Engine
+from fer_edge.convert.ranges import Ranges
+from fer_edge.convert.sensitivity import rank_layers
+from fer_edge.data import FerDataset
+from fer_edge.measure.gate import GateCheck
+from fer_edge.preprocessing import Preprocessing
+
+
+@pytest.fixture
+def spoiled(ranges: Ranges) -> Ranges:
+    """Ranges of which two are absurdly wide: what reads those tensors loses its precision."""
+    values = dict(ranges.values)
+    values["stages.1/Relu"] = (0.0, 400.0)
+    values["stages.0/Relu"] = (0.0, 60.0)
+    return replace(ranges, values=values)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+def test_the_layers_that_read_a_spoiled_tensor_rank_first(
+    target: str, fp32: Path, spoiled: Ranges, faces: FerDataset
+) -> None:
+    seen: list[tuple[int, int]] = []
+    costs = rank_layers(
+        fp32,
+        spoiled,
+        target,
+        faces.images[:48],
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    names = [cost.node for cost in costs]
+    # The ONNX Runtime shape quantises results too, so what writes the tensor pays as well.
+    assert {"stages.1.conv1/Conv", "stages.1.conv2/Conv"} & set(names[:2])
+    assert names.index("stages.1.conv2/Conv") < 2
+    assert costs == sorted(costs, key=lambda cost: -cost.kl)
+    assert costs[0].kl > 10 * costs[-1].kl
+    assert all(0 <= cost.flips <= 1 for cost in costs)
+    assert seen[-1] == (len(costs), len(costs))
+
+
+@dataclass
+class FakeProof:
+    """Judges by what is excluded: passes once all of ``bad`` are left out."""
+
+    bad: Sequence[str]
+    slow: bool = False
+    calls: int = 0
+
+    def judge(self, engine: Engine, rival: Engine | None = None) -> Any:
+        from fer_edge.convert.graph import load_model, wiring
+
+        self.calls += 1
+        model = load_model(engine.path)
+        wires = wiring(model)
+        left = {
+            node.name
+            for node in model.graph.node
+            if node.op_type in {"Conv", "Gemm"} and node.input[1] in wires.constants
+        }
+        name = "speed" if self.slow else "top1"
+        failed = self.slow or not set(self.bad) <= left
+        failures = (GateCheck(name, False, 1.0, 0.5, f"{name} is bad"),) if failed else ()
+        gate = SimpleNamespace(
+            passed=not failed, failures=failures, reason=lambda: f"{name} is bad"
+        )
+        top1 = SimpleNamespace(accuracy=SimpleNamespace(top1=0.5))
+        return SimpleNamespace(gate=gate, verification=SimpleNamespace(engine=top1))
+
+
+def attempt(
+    fp32: Path, ranges: Ranges, faces: FerDataset, tmp_path: Path, proof: Any, **options: Any
+) -> tuple[Int8Result, list[str]]:
+    said: list[str] = []
+
+    def engine(path: Path, precision: str) -> Engine:
+        return Engine(path, "onnxruntime", precision, path.name, Preprocessing())
+
+    options.setdefault("check", lambda engine: "")
+    result = int8_within_gate(
+        engine(fp32, "fp32"),
+        engine(tmp_path / "int8.onnx", "int8"),
+        ranges,
+        "onnxruntime",
+        proof=proof,
+        rival=None,
+        images=faces.images[:32],
+        say=said.append,
+        **options,
+    )
+    return result, said
+
+
+def test_the_first_attempt_that_passes_is_the_last(
+    fp32: Path, ranges: Ranges, faces: FerDataset, tmp_path: Path
+) -> None:
+    proof = FakeProof([])
+    result, said = attempt(fp32, ranges, faces, tmp_path, proof)
+    assert result.passed
+    assert proof.calls == len(result.attempts) == 1
+    assert (result.costs, said) == ((), [])
+
+
+def test_costly_layers_stay_in_higher_precision_and_the_reason_is_kept(
+    fp32: Path, spoiled: Ranges, faces: FerDataset, tmp_path: Path
+) -> None:
+    proof = FakeProof(["stages.1.conv2/Conv", "stages.1.conv1/Conv"])
+    result, said = attempt(fp32, spoiled, faces, tmp_path, proof)
+    assert result.passed
+    assert [len(one.excluded) for one in result.attempts][:2] == [0, 1]
+    left = dict(result.report.excluded)
+    assert "flips" in left["stages.1.conv2/Conv"]
+    assert "ranking" in said[0]
+    assert "stages.1.conv" in said[1]
+    assert result.attempts[0].to_dict()["failure"] == "top1 is bad"
+
+
+def test_what_the_user_excluded_stays_excluded(
+    fp32: Path, spoiled: Ranges, faces: FerDataset, tmp_path: Path
+) -> None:
+    proof = FakeProof(["stem.0/Conv", "stages.1.conv2/Conv"])
+    result, _ = attempt(fp32, spoiled, faces, tmp_path, proof, exclude=["stem.0/Conv"])
+    assert all("stem.0/Conv" in one.excluded for one in result.attempts)
+    assert dict(result.report.excluded)["stem.0/Conv"] == "asked for"
+
+
+def test_it_gives_up(fp32: Path, ranges: Ranges, faces: FerDataset, tmp_path: Path) -> None:
+    proof = FakeProof(["no such layer"])
+    result, _ = attempt(fp32, ranges, faces, tmp_path, proof, retries=2)
+    assert not result.passed
+    assert [len(one.excluded) for one in result.attempts] == [0, 1, 2]
+    assert attempt(fp32, ranges, faces, tmp_path, proof, retries=0)[0].costs == ()
+    most, _ = attempt(fp32, ranges, faces, tmp_path, proof, retries=9)
+    assert [len(one.excluded) for one in most.attempts] == [0, 1, 2, 4, 8]
+
+
+def test_a_slow_engine_is_not_made_slower(
+    fp32: Path, ranges: Ranges, faces: FerDataset, tmp_path: Path
+) -> None:
+    result, _ = attempt(fp32, ranges, faces, tmp_path, FakeProof([], slow=True))
+    assert not result.passed
+    assert len(result.attempts) == 1
+
+
+def test_golden_answers_decide_without_a_proof(
+    fp32: Path, ranges: Ranges, faces: FerDataset, tmp_path: Path
+) -> None:
+    passed, _ = attempt(fp32, ranges, faces, tmp_path, None)
+    assert passed.passed
+    assert passed.proven is None
+    failed, _ = attempt(
+        fp32, ranges, faces, tmp_path, None, check=lambda engine: "all is noise", retries=1
+    )
+    assert failed.attempts[-1].failure == "all is noise"

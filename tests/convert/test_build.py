@@ -1,0 +1,366 @@
+"""The whole build: sources, bundles, proofs, failures and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fer_edge.bundle import Bundle
+from fer_edge.convert import proof as proof_module
+from fer_edge.convert.build import BuildReport, build
+from fer_edge.convert.build_target import find_target
+from fer_edge.convert.source import find_source
+from fer_edge.data import FerDataset
+from fer_edge.errors import GateError, NumericsError, UsageError
+from fer_edge.files import sha256_file
+from fer_edge.measure.gate import GatePolicy
+from fer_edge.measure.latency import LatencyProtocol, SpeedEvidence
+
+QUICK = {"calibration": "stratified-128", "target": "onnxruntime"}
+
+
+@pytest.fixture(autouse=True)
+def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Timing takes seconds and proves nothing here: a speed-up that a test can choose."""
+    chosen = {"ratio": 2.0}
+
+    def speedup(*engines: Any, **options: Any) -> SpeedEvidence:
+        ratio = chosen["ratio"]
+        return SpeedEvidence(ratio, (ratio,), 1.0, ratio, LatencyProtocol.for_quick())
+
+    monkeypatch.setattr(proof_module, "speedup", speedup)
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def built(
+    tmp_path_factory: pytest.TempPathFactory, weights: Path, faces: FerDataset
+) -> BuildReport:
+    """One INT8 build for ONNX Runtime, shared by the tests that only read it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            proof_module,
+            "speedup",
+            lambda *engines, **options: SpeedEvidence(
+                2.0, (2.0,), 1.0, 2.0, LatencyProtocol.for_quick()
+            ),
+        )
+        return build(
+            weights, data=faces, output=tmp_path_factory.mktemp("built") / "bundle", **QUICK
+        )
+
+
+@pytest.fixture
+def own(built: BuildReport, tmp_path: Path) -> Path:
+    """A copy of the bundle that a test may change."""
+    return Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
+
+
+def gate(bundle: Bundle, precision: str, target: str = "") -> dict[str, Any]:
+    (found,) = (
+        each
+        for each in bundle.manifest.gates
+        if (each["precision"], each["target"]) == (precision, target)
+    )
+    return found
+
+
+def test_an_int8_build_makes_a_verified_bundle(
+    built: BuildReport, weights: Path, faces: FerDataset
+) -> None:
+    assert (built.asked, built.use, built.error) == ("int8", "int8", None)
+    assert built.engine == "model.int8.onnxruntime.onnx"
+    bundle = Bundle.open(built.bundle)
+    checkpoint = bundle.artifact(format="safetensors")
+    fp32 = bundle.artifact(format="onnx", precision="fp32")
+    int8 = bundle.artifact(format="onnx", precision="int8", target="onnxruntime")
+    assert checkpoint.sha256 == sha256_file(weights)
+    assert (fp32.parent_sha256, int8.parent_sha256) == (checkpoint.sha256, fp32.sha256)
+    manifest = bundle.manifest
+    assert manifest.synthetic
+    assert manifest.input == {"name": "images", "dtype": "uint8", "shape": ["N", 1, 48, 48]}
+    assert manifest.model["spec"]["name"] == "compact"
+    assert manifest.model["parameters"] > 0
+    assert manifest.model["macs"] > 0
+    assert manifest.calibration is not None
+    assert manifest.calibration["count"] == 128
+    assert manifest.calibration["method"] == "minmax"
+    assert manifest.dataset["sha256"] == faces.sha256
+    assert manifest.card["limits"]
+    assert int8.meta["quantised"]
+    assert int8.meta["excluded"] == []
+    for precision, target in (("fp32", ""), ("int8", "onnxruntime")):
+        proof = gate(bundle, precision, target)
+        assert proof["passed"] is True
+        assert proof["n"] == len(faces.select("public"))
+        assert proof["dataset_sha256"] == faces.select("public").sha256
+    assert gate(bundle, "int8", "onnxruntime")["speedup"] == 2.0
+    assert gate(bundle, "int8", "onnxruntime")["attempts"][0]["failure"] == ""
+    assert gate(bundle, "fp32")["max_abs_logit"] <= 1e-4
+
+
+def test_the_golden_answers_are_the_references(built: BuildReport) -> None:
+    from fer_edge.backends import backend_from_bundle
+    from fer_edge.backends.selftest import self_test
+
+    bundle = Bundle.open(built.bundle)
+    images, logits = bundle.golden()
+    assert images.shape == (32, 1, 48, 48)
+    for precision in ("fp32", "int8"):
+        with backend_from_bundle(bundle, "onnxruntime", precision) as backend:
+            self_test(backend, bundle)
+    with backend_from_bundle(bundle, "pytorch", "fp32") as reference:
+        assert np.abs(reference.infer(images) - logits).max() < 1e-5
+
+
+def test_verify_json_says_the_same_as_the_verify_command(
+    built: BuildReport, faces: FerDataset
+) -> None:
+    from fer_edge.measure.verification import verify_bundle
+
+    bundle = Bundle.open(built.bundle)
+    kept = json.loads((built.bundle / "verify.json").read_text())["verifications"]
+    mine = next(one for one in kept if one["engine"]["precision"] == "int8")
+    again = verify_bundle(bundle, faces, precision="int8").to_dict()
+    assert mine.keys() == again.keys()
+    for key in ("split", "n", "agreement", "flips", "mcnemar_p", "passed"):
+        assert mine[key] == again[key], key
+    assert mine["engine"]["top1"] == again["engine"]["top1"]
+    assert mine["engine"]["artifact_sha256"] == again["engine"]["artifact_sha256"]
+
+
+def test_other_engines_are_added_to_the_bundle(own: Path, faces: FerDataset) -> None:
+    build(own, precision="fp16", data=faces, target="onnxruntime")
+    report = build(own, data=faces, target="openvino", calibration="stratified-128")
+    assert report.use == "int8"
+    bundle = Bundle.open(own)
+    held = {(a.precision, a.target) for a in bundle.manifest.artifacts if a.format == "onnx"}
+    assert held == {("fp32", ""), ("fp16", ""), ("int8", "onnxruntime"), ("int8", "openvino")}
+    assert gate(bundle, "fp16")["passed"]
+    assert gate(bundle, "int8", "openvino")["backend"] == "openvino"
+    assert gate(bundle, "int8", "onnxruntime")["passed"]
+    assert bundle.manifest.model["use"] == {"onnxruntime": "fp16", "openvino": "int8"}
+    assert report.ranges is not None
+    assert report.ranges.cached, "both INT8 graphs have one calibration"
+
+
+def test_without_verification_it_says_so(weights: Path, faces: FerDataset, tmp_path: Path) -> None:
+    report = build(weights, data=faces, output=tmp_path / "b", verify=False, **QUICK)
+    assert report.proven == {}
+    bundle = Bundle.open(tmp_path / "b")
+    for precision, target in (("fp32", ""), ("int8", "onnxruntime")):
+        proof = gate(bundle, precision, target)
+        assert proof["passed"] is None
+        assert proof["status"] == "not verified"
+        assert "--no-verify" in proof["reason"]
+    assert bundle.find(path="verify.json") is None
+
+
+def test_fp32_needs_no_data_when_nothing_is_verified(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FER_EDGE_DATA", raising=False)
+    build(weights, precision="fp32", output=tmp_path / "b", verify=False, target="onnxruntime")
+    with pytest.raises(UsageError, match="no data set"):
+        build(weights, precision="int8", output=tmp_path / "c", verify=False, target="onnxruntime")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_graph_for_those_who_normalise_themselves(
+    weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    report = build(weights, data=faces, output=tmp_path / "b", input="f32", **QUICK)
+    assert report.error is None
+    bundle = Bundle.open(tmp_path / "b")
+    assert bundle.manifest.input["dtype"] == "float32"
+    assert gate(bundle, "int8", "onnxruntime")["passed"]
+
+
+def test_from_an_onnx_file_the_graph_is_the_reference(
+    fp32: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    src = Path(shutil.copy(fp32, tmp_path / "net.onnx"))
+    report = build(src, data=faces, **QUICK)
+    assert report.bundle == tmp_path / "net-bundle"
+    bundle = Bundle.open(report.bundle)
+    assert bundle.find(format="safetensors") is None
+    assert bundle.artifact(precision="fp32").sha256 == sha256_file(fp32)
+    assert bundle.manifest.name == "net"
+    assert bundle.manifest.synthetic
+    verification = report.proven["int8"].verification
+    assert verification.reference.backend == "onnxruntime"
+    assert any("not PyTorch" in note for note in verification.notes)
+
+
+# -- failures ------------------------------------------------------------------------------------
+
+
+def test_int8_that_loses_too_much_is_not_in_the_bundle(own: Path, faces: FerDataset) -> None:
+    impossible = GatePolicy(max_top1_drop=-1.0, max_recall_drop=9, max_recall_drop_small=9)
+    said: list[str] = []
+    # The impossible limit is for INT8 alone: FP32 is judged by the same policy.
+    with pytest.MonkeyPatch.context() as patch:
+        from fer_edge.convert import proof as module
+
+        honest = module.judge
+
+        def judge(precision: str, *scores: Any, policy: Any = None, **rest: Any) -> Any:
+            chosen = impossible if precision == "int8" else None
+            return honest(precision, *scores, policy=chosen, **rest)
+
+        patch.setattr(module, "judge", judge)
+        patch.setattr("fer_edge.measure.gate._drop", _strict_drop)
+        report = build(own, data=faces, retries=1, say=said.append, **QUICK)
+    assert isinstance(report.error, GateError)
+    assert report.error.exit_code == 3
+    assert "top-1" in str(report.error)
+    assert (report.use, report.engine) == ("fp32", "model.fp32.onnx")
+    bundle = Bundle.open(own)
+    assert bundle.find(precision="int8", target="onnxruntime") is None, "an older one goes too"
+    proof = gate(bundle, "int8", "onnxruntime")
+    assert proof["passed"] is False
+    assert proof["use_instead"] == "fp32"
+    assert len(proof["attempts"]) == 2
+    assert len(proof["costs"]) == 10
+    assert bundle.manifest.model["use"]["onnxruntime"] == "fp32"
+    assert any("ranking its layers" in text for text in said)
+    from fer_edge.classifier import Classifier
+
+    classifier = Classifier(bundle)
+    assert classifier.predict(faces.images[0]).label
+    classifier.close()
+
+
+def _strict_drop(name: str, what: str, before: float, after: float, n: int, limit: float) -> Any:
+    from fer_edge.measure.gate import GateCheck
+
+    passed = before - after <= limit if limit < 0 else True
+    return GateCheck(name, passed, before - after, limit, f"{what} dropped")
+
+
+def test_int8_that_is_not_faster_is_not_in_the_bundle(
+    weights: Path, faces: FerDataset, tmp_path: Path, timed: dict[str, float]
+) -> None:
+    timed["ratio"] = 0.9
+    report = build(weights, data=faces, output=tmp_path / "b", **QUICK)
+    assert isinstance(report.error, GateError)
+    assert "0.90x the speed" in str(report.error)
+    assert report.int8 is not None
+    assert len(report.int8.attempts) == 1
+    assert Bundle.open(tmp_path / "b").find(precision="int8") is None
+    undecided = build(weights, data=faces, output=tmp_path / "b", speed=False, **QUICK)
+    assert undecided.error is None
+    assert gate(Bundle.open(tmp_path / "b"), "int8", "onnxruntime")["status"] == (
+        "speed not measured"
+    )
+
+
+def test_an_fp32_graph_that_is_off_stops_the_build(
+    weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    with pytest.raises(NumericsError, match="fp32 engine failed") as caught:
+        build(
+            weights,
+            precision="fp32",
+            data=faces,
+            output=tmp_path / "b",
+            policy=GatePolicy(fp32_max_abs=0.0),
+            target="onnxruntime",
+        )
+    assert caught.value.exit_code == 4
+    assert not (tmp_path / "b").exists()
+
+
+def test_fp16_that_is_off_falls_back_to_fp32(
+    weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    report = build(
+        weights,
+        precision="fp16",
+        data=faces,
+        output=tmp_path / "b",
+        policy=GatePolicy(fp16_mean_abs=1e-12),
+        target="onnxruntime",
+    )
+    assert report.error is not None
+    assert report.use == "fp32"
+    bundle = Bundle.open(tmp_path / "b")
+    assert bundle.find(precision="fp16") is None
+    assert gate(bundle, "fp16")["passed"] is False
+
+
+# -- targets and sources -------------------------------------------------------------------------
+
+
+def test_a_device_elsewhere_gets_all_but_its_plan(
+    weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    report = build(
+        weights,
+        data=faces,
+        target="orin-jp62",
+        output=tmp_path / "b",
+        calibration="stratified-128",
+        say=said.append,
+    )
+    assert report.error is None
+    assert report.engine == "model.int8.tensorrt.onnx"
+    bundle = Bundle.open(tmp_path / "b")
+    int8 = bundle.artifact(precision="int8", target="tensorrt")
+    assert int8.meta["remainder"] == "fp16"
+    assert bundle.artifact(precision="fp16")
+    assert gate(bundle, "int8", "tensorrt")["status"] == "speed not measured"
+    assert any("--target orin-jp62" in text for text in said)
+    # On the device the graph is there already: no data, no export, the plan alone.
+    said.clear()
+    build(tmp_path / "b", target="orin-jp62", say=said.append)
+    assert any("building the plan from it" in text for text in said)
+
+
+def test_targets_by_name() -> None:
+    said: list[str] = []
+    assert find_target("openvino").backend == "openvino"
+    assert find_target(None, said.append).name in {"onnxruntime", "tensorrt"}
+    assert said[0].startswith("target ")
+    assert find_target("orin-jp60").remainder == "fp32"
+    with pytest.raises(UsageError, match="no target 'onxruntime'") as caught:
+        find_target("onxruntime")
+    assert caught.value.fix == "did you mean 'onnxruntime'?"
+
+
+def test_sources(weights: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no trained run") as caught:
+        find_source(None)
+    assert "fer-edge train" in str(caught.value.fix)
+    (run / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match="no weights yet"):
+        find_source("mine")
+    shutil.copy(weights, run / "model.safetensors")
+    for named in (None, "mine", run):
+        found = find_source(named)
+        assert found.weights is not None
+        assert found.weights.resolve() == run / "model.safetensors"
+        assert (found.name, found.output.resolve()) == ("mine", run / "bundle")
+    given = find_source(own)
+    assert given.given is not None
+    assert given.output == own
+    assert find_source(own, tmp_path / "else").output == tmp_path / "else"
+    with pytest.raises(UsageError, match="there is no nowhere"):
+        find_source("nowhere")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UsageError, match="no run, weights file, ONNX file or bundle"):
+        find_source(tmp_path / "notes.txt")
+
+
+def test_wrong_precision(weights: Path) -> None:
+    with pytest.raises(UsageError, match="no precision 'int4'"):
+        build(weights, precision="int4", target="onnxruntime")
