@@ -52,7 +52,7 @@ _EXPRESSIONS = {
 }
 _FEATURES = len(_EXPRESSIONS["neutral"])
 # A resting face is not neutral: how far each feature strays by itself.
-_STRAY = (0.42, 0.36, 0.30, 0.40, 0.26, 0.16, 0.34, 0.08, 0.22, 0.12, 0.25, 0.14, 0.22)
+_STRAY = (0.40, 0.34, 0.30, 0.40, 0.24, 0.16, 0.32, 0.08, 0.22, 0.12, 0.25, 0.14, 0.22)
 
 
 def parse_synthetic(text: str) -> tuple[int, int]:
@@ -191,7 +191,7 @@ class _Features(NamedTuple):
 def _features(labels: np.ndarray, random: _Random) -> _Features:
     """What each face's expression and its resting face do to its features."""
     table = np.array([_EXPRESSIONS[name] for name in EMOTIONS])
-    intensity = 0.38 + 0.82 * random.unit()
+    intensity = 0.44 + 0.78 * random.unit()
     return _Features(
         *(
             _per_image(
@@ -342,9 +342,9 @@ def _glasses(
 def _camera(canvas: np.ndarray, x: np.ndarray, y: np.ndarray, random: _Random) -> np.ndarray:
     """Occlusion, light, contrast and noise; then u8."""
     across = x * random.around(0, 1) + y * random.around(0, 1) - random.between(0.62, 0.9)
-    _paint(canvas, _inside(-across, 0.06) * random.chance(0.2), random.between(0.1, 0.9))
+    _paint(canvas, _inside(-across, 0.06) * random.chance(0.15), random.between(0.1, 0.9))
     light = 1 + x * random.around(0, 0.3) + y * random.around(0, 0.25)
     contrast, middle = random.between(0.45, 1.15), random.between(0.36, 0.62)
     canvas = (canvas * light - 0.5) * contrast + middle
-    canvas += random.noise * random.between(0.005, 0.05)
+    canvas += random.noise * random.between(0.005, 0.045)
     return np.clip(canvas * 255 + 0.5, 0, 255).astype(np.uint8)
