@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-__all__ = ["log", "note", "out", "print_json", "print_rows", "progress"]
+__all__ = ["log", "note", "out", "print_json", "print_rows", "print_text", "progress"]
 
 out = Console(soft_wrap=False)
 log = Console(stderr=True)
