@@ -75,6 +75,8 @@ def train(
     with ExitStack() as held:
         if is_main_process():
             held.enter_context(run.locked())
+        # A session divides the threads among its replicas; they are the whole process's.
+        held.callback(torch.set_num_threads, torch.get_num_threads())
         session = Session(run, recipe, dataset)
         held.callback(session.workers.close)
         if listener is None or not session.is_main:

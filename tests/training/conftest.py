@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,13 +45,3 @@ def new_run(tmp_path: Path) -> Callable[..., RunFolder]:
         return create_run(tmp_path / "runs", name, recipe, {"synthetic": True}, "synthetic:160")
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """Give torch its threads back: training sets them for the whole process."""
-    import torch
-
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)

@@ -1,0 +1,44 @@
+"""What the tests of training share: a listener that remembers, and weights compared bit by bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fer_edge.models.weights import load_weights
+from fer_edge.training.loop import Listener
+from fer_edge.training.runs import RunFolder
+from fer_edge.training.session import Plan
+
+__all__ = ["Recorder", "same", "weights_of"]
+
+
+class Recorder(Listener):
+    def __init__(self) -> None:
+        self.plans: list[Plan] = []
+        self.steps: list[tuple[int, int]] = []
+        self.rows: list[dict[str, Any]] = []
+        self.texts: list[str] = []
+
+    def plan(self, plan: Plan) -> None:
+        self.plans.append(plan)
+
+    def step(self, epoch: int, step: int, loss: float, images_per_s: float) -> None:
+        assert images_per_s > 0
+        self.steps.append((epoch, step))
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def weights_of(run: RunFolder) -> dict[str, Tensor]:
+    return load_weights(run.model).state
+
+
+def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
