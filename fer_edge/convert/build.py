@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from fer_edge.data import FerDataset
     from fer_edge.measure.gate import GatePolicy
 
-__all__ = ["BuildReport", "build"]
+__all__ = ["CALIBRATION", "BuildReport", "build"]
 
 Progress = Callable[[str, int, int], None]
+
+CALIBRATION = "stratified-512"
+"""The default recipe."""
 
 _PLAN = "building the plan"
 
@@ -61,7 +64,7 @@ def build(
     precision: str = "int8",
     target: str | None = None,
     data: FerDataset | str | Path | None = None,
-    calibration: str | Path = "stratified-512",
+    calibration: str | Path = CALIBRATION,
     method: str | None = None,
     output: str | Path | None = None,
     input: InputKind = "u8",
@@ -87,7 +90,7 @@ def build(
     undecided, ``verify=False`` the whole gate.
 
     A TensorRT target of which a bundle holds the graph needs no data, no torch and no onnx: its
-    plan is built from that graph.
+    plan is built from that graph, unless another calibration is asked for.
 
     Raises UsageError, DataError, MissingExtraError for what cannot be built, NumericsError for an
     FP32 graph that does not compute the network.
@@ -97,7 +100,13 @@ def build(
     chosen = find_target(target, say)
     found = find_source(source, output)
     profile = chosen.profile
-    if profile and found.given and prepared_graph(found.given, precision, profile):
+    as_it_is = calibration == CALIBRATION and method is None and not exclude
+    if (
+        profile
+        and found.given
+        and as_it_is
+        and prepared_graph(found.given, precision, profile) is not None
+    ):
         return _plan_only(found, chosen, precision, progress, say)
     if verify:
         _require_backend(chosen)
