@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # A fixture that builds a program is the same for every example; a process takes its time.
 slow = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
