@@ -202,3 +202,20 @@ def test_mistakes(tiny_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
         deepstream_from_bundle(tiny_bundle, tmp_path / "new")
     deepstream_from_bundle(tiny_bundle, tmp_path / "new", replace=True)
+
+
+@pytest.mark.tensorrt_rtx
+def test_nvidias_own_parser_and_builder_take_the_graph(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip(
+        "tensorrt_rtx_bindings",
+        reason="TensorRT-RTX is not installed",
+    )
+    from fer_edge.convert.plan import plan_from_onnx
+    from fer_edge.convert.targets import load_target
+
+    deepstream_from_bundle(tiny_bundle, tmp_path / "out")
+    report = plan_from_onnx(
+        tmp_path / "out" / "model.fp32.onnx", tmp_path / "x.plan", target=load_target("rtx-pc")
+    )
+    assert report.sidecar.input["dtype"] == "float"
+    assert report.sidecar.output["name"] == "probabilities"
