@@ -35,6 +35,66 @@ MODELS: dict[str, ModelEntry] = {
         summary="plain 3x3 residual network, 32-64-128-160, made to quantise cleanly",
         source="fer-edge",
     ),
+    "pytorch-cnn": ModelEntry(
+        target="fer_edge.models.plain:build",
+        summary="blocks of two 3x3, 32-64-128-256, BatchNorm, dropout, global average pooling",
+        source="report A, CNN in PyTorch",
+        reported=0.67,
+    ),
+    "soc25-baseline": ModelEntry(
+        target="fer_edge.models.plain:build",
+        summary="3x3 convolutions 32-64-128 with max-pooling, linear 256",
+        source="report B, SOC'25",
+        reported=0.57,
+    ),
+    "resnet18": ModelEntry(
+        target="fer_edge.models.resnet:build",
+        summary="torchvision's ResNet-18 with a one-channel stem and dropout",
+        source="report B, SOC'25; He et al. 2016",
+        reported=0.62,
+    ),
+    "conv-blocks": ModelEntry(
+        target="fer_edge.models.plain:build",
+        summary="3x3 convolutions 64-128-256-512, BatchNorm, max-pooling, linear 512-256",
+        source="report C, CNNs",
+        reported=0.7023,
+    ),
+    "vgg19": ModelEntry(
+        target="fer_edge.models.vgg:build",
+        summary="timm's vgg19_bn with global average pooling and linear 512",
+        source="report D, VGG19; Simonyan & Zisserman 2014",
+        reported=0.6633,
+    ),
+    "emotion-cnn": ModelEntry(
+        target="fer_edge.models.plain:build",
+        summary="3x3 convolutions 32-64-128 with max-pooling and dropout, linear 256",
+        source="report E, CBAM",
+        reported=0.5826,
+    ),
+    "emotion-cnn-filters": ModelEntry(
+        target="fer_edge.models.plain:build",
+        summary="emotion-cnn behind five fixed edge filters",
+        source="report E, CBAM",
+        reported=0.5972,
+    ),
+    "filter-resnet": ModelEntry(
+        target="fer_edge.models.cbam:build",
+        summary="fixed filters, stem 32, residual blocks 64-128-256, global average pooling",
+        source="report E, CBAM (SimpleResNetFER)",
+        reported=0.5313,
+    ),
+    "cbam": ModelEntry(
+        target="fer_edge.models.cbam:build",
+        summary="fixed filters, blocks 64-128-256 with channel and spatial attention, linear 512",
+        source="report E, CBAM; Woo et al. 2018",
+        reported=0.6218,
+    ),
+    "mini-xception": ModelEntry(
+        target="fer_edge.models.xception:build",
+        summary="separable convolutions in four residual modules, 57k parameters",
+        source="Arriaga et al. 2017",
+        reported=0.66,
+    ),
 }
 
 

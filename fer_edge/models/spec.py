@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fer_edge.emotions import EMOTIONS
@@ -35,6 +35,11 @@ class ModelSpec:
             "channels": self.channels,
             "classes": self.classes,
         }
+
+    def untrained(self) -> ModelSpec:
+        """Return the same network without weights from elsewhere, for one that brings its own."""
+        kept = {key: value for key, value in self.options.items() if key != "pretrained"}
+        return replace(self, options=kept)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:

@@ -109,7 +109,7 @@ def load_weights(path: Path | str) -> Weights:
 def model_from_weights(path: Path | str) -> tuple[nn.Module, Weights]:
     """Return the network of a weights file in ``eval()`` mode, and what the file says of it."""
     weights = load_weights(path)
-    model = build_model(weights.spec)
+    model = build_model(weights.spec.untrained())
     try:
         model.load_state_dict(weights.state)
     except RuntimeError as error:

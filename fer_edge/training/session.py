@@ -88,7 +88,9 @@ class Session:
 
         self.spec = ModelSpec(recipe.model.name, recipe.model.options)
         torch.manual_seed(recipe.seed)
-        self.model = build_model(self.spec).to(self.device)
+        # A resumed run brings its own weights: none need be fetched again.
+        spec = self.spec if saved is None else self.spec.untrained()
+        self.model = build_model(spec).to(self.device)
         self.model = self.model.to(memory_format=torch.channels_last)
         self.average = Average(self.model, recipe.ema.decay)
         self.replica_count = saved[1]["replicas"] if saved is not None else self._replicas()

@@ -1,0 +1,160 @@
+"""Networks behind fixed filters: a small residual one, and one with attention.
+
+Attention is CBAM, Woo et al. 2018 (arXiv 1807.06521): first which channels, then where.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from fer_edge.errors import UsageError
+from fer_edge.models.compact import Block
+from fer_edge.models.filters import FILTERS, FixedFilters
+from fer_edge.models.options import options_from_mapping
+from fer_edge.models.spec import ModelSpec
+
+__all__ = ["Attention", "Cbam", "CbamOptions", "FilterResnet", "FilterResnetOptions", "build"]
+
+
+@dataclass(frozen=True)
+class FilterResnetOptions:
+    """``stem`` channels, then one residual block per width, each halving height and width."""
+
+    stem: int = 32
+    widths: tuple[int, ...] = (64, 128, 256)
+    dropout: float = 0.0
+
+
+class FilterResnet(nn.Module):
+    """``f32[N, channels, size, size]`` normalised pixels -> ``f32[N, classes]`` logits."""
+
+    def __init__(self, spec: ModelSpec, options: FilterResnetOptions) -> None:
+        super().__init__()
+        self.filters = FixedFilters(spec.channels)
+        self.stem = nn.Sequential(
+            nn.Conv2d(len(FILTERS), options.stem, 3, padding=1, bias=False),
+            nn.BatchNorm2d(options.stem),
+            nn.ReLU(),
+        )
+        widths = (options.stem, *options.widths)
+        self.stages = nn.Sequential(*[Block(a, b, 2) for a, b in pairwise(widths)])
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(options.dropout)
+        self.head = nn.Linear(widths[-1], spec.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        x = self.stages(self.stem(self.filters(x)))
+        logits: Tensor = self.head(self.dropout(self.pool(x).flatten(1)))
+        return logits
+
+
+class Attention(nn.Module):
+    """Scale each channel, then each place, of ``f32[N, channels, H, W]`` by a factor in 0..1.
+
+    The bottleneck of the channels is ``channels / reduction`` wide; 1x1 convolutions take the
+    place of its linear layers, so that nothing is reshaped on the way to an engine.
+    """
+
+    def __init__(self, channels: int, reduction: int, window: int) -> None:
+        super().__init__()
+        self.average = nn.AdaptiveAvgPool2d(1)
+        self.largest = nn.AdaptiveMaxPool2d(1)
+        narrow = max(1, channels // reduction)
+        self.squeeze = nn.Conv2d(channels, narrow, 1)
+        self.relu = nn.ReLU()
+        self.excite = nn.Conv2d(narrow, channels, 1)
+        self.place = nn.Conv2d(2, 1, window, padding=window // 2, bias=False)
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` scaled."""
+        average = self.excite(self.relu(self.squeeze(self.average(x))))
+        largest = self.excite(self.relu(self.squeeze(self.largest(x))))
+        x = x * self.sigmoid(average + largest)
+        summary = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        scaled: Tensor = x * self.sigmoid(self.place(summary))
+        return scaled
+
+
+@dataclass(frozen=True)
+class CbamOptions:
+    """A block per width: convolution, BatchNorm, ReLU, attention, 2x2 max-pooling.
+
+    ``reduction`` and ``window`` are the attention's, as in its paper; the last map is flattened
+    into ``hidden`` values, with ``dropout`` before the classifier.
+    """
+
+    widths: tuple[int, ...] = (64, 128, 256)
+    reduction: int = 16
+    window: int = 7
+    hidden: int = 512
+    dropout: float = 0.5
+
+
+class Cbam(nn.Module):
+    """``f32[N, channels, size, size]`` normalised pixels -> ``f32[N, classes]`` logits."""
+
+    def __init__(self, spec: ModelSpec, options: CbamOptions) -> None:
+        super().__init__()
+        self.filters = FixedFilters(spec.channels)
+        inputs = len(FILTERS)
+        blocks = []
+        for width in options.widths:
+            blocks.append(
+                nn.Sequential(
+                    nn.Conv2d(inputs, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
+                    Attention(width, options.reduction, options.window),
+                    nn.MaxPool2d(2),
+                )
+            )
+            inputs = width
+        self.blocks = nn.Sequential(*blocks)
+        side = spec.size >> len(options.widths)
+        self.head = nn.Sequential(
+            nn.Linear(inputs * side * side, options.hidden),
+            nn.ReLU(),
+            nn.Dropout(options.dropout),
+            nn.Linear(options.hidden, spec.classes),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.head(self.blocks(self.filters(x)).flatten(1))
+        return logits
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """Build the network of ``spec``; a :class:`UsageError` names a wrong option."""
+    if spec.name == "filter-resnet":
+        plain = options_from_mapping(FilterResnetOptions, spec.name, spec.options)
+        _check(spec, plain.widths, (plain.stem,), plain.dropout)
+        return FilterResnet(spec, plain)
+    options = options_from_mapping(CbamOptions, spec.name, spec.options)
+    _check(spec, options.widths, (options.reduction, options.hidden), options.dropout)
+    if options.window < 1 or options.window % 2 == 0:
+        raise UsageError(
+            f"model {spec.name!r}: window is {options.window}", fix="choose an odd number, like 7"
+        )
+    return Cbam(spec, options)
+
+
+def _check(
+    spec: ModelSpec, widths: tuple[int, ...], counts: tuple[int, ...], dropout: float
+) -> None:
+    if not widths or min(*widths, *counts) < 1 or spec.size >> len(widths) < 1:
+        raise UsageError(
+            f"model {spec.name!r}: widths {list(widths)} do not fit {spec.size} pixels, "
+            "or a number is below 1",
+            fix="correct [model.options]",
+        )
+    if not 0 <= dropout < 1:
+        raise UsageError(
+            f"model {spec.name!r}: dropout is {dropout}", fix="choose 0 <= dropout < 1"
+        )

@@ -1,0 +1,153 @@
+"""Plain networks: convolutions in blocks that end in max-pooling, then fully connected layers.
+
+Four of the published student systems on FER2013 are of this family and differ in their options
+alone. Weights start as torch's layers make them, which is what those systems did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fer_edge.errors import UsageError
+from fer_edge.models.filters import FILTERS, FixedFilters
+from fer_edge.models.options import options_from_mapping
+from fer_edge.models.spec import ModelSpec
+
+__all__ = [
+    "ConvBlocksOptions",
+    "EmotionCnnOptions",
+    "FilteredEmotionCnnOptions",
+    "Plain",
+    "PlainOptions",
+    "PytorchCnnOptions",
+    "Soc25Options",
+    "build",
+]
+
+
+@dataclass(frozen=True)
+class PlainOptions:
+    """A block is ``depth`` 3x3 convolutions of one of ``widths``, then 2x2 max-pooling.
+
+    ``norm`` puts BatchNorm after each convolution, ``block_dropout`` drops whole values after each
+    pooling, ``average`` replaces the flattened last map by its mean over height and width,
+    ``hidden`` are the widths of fully connected layers, each followed by ReLU and ``dropout``.
+    ``filters`` puts a fixed layer of five edge filters before all.
+    """
+
+    widths: tuple[int, ...] = (32, 64, 128)
+    depth: int = 1
+    norm: bool = False
+    block_dropout: float = 0.0
+    average: bool = False
+    hidden: tuple[int, ...] = (256,)
+    dropout: float = 0.5
+    filters: bool = False
+
+
+@dataclass(frozen=True)
+class PytorchCnnOptions(PlainOptions):
+    """Report A; its description gives the kinds of layers, the widths are ours."""
+
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    depth: int = 2
+    norm: bool = True
+    block_dropout: float = 0.1
+    average: bool = True
+    hidden: tuple[int, ...] = (128,)
+    dropout: float = 0.3
+
+
+@dataclass(frozen=True)
+class Soc25Options(PlainOptions):
+    """Report B's baseline, as described: 48x48 becomes 128 maps of 6x6, 4608 values."""
+
+
+@dataclass(frozen=True)
+class ConvBlocksOptions(PlainOptions):
+    """Report C; its description gives the kinds of layers, the widths are ours."""
+
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    norm: bool = True
+    hidden: tuple[int, ...] = (512, 256)
+
+
+@dataclass(frozen=True)
+class EmotionCnnOptions(PlainOptions):
+    """Report E's first network; the fully connected layer is ours."""
+
+    block_dropout: float = 0.25
+
+
+@dataclass(frozen=True)
+class FilteredEmotionCnnOptions(EmotionCnnOptions):
+    """Report E's second network: the first behind the fixed filters."""
+
+    filters: bool = True
+
+
+_OPTIONS: dict[str, type[PlainOptions]] = {
+    "pytorch-cnn": PytorchCnnOptions,
+    "soc25-baseline": Soc25Options,
+    "conv-blocks": ConvBlocksOptions,
+    "emotion-cnn": EmotionCnnOptions,
+    "emotion-cnn-filters": FilteredEmotionCnnOptions,
+}
+
+
+class Plain(nn.Module):
+    """``f32[N, channels, size, size]`` normalised pixels -> ``f32[N, classes]`` logits."""
+
+    def __init__(self, spec: ModelSpec, options: PlainOptions) -> None:
+        super().__init__()
+        inputs = len(FILTERS) if options.filters else spec.channels
+        self.filters = FixedFilters(spec.channels) if options.filters else nn.Identity()
+        layers: list[nn.Module] = []
+        for width in options.widths:
+            for _ in range(options.depth):
+                layers.append(nn.Conv2d(inputs, width, 3, padding=1, bias=not options.norm))
+                if options.norm:
+                    layers.append(nn.BatchNorm2d(width))
+                layers.append(nn.ReLU())
+                inputs = width
+            layers.append(nn.MaxPool2d(2))
+            if options.block_dropout:
+                layers.append(nn.Dropout(options.block_dropout))
+        self.blocks = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1) if options.average else nn.Identity()
+        side = 1 if options.average else spec.size >> len(options.widths)
+        inputs *= side * side
+        head: list[nn.Module] = []
+        for width in options.hidden:
+            head += [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(options.dropout)]
+            inputs = width
+        self.head = nn.Sequential(*head, nn.Linear(inputs, spec.classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.head(self.pool(self.blocks(self.filters(x))).flatten(1))
+        return logits
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """Build the network of ``spec``; a :class:`UsageError` names a wrong option."""
+    options = options_from_mapping(_OPTIONS[spec.name], spec.name, spec.options)
+    if not options.widths or min(*options.widths, *options.hidden, options.depth) < 1:
+        raise UsageError(
+            f"model {spec.name!r}: widths, depth and hidden must be at least 1, widths not empty",
+            fix="correct [model.options]",
+        )
+    if spec.size >> len(options.widths) < 1:
+        raise UsageError(
+            f"model {spec.name!r}: {len(options.widths)} poolings leave nothing of {spec.size} "
+            "pixels",
+            fix="give fewer widths",
+        )
+    for name, value in (("dropout", options.dropout), ("block_dropout", options.block_dropout)):
+        if not 0 <= value < 1:
+            raise UsageError(
+                f"model {spec.name!r}: {name} is {value}", fix=f"choose 0 <= {name} < 1"
+            )
+    return Plain(spec, options)
