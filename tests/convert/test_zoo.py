@@ -159,8 +159,8 @@ def test_openvino_runs_its_int8_graph(graphs: Graphs) -> None:
 
     with OpenVINOBackend(graphs.int8["openvino"], precision="int8") as backend:
         found = backend.infer(graphs.images)
-    # OpenVINO's kernels for x86 without VNNI saturate where two large weights meet; a network of few
-    # channels feels it.
+    # OpenVINO's kernels for x86 without VNNI saturate where two large weights meet; a network of
+    # few channels feels it.
     assert graphs.distance(found) < (0.6 if int8_dot_saturates() else 0.3)
 
 
