@@ -12,7 +12,17 @@ from fer_edge.training.loop import Listener
 from fer_edge.training.runs import RunFolder
 from fer_edge.training.session import Plan
 
-__all__ = ["Recorder", "same", "weights_of"]
+__all__ = ["TINY", "Recorder", "same", "weights_of"]
+
+TINY = (
+    "epochs=2",
+    "model.options.widths=[8, 16]",
+    "model.options.blocks=[1, 1]",
+    "optim.batch_size=32",
+    "optim.lr=0.05",
+    "schedule.warmup_epochs=0.5",
+)
+"""Overrides of the default recipe: a tiny network, trained in a second."""
 
 
 class Recorder(Listener):

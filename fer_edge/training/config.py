@@ -141,10 +141,10 @@ class Stop:
 class Run:
     """How the machine is used.
 
-    ``precision``: auto, fp32, bf16 or fp16. ``compile``: auto, on or off. ``threads`` 0 takes all
-    cores. ``replicas``: in how many parts a CPU trains a batch side by side, each with BatchNorm
-    statistics of its own; 0 takes one for each thread. ``save_minutes``: how much work a kill may
-    cost inside a long epoch.
+    ``precision``: auto, fp32, bf16 or fp16. ``compile`` (torch.compile): on, off, or auto, which is
+    off until a machine is measured where it pays. ``threads`` 0 takes all cores. ``replicas``: in
+    how many parts a CPU trains a batch side by side, each with BatchNorm statistics of its own; 0
+    takes one for each thread. ``save_minutes``: how much work a kill may cost inside a long epoch.
     """
 
     precision: str = "auto"

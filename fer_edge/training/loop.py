@@ -29,7 +29,7 @@ from fer_edge.training.runs import RunFolder, is_main_process
 from fer_edge.training.scoring import score
 from fer_edge.training.session import Plan, Session
 
-__all__ = ["Listener", "Objective", "train"]
+__all__ = ["Listener", "Objective", "recipe_objective", "train", "train_step"]
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(view f32[N,1,H,W] as the network saw it, logits f32[N,7], targets f32[N,7]) -> loss``.
@@ -87,7 +87,7 @@ def train(
         board = _board(session)
         if board is not None:
             held.callback(board.close)
-        _train_epochs(session, objective or _cross_entropy(session), listener, board)
+        _train_epochs(session, objective or recipe_objective(session), listener, board)
         if session.stopped_early and session.progress.epoch < recipe.epochs:
             listener.say(
                 f"stopped after epoch {session.progress.epoch}: {recipe.stop.monitor} has not "
@@ -139,10 +139,8 @@ def _train_epoch(
     interrupts: Interrupts,
 ) -> None:
     """Do the steps that are left of the present epoch."""
-    recipe, accelerator, now = session.recipe, session.accelerator, session.progress
-    steps, batch_size = session.batches.steps, session.batches.size
-    process = int(accelerator.process_index)
-    replicas = range(session.replica_count)
+    now, steps, batch_size = session.progress, session.batches.steps, session.batches.size
+    alone = session.accelerator.num_processes == 1
     session.replicas.train()
     unread: list[Tensor] = []
     begun = saved = time.monotonic()
@@ -151,47 +149,59 @@ def _train_epoch(
     while now.step < steps:
         if interrupts.wanted:
             _stop(session)
-        rate = learning_rate(recipe, now.epoch * steps + now.step, steps, session.monitor.reduction)
-        for group in session.optimizer.param_groups:
-            group["lr"] = rate
-        batch = session.batches.batch(now.epoch, now.step)
-        # Dropout draws from torch's own generator.
-        torch.manual_seed(step_seed(recipe.seed, now.epoch, now.step, process))
-
-        def work(replica: int, batch: Any = batch) -> Tensor:
-            view, targets = batch.part(process * len(replicas) + replica, session.parts)
-            with accelerator.autocast():
-                logits = session.networks[replica](view)
-            loss = objective(view, logits, targets) / len(replicas)
-            accelerator.backward(loss)
-            return loss.detach()
-
-        losses = session.workers.map(work, replicas)
-        session.replicas.gather()
-        if recipe.optim.clip_norm:
-            accelerator.clip_grad_norm_(session.model.parameters(), recipe.optim.clip_norm)
-        session.optimizer.step()
-        session.optimizer.zero_grad(set_to_none=True)
-        session.average.update(session.model)
-        unread.append(torch.stack(losses).sum())
-        now.step += 1
-
+        unread.append(train_step(session, objective))
         if session.device.type != "cpu" and now.step % _READ_STEPS and now.step < steps:
             continue
-        read = _finite(unread, session)
+        losses = _finite(unread, session)
         unread = []
-        now.loss_sum += sum(read)
+        now.loss_sum += sum(losses)
         now.train_seconds = seconds_before + time.monotonic() - begun
         speed = (now.step - first) * batch_size / (time.monotonic() - begun)
-        listener.step(now.epoch + 1, now.step, read[-1], speed)
+        listener.step(now.epoch + 1, now.step, losses[-1], speed)
         if board is not None and (now.step % _READ_STEPS == 0 or now.step == steps):
-            board.add_scalar("train/loss", read[-1], now.epoch * steps + now.step)
-            board.add_scalar("train/lr", rate, now.epoch * steps + now.step)
+            done = now.epoch * steps + now.step
+            board.add_scalar("train/loss", losses[-1], done)
+            board.add_scalar("train/lr", session.optimizer.param_groups[0]["lr"], done)
         # Several processes would have to agree on the moment: they save at epoch ends only.
-        late = 0 < 60 * recipe.run.save_minutes < time.monotonic() - saved
-        if late and now.step < steps and accelerator.num_processes == 1:
+        late = 0 < 60 * session.recipe.run.save_minutes < time.monotonic() - saved
+        if late and now.step < steps and alone:
             session.save()
             saved = time.monotonic()
+
+
+def train_step(session: Session, objective: Objective) -> Tensor:
+    """Do the next step of ``session``; return the loss, a scalar on its device.
+
+    The networks must be in training mode.
+    """
+    recipe, accelerator, now = session.recipe, session.accelerator, session.progress
+    steps, process = session.batches.steps, int(accelerator.process_index)
+    done = now.epoch * steps + now.step
+    rate = learning_rate(recipe, done, steps, session.monitor.reduction)
+    for group in session.optimizer.param_groups:
+        group["lr"] = rate
+    batch = session.batches.batch(now.epoch, now.step)
+    replicas = range(session.replica_count)
+    # Dropout draws from torch's own generator.
+    torch.manual_seed(step_seed(recipe.seed, now.epoch, now.step, process))
+
+    def work(replica: int) -> Tensor:
+        view, targets = batch.part(process * len(replicas) + replica, session.parts)
+        with accelerator.autocast():
+            logits = session.networks[replica](view)
+        loss = objective(view, logits, targets) / len(replicas)
+        accelerator.backward(loss)
+        return loss.detach()
+
+    losses = session.workers.map(work, replicas)
+    session.replicas.gather()
+    if recipe.optim.clip_norm:
+        accelerator.clip_grad_norm_(session.model.parameters(), recipe.optim.clip_norm)
+    session.optimizer.step()
+    session.optimizer.zero_grad(set_to_none=True)
+    session.average.update(session.model)
+    now.step += 1
+    return torch.stack(losses).sum()
 
 
 def _close_epoch(session: Session, board: SummaryWriter | None) -> dict[str, Any]:
@@ -230,7 +240,8 @@ def _close_epoch(session: Session, board: SummaryWriter | None) -> dict[str, Any
     return row
 
 
-def _cross_entropy(session: Session) -> Objective:
+def recipe_objective(session: Session) -> Objective:
+    """Return the cross-entropy that the recipe of ``session`` asks for."""
     weights = None
     if session.recipe.loss.class_weights:
         weights = class_weights(session.batches.labels)

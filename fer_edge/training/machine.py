@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -15,7 +16,7 @@ from fer_edge.cpu import cpu_features
 from fer_edge.training.config import Run
 from fer_edge.training.precision import bf16_feature, resolve_precision
 
-__all__ = ["Interrupts", "Machine"]
+__all__ = ["Interrupts", "Machine", "keep_freed_memory"]
 
 
 class Machine:
@@ -29,12 +30,15 @@ class Machine:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         feature = _bf16_feature(kind)
         self.precision = resolve_precision(recipe.precision, kind, feature)
+        if kind == "cpu":
+            keep_freed_memory()
         # accelerate keeps its settings in a global; a second run in one process may differ.
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             cpu=kind == "cpu",
             mixed_precision="no" if self.precision.name == "fp32" else self.precision.name,
         )
+        # "auto" is off: on the machine measured (AVX2) compiling cost 20-70 s and gained nothing.
         self.compile = recipe.compile == "on"
 
     def describe(self, replicas: int) -> str:
@@ -46,6 +50,25 @@ class Machine:
             text += f", {replicas} replicas" if replicas > 1 else ""
         count = self.accelerator.num_processes
         return text if count == 1 else f"{count} processes, each {text}"
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library to keep freed memory for the next allocation; return whether it did.
+
+    By default glibc gives the activations' memory back after each step and takes it again in the
+    next one: thousands of page faults, a tenth of the time of a step. It then holds on to its
+    largest use until the process ends. Another C library is left as it is.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        mallopt = libc.mallopt
+    except (OSError, AttributeError):
+        return False
+    # From malloc.h: M_MMAP_THRESHOLD (32 MiB is the most it takes), M_TRIM_THRESHOLD and
+    # M_ARENA_MAX. One arena, because those of other threads are unmapped whatever the threshold.
+    settings = ((-3, 32 << 20), (-1, 2**31 - 1), (-8, 1))
+    taken = [mallopt(name, value) == 1 for name, value in settings]
+    return all(taken)
 
 
 def _bf16_feature(kind: str) -> str | None:

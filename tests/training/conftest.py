@@ -6,19 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures_training import TINY
 
 from fer_edge.data import FerDataset, load
 from fer_edge.training.config import Recipe, load_recipe
 from fer_edge.training.runs import RunFolder, create_run
 
-TINY = (
-    "epochs=2",
-    "model.options.widths=[8, 16]",
-    "model.options.blocks=[1, 1]",
-    "optim.batch_size=32",
-    "optim.lr=0.05",
-    "schedule.warmup_epochs=0.5",
-)
+
+@pytest.fixture(autouse=True)
+def _quick_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not draw: a picture takes as long as all the rest of a tiny run."""
+    if "real_curves" not in request.fixturenames:
+        from fer_edge.training import loop
+
+        monkeypatch.setattr(loop, "plot_curves", lambda path, rows, title: path.touch())
+
+
+@pytest.fixture
+def real_curves() -> None:
+    """Ask for the learning curves to be drawn."""
 
 
 @pytest.fixture(scope="session")

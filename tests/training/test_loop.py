@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ NewRun = Callable[..., RunFolder]
 
 
 def test_a_run_writes_what_it_promises(
-    faces: FerDataset, tiny: TinyRecipe, new_run: NewRun
+    faces: FerDataset, tiny: TinyRecipe, new_run: NewRun, real_curves: None
 ) -> None:
     recipe = tiny()
     run = new_run(recipe)
@@ -165,6 +166,20 @@ def test_bf16_trains_as_asked(faces: FerDataset, tiny: TinyRecipe, new_run: NewR
     train(run, recipe, faces, listener=recorder)
     assert recorder.plans[0].precision.startswith("bf16 (as asked")
     assert all(value.dtype != torch.bfloat16 for value in weights_of(run).values())
+
+
+def test_compiling_trains_the_same_network(
+    faces: FerDataset, tiny: TinyRecipe, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Traced but run by the eager kernels: what inductor makes of it is torch's to test.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    states = []
+    for choice in ("on", "off"):
+        recipe = tiny("epochs=1", f"run.compile={choice}", "run.threads=1")
+        run = new_run(recipe, choice)
+        train(run, recipe, faces)
+        states.append(weights_of(run))
+    assert same(*states)
 
 
 def test_an_objective_may_replace_the_cross_entropy(

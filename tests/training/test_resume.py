@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures_training import Recorder, same, weights_of
+from fixtures_training import TINY, Recorder, same, weights_of
+from torch import Tensor
 
 from fer_edge.data import FerDataset, load
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.training import loop, session
-from fer_edge.training.config import Recipe
+from fer_edge.training.config import Recipe, load_recipe, recipe_to_toml
 from fer_edge.training.loop import Listener, train
-from fer_edge.training.runs import RunFolder
+from fer_edge.training.runs import RunFolder, create_run
 
 TinyRecipe = Callable[..., Recipe]
 NewRun = Callable[..., RunFolder]
@@ -54,6 +55,16 @@ def _die() -> None:
     raise Killed
 
 
+@pytest.fixture(scope="module")
+def whole(faces: FerDataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The weights of an uninterrupted run of the tiny recipe."""
+    recipe = load_recipe("default", TINY)
+    folder = tmp_path_factory.mktemp("whole")
+    run = create_run(folder, "whole", recipe, {"synthetic": True}, "synthetic:160")
+    train(run, recipe, faces)
+    return weights_of(run)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -85,18 +96,18 @@ def test_kills_while_writing_change_nothing(
     faces: FerDataset,
     tiny: TinyRecipe,
     new_run: NewRun,
+    whole: dict[str, Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = tiny()
-    whole, cut = new_run(recipe, "whole"), new_run(recipe, "cut")
-    train(whole, recipe, faces)
+    cut = new_run(recipe, "cut")
     owner: Any = {"write_history": RunFolder, "plot_curves": loop}.get(moment, session)
     with monkeypatch.context() as patch:
         patch.setattr(owner, moment, lambda *_: _die())
         with pytest.raises(Killed):
             train(cut, recipe, faces)
     train(cut, recipe, faces)
-    assert same(weights_of(cut), weights_of(whole))
+    assert same(weights_of(cut), whole)
     assert cut.info()["status"] == "finished"
     assert cut.curves.is_file()
     assert (cut.path / "history.csv").read_text().count("\n") == 3
@@ -104,18 +115,21 @@ def test_kills_while_writing_change_nothing(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_polite_stop_saves_and_goes_on(
-    number: int, faces: FerDataset, tiny: TinyRecipe, new_run: NewRun
+    number: int,
+    faces: FerDataset,
+    tiny: TinyRecipe,
+    new_run: NewRun,
+    whole: dict[str, Tensor],
 ) -> None:
     recipe = tiny("run.save_minutes=0")
-    whole, cut = new_run(recipe, "whole"), new_run(recipe, "cut")
-    train(whole, recipe, faces)
+    cut = new_run(recipe, "cut")
     with pytest.raises(KeyboardInterrupt):
         train(cut, recipe, faces, listener=KillAt(2, lambda: os.kill(os.getpid(), number)))
     assert cut.info()["status"] == "interrupted"
     recorder = Recorder()
     train(cut, recipe, faces, listener=recorder)
     assert (recorder.plans[0].first_epoch, recorder.plans[0].first_step) == (1, 2)
-    assert same(weights_of(cut), weights_of(whole))
+    assert same(weights_of(cut), whole)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -166,13 +180,12 @@ def test_what_changes_the_last_bits_is_said(
 
 
 @pytest.mark.slow
-def test_sigkill_then_resume_is_bitwise(tmp_path: Path) -> None:
+def test_sigkill_then_resume_is_bitwise(
+    tmp_path: Path, faces: FerDataset, tiny: TinyRecipe, new_run: NewRun
+) -> None:
     """The real thing: the command in a process of its own, killed with no chance to clean up."""
-    arguments = [
-        "--data", "synthetic:160", "--epochs", "2", "--out", "runs",
-        "--set", "optim.batch_size=32", "--set", "model.options.widths=[8, 16]",
-        "--set", "model.options.blocks=[1, 1]", "--set", "run.save_minutes=1e-9",
-    ]  # fmt: skip
+    recipe = tiny("run.save_minutes=1e-9", "run.threads=1")
+    (tmp_path / "tiny.toml").write_text(recipe_to_toml(recipe))
     killer = (
         "import os, signal, sys\n"
         "from fer_edge.cli import main\n"
@@ -192,13 +205,12 @@ def test_sigkill_then_resume_is_bitwise(tmp_path: Path) -> None:
             [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False
         )
 
-    killed = run("-c", killer, "train", "--name", "cut", *arguments)
+    start = ["train", "--name", "cut", "--recipe", "tiny.toml", "--data", "synthetic:160"]
+    killed = run("-c", killer, *start)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = run("-m", "fer_edge", "train", "--resume", "cut")
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming" in resumed.stderr
-    whole = run("-m", "fer_edge", "train", "--name", "whole", *arguments)
-    assert whole.returncode == 0, whole.stderr
-    files = [tmp_path / "runs" / name / "model.safetensors" for name in ("cut", "whole")]
-    states = [weights_of(RunFolder(file.parent)) for file in files]
-    assert same(*states)
+    whole = new_run(recipe, "whole")
+    train(whole, recipe, faces)
+    assert same(weights_of(RunFolder(tmp_path / "runs" / "cut")), weights_of(whole))
