@@ -43,8 +43,9 @@ __all__ = ["command"]
 )
 @click.option(
     "--method",
-    type=click.Choice(["minmax", "entropy", "percentile"]),
-    help="How ranges come from the calibration images.  [default: the recipe's]",
+    type=click.Choice(["auto", "minmax", "entropy", "percentile"]),
+    help="How ranges come from the calibration images; auto tries all and takes the one that "
+    "loses least.  [default: auto, or what a recipe given with --calibration says]",
 )
 @click.option(
     "--input",

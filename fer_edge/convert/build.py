@@ -15,6 +15,7 @@ from fer_edge.convert.build_target import BuildTarget, find_target
 from fer_edge.convert.bundling import write_bundle
 from fer_edge.convert.device_plan import add_plan, prepared_graph
 from fer_edge.convert.export import InputKind
+from fer_edge.convert.methods import AUTO
 from fer_edge.convert.proof import Proven
 from fer_edge.convert.ranges import Ranges
 from fer_edge.convert.source import BuildSource, find_source
@@ -84,10 +85,13 @@ def build(
     holds the checkpoint, the FP32 graph, golden inputs with the reference's answers and the engine.
     ``data`` (a data set or its source) is needed for INT8, whose ranges come from the TRAIN images
     of the ``calibration`` recipe, and to verify: every image of ``split`` goes through reference
-    and engine, and the gate judges. When INT8 fails, costly layers stay in higher precision
-    (``retries`` times); when it still fails, the bundle is written without it, its manifest says
-    why, and ``error`` of the report is the GateError. ``speed=False`` leaves the gate's speed
-    undecided, ``verify=False`` the whole gate.
+    and engine, and the gate judges. ``method`` (minmax, entropy, percentile, or auto: the one that
+    loses least) is by default auto, or what a recipe says that is not the default one.
+
+    When INT8 fails its gate, costly layers stay in higher precision (``retries`` times); when it
+    still fails, the bundle is written without it, its manifest says why, and ``error`` of the
+    report is the GateError. ``speed=False`` leaves the gate's speed undecided, ``verify=False`` the
+    whole gate.
 
     A TensorRT target of which a bundle holds the graph needs no data, no torch and no onnx: its
     plan is built from that graph, unless another calibration is asked for.
@@ -108,6 +112,8 @@ def build(
         and prepared_graph(found.given, precision, profile) is not None
     ):
         return _plan_only(found, chosen, precision, progress, say)
+    if method is None and calibration == CALIBRATION:
+        method = AUTO
     if verify:
         _require_backend(chosen)
     dataset = _dataset(data, progress) if verify or precision == "int8" else None
@@ -125,8 +131,7 @@ def build(
         int8 = ranges = described = None
         synthetic = bool(work.described["dataset"].get("synthetic", False))
         if precision == "int8" and dataset is not None:
-            images, ranges = work.calibrate(dataset, calibration, method)
-            described = {**images.to_dict(), "method": ranges.method}
+            images, ranges, described = work.calibrate(dataset, calibration, method)
             synthetic = synthetic or dataset.synthetic
             int8, error = work.make_int8(
                 ranges, images.images(dataset), exclude=exclude, speed=speed, retries=retries

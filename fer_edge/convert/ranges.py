@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,12 @@ from fer_edge.files import sha256_bytes, sha256_file, write_json
 from fer_edge.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from fer_edge.data import CalibrationSet, FerDataset
+    from fer_edge.data import CalibrationRecipe, CalibrationSet, FerDataset
 
-__all__ = ["Ranges", "calibration_tensors", "ranges_from_onnx"]
+__all__ = ["Ranges", "calibration_tensors", "ranges_by_method", "ranges_from_onnx"]
 
 Progress = Callable[[int, int], None]
+Values = dict[str, tuple[float, float]]
 
 SCHEMA = 1
 _BATCH = 32
@@ -98,66 +99,122 @@ def ranges_from_onnx(
     kept in the user's cache under the digest of all that they depend on; an entry that does not
     match, or is damaged, is measured again, and ``note`` says so.
     """
+    name = method or calibration.recipe.method
+    found = ranges_by_method(src, dataset, calibration, [name], cache=cache, progress=progress)
+    return found[name]
+
+
+def ranges_by_method(
+    src: Path | str,
+    dataset: FerDataset,
+    calibration: CalibrationSet,
+    methods: Sequence[str] = METHODS,
+    *,
+    cache: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Ranges]:
+    """Like :func:`ranges_from_onnx` for several methods, for all of which the images run once."""
+    for method in methods:
+        if method not in METHODS:
+            raise UsageError(
+                f"there is no calibration method {method!r}",
+                fix=f"choose from: {', '.join(METHODS)}",
+            )
     src = Path(src)
     model = load_model(src)
-    graph_sha256 = sha256_file(src)
-    recipe = calibration.recipe
-    method = method or recipe.method
-    if method not in METHODS:
-        raise UsageError(
-            f"there is no calibration method {method!r}", fix=f"choose from: {', '.join(METHODS)}"
+    tensors = calibration_tensors(model)
+    keys = {method: _key(src, model, calibration, method) for method in methods}
+    entries = {method: _entry(key) for method, key in keys.items()}
+    values: dict[str, Values | None] = dict.fromkeys(methods)
+    notes = dict.fromkeys(methods, "")
+    if cache:
+        for method in methods:
+            values[method], notes[method] = _read_entry(entries[method], keys[method], tensors)
+    cached = {method for method in methods if values[method] is not None}
+    missing = [method for method in methods if method not in cached]
+    if missing:
+        histograms = any(method != "minmax" for method in missing)
+        seen = _observe(model, tensors, dataset, calibration, histograms, progress)
+        for method in missing:
+            values[method] = seen.ranges(method, calibration.recipe)
+            if cache:
+                content = {"key": keys[method], "ranges": values[method]}
+                write_json(entries[method], _sealed(content))
+    return {
+        method: Ranges(
+            values=values[method] or {},
+            graph_sha256=str(keys[method]["graph_sha256"]),
+            calibration_sha256=calibration.sha256,
+            method=method,
+            count=len(calibration.ids),
+            key=keys[method],
+            cached=method in cached,
+            note=notes[method],
         )
-    preprocessing = metadata(model).get("fer_edge.preprocessing") or Preprocessing().to_dict()
-    key: dict[str, Any] = {
+        for method in methods
+    }
+
+
+def _key(src: Path, model: Any, calibration: CalibrationSet, method: str) -> dict[str, Any]:
+    """Return all that ranges depend on."""
+    recipe = calibration.recipe
+    return {
         "schema": SCHEMA,
-        "graph_sha256": graph_sha256,
+        "graph_sha256": sha256_file(src),
         "calibration_sha256": calibration.sha256,
         "dataset_sha256": calibration.dataset_sha256,
         "ids_sha256": sha256_bytes("\n".join(calibration.ids).encode()),
-        "preprocessing": preprocessing,
+        "preprocessing": _preprocessing(model).to_dict(),
         "method": method,
         "bins": recipe.bins if method != "minmax" else 0,
         "percentile": recipe.percentile if method == "percentile" else 0.0,
     }
+
+
+def _entry(key: dict[str, Any]) -> Path:
     name = sha256_bytes(json.dumps(key, sort_keys=True).encode())
-    entry = cache_dir() / "calibration" / f"{name[:40]}.json"
-    tensors = calibration_tensors(model)
-    found, note = _read_entry(entry, key, tensors) if cache else (None, "")
-    values = found or _measure(
-        model,
-        tensors,
-        dataset,
-        calibration,
-        Preprocessing.from_dict(preprocessing),
-        method,
-        progress,
-    )
-    if cache and found is None:
-        write_json(entry, _sealed({"key": key, "ranges": values}))
-    return Ranges(
-        values=values,
-        graph_sha256=graph_sha256,
-        calibration_sha256=calibration.sha256,
-        method=method,
-        count=len(calibration.ids),
-        key=key,
-        cached=found is not None,
-        note=note,
-    )
+    return cache_dir() / "calibration" / f"{name[:40]}.json"
 
 
-def _measure(
+def _preprocessing(model: Any) -> Preprocessing:
+    content = metadata(model).get("fer_edge.preprocessing")
+    return Preprocessing.from_dict(content) if content else Preprocessing()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was seen of each tensor: its ends, and counts of |x| from 0 to its largest magnitude."""
+
+    tensors: list[str]
+    low: np.ndarray
+    high: np.ndarray
+    histograms: np.ndarray | None
+
+    def ranges(self, method: str, recipe: CalibrationRecipe) -> Values:
+        """Return what a method makes of it."""
+        low, high = self.low.copy(), self.high.copy()
+        if method != "minmax":
+            assert self.histograms is not None
+            for i, row in enumerate(self.histograms):
+                width = max(-low[i], high[i]) / len(row)
+                if method == "entropy":
+                    threshold = entropy_threshold(row, width)
+                else:
+                    threshold = percentile_threshold(row, width, recipe.percentile)
+                low[i], high[i] = max(low[i], -threshold), min(high[i], threshold)
+        return {name: (float(a), float(b)) for name, a, b in zip(self.tensors, low, high)}
+
+
+def _observe(
     model: Any,
     tensors: list[str],
     dataset: FerDataset,
     calibration: CalibrationSet,
-    preprocessing: Preprocessing,
-    method: str,
+    histograms: bool,
     progress: Progress | None,
-) -> dict[str, tuple[float, float]]:
-    run = _observer(model, tensors, preprocessing)
-    passes = 1 if method == "minmax" else 2
-    total, done = passes * len(calibration.ids), 0
+) -> _Seen:
+    run = _observer(model, tensors, _preprocessing(model))
+    total, done = (2 if histograms else 1) * len(calibration.ids), 0
 
     def observations() -> Iterator[list[np.ndarray]]:
         nonlocal done
@@ -177,21 +234,14 @@ def _measure(
             f"the tensor {bad[0]!r} is not finite on the calibration images",
             fix="the network is broken: train it again",
         )
+    if not histograms:
+        return _Seen(tensors, low, high, None)
+    counts = np.zeros((len(tensors), calibration.recipe.bins), np.int64)
     limit = np.maximum(-low, high)
-    if method != "minmax":
-        bins = calibration.recipe.bins
-        histograms = np.zeros((len(tensors), bins), np.int64)
-        for arrays in observations():
-            for row, values, largest in zip(histograms, arrays, limit):
-                row += _histogram(values, float(largest), bins)
-        for i, row in enumerate(histograms):
-            width = float(limit[i]) / bins
-            if method == "entropy":
-                threshold = entropy_threshold(row, width)
-            else:
-                threshold = percentile_threshold(row, width, calibration.recipe.percentile)
-            low[i], high[i] = max(low[i], -threshold), min(high[i], threshold)
-    return {name: (float(a), float(b)) for name, a, b in zip(tensors, low, high)}
+    for arrays in observations():
+        for row, values, largest in zip(counts, arrays, limit):
+            row += _histogram(values, float(largest), len(row))
+    return _Seen(tensors, low, high, counts)
 
 
 def _observer(
@@ -237,9 +287,7 @@ def _sealed(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "sha256": sha256_bytes(json.dumps(content, sort_keys=True).encode())}
 
 
-def _read_entry(
-    entry: Path, key: dict[str, Any], tensors: list[str]
-) -> tuple[dict[str, tuple[float, float]] | None, str]:
+def _read_entry(entry: Path, key: dict[str, Any], tensors: list[str]) -> tuple[Values | None, str]:
     """Return an entry's values, or None and why they cannot be used ("" where there are none)."""
     try:
         text = entry.read_text(encoding="utf-8")

@@ -18,9 +18,11 @@ from fer_edge.convert.export import InputKind, onnx_from_weights
 from fer_edge.convert.fp16 import fp16_from_onnx
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.graph import load_model, metadata
+from fer_edge.convert.methods import AUTO, best_method
 from fer_edge.convert.proof import Engine, Proof, Proven, golden_failure
-from fer_edge.convert.ranges import Ranges, ranges_from_onnx
+from fer_edge.convert.ranges import Ranges, ranges_by_method
 from fer_edge.convert.source import BuildSource
+from fer_edge.convert.thresholds import METHODS
 from fer_edge.errors import FerEdgeError, GateError, UsageError
 from fer_edge.preprocessing import Preprocessing
 
@@ -33,6 +35,8 @@ __all__ = ["CHECKPOINT", "FP16", "FP32", "Work"]
 Progress = Callable[[str, int, int], None]
 
 FP32, FP16, CHECKPOINT = "model.fp32.onnx", "model.fp16.onnx", "checkpoint.safetensors"
+
+_METHOD_IMAGES = 256
 
 
 @dataclass
@@ -151,22 +155,38 @@ class Work:
 
     def calibrate(
         self, dataset: FerDataset, recipe: str | Path, method: str | None
-    ) -> tuple[CalibrationSet, Ranges]:
-        """Choose the calibration images and measure the FP32 graph's ranges on them."""
+    ) -> tuple[CalibrationSet, Ranges, dict[str, Any]]:
+        """Choose the calibration images and measure the FP32 graph's ranges on them.
+
+        With the method ``auto`` all are tried and the one that loses least for this target is
+        taken. Returns also what the manifest says of it.
+        """
         from fer_edge.data import load_calibration_recipe, select_calibration
 
+        src = self.folder / FP32
         with self.stage("calibrate"):
             chosen = select_calibration(dataset, load_calibration_recipe(recipe))
-            ranges = ranges_from_onnx(
-                self.folder / FP32,
-                dataset,
-                chosen,
-                method=method,
-                progress=self.advance("calibrating"),
+            name = method or chosen.recipe.method
+            tried = METHODS if name == AUTO else (name,)
+            found = ranges_by_method(
+                src, dataset, chosen, tried, progress=self.advance("calibrating")
             )
-        if ranges.note:
-            self.notes.append(ranges.note)
-        return chosen, ranges
+            described = chosen.to_dict()
+            if name == AUTO:
+                scores = best_method(
+                    src,
+                    found,
+                    self.target.shape,
+                    chosen.images(dataset)[:_METHOD_IMAGES],
+                    progress=self.advance("comparing methods"),
+                )
+                name = scores[0].method
+                described["compared"] = [score.to_dict() for score in scores]
+                told = ", ".join(f"{score.method} {score.kl:.1e}" for score in scores)
+                self.say(f"{name} calibration loses least (nats from FP32: {told})")
+            described["method"] = name
+        self.notes += [each.note for each in found.values() if each.note]
+        return chosen, found[name], described
 
     def make_int8(
         self,
