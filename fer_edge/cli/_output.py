@@ -111,9 +111,14 @@ def print_rows(
     for row in cells:
         # Cells are data: "fer-edge[tensorrt]" is no markup.
         table.add_row(*(escape(cell) for cell in row))
-    # Redirected into a file, a table must not be cut at 80 columns.
-    console = out if out.is_terminal else Console(file=out.file, width=220)
-    console.print(table)
+    if out.is_terminal:
+        out.print(table)
+        return
+    # Redirected into a file, a table is not cut at 80 columns, nor padded to its width.
+    console = Console(file=io.StringIO(), width=220)
+    with console.capture() as captured:
+        console.print(table)
+    print_text("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()))
 
 
 def _is_number(text: str) -> bool:
