@@ -120,9 +120,10 @@ def serve(options: argparse.Namespace) -> None:
         batches = plain_batches(faces, recipe, workers)
     else:
         batches = our_batches(faces, recipe)
+    # A DataLoader's workers fetch two batches each ahead: the first of a turn cost nothing.
+    warm_up = 2 * options.threads + 2 if options.loop == LOOPS[1] else 2
     for _ in sys.stdin:
-        # Six batches use up what a DataLoader's workers fetched while it was not their turn.
-        for _ in range(6):
+        for _ in range(warm_up):
             next(batches)
         begun = time.perf_counter()
         for _ in range(options.batches):
