@@ -33,7 +33,7 @@ from fer_edge.convert.weights import quantise_weights
 from fer_edge.errors import UsageError, require
 from fer_edge.files import sha256_file
 
-__all__ = ["Quantised", "Remainder", "int8_from_onnx", "quantise"]
+__all__ = ["WEIGHTED", "Quantised", "Remainder", "int8_from_onnx", "quantise"]
 
 Remainder = Literal["fp32", "fp16"]
 
