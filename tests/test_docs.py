@@ -62,7 +62,7 @@ def test_every_file_named_in_the_documents_exists() -> None:
 @pytest.mark.slow
 def test_the_readmes_commands_and_python_run_in_order(tmp_path: Path) -> None:
     """Run them in one folder on a small synthetic set, with only time cut short."""
-    Image.fromarray(load("synthetic:10").images[0]).save(tmp_path / "face.jpg")
+    Image.fromarray(load("synthetic:70").images[0]).save(tmp_path / "face.jpg")
     tool = Path(sys.executable).with_name("fer-edge")
     assert tool.exists(), "the console script is not installed beside this Python"
     environment = {**os.environ, "FER_EDGE_DATA": "synthetic:640"}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,7 +119,7 @@ def build(
         _require_backend(chosen)
     dataset = _dataset(data, progress) if verify or precision == "int8" else None
     with tempfile.TemporaryDirectory(prefix="fer-edge-build-") as folder:
-        work = Work(found, chosen, Path(folder), threads, progress, say)
+        work = Work(_held(found, Path(folder)), chosen, Path(folder), threads, progress, say)
         say(f"building {precision} for {chosen.name} from {found.described}")
         with work.stage("export"):
             work.make_fp32(input)
@@ -156,6 +157,13 @@ def build(
             notes=tuple(work.notes),
             seconds=work.seconds,
         )
+
+
+def _held(source: BuildSource, folder: Path) -> BuildSource:
+    """Return ``source`` with a copy of its weights: a run that still trains writes them anew."""
+    if source.weights is None:
+        return source
+    return replace(source, weights=Path(shutil.copy2(source.weights, folder / "held.safetensors")))
 
 
 def _plan_only(

@@ -210,17 +210,19 @@ def default_precision(bundle: Bundle, backend: str) -> str:
     """
     if backend == "pytorch":
         return "fp32"
+    # Both TensorRTs take the INT8 graph of the one placement.
+    shape = "tensorrt" if backend.startswith("tensorrt") else backend
     held = [
         precision
         for precision in ("int8", "fp16", "fp32")
         if bundle.find(
-            format="onnx", precision=precision, target=backend if precision == "int8" else ""
+            format="onnx", precision=precision, target=shape if precision == "int8" else ""
         )
     ]
     failed = {
         gate.get("precision")
         for gate in bundle.manifest.gates
-        if gate.get("passed") is False and gate.get("target") in (None, "", backend)
+        if gate.get("passed") is False and gate.get("target") in (None, "", shape)
     }
     usable = [precision for precision in held if precision not in failed]
     if not held:

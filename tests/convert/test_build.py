@@ -364,3 +364,20 @@ def test_sources(weights: Path, own: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_wrong_precision(weights: Path) -> None:
     with pytest.raises(UsageError, match="no precision 'int4'"):
         build(weights, precision="int4", target="onnxruntime")
+
+
+def test_weights_that_change_while_building_do_not_mix(
+    weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    """A run that still trains replaces its weights each epoch."""
+    training = tmp_path / "model.safetensors"
+    shutil.copyfile(weights, training)
+    before = sha256_file(training)
+
+    def epoch_ends(text: str) -> None:
+        training.write_bytes(b"the next epoch's")
+
+    report = build(training, precision="fp32", target="onnxruntime", data=faces, say=epoch_ends)
+    bundle = Bundle.open(report.bundle)
+    assert bundle.artifact(format="safetensors").sha256 == before
+    assert report.proven["fp32"].gate.passed
