@@ -77,7 +77,7 @@ def augment(images: Tensor, draw: Draw, recipe: Augment, preprocessing: Preproce
     # Centred first, so that the zeros outside the image are the mean gray.
     x = images.to(torch.float32).sub_(mean)
     if recipe.rotate or recipe.scale or recipe.shift or recipe.flip:
-        grid = F.affine_grid(draw.theta.to(device), list(x.shape), align_corners=False)
+        grid = _grid(draw.theta.to(device), x.shape[-2], x.shape[-1])
         x = F.grid_sample(x, grid, "bilinear", _PADDING[recipe.fill], align_corners=False)
     # Brightness scales the pixel, contrast the distance from the image's own mean; the two and
     # the division by std are one multiplication and one addition per pixel.
@@ -90,6 +90,17 @@ def augment(images: Tensor, draw: Draw, recipe: Augment, preprocessing: Preproce
     if recipe.erase:
         x = x.masked_fill_(_boxes(draw.box.to(device), x.shape[-2], x.shape[-1]), 0.0)
     return x
+
+
+def _grid(theta: Tensor, height: int, width: int) -> Tensor:
+    """Return f32[N, height, width, 2] as ``affine_grid`` does, in a fraction of its time on a CPU.
+
+    In memory the two coordinates are planes of their own: what ``grid_sample`` reads fastest.
+    """
+    x = ((torch.arange(width, device=theta.device) * 2 + 1) / width - 1).view(1, 1, 1, -1)
+    y = ((torch.arange(height, device=theta.device) * 2 + 1) / height - 1).view(1, 1, -1, 1)
+    by_x, by_y, shift = theta[..., None, None].unbind(2)
+    return (by_x * x + (by_y * y + shift)).permute(0, 2, 3, 1)
 
 
 def _boxes(box: Tensor, height: int, width: int) -> Tensor:

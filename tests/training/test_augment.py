@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from fer_edge.preprocessing import Preprocessing
-from fer_edge.training.augment import augment, draw_augmentation, normalise
+from fer_edge.training.augment import _grid, augment, draw_augmentation, normalise
 from fer_edge.training.batches import Batches, step_seed
 from fer_edge.training.config import Augment, Recipe, load_recipe
 
@@ -51,6 +52,13 @@ def test_flip_mirrors_left_and_right() -> None:
     images = _images()
     flipped = _augmented(replace(NOTHING, flip=1.0), images)
     torch.testing.assert_close(flipped, _normalised(images.flip(3)), rtol=0, atol=1e-4)
+
+
+def test_the_grid_is_torchs() -> None:
+    theta = draw_augmentation(5, Augment(), np.random.default_rng(0)).theta
+    torch.testing.assert_close(
+        _grid(theta, 40, 48), F.affine_grid(theta, [5, 1, 40, 48], align_corners=False)
+    )
 
 
 def test_flip_is_a_coin_for_each_image() -> None:
