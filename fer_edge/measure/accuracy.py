@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import NumericsError, UsageError
+from fer_edge.measure.reliability import ECE_BINS, calibration_error, confidence_bins
 
 __all__ = [
-    "ECE_BINS",
     "Accuracy",
     "Agreement",
     "ClassScore",
@@ -28,9 +28,6 @@ __all__ = [
     "mcnemar_exact",
     "run_logits",
 ]
-
-ECE_BINS = 15
-"""Equal-width confidence bins, as in Guo et al. 2017 (arXiv 1706.04599)."""
 
 BOOTSTRAP_REPLICATES = 10_000
 BOOTSTRAP_SEED = 0
@@ -228,14 +225,7 @@ def expected_calibration_error(
 
     Source: Naeini et al. 2015 and Guo et al. 2017 (arXiv 1706.04599); bins are ``(low, high]``.
     """
-    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
-    probabilities = np.exp(shifted)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    confidence = probabilities.max(axis=1)
-    right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(index, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
+    return calibration_error(confidence_bins(logits, labels, bins))
 
 
 def _class_scores(confusion: np.ndarray) -> dict[str, ClassScore]:

@@ -1,0 +1,91 @@
+"""Test-time augmentation: several views of each face, their probabilities averaged.
+
+An engine runs once per view, so N views cost N times the time: their scores are no scores of the
+engine alone, and never stand without that number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from fer_edge.backends.base import softmax
+from fer_edge.errors import UsageError
+from fer_edge.measure.accuracy import Engine, run_logits
+from fer_edge.preprocessing import SIZE
+
+__all__ = ["VIEWS", "ten_crops", "view_logits", "views_of"]
+
+VIEWS: dict[str, int] = {"single": 1, "flip": 2, "tencrop": 10}
+"""Name -> passes through the engine for each image."""
+
+_CROP = 44
+"""Side of a crop, in pixels: it is cut from the image's 48, and enlarged to 48 again."""
+
+
+def view_logits(
+    engine: Engine,
+    images: np.ndarray,
+    views: str,
+    *,
+    batch: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Return f32[N,7] logits of u8[N,48,48] images seen in the views of that name.
+
+    For more than one view they are the logarithms of the mean probabilities, whose softmax is the
+    mean again.
+    """
+    passes = VIEWS.get(views, 0)
+    if not passes:
+        raise UsageError(f"there are no views {views!r}", fix=f"choose from: {', '.join(VIEWS)}")
+    total = passes * len(images)
+    mean = np.zeros((len(images), 1), np.float32)
+    for i, seen in enumerate(views_of(images, views)):
+
+        def advance(done: int, _total: int, before: int = i * len(images)) -> None:
+            if progress is not None:
+                progress(before + done, total)
+
+        logits = run_logits(engine, seen, batch=batch, progress=advance)
+        if passes == 1:
+            return logits
+        mean = mean + softmax(logits) / passes
+    return np.log(np.maximum(mean, np.finfo(np.float32).tiny))
+
+
+def views_of(images: np.ndarray, views: str) -> Iterator[np.ndarray]:
+    """Yield u8[N,48,48] once per view; the first of ``flip`` are the images themselves."""
+    if views == "tencrop":
+        yield from ten_crops(images)
+        return
+    yield images
+    if views == "flip":
+        yield np.ascontiguousarray(images[:, :, ::-1])
+
+
+def ten_crops(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the four corners, the centre, and the mirror image of each, of u8[N,48,48].
+
+    Krizhevsky et al. 2012 (NeurIPS 25), section 4.1. A crop of 44x44 is enlarged to 48x48, with
+    bilinear interpolation.
+    """
+    end = SIZE - _CROP
+    enlarge = _enlarge()
+    for top, left in ((0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2)):
+        crop = images[:, top : top + _CROP, left : left + _CROP].astype(np.float32)
+        whole = (enlarge @ crop @ enlarge.T + 0.5).astype(np.uint8)
+        yield whole
+        yield np.ascontiguousarray(whole[:, :, ::-1])
+
+
+def _enlarge() -> np.ndarray:
+    """Return f32[48,44]: bilinear weights of a crop's rows for the rows of an image."""
+    centres = np.clip((np.arange(SIZE) + 0.5) * _CROP / SIZE - 0.5, 0, _CROP - 1)
+    lower = np.minimum(centres.astype(int), _CROP - 2)
+    weights = np.zeros((SIZE, _CROP), np.float32)
+    rows = np.arange(SIZE)
+    weights[rows, lower] = 1 - (centres - lower)
+    weights[rows, lower + 1] = centres - lower
+    return weights
