@@ -11,8 +11,11 @@ import click
 from fer_edge.cli._options import data_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fer_edge.data import FerDataset
     from fer_edge.training.config import Recipe
+    from fer_edge.training.distill import Teacher
     from fer_edge.training.runs import RunFolder
 
 __all__ = ["command"]
@@ -32,6 +35,13 @@ __all__ = ["command"]
     multiple=True,
     metavar="KEY=VALUE",
     help="Change one key of the recipe, e.g. optim.lr=0.05; may be given often.",
+)
+@click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    metavar="RUN|FILE",
+    help="Learn from this trained network, too; several are an ensemble.",
 )
 @click.option("--name", help="The run's name.  [default: the model's and the time]")
 @click.option(
@@ -56,6 +66,7 @@ def command(
     epochs: int | None,
     seed: int | None,
     overrides: tuple[str, ...],
+    teachers: tuple[str, ...],
     name: str | None,
     out: Path,
     resume: str | None,
@@ -92,14 +103,19 @@ def command(
             raise UsageError("--name starts a new run, --resume goes on with one", fix="drop one")
         run, chosen = _resumed(resume, out, recipe, changes, data)
         dataset = _load(data or _recorded_data(run))
+        if teachers:
+            _same_teachers(run, teachers, out, dataset)
     else:
         from fer_edge.data import resolve_source
+        from fer_edge.training.distill import find_teachers
         from fer_edge.training.start import start_run
 
         chosen = load_recipe(recipe or "default", changes)
         source = resolve_source(data)
         dataset = _load(source)
-        run = start_run(out, name, chosen, dataset, source)
+        found = find_teachers(teachers, out, dataset)
+        _need_teachers(chosen, found)
+        run = start_run(out, name, chosen, dataset, source, teachers=found)
     _train(run, chosen, dataset, data)
 
 
@@ -122,6 +138,33 @@ def _resumed(
             fix=f"build from it: `{_next_command(run, data)}`",
         )
     return run, chosen
+
+
+def _same_teachers(run: RunFolder, names: tuple[str, ...], out: Path, dataset: FerDataset) -> None:
+    """Refuse other teachers than the run's; the same ones may have moved, which is recorded."""
+    from fer_edge.errors import UsageError
+    from fer_edge.training.distill import find_teachers
+
+    found = [each.to_dict() for each in find_teachers(names, out, dataset)]
+    known = run.info().get("teachers", [])
+    if [each["sha256"] for each in found] != [each["sha256"] for each in known]:
+        taught = ", ".join(each["name"] for each in known) or "none"
+        raise UsageError(
+            f"{run.path} was started with other teachers: {taught}",
+            fix="resume without --teacher, or start a new run under another --name",
+        )
+    run.update(teachers=found)
+
+
+def _need_teachers(recipe: Recipe, teachers: Sequence[Teacher]) -> None:
+    from fer_edge.errors import UsageError
+    from fer_edge.training.config import Distill
+
+    if recipe.distill != Distill() and not teachers:
+        raise UsageError(
+            "the recipe says how to distil, but there is no teacher",
+            fix="name one with --teacher RUN, or leave the recipe's [distill] away",
+        )
 
 
 def _recorded_data(run: RunFolder) -> str | None:

@@ -7,16 +7,18 @@ share the work.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from fer_edge.preprocessing import Preprocessing
-from fer_edge.training.augment import augment, draw_augmentation
+from fer_edge.training.augment import augment, draw_augmentation, view_size
 from fer_edge.training.config import Recipe
 from fer_edge.training.losses import soft_targets
 
-__all__ = ["Batch", "Batches", "step_seed"]
+__all__ = ["Batch", "Batches", "Sources", "step_seed"]
 
 _ORDER, _STEP = 0, 1
 
@@ -25,6 +27,17 @@ def step_seed(seed: int, epoch: int, step: int, process: int) -> int:
     """Return the seed of torch's own generator (dropout) for one step of one process."""
     words = np.random.SeedSequence([seed, epoch, step, process]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
+
+
+class Sources(NamedTuple):
+    """Of which training images the views of a part are made.
+
+    ``rows`` i64[n, k] on the CPU: k is 2 under mixup, else 1; ``shares`` are the k weights, which
+    sum to 1, of these images in view and targets.
+    """
+
+    rows: Tensor
+    shares: tuple[float, ...]
 
 
 class Batches:
@@ -49,21 +62,27 @@ class Batches:
             random = np.random.default_rng([self.recipe.seed, epoch, _ORDER])
             self._order = epoch, torch.from_numpy(random.permutation(len(self.images)))
         rows = self._order[1][step * self.size : (step + 1) * self.size]
-        return Batch(self, rows, np.random.default_rng([self.recipe.seed, epoch, _STEP, step]))
+        random = np.random.default_rng([self.recipe.seed, epoch, _STEP, step])
+        part_done = (epoch + step / self.steps) / self.recipe.epochs
+        size = view_size(self.recipe.augment, self.images.shape[-1], part_done)
+        return Batch(self, rows, random, size)
 
 
 class Batch:
     """One batch with its draws; its parts are made where they are used."""
 
-    def __init__(self, batches: Batches, rows: Tensor, random: np.random.Generator) -> None:
-        self._of, self._rows = batches, rows
+    def __init__(
+        self, batches: Batches, rows: Tensor, random: np.random.Generator, size: int
+    ) -> None:
+        self._of, self._rows, self.size = batches, rows, size
         self._draw = draw_augmentation(len(rows), batches.recipe.augment, random)
         alpha = batches.recipe.loss.mixup
         self._mix = float(random.beta(alpha, alpha)) if alpha else None
 
     def part(self, index: int, parts: int) -> tuple[Tensor, Tensor]:
-        """Return one of ``parts`` equal parts: augmented views f32[n,1,H,W], targets f32[n,7].
+        """Return one of ``parts`` equal parts: augmented views f32[n,1,size,size], targets.
 
+        The targets are f32[n,7].
         ``parts`` divides the batch size. May be called from several threads.
         """
         size = len(self._rows) // parts
@@ -77,9 +96,19 @@ class Batch:
             self._draw.rows(places),
             self._of.recipe.augment,
             self._of.preprocessing,
+            self.size,
         )
         targets = soft_targets(self._of.labels[rows], self._of.recipe.loss)
         if self._mix is not None:
             view = view[1:].lerp(view[:-1], self._mix)
             targets = targets[1:].lerp(targets[:-1], self._mix)
         return view.contiguous(memory_format=torch.channels_last), targets
+
+    def sources(self, index: int, parts: int) -> Sources:
+        """Return which images the views of :meth:`part` are made of."""
+        size = len(self._rows) // parts
+        places = torch.arange(index * size, (index + 1) * size)
+        if self._mix is None:
+            return Sources(self._rows[places, None], (1.0,))
+        pairs = torch.stack([places, (places + 1) % len(self._rows)], 1)
+        return Sources(self._rows[pairs], (self._mix, 1 - self._mix))

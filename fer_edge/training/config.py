@@ -23,6 +23,8 @@ else:  # pragma: no cover - the same parser, before it joined the standard libra
 
 __all__ = [
     "Augment",
+    "Data",
+    "Distill",
     "Ema",
     "Loss",
     "Model",
@@ -55,8 +57,9 @@ class Model:
 class Optim:
     """``batch_size`` is global: several processes share it. ``clip_norm`` 0 means no clipping.
 
-    ``momentum`` is SGD's (Nesterov); ``betas`` are AdamW's. BatchNorm and biases get no
-    ``weight_decay``.
+    ``momentum`` is SGD's and Muon's (Nesterov); ``betas`` are AdamW's. BatchNorm and biases get no
+    ``weight_decay``. Muon leaves what is no hidden matrix (first and last layer, vectors) to AdamW
+    at ``vector_lr``, which follows the same schedule.
     """
 
     name: str = "sgd"
@@ -65,22 +68,25 @@ class Optim:
     weight_decay: float = 5e-4
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
+    vector_lr: float = 0.003
     clip_norm: float = 0.0
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """``cosine``, ``onecycle``, ``plateau`` or ``constant``, after a linear warm-up.
+    """``cosine``, ``onecycle``, ``plateau``, ``constant`` or ``wsd``, after a linear warm-up.
 
     ``final`` is the last learning rate as a fraction of ``optim.lr`` (cosine and onecycle);
     ``factor`` and ``patience`` are plateau's, judged by ``stop.monitor``; ``peak`` is the part of
-    the run at which onecycle peaks.
+    the run at which onecycle peaks; ``decay`` is the last part of a ``wsd`` run (warm-up, stable,
+    decay: Hu et al. 2024, arXiv 2404.06395), in which the rate falls on a line.
     """
 
     name: str = "cosine"
     warmup_epochs: float = 2.0
     final: float = 0.001
     peak: float = 0.3
+    decay: float = 0.4
     factor: float = 0.5
     patience: int = 5
 
@@ -98,6 +104,18 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Distill:
+    """How a student learns from the teachers that ``--teacher`` names; without any, nothing.
+
+    ``alpha`` T^2 KL(teacher || student) + (1 - ``alpha``) times the loss above, where T is the
+    ``temperature`` of both.
+    """
+
+    temperature: float = 2.0
+    alpha: float = 0.9
+
+
+@dataclass(frozen=True)
 class Ema:
     """Exponential moving average of weights and BatchNorm statistics; ``decay`` 0 is off."""
 
@@ -112,6 +130,10 @@ class Augment:
     ``shift`` (part of the side), ``brightness`` and ``contrast`` are fractions either way;
     ``erase_area`` is the largest erased part of an image. ``fill`` says what lies outside the
     image: its mirror image (``reflect``), its ``border``, or the mean gray (``mean``).
+
+    Views grow from ``start_size`` pixels (0: full size throughout) to the full size, which they
+    reach when ``full_size_at`` of the run is done: small views cost less and teach the coarse
+    things first (progressive resizing, as in EfficientNetV2, arXiv 2104.00298).
     """
 
     flip: float = 0.5
@@ -123,6 +145,19 @@ class Augment:
     erase: float = 0.3
     erase_area: float = 0.2
     fill: str = "reflect"
+    start_size: int = 0
+    full_size_at: float = 0.6
+
+
+@dataclass(frozen=True)
+class Data:
+    """``holdout`` is the part of TRAIN that is never trained on, drawn by ``holdout_seed``.
+
+    Pixel-identical images stay together. Confidence is calibrated on these images.
+    """
+
+    holdout: float = 0.0
+    holdout_seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,8 +199,10 @@ class Recipe:
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     loss: Loss = field(default_factory=Loss)
+    distill: Distill = field(default_factory=Distill)
     ema: Ema = field(default_factory=Ema)
     augment: Augment = field(default_factory=Augment)
+    data: Data = field(default_factory=Data)
     stop: Stop = field(default_factory=Stop)
     run: Run = field(default_factory=Run)
 
@@ -176,8 +213,8 @@ class Recipe:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "optim.name": ("sgd", "adamw"),
-    "schedule.name": ("cosine", "onecycle", "plateau", "constant"),
+    "optim.name": ("sgd", "adamw", "muon"),
+    "schedule.name": ("cosine", "onecycle", "plateau", "constant", "wsd"),
     "augment.fill": ("reflect", "border", "mean"),
     "stop.monitor": ("top1", "macro_f1", "loss"),
     "run.precision": ("auto", "fp32", "bf16", "fp16"),
@@ -191,14 +228,18 @@ _RANGES: dict[str, tuple[float, float]] = {
     "optim.batch_size": (1, _INFINITY),
     "optim.weight_decay": (0, _INFINITY),
     "optim.momentum": (0, 0.9999),
+    "optim.vector_lr": (0, _INFINITY),
     "optim.clip_norm": (0, _INFINITY),
     "schedule.warmup_epochs": (0, _INFINITY),
     "schedule.final": (0, 1),
     "schedule.peak": (0.01, 0.99),
+    "schedule.decay": (0.01, 1),
     "schedule.factor": (0.001, 1),
     "schedule.patience": (0, _INFINITY),
     "loss.label_smoothing": (0, 0.999),
     "loss.mixup": (0, _INFINITY),
+    "distill.temperature": (0.1, 100),
+    "distill.alpha": (0, 1),
     "ema.decay": (0, 0.99999),
     "augment.flip": (0, 1),
     "augment.rotate": (0, 180),
@@ -208,6 +249,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "augment.contrast": (0, 1),
     "augment.erase": (0, 1),
     "augment.erase_area": (0.01, 1),
+    "augment.start_size": (0, 1024),
+    "augment.full_size_at": (0, 1),
+    "data.holdout": (0, 0.5),
+    "data.holdout_seed": (0, 2**63 - 1),
     "stop.patience": (0, _INFINITY),
     "stop.min_delta": (0, _INFINITY),
     "run.threads": (0, 4096),

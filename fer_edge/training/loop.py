@@ -19,9 +19,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fer_edge.data import FerDataset
 from fer_edge.errors import NumericsError
-from fer_edge.training.batches import step_seed
+from fer_edge.training.batches import Sources, step_seed
 from fer_edge.training.config import Recipe
 from fer_edge.training.curves import plot_curves
+from fer_edge.training.distill import Distillation
 from fer_edge.training.losses import class_weights, cross_entropy
 from fer_edge.training.machine import Interrupts
 from fer_edge.training.optim import learning_rate
@@ -31,8 +32,8 @@ from fer_edge.training.session import Plan, Session
 
 __all__ = ["Listener", "Objective", "recipe_objective", "train", "train_step"]
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``(view f32[N,1,H,W] as the network saw it, logits f32[N,7], targets f32[N,7]) -> loss``.
+Objective = Callable[[Tensor, Tensor, Tensor, Sources], Tensor]
+"""``(view f32[N,1,H,W] as the network saw it, logits and targets f32[N,7], sources) -> loss``.
 
 Called from several threads at once where a CPU trains replicas.
 """
@@ -68,7 +69,7 @@ def train(
 ) -> dict[str, Any]:
     """Train on TRAIN and score PUBLIC after each epoch, from wherever ``run`` stands.
 
-    Returns the last row of the history. ``objective`` replaces the recipe's cross-entropy.
+    Returns the last row of the history. ``objective`` replaces the recipe's own.
     Raises :class:`NumericsError` when a loss is not finite (the last checkpoint stays), what
     :class:`Session` raises, and ``KeyboardInterrupt``, after saving, when told to stop.
     """
@@ -179,17 +180,18 @@ def train_step(session: Session, objective: Objective) -> Tensor:
     done = now.epoch * steps + now.step
     rate = learning_rate(recipe, done, steps, session.monitor.reduction)
     for group in session.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)
     batch = session.batches.batch(now.epoch, now.step)
     replicas = range(session.replica_count)
     # Dropout draws from torch's own generator.
     torch.manual_seed(step_seed(recipe.seed, now.epoch, now.step, process))
 
     def work(replica: int) -> Tensor:
-        view, targets = batch.part(process * len(replicas) + replica, session.parts)
+        at = process * len(replicas) + replica, session.parts
+        view, targets = batch.part(*at)
         with accelerator.autocast():
             logits = session.networks[replica](view)
-        loss = objective(view, logits, targets) / len(replicas)
+        loss = objective(view, logits, targets, batch.sources(*at)) / len(replicas)
         accelerator.backward(loss)
         return loss.detach()
 
@@ -241,12 +243,23 @@ def _close_epoch(session: Session, board: SummaryWriter | None) -> dict[str, Any
 
 
 def recipe_objective(session: Session) -> Objective:
-    """Return the cross-entropy that the recipe of ``session`` asks for."""
+    """Return the cross-entropy that the recipe asks for, or distillation where it has teachers."""
     weights = None
     if session.recipe.loss.class_weights:
         weights = class_weights(session.batches.labels)
 
-    def objective(view: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    if session.teachers:
+        return Distillation(
+            session.teachers,
+            session.recipe.distill,
+            session.preprocessing,
+            device=session.device,
+            weights=weights,
+            autocast=session.accelerator.autocast,
+            compiled=session.machine.compile,
+        )
+
+    def objective(view: Tensor, logits: Tensor, targets: Tensor, sources: Sources) -> Tensor:
         return cross_entropy(logits, targets, weights)
 
     return objective

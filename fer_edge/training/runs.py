@@ -1,8 +1,9 @@
 """Run folders: what they hold, which is the newest, and how one is resumed. No torch needed.
 
 Schema 1 of ``run.json``: schema, name, created, status (``running``, ``interrupted``, ``failed``,
-``finished``), recipe, dataset {sha256, source, synthetic}, data (where it was read from), best
-and last (rows of the history, or null).
+``finished``), recipe, dataset {sha256, source, synthetic}, data (where it was read from), teachers
+(where there are any: name, path, sha256, model, public_top1), best and last (rows of the history,
+or null).
 """
 
 from __future__ import annotations
@@ -151,7 +152,13 @@ def _short(value: Any) -> Any:
 
 
 def create_run(
-    root: Path, name: str | None, recipe: Recipe, dataset: Mapping[str, Any], data: str
+    root: Path,
+    name: str | None,
+    recipe: Recipe,
+    dataset: Mapping[str, Any],
+    data: str,
+    *,
+    teachers: Sequence[Mapping[str, Any]] = (),
 ) -> RunFolder:
     """Make the folder of a new run; a :class:`UsageError` refuses a name that is taken or unfit."""
     if name is None:
@@ -179,6 +186,7 @@ def create_run(
         "recipe": recipe.to_dict(),
         "dataset": dict(dataset),
         "data": data,
+        **({"teachers": [dict(each) for each in teachers]} if teachers else {}),
         "best": None,
         "last": None,
     }

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fer_edge import __version__
 from fer_edge.data import FerDataset
+from fer_edge.data.holdout import holdout_mask
 from fer_edge.errors import RecipeError, UsageError
 from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.profile import count_macs, count_parameters
@@ -23,6 +25,7 @@ from fer_edge.training.checkpoint import (
     state_from_optimizer,
 )
 from fer_edge.training.config import Recipe, recipe_from_dict
+from fer_edge.training.distill import Teacher
 from fer_edge.training.machine import Machine
 from fer_edge.training.optim import Average, Monitor, build_optimizer
 from fer_edge.training.replicas import Replicas, Workers, replica_count
@@ -71,8 +74,12 @@ class Session:
 
     def __init__(self, run: RunFolder, recipe: Recipe, dataset: FerDataset) -> None:
         self.run, self.recipe, self.dataset = run, recipe, dataset
+        self.teachers = tuple(Teacher.from_dict(each) for each in run.info().get("teachers", []))
         train_set, public_set = dataset.select("train"), dataset.select("public")
         self._digests = {"train_sha256": train_set.sha256, "public_sha256": public_set.sha256}
+        if recipe.data.holdout:
+            held_out = holdout_mask(train_set, recipe.data.holdout, recipe.data.holdout_seed)
+            train_set = train_set.take(np.flatnonzero(~held_out))
         saved = load_state(run.state)
         if saved is not None:
             self._refuse_changes(saved[1])
@@ -190,6 +197,8 @@ class Session:
             "epoch": row["epoch"],
             "metrics": {key: value for key, value in row.items() if key.startswith("public_")},
         }
+        if self.teachers:
+            meta["teachers"] = [each.described() for each in self.teachers]
         for path in [self.run.model, self.run.best][: 1 + best]:
             save_weights(path, self.average.model, self.spec, self.preprocessing, meta)
 

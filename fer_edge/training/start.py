@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,24 @@ from accelerate.utils import broadcast_object_list
 from fer_edge.data import FerDataset
 from fer_edge.models import ModelSpec, build_model
 from fer_edge.training.config import Recipe
+from fer_edge.training.distill import Teacher
 from fer_edge.training.runs import RunFolder, create_run, is_main_process
 
 __all__ = ["start_run"]
 
 
 def start_run(
-    root: Path, name: str | None, recipe: Recipe, dataset: FerDataset, data: str
+    root: Path,
+    name: str | None,
+    recipe: Recipe,
+    dataset: FerDataset,
+    data: str,
+    *,
+    teachers: Sequence[Teacher] = (),
 ) -> RunFolder:
     """Make the folder of a new run below ``root``; ``data`` says where the images were read from.
+
+    The run will learn from ``teachers``, if there are any.
 
     Under ``torchrun`` or ``accelerate launch`` the main process makes it and tells the others.
     Raises :class:`UsageError` for a network or an option that does not exist, before any folder is
@@ -37,11 +46,16 @@ def start_run(
     }
     # A relative path would mean something else after a change of folder.
     location = str(Path(data).resolve()) if Path(data).exists() else data
+
+    def create() -> RunFolder:
+        recorded = [each.to_dict() for each in teachers]
+        return create_run(root, name, recipe, described, location, teachers=recorded)
+
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return create_run(root, name, recipe, described, location)
+        return create()
     PartialState(cpu=not torch.cuda.is_available())  # joins the processes
     paths = [""]
     if is_main_process():
-        paths = [str(create_run(root, name, recipe, described, location).path)]
+        paths = [str(create().path)]
     broadcast_object_list(paths)
     return RunFolder(Path(paths[0]))

@@ -20,6 +20,7 @@ from fer_edge.data import FerDataset, Split
 from fer_edge.data.dataset import dataset_from_rows
 from fer_edge.errors import DataError, NumericsError, RecipeError
 from fer_edge.models.weights import load_weights, model_from_weights
+from fer_edge.training.batches import Sources
 from fer_edge.training.config import Recipe
 from fer_edge.training.loop import train
 from fer_edge.training.losses import cross_entropy
@@ -187,7 +188,7 @@ def test_an_objective_may_replace_the_cross_entropy(
 ) -> None:
     seen = []
 
-    def objective(view: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    def objective(view: Tensor, logits: Tensor, targets: Tensor, sources: Sources) -> Tensor:
         seen.append((tuple(view.shape[1:]), tuple(logits.shape), tuple(targets.shape)))
         return cross_entropy(logits, targets)
 
@@ -217,7 +218,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     recipe = tiny("epochs=3")
     calls = 0
 
-    def objective(view: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    def objective(view: Tensor, logits: Tensor, targets: Tensor, sources: Sources) -> Tensor:
         nonlocal calls
         calls += 1
         return cross_entropy(logits, targets) * (float("nan") if calls == 6 else 1.0)
