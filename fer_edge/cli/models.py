@@ -24,14 +24,16 @@ def command(fmt: str) -> None:
       fer-edge models --format json
     """
     from fer_edge.cli._output import print_rows
-    from fer_edge.models import MODELS, ModelSpec, build_model
-    from fer_edge.models.profile import count_macs, count_parameters
+    from fer_edge.models import MODELS, ModelSpec
 
     rows = []
     for name, entry in MODELS.items():
         spec = ModelSpec(name)
-        model = build_model(spec)
-        parameters, macs = count_parameters(model), count_macs(model, spec)
+        parameters, macs = entry.parameters, entry.macs
+        if parameters is None or macs is None:
+            from fer_edge.models.profile import count_spec
+
+            parameters, macs = count_spec(spec)
         plain = fmt in ("json", "csv")
         reported = entry.reported
         rows.append(

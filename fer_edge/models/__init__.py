@@ -21,12 +21,17 @@ class ModelEntry:
     """A row of the table: ``target`` is ``module:function``, called with the :class:`ModelSpec`.
 
     ``reported`` is the accuracy its source reports on FER2013, as a fraction, or None.
+    ``parameters`` and ``macs`` are what :mod:`fer_edge.models.profile` counts with default options:
+    written down, so that listing the networks needs no torch, and held to it by a test. None where
+    they have not been written down yet.
     """
 
     target: str
     summary: str
     source: str
     reported: float | None = None
+    parameters: int | None = None
+    macs: int | None = None
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -34,66 +39,88 @@ MODELS: dict[str, ModelEntry] = {
         target="fer_edge.models.compact:build",
         summary="plain 3x3 residual network, 32-64-128-160, made to quantise cleanly",
         source="fer-edge",
+        parameters=742_919,
+        macs=31_215_712,
     ),
     "pytorch-cnn": ModelEntry(
         target="fer_edge.models.plain:build",
         summary="blocks of two 3x3, 32-64-128-256, BatchNorm, dropout, global average pooling",
         source="report A, CNN in PyTorch",
         reported=0.67,
+        parameters=1_205_479,
+        macs=117_482_368,
     ),
     "soc25-baseline": ModelEntry(
         target="fer_edge.models.plain:build",
         summary="3x3 convolutions 32-64-128 with max-pooling, linear 256",
         source="report B, SOC'25",
         reported=0.57,
+        parameters=1_274_375,
+        macs=23_078_656,
     ),
     "resnet18": ModelEntry(
         target="fer_edge.models.resnet:build",
         summary="torchvision's ResNet-18 with a one-channel stem and dropout",
         source="report B, SOC'25; He et al. 2016",
         reported=0.62,
+        parameters=11_169_031,
+        macs=94_346_752,
     ),
     "conv-blocks": ModelEntry(
         target="fer_edge.models.plain:build",
         summary="3x3 convolutions 64-128-256-512, BatchNorm, max-pooling, linear 512-256",
         source="report C, CNNs",
         reported=0.7023,
+        parameters=4_042_759,
+        macs=131_221_248,
     ),
     "vgg19": ModelEntry(
         target="fer_edge.models.vgg:build",
         summary="timm's vgg19_bn with global average pooling and linear 512",
         source="report D, VGG19; Simonyan & Zisserman 2014",
         reported=0.6633,
+        parameters=20_289_479,
+        macs=893_406_720,
     ),
     "emotion-cnn": ModelEntry(
         target="fer_edge.models.plain:build",
         summary="3x3 convolutions 32-64-128 with max-pooling and dropout, linear 256",
         source="report E, CBAM",
         reported=0.5826,
+        parameters=1_274_375,
+        macs=23_078_656,
     ),
     "emotion-cnn-filters": ModelEntry(
         target="fer_edge.models.plain:build",
         summary="emotion-cnn behind five fixed edge filters",
         source="report E, CBAM",
         reported=0.5972,
+        parameters=1_275_527,
+        macs=25_836_544,
     ),
     "filter-resnet": ModelEntry(
         target="fer_edge.models.cbam:build",
         summary="fixed filters, stem 32, residual blocks 64-128-256, global average pooling",
         source="report E, CBAM (SimpleResNetFER)",
         reported=0.5313,
+        parameters=1_208_839,
+        macs=102_513_664,
     ),
     "cbam": ModelEntry(
         target="fer_edge.models.cbam:build",
         summary="fixed filters, blocks 64-128-256 with channel and spatial attention, linear 512",
         source="report E, CBAM; Woo et al. 2018",
         reported=0.6218,
+        parameters=5_106_185,
+        macs=96_713_888,
     ),
     "mini-xception": ModelEntry(
         target="fer_edge.models.xception:build",
         summary="separable convolutions in four residual modules, 57k parameters",
         source="Arriaga et al. 2017",
         reported=0.66,
+        parameters=56_215,
+        macs=5_520_448,
     ),
 }
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fer_edge.models import build_model
 from fer_edge.models.spec import ModelSpec
 
-__all__ = ["count_macs", "count_parameters"]
+__all__ = ["count_macs", "count_parameters", "count_spec"]
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -67,3 +68,10 @@ def count_macs(model: nn.Module, spec: ModelSpec) -> int:
         for hook in hooks:
             hook.remove()
     return total
+
+
+def count_spec(spec: ModelSpec) -> tuple[int, int]:
+    """Return parameters and multiply-accumulates of a network that is not built: shapes alone."""
+    with torch.device("meta"):
+        model = build_model(spec)
+        return count_parameters(model), count_macs(model, spec)
