@@ -15,16 +15,19 @@ from fer_edge.data.calibration import (
 )
 from fer_edge.data.dataset import FerDataset, duplicate_mask
 from fer_edge.data.fer2013 import load, resolve_source
+from fer_edge.data.resplit import Resplit, resplit_as_recorded
 from fer_edge.data.splits import Split
 
 __all__ = [
     "CalibrationRecipe",
     "CalibrationSet",
     "FerDataset",
+    "Resplit",
     "Split",
     "duplicate_mask",
     "load",
     "load_calibration_recipe",
     "resolve_source",
+    "resplit_as_recorded",
     "select_calibration",
 ]

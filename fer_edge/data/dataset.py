@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from fer_edge.data.splits import OFFICIAL_COUNTS, SELECTIONS, Split, compare_off
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, UsageError
 from fer_edge.preprocessing import SIZE
+
+if TYPE_CHECKING:
+    from fer_edge.data.resplit import Resplit
 
 __all__ = [
     "FerDataset",
@@ -31,7 +35,7 @@ class FerDataset:
     values of :class:`Split`; ``ids`` N unique names. Rows are ordered by (split, id), whatever the
     order in the source, so that a zip and its unzipped folder have one ``sha256``. ``source`` is
     the file's name (never its whole path, since manifests carry it); ``notes`` are sentences about
-    the source that a person should read.
+    the source that a person should read; ``resplit`` says how it was split, None: as it came.
     """
 
     images: np.ndarray
@@ -42,6 +46,7 @@ class FerDataset:
     source: str
     synthetic: bool = False
     notes: tuple[str, ...] = ()
+    resplit: Resplit | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,6 +83,11 @@ class FerDataset:
         ids = tuple(self.ids[i] for i in index.tolist())
         digest = content_digest(images, labels, split, ids)
         return replace(self, images=images, labels=labels, split=split, ids=ids, sha256=digest)
+
+    def described(self) -> dict[str, Any]:
+        """Return what runs, weights and manifests record: sha256, source, synthetic, resplit."""
+        content = {"sha256": self.sha256, "source": self.source, "synthetic": self.synthetic}
+        return content if self.resplit is None else {**content, "resplit": self.resplit.to_dict()}
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return images per split and emotion, for all three splits and seven emotions."""
@@ -177,7 +187,7 @@ def with_official_counts(dataset: FerDataset) -> FerDataset:
 
 def image_keys(images: np.ndarray) -> np.ndarray:
     """Return one opaque key per image of u8[N,48,48]: two keys are equal when all pixels are."""
-    flat = np.ascontiguousarray(images).reshape(len(images), -1)
+    flat = np.ascontiguousarray(images).reshape(len(images), SIZE * SIZE)
     digests = b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in flat)
     return np.frombuffer(digests, dtype="V16")
 

@@ -7,14 +7,13 @@ to one side together.
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import numpy as np
 
-from fer_edge.data.dataset import FerDataset, image_keys
+from fer_edge.data.dataset import FerDataset
+from fer_edge.data.groups import ranked_groups, take_quota
 from fer_edge.data.splits import Split
-from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, RecipeError
 
 __all__ = ["holdout_mask"]
@@ -44,25 +43,9 @@ def holdout_mask(dataset: FerDataset, fraction: float, seed: int) -> np.ndarray:
     mask = np.zeros(len(dataset), dtype=bool)
     if not fraction:
         return mask
-    groups: dict[bytes, list[int]] = {}
-    for row, key in enumerate(image_keys(dataset.images).tolist()):
-        groups.setdefault(bytes(key), []).append(row)
-    per_class: list[list[tuple[bytes, list[int]]]] = [[] for _ in EMOTIONS]
-    for key, rows in groups.items():
-        # Copies may differ in label: the group counts for the one most of them have.
-        label = int(np.bincount(dataset.labels[rows]).argmax())
-        per_class[label].append((hashlib.sha256(f"{seed}\0".encode() + key).digest(), rows))
-    for members in per_class:
-        _hold_out(mask, [rows for _, rows in sorted(members)], fraction)
-    return mask
-
-
-def _hold_out(mask: np.ndarray, ranked: list[list[int]], fraction: float) -> None:
-    """Mark the first groups that fit into one class's quota."""
-    if len(ranked) < 2:
-        return
-    quota = max(1, math.floor(fraction * sum(map(len, ranked)) + 0.5))
-    for rows in ranked[:-1]:  # one group always stays
-        if len(rows) <= quota:
+    for ranked in ranked_groups(dataset, seed):
+        quota = max(1, math.floor(fraction * sum(map(len, ranked)) + 0.5))
+        held, _ = take_quota(ranked[:-1], quota)  # one group always stays
+        for rows in held:
             mask[rows] = True
-            quota -= len(rows)
+    return mask
