@@ -188,11 +188,7 @@ class Session:
         row = self.progress.history[-1]
         meta = {
             "fer_edge": __version__,
-            "dataset": {
-                "sha256": self.dataset.sha256,
-                "source": self.dataset.source,
-                "synthetic": self.dataset.synthetic,
-            },
+            "dataset": self.dataset.described(),
             "recipe": self.recipe.to_dict(),
             "epoch": row["epoch"],
             "metrics": {key: value for key, value in row.items() if key.startswith("public_")},
