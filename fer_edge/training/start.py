@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -17,7 +16,7 @@ from fer_edge.training.config import Recipe
 from fer_edge.training.distill import Teacher
 from fer_edge.training.runs import RunFolder, create_run, is_main_process
 
-__all__ = ["start_run"]
+__all__ = ["location", "made_once", "start_run"]
 
 
 def start_run(
@@ -39,23 +38,27 @@ def start_run(
     """
     with torch.device("meta"):  # shapes only: a mistake in the recipe is found, no memory used
         build_model(ModelSpec(recipe.model.name, recipe.model.options))
-    described: Mapping[str, Any] = {
-        "sha256": dataset.sha256,
-        "source": dataset.source,
-        "synthetic": dataset.synthetic,
-    }
-    # A relative path would mean something else after a change of folder.
-    location = str(Path(data).resolve()) if Path(data).exists() else data
 
-    def create() -> RunFolder:
+    def create() -> Path:
         recorded = [each.to_dict() for each in teachers]
-        return create_run(root, name, recipe, described, location, teachers=recorded)
+        described, where = dataset.described(), location(data)
+        return create_run(root, name, recipe, described, where, teachers=recorded).path
 
+    return RunFolder(made_once(create))
+
+
+def location(data: str) -> str:
+    """Return ``data``, as a path that means the same after a change of folder if it is one."""
+    return str(Path(data).resolve()) if Path(data).exists() else data
+
+
+def made_once(create: Callable[[], Path]) -> Path:
+    """Return the folder that ``create`` makes, called in the main process only."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return create()
     PartialState(cpu=not torch.cuda.is_available())  # joins the processes
     paths = [""]
     if is_main_process():
-        paths = [str(create().path)]
+        paths = [str(create())]
     broadcast_object_list(paths)
-    return RunFolder(Path(paths[0]))
+    return Path(paths[0])
