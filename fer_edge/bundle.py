@@ -21,6 +21,7 @@ from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import sha256_file
 from fer_edge.manifest import MANIFEST, Artifact, Manifest, path_problem, plain_json
 from fer_edge.preprocessing import SIZE, Preprocessing
+from fer_edge.pretrained import PRETRAINED, is_packaged
 from fer_edge.swap import Stage, settled, swap
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ class Bundle:
             return found
         wanted = path or " ".join(word for word in (precision, format, target) if word)
         have = ", ".join(artifact.path for artifact in self.manifest.artifacts) or "nothing"
-        build = f"fer-edge build {self.path}"
+        packaged = is_packaged(self.path)
+        build = f"fer-edge build {f'{PRETRAINED} -o compact' if packaged else self.path}"
         build += f" --precision {precision}" if precision else ""
         build += f" --target {target}" if target else ""
         raise UsageError(f"the bundle {self.path} has no {wanted}; it has: {have}", fix=build)
@@ -175,6 +177,13 @@ class Bundle:
     def labels(self) -> tuple[str, ...]:
         """The seven emotions in the order of the logits."""
         return self.manifest.labels
+
+    @property
+    def threshold(self) -> float | None:
+        """The confidence below which the card advises to abstain; None where it advises nothing."""
+        abstain = (self.manifest.card.get("confidence") or {}).get("abstain") or {}
+        value = abstain.get("threshold")
+        return float(value) if isinstance(value, (int, float)) else None
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -4,7 +4,7 @@
 
     from fer_edge import Classifier
 
-    with Classifier("runs/faces/bundle") as classify:
+    with Classifier() as classify:  # the pretrained bundle; or Classifier("runs/mine/bundle")
         print(classify.predict("face.jpg").label)
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from fer_edge.backends.selftest import SelfTest, self_test
 from fer_edge.bundle import Bundle
 from fer_edge.errors import UsageError
 from fer_edge.faces import face_from_image
+from fer_edge.pretrained import pretrained_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,18 +44,21 @@ class Prediction:
 
     ``probabilities`` has all seven emotions in FER2013's order; ``confidence`` is the label's own.
     ``latency_ms`` runs from the 48x48 pixels to the probabilities: reading and resizing a picture
-    are not in it. In a batch it is the image's share.
+    are not in it. In a batch it is the image's share. ``confident``: whether the confidence reaches
+    the bundle's threshold, below which its card advises to abstain; None where it has none.
     """
 
     label: str
     probabilities: dict[str, float]
     confidence: float
     latency_ms: float
+    confident: bool | None = None
 
 
 class Classifier:
     """A bundle's network on one backend, loaded, and proved on the bundle's golden inputs.
 
+    ``bundle`` None is the pretrained one that comes with the package.
     ``precision`` None takes the first of INT8, FP16, FP32 that the bundle has for ``backend`` and
     whose gate it did not fail; the attributes ``precision`` and ``engine_path`` say which, and
     ``provider`` what runs it.
@@ -67,14 +71,17 @@ class Classifier:
 
     def __init__(
         self,
-        bundle: str | Path | Bundle,
+        bundle: str | Path | Bundle | None = None,
         *,
         backend: str = "onnxruntime",
         precision: str | None = None,
         threads: int = 1,
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self.labels = self.bundle.labels
+        if not isinstance(bundle, Bundle):
+            bundle = Bundle.open(pretrained_path() if bundle is None else bundle)
+        self.bundle = bundle
+        self.labels = bundle.labels
+        self.threshold = bundle.threshold
         self._lock = threading.Lock()
         self._backend = _choose(self.bundle, backend, precision, threads)
         self._backend.load()
@@ -100,7 +107,7 @@ class Classifier:
             logits = self._backend.infer(face)
         row = softmax_row(logits[0])
         elapsed = time.perf_counter_ns() - started
-        return _prediction(self.labels, row, elapsed / 1e6)
+        return self._prediction(row, elapsed / 1e6)
 
     def predict_batch(self, images: Iterable[str | Path | Image | np.ndarray]) -> list[Prediction]:
         """Classify many face crops, 64 at a time; :meth:`predict` of each, in their order."""
@@ -113,8 +120,18 @@ class Classifier:
                 logits = self._backend.infer(chunk)
             rows: list[list[float]] = softmax(logits).tolist()
             share = (time.perf_counter_ns() - started) / 1e6 / len(chunk)
-            predictions += [_prediction(self.labels, row, share) for row in rows]
+            predictions += [self._prediction(row, share) for row in rows]
         return predictions
+
+    def _prediction(self, row: list[float], latency_ms: float) -> Prediction:
+        confidence = max(row)
+        return Prediction(
+            label=self.labels[row.index(confidence)],
+            probabilities=dict(zip(self.labels, row)),
+            confidence=confidence,
+            latency_ms=latency_ms,
+            confident=None if self.threshold is None else confidence >= self.threshold,
+        )
 
     def close(self) -> None:
         """Let go of the engine; may be called again."""
@@ -137,16 +154,6 @@ class Classifier:
             f"Classifier({str(self.bundle.path)!r}, backend={self.backend!r}, "
             f"precision={self.precision!r}, threads={self.threads})"
         )
-
-
-def _prediction(labels: Sequence[str], row: list[float], latency_ms: float) -> Prediction:
-    confidence = max(row)
-    return Prediction(
-        label=labels[row.index(confidence)],
-        probabilities=dict(zip(labels, row)),
-        confidence=confidence,
-        latency_ms=latency_ms,
-    )
 
 
 def _choose(bundle: Bundle, backend: str, precision: str | None, threads: int) -> Backend:

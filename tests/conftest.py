@@ -7,9 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fixtures_bundle import _tiny_template, bundle_maker, tiny_bundle, tiny_net
+from fixtures_bundle import (
+    _tiny_template,
+    bundle_maker,
+    no_pretrained,
+    pretrained_bundle,
+    tiny_bundle,
+    tiny_net,
+)
 
-__all__ = ["_tiny_template", "bundle_maker", "tiny_bundle", "tiny_net"]
+__all__ = [
+    "_tiny_template",
+    "bundle_maker",
+    "no_pretrained",
+    "pretrained_bundle",
+    "tiny_bundle",
+    "tiny_net",
+]
 
 
 @pytest.fixture(scope="session", autouse=True)

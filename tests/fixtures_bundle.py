@@ -19,7 +19,15 @@ from onnx import TensorProto, helper, numpy_helper
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.preprocessing import Preprocessing
 
-__all__ = ["TinyNet", "bundle_maker", "golden_bytes", "tiny_bundle", "tiny_net"]
+__all__ = [
+    "TinyNet",
+    "bundle_maker",
+    "golden_bytes",
+    "no_pretrained",
+    "pretrained_bundle",
+    "tiny_bundle",
+    "tiny_net",
+]
 
 CHANNELS = 24
 
@@ -142,6 +150,21 @@ def _tiny_template(tmp_path_factory: pytest.TempPathFactory, tiny_net: TinyNet) 
 def tiny_bundle(_tiny_template: Path, tmp_path: Path) -> Bundle:
     """A complete bundle of the tiny network, this test's own."""
     return Bundle.open(shutil.copytree(_tiny_template, tmp_path / "tiny"))
+
+
+@pytest.fixture
+def no_pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package holds no pretrained bundle; the folder where it would be, in ``compact``."""
+    folder = tmp_path / "site-packages" / "pretrained"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("fer_edge.pretrained._folder", lambda: folder)
+    return folder
+
+
+@pytest.fixture
+def pretrained_bundle(no_pretrained: Path, _tiny_template: Path) -> Bundle:
+    """The tiny network's bundle is the pretrained one."""
+    return Bundle.open(shutil.copytree(_tiny_template, no_pretrained / "compact"))
 
 
 def _make(path: Path, net: TinyNet, uint8: bool, int8: tuple[str, ...]) -> Bundle:

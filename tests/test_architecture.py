@@ -29,6 +29,7 @@ LEVELS: dict[str, int] = {
     "files": 1,
     "preprocessing": 1,
     "resources": 1,
+    "pretrained": 1,
     "cpu": 1,
     "swap": 1,
 }

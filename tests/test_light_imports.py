@@ -32,6 +32,7 @@ DEVICE = modules(
     "files",
     "preprocessing",
     "resources",
+    "pretrained",
     "cpu",
     "swap",
     "manifest",

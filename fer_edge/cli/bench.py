@@ -154,9 +154,9 @@ def command(
 ) -> None:
     """Compare backends and precisions of each BUNDLE: accuracy, label flips, latency.
 
-    BUNDLE is a bundle's folder, or a run's name or folder; by default the newest run's. Every image
-    goes once through the very engine that is timed. An engine that cannot run here is a row with
-    its reason. All raw nanoseconds are saved as JSON.
+    BUNDLE is a bundle's folder, or a run's name or folder; by default the pretrained bundle. Every
+    image goes once through the very engine that is timed. An engine that cannot run here is a row
+    with its reason. All raw nanoseconds are saved as JSON.
 
     `fer-edge bench compare A.json B.json` shows two saved results side by side.
 
@@ -242,12 +242,11 @@ def _print(result: BenchResult, fmt: str) -> None:
 
 def _default_save(bundles: Sequence[Bundle]) -> Path:
     """Return a new file beside the first bundle, or here if nothing can be written there."""
-    import fer_edge
+    from fer_edge.pretrained import is_packaged
 
     name = time.strftime("bench-%Y%m%d-%H%M%S.json")
     folder = bundles[0].path.resolve().parent
-    package = Path(fer_edge.__file__).resolve().parent
-    if folder.is_relative_to(package) or not os.access(folder, os.W_OK):
+    if is_packaged(bundles[0].path) or not os.access(folder, os.W_OK):
         return Path(name)
     return bundles[0].path.parent / name
 

@@ -31,7 +31,7 @@ def command() -> None:
 @click.argument("bundle", required=False)
 @click.option("-o", "--out", type=_OUT, help="The file to write. Default: the bundle's name.fer.")
 def pack(bundle: str | None, out: Path | None) -> None:
-    """Write BUNDLE (by default the newest run's) as one file, after verifying every byte.
+    """Write BUNDLE (by default the pretrained one) as one file, after verifying every byte.
 
     Equal bundles give equal files. Plans that were built into the bundle go along; files that its
     manifest does not list stay.

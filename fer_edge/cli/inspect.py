@@ -25,8 +25,8 @@ __all__ = ["command"]
 def command(bundle: str | None, fmt: str) -> None:
     """Show what BUNDLE holds, what each file was made from, and whether every byte is as written.
 
-    BUNDLE is a bundle's folder, or a run's name or folder; by default the newest run's. A file that
-    is missing or changed is named, exit code 6.
+    BUNDLE is a bundle's folder, or a run's name or folder; by default the pretrained bundle. A file
+    that is missing or changed is named, exit code 6.
 
     \b
     Example:

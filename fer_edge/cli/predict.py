@@ -16,7 +16,10 @@ from fer_edge.errors import UsageError
 if TYPE_CHECKING:
     from fer_edge.classifier import Classifier, Prediction
 
-__all__ = ["command"]
+__all__ = ["UNCERTAIN", "command"]
+
+UNCERTAIN = "uncertain"
+"""The label of ``--abstain`` for a face of which the network is not sure enough."""
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".gif", ".tif", ".tiff"}
 
@@ -35,6 +38,11 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".gif", "
     type=click.Choice(["fp32", "fp16", "int8"]),
     help="Default: the lowest that the bundle has for the backend and whose gate passed.",
 )
+@click.option(
+    "--abstain",
+    is_flag=True,
+    help="Say 'uncertain' instead of a label below the bundle's confidence threshold.",
+)
 @threads_option
 @format_option
 def command(
@@ -42,17 +50,21 @@ def command(
     bundle: str | None,
     backend: str,
     precision: str | None,
+    abstain: bool,
     threads: int,
     fmt: str,
 ) -> None:
     """Classify the face in each IMAGE: files, or folders of them.
 
     An image must be a crop of one face: it is made gray and resized to 48x48, no face is searched.
-    Probabilities are fractions of 1. Files that cannot be read are named at the end, exit code 2.
+    Without --bundle the pretrained network answers. Probabilities are fractions of 1; `confident`
+    says whether the confidence reaches the threshold of the bundle's card (`fer-edge inspect
+    --card`), n/a where it has none. Files that cannot be read are named at the end, exit code 2.
 
     \b
     Example:
       fer-edge predict face.jpg
+      fer-edge predict face.jpg --abstain
       fer-edge predict faces/ --bundle runs/mine/bundle --format csv
     """
     from fer_edge.classifier import Classifier
@@ -64,9 +76,15 @@ def command(
         resolve_bundle(bundle), backend=backend, precision=precision, threads=threads
     ) as classifier:
         _introduce(classifier)
+        if abstain and classifier.threshold is None:
+            raise UsageError(
+                f"{classifier.bundle.path} has no confidence threshold to abstain by",
+                fix="fit one to its run: fer-edge calibrate RUN, then fer-edge build RUN",
+            )
+        exact = fmt in {"json", "csv"}
         for path in paths:
             try:
-                rows.append(_row(path, classifier.predict(path), exact=fmt in {"json", "csv"}))
+                rows.append(_row(path, classifier.predict(path), abstain=abstain, exact=exact))
             except UsageError as error:
                 bad.append(error)
     if rows:
@@ -101,14 +119,16 @@ def _introduce(classifier: Classifier) -> None:
         )
 
 
-def _row(path: Path, prediction: Prediction, *, exact: bool) -> dict[str, Any]:
+def _row(path: Path, prediction: Prediction, *, abstain: bool, exact: bool) -> dict[str, Any]:
     def shown(value: float) -> Any:
         return value if exact else f"{value:.3f}"
 
+    sure = prediction.confident
     return {
         "image": str(path),
-        "label": prediction.label,
+        "label": UNCERTAIN if abstain and not sure else prediction.label,
         "confidence": shown(prediction.confidence),
+        "confident": sure if exact or sure is None else "yes" if sure else "no",
         **{label: shown(value) for label, value in prediction.probabilities.items()},
         "latency_ms": shown(prediction.latency_ms),
     }

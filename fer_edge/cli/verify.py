@@ -44,7 +44,8 @@ __all__ = ["command"]
 @click.option(
     "--record/--no-record",
     default=None,
-    help="Keep the result in the bundle (verify.json, manifest).  [default: only for public]",
+    help="Keep the result in the bundle (verify.json, manifest); never in the pretrained one.  "
+    "[default: only for public]",
 )
 @click.option("--save", type=click.Path(path_type=Path), help="Also write the JSON to this file.")
 @format_option
@@ -61,8 +62,8 @@ def command(
 ) -> None:
     """Prove that BUNDLE's engine does what its PyTorch reference does, on the same images.
 
-    BUNDLE is a bundle's folder, or a run's name or folder; by default the newest run's. Every image
-    goes once through both. Exit code 0 when the gate passes, 3 when the engine lost too much
+    BUNDLE is a bundle's folder, or a run's name or folder; by default the pretrained bundle. Every
+    image goes once through both. Exit code 0 when the gate passes, 3 when the engine lost too much
     accuracy or is not faster, 4 when its logits are too far from the reference's.
 
     \b

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_edge.bundle import MANIFEST, Bundle
+from fer_edge.bundle import MANIFEST, Bundle, BundleWriter
 from fer_edge.errors import UsageError
+from fer_edge.pretrained import PRETRAINED, is_packaged, pretrained_path
 
 __all__ = ["BuildSource", "find_source"]
 
@@ -35,7 +36,8 @@ def find_source(source: str | Path | None, output: str | Path | None = None) -> 
     """Return the source that ``source`` names: a run's folder or name, a file, or a bundle.
 
     None is the newest run. The bundle goes to ``output``, else to the run's ``bundle`` folder,
-    beside the file, or back into the bundle itself. :class:`UsageError` says what was not found.
+    beside the file, or back into the bundle itself. ``pretrained`` is the shipped bundle, of which
+    a copy is made in ``output``. :class:`UsageError` says what was not found.
     """
     if source is None:
         from fer_edge.training.runs import newest_run
@@ -43,8 +45,11 @@ def find_source(source: str | Path | None, output: str | Path | None = None) -> 
         path = newest_run(_RUNS)
         return _from_run(path, output, f"the newest run, {path}")
     path = Path(source)
+    if str(path) == PRETRAINED and not path.exists() and not (_RUNS / path).exists():
+        path = pretrained_path()
     if (path / MANIFEST).is_file():
-        return _from_bundle(Bundle.open(path), output)
+        bundle = _own_copy(path, output) if is_packaged(path) else Bundle.open(path)
+        return _from_bundle(bundle, output)
     if path.is_dir() and (path / "model.safetensors").is_file():
         return _from_run(path, output, f"the run {path}")
     if path.suffix == ".safetensors" and path.is_file():
@@ -77,6 +82,19 @@ def _from_run(path: Path, output: str | Path | None, described: str) -> BuildSou
     folder = _output(output, path / "bundle")
     name = path.resolve().name
     return BuildSource(described, name, weights, None, _existing(folder), folder)
+
+
+def _own_copy(path: Path, output: str | Path | None) -> Bundle:
+    """Return a copy of the packaged bundle in ``output``, or the bundle that is there."""
+    if output is None or is_packaged(output):
+        raise UsageError(
+            f"{path} is part of the installed package, which is not written to",
+            fix=f"say where its copy goes: fer-edge build {PRETRAINED} -o compact",
+        )
+    if not (Path(output) / MANIFEST).is_file():
+        with BundleWriter(output, base=Bundle.open(path)):
+            pass
+    return Bundle.open(output)
 
 
 def _from_bundle(bundle: Bundle, output: str | Path | None) -> BuildSource:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.errors import FerEdgeError
+from fer_edge.pretrained import is_packaged
 
 if TYPE_CHECKING:
     from fer_edge.measure.result import BenchResult
@@ -85,6 +86,8 @@ def record_bench(path: Path, label: str, result: BenchResult) -> str | None:
 
 
 def _rewrite(path: Path, write: Callable[[Bundle, BundleWriter], None]) -> str | None:
+    if is_packaged(path):
+        return f"{path} is part of the installed package, which is not written to"
     try:
         # Opened anew: measuring took minutes, and another command may have changed the bundle.
         bundle = Bundle.open(path)

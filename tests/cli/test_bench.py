@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-import fer_edge
 from fer_edge import cli
 from fer_edge.bundle import Bundle
 from fer_edge.cli import bench as module
@@ -147,7 +146,7 @@ def test_results_do_not_land_in_the_installed_package(
 ) -> None:
     beside = module._default_save([own_bundle])
     assert beside.parent == own_bundle.path.parent
-    monkeypatch.setattr(fer_edge, "__file__", str(own_bundle.path.parent / "__init__.py"))
+    monkeypatch.setattr("fer_edge.pretrained._folder", lambda: own_bundle.path.parent)
     assert module._default_save([own_bundle]).parent == Path()
 
 

@@ -137,6 +137,7 @@ def test_not_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_run_names_its_bundle(
     tiny_bundle: Bundle,
+    no_pretrained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -144,7 +145,8 @@ def test_a_run_names_its_bundle(
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys)
     assert code == 2
-    assert "fer-edge train" in err
+    assert "no pretrained bundle" in err
+    assert "pip install" in err
     made = tmp_path / "runs" / "mine"
     made.mkdir(parents=True)
     (made / "run.json").write_text("{}")
@@ -154,7 +156,9 @@ def test_a_run_names_its_bundle(
         assert code == 2
         assert "fer-edge build runs/mine" in err
     shutil.copytree(tiny_bundle.path, made / "bundle")
-    for arguments in ((), ("mine",), ("runs/mine",), ("runs/mine/bundle",)):
+    code, _, err = run(capsys)
+    assert (code, "name yours: runs/mine" in err) == (2, True)
+    for arguments in (("mine",), ("runs/mine",), ("runs/mine/bundle",)):
         code, out, _ = run(capsys, *arguments)
         assert code == 0
         assert "runs/mine/bundle" in out

@@ -13,7 +13,7 @@ from fixtures_bundle import golden_images
 from PIL import Image
 
 from fer_edge import EMOTIONS
-from fer_edge.bundle import Bundle
+from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.cli import main
 
 
@@ -67,6 +67,29 @@ def test_formats(
         assert row["label"] in EMOTIONS
 
 
+def test_abstaining(tiny_bundle: Bundle, faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (faces, "--bundle", tiny_bundle.path, "--format", "json")
+    rows = json.loads(run(capsys, *arguments)[1])
+    assert [row["confident"] for row in rows] == [None] * 3
+    code, _, err = run(capsys, *arguments, "--abstain")
+    assert (code, "fer-edge calibrate" in err) == (2, True)
+
+    between = float(np.median([row["confidence"] for row in rows]))
+    with BundleWriter(tiny_bundle.path, tiny_bundle) as writer:
+        writer.set(card={"confidence": {"abstain": {"threshold": between}}})
+    plain = json.loads(run(capsys, *arguments)[1])
+    assert [row["confident"] for row in plain] == [row["confidence"] >= between for row in rows]
+    assert [row["label"] for row in plain] == [row["label"] for row in rows]
+    abstained = json.loads(run(capsys, *arguments, "--abstain")[1])
+    for before, after in zip(plain, abstained, strict=True):
+        assert after["label"] == (before["label"] if before["confident"] else "uncertain")
+        assert after["confidence"] == before["confidence"]
+    assert [row["confident"] for row in abstained].count(True) == 2
+    _, out, _ = run(capsys, faces, "--bundle", tiny_bundle.path, "--abstain")
+    assert "uncertain" in out
+    assert " yes " in out
+
+
 def test_bad_files_are_named_and_good_ones_shown(
     tiny_bundle: Bundle, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +111,7 @@ def test_mistakes(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    no_pretrained: Path,
 ) -> None:
     (tmp_path / "empty").mkdir()
     bundle = ("--bundle", tiny_bundle.path)
@@ -102,7 +126,7 @@ def test_mistakes(
     assert run(capsys)[0] == 2
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, faces)
-    assert (code, "fer-edge train" in err) == (2, True)
+    assert (code, "no pretrained bundle" in err, "name a bundle" in err) == (2, True, True)
     path = tiny_bundle.path / "model.fp32.onnx"
     path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size))
     code, out, err = run(capsys, faces, *bundle)

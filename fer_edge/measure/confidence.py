@@ -1,0 +1,231 @@
+"""Confidence that means something: temperature scaling, and when to abstain.
+
+A network's softmax probabilities are no frequencies: trained networks say 90 % and are right in
+80 % of those cases, or the other way round. One number T, by which the logits are divided, mends
+most of it and changes no label: Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv
+1706.04599). A classifier that answers only above a confidence threshold is a selective classifier:
+its *coverage* is the share of images that it answers, its *risk* the error among those (Geifman &
+El-Yaniv 2017, arXiv 1705.08500).
+
+Temperature and threshold are fitted on images that the network has not trained on, and that are no
+test split: a held-out part of TRAIN.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fer_edge.errors import DataError, UsageError
+from fer_edge.measure.accuracy import expected_calibration_error
+
+__all__ = [
+    "MIN_ANSWERED",
+    "TARGET",
+    "Confidence",
+    "Selective",
+    "abstain_threshold",
+    "confidence_of",
+    "coverage_curve",
+    "fit_temperature",
+    "negative_log_likelihood",
+    "selective",
+]
+
+TARGET = 0.8
+"""Accuracy of the answers that are not abstained from: four of five. People agree with FER2013's
+labels in about two of three (65 +- 5 %, Goodfellow et al. 2013, arXiv 1307.0414)."""
+
+MIN_ANSWERED = 50
+"""An accuracy of fewer answers has a standard error above 5 points: no threshold rests on it."""
+
+T_LOW, T_HIGH = 0.1, 10.0
+_STEPS = 1000
+"""Thresholds are thousandths."""
+
+COVERAGES: tuple[float, ...] = tuple(round(1 - 0.05 * i, 2) for i in range(19))
+
+
+@dataclass(frozen=True)
+class Selective:
+    """What remains when only answers of confidence >= ``threshold`` count.
+
+    ``coverage`` is the share that is answered, ``accuracy`` the share of those that is right (None
+    when nothing is answered): both fractions.
+    """
+
+    threshold: float
+    coverage: float
+    accuracy: float | None
+    answered: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """A temperature, what it mended on the images it was fitted on, and when to abstain.
+
+    Fractions; NLL in nats an image. ``abstain`` is at the smallest threshold whose answers reach
+    the accuracy ``target``; None where no threshold does. ``curve`` goes from full coverage down;
+    ``aurc`` is the area under the risk-coverage curve. Confidences are those after scaling.
+    """
+
+    temperature: float
+    at_bound: bool
+    n: int
+    top1: float
+    nll_before: float
+    nll_after: float
+    ece_before: float
+    ece_after: float
+    target: float
+    abstain: Selective | None
+    curve: tuple[Selective, ...]
+    aurc: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description."""
+        return {**asdict(self), "curve": [point.to_dict() for point in self.curve]}
+
+
+def confidence_of(
+    logits: np.ndarray, labels: np.ndarray, *, target: float = TARGET, temperature: float = 0.0
+) -> Confidence:
+    """Fit and describe: f32[N,7] ``logits`` of the network as it was trained, u8[N] ``labels``.
+
+    With a ``temperature`` given, nothing is fitted: it is judged on these images.
+    """
+    found = temperature or fit_temperature(logits, labels)
+    scaled = np.asarray(logits, np.float64) / found
+    return Confidence(
+        temperature=found,
+        at_bound=found in {T_LOW, T_HIGH},
+        n=len(labels),
+        top1=float((scaled.argmax(axis=1) == labels).mean()),
+        nll_before=negative_log_likelihood(logits, labels),
+        nll_after=negative_log_likelihood(scaled, labels),
+        ece_before=expected_calibration_error(logits, labels),
+        ece_after=expected_calibration_error(scaled, labels),
+        target=target,
+        abstain=abstain_threshold(scaled, labels, target=target),
+        curve=coverage_curve(scaled, labels),
+        aurc=_aurc(scaled, labels),
+    )
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the T in 0.1..10 at which ``logits / T`` have the least negative log-likelihood.
+
+    f32[N,7] and u8[N]. The likelihood is convex in 1/T, so its one minimum is found by bisecting
+    the derivative. A network that is always right has no minimum and gets the bound, 0.1. Raises
+    DataError for fewer than 50 images, and UsageError for logits that are not finite numbers.
+    """
+    scores, labels = _checked(logits, labels)
+    rows = np.arange(len(labels))
+
+    def slope(beta: float) -> float:
+        """Return the derivative of the NLL by beta = 1/T; it only rises."""
+        return float((_softmax(scores * beta) * scores).sum(1).mean() - scores[rows, labels].mean())
+
+    low, high = 1 / T_HIGH, 1 / T_LOW
+    if slope(low) >= 0:
+        return T_HIGH
+    if slope(high) <= 0:
+        return T_LOW
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return 2 / (low + high)
+
+
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean of -ln p(label), in nats."""
+    scores = np.asarray(logits, np.float64)
+    scores = scores - scores.max(axis=1, keepdims=True)
+    chosen = scores[np.arange(len(labels)), labels]
+    return float((np.log(np.exp(scores).sum(axis=1)) - chosen).mean())
+
+
+def selective(logits: np.ndarray, labels: np.ndarray, threshold: float) -> Selective:
+    """Return coverage and accuracy of the answers of confidence >= ``threshold`` (0..1)."""
+    confidence, right = _answers(logits, labels)
+    return _at(confidence, right, threshold)
+
+
+def abstain_threshold(
+    logits: np.ndarray, labels: np.ndarray, *, target: float = TARGET
+) -> Selective | None:
+    """Return the smallest threshold, in thousandths, whose answers reach the accuracy ``target``.
+
+    None where none does with at least 50 answers left. It is the sample's own: on other images the
+    accuracy will be near the target, not above it for sure.
+    """
+    if not 0 < target < 1:
+        raise UsageError(f"an accuracy of {target} to reach", fix="use a fraction such as 0.8")
+    confidence, right = _answers(logits, labels)
+    for step in range(_STEPS):
+        found = _at(confidence, right, step / _STEPS)
+        if found.answered < MIN_ANSWERED:
+            return None
+        if found.accuracy is not None and found.accuracy >= target:
+            return found
+    return None
+
+
+def coverage_curve(logits: np.ndarray, labels: np.ndarray) -> tuple[Selective, ...]:
+    """Return the accuracy of the most confident 100 %, 95 %, ... 10 % of the images.
+
+    Images of equal confidence stay together, so a point's coverage may be a little larger.
+    """
+    confidence, right = _answers(logits, labels)
+    falling = np.sort(confidence)[::-1]
+    kept = [max(1, math.ceil(coverage * len(falling))) for coverage in COVERAGES]
+    return tuple(_at(confidence, right, float(falling[count - 1])) for count in kept)
+
+
+def _aurc(logits: np.ndarray, labels: np.ndarray) -> float:
+    confidence, right = _answers(logits, labels)
+    wrong = ~right[np.argsort(-confidence, kind="stable")]
+    return float((np.cumsum(wrong) / np.arange(1, len(wrong) + 1)).mean())
+
+
+def _answers(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each image's confidence f64[N] and whether its label is right, bool[N]."""
+    probabilities = _softmax(np.asarray(logits, np.float64))
+    right: np.ndarray = probabilities.argmax(axis=1) == labels
+    return probabilities.max(axis=1), right
+
+
+def _at(confidence: np.ndarray, right: np.ndarray, threshold: float) -> Selective:
+    answered = confidence >= threshold
+    count = int(answered.sum())
+    return Selective(
+        threshold=threshold,
+        coverage=count / len(right),
+        accuracy=float(right[answered].mean()) if count else None,
+        answered=count,
+    )
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scores = np.asarray(logits, np.float64)
+    if scores.ndim != 2 or len(scores) != len(labels) or not np.isfinite(scores).all():
+        raise UsageError(f"logits of shape {scores.shape} do not fit {len(labels)} labels")
+    if len(labels) < MIN_ANSWERED:
+        raise DataError(
+            f"a temperature fitted on {len(labels)} images means nothing",
+            fix=f"hold out at least {MIN_ANSWERED}",
+        )
+    return scores, np.asarray(labels, np.int64)

@@ -1,0 +1,146 @@
+"""The shipped bundle: taken when none is named, said so, and never written to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from fixtures_bundle import golden_images
+from PIL import Image
+
+from fer_edge import Classifier
+from fer_edge.bundle import Bundle
+from fer_edge.cli import main
+from fer_edge.convert.source import find_source
+from fer_edge.errors import UsageError
+from fer_edge.measure.latency import LatencyProtocol
+from fer_edge.pretrained import is_packaged, pretrained_path
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = 0
+    try:
+        main(list(arguments))
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_paths(pretrained_bundle: Bundle, tmp_path: Path) -> None:
+    assert pretrained_path() == pretrained_bundle.path
+    assert is_packaged(pretrained_path())
+    assert is_packaged(pretrained_path() / "manifest.json")
+    (tmp_path / "link").symlink_to(pretrained_path())
+    assert is_packaged(tmp_path / "link")
+    assert not is_packaged(tmp_path)
+
+
+def test_classifier_takes_it(pretrained_bundle: Bundle) -> None:
+    with Classifier() as classifier:
+        assert classifier.bundle.path == pretrained_bundle.path
+        assert classifier.predict(golden_images(1)[0, 0]).label in classifier.labels
+
+
+def test_classifier_without_one(no_pretrained: Path) -> None:
+    with pytest.raises(UsageError, match="no pretrained bundle") as raised:
+        Classifier()
+    assert "name a bundle" in str(raised.value.fix)
+
+
+def test_predict_and_inspect_say_which(
+    pretrained_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(golden_images(1)[0, 0]).save("face.png")
+    for words in (("predict", "face.png", "--format", "json"), ("inspect", "--format", "json")):
+        code, out, err = run(capsys, *words)
+        assert code == 0
+        json.loads(out)
+        assert f"no bundle named: {pretrained_bundle.path}, the pretrained one" in err
+    code, _, err = run(capsys, "inspect", "pretrained")
+    assert (code, err) == (0, "")
+
+
+def test_a_run_of_ones_own_is_hinted_at_and_not_taken(
+    pretrained_bundle: Bundle, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = Path("runs/mine")
+    mine.mkdir(parents=True)
+    (mine / "run.json").write_text("{}")
+    (mine / "model.safetensors").write_bytes(b"")
+    shutil.copytree(tiny_bundle.path, mine / "bundle")
+    code, out, err = run(capsys, "inspect", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["path"] == str(pretrained_bundle.path)
+    assert "for your newest run, name it: runs/mine" in err
+
+
+def test_a_folder_called_pretrained_comes_first(
+    pretrained_bundle: Bundle, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_bundle.path, "pretrained")
+    _, out, _ = run(capsys, "inspect", "pretrained", "--format", "json")
+    assert json.loads(out)["path"] == "pretrained"
+
+
+def test_nothing_is_written_into_the_package(
+    pretrained_bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(pretrained_bundle.path.parent)
+    data = ("--data", "synthetic:140")
+    short = LatencyProtocol(
+        warmup_s=0, warmup_queries=1, measure_s=0, min_queries=8, repeats=1, quick=True
+    )
+    monkeypatch.setattr("fer_edge.cli.bench._protocol", lambda quick, pace: short)
+    # The tiny bundle's checkpoint is no network: its FP32 graph stands in as the reference.
+    monkeypatch.setattr(
+        "fer_edge.backends.pytorch.PyTorchBackend.unavailable_reason", lambda: "not here"
+    )
+    code, _, err = run(capsys, "verify", *data, "--record", "--precision", "int8")
+    assert code in {0, 3}
+    assert "not recorded in the bundle" in err
+    assert "part of the installed package" in err
+    code, _, err = run(
+        capsys, "bench", *data, "--quick", "--backend", "onnxruntime", "--precision", "int8"
+    )
+    assert code == 0
+    assert "not recorded in the bundle" in err
+    assert list(Path().glob("bench-*.json"))
+    assert contents(pretrained_bundle.path.parent) == before
+
+
+def test_a_build_takes_a_copy(pretrained_bundle: Bundle) -> None:
+    before = contents(pretrained_bundle.path.parent)
+    for output in (None, pretrained_bundle.path):
+        with pytest.raises(UsageError, match="not written to") as raised:
+            find_source("pretrained", output)
+        assert raised.value.fix
+        assert "fer-edge build pretrained -o compact" in raised.value.fix
+    source = find_source("pretrained", "mine")
+    assert source.given is not None
+    assert source.given.path == source.output == Path("mine")
+    assert Bundle.open("mine").manifest.artifacts == pretrained_bundle.manifest.artifacts
+    assert contents(pretrained_bundle.path.parent) == before
+    find_source("pretrained", "mine")  # the copy that is there is gone on with
+
+
+def test_a_missing_engine_names_a_command_that_works(pretrained_bundle: Bundle) -> None:
+    with pytest.raises(UsageError) as raised:
+        pretrained_bundle.artifact(format="onnx", precision="fp16")
+    assert raised.value.fix == "fer-edge build pretrained -o compact --precision fp16"
