@@ -31,6 +31,7 @@ __all__ = [
     "create_run",
     "find_run",
     "is_main_process",
+    "make_run_folder",
     "newest_run",
     "run_to_resume",
 ]
@@ -163,19 +164,7 @@ def create_run(
     """Make the folder of a new run; a :class:`UsageError` refuses a name that is taken or unfit."""
     if name is None:
         name = f"{recipe.model.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UsageError(
-            f"{name!r} is not a name for a run",
-            fix="use letters, digits, '.', '_' and '-', and begin with a letter or digit",
-        )
-    path = root / name
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        raise UsageError(
-            f"{path} exists already; a run is never overwritten",
-            fix=f"choose another --name, or go on with it: `fer-edge train --resume {path}`",
-        ) from None
+    path = make_run_folder(root, name)
     run = RunFolder(path)
     write_text(path / "recipe.toml", recipe_to_toml(recipe))
     content = {
@@ -192,6 +181,24 @@ def create_run(
     }
     write_json(path / "run.json", content)
     return run
+
+
+def make_run_folder(root: Path, name: str) -> Path:
+    """Make the folder ``name`` below ``root``, which must be new; UsageError if it is not."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UsageError(
+            f"{name!r} is not a name for a run",
+            fix="use letters, digits, '.', '_' and '-', and begin with a letter or digit",
+        )
+    path = root / name
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        raise UsageError(
+            f"{path} exists already; a run is never overwritten",
+            fix=f"choose another --name, or go on with it: `fer-edge train --resume {path}`",
+        ) from None
+    return path
 
 
 def _runs(root: Path) -> list[RunFolder]:
