@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_edge.convert.int8 import Quantised, Remainder, int8_from_onnx
+from fer_edge.convert.saturation import WeightsScore, best_weights
 from fer_edge.convert.sensitivity import LayerCost, rank_layers
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ __all__ = ["Attempt", "Int8Result", "int8_within_gate"]
 Progress = Callable[[str, int, int], None]
 
 _RANKING_IMAGES = 128
+_WEIGHTS_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,15 @@ class Attempt:
 class Int8Result:
     """The last attempt's graph and all attempts; ``passed`` says whether the last is good.
 
-    ``costs`` ranks the layers, costliest first; empty if the first attempt passed.
+    ``costs`` ranks the layers, costliest first; empty if the first attempt passed. ``weights`` are
+    the kinds of weights that were compared, the best first; empty where there was no choice.
     """
 
     engine: Engine
     report: Quantised
     attempts: tuple[Attempt, ...]
     costs: tuple[LayerCost, ...]
+    weights: tuple[WeightsScore, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -81,15 +85,34 @@ def int8_within_gate(
     fails, the layers are ranked by their cost on the calibration ``images``, and the worst 1, 2, 4,
     ... of them stay in higher precision, ``retries`` times at most. A graph that is accurate but
     not faster is not tried again: leaving layers out makes it slower. Without ``proof``, only
-    ``check`` decides.
+    ``check`` decides. Where the engine saturates on this CPU, the weights that lose least on
+    ``images`` are taken.
     """
     asked = dict.fromkeys(exclude, "asked for")
     attempts: list[Attempt] = []
     costs: list[LayerCost] = []
     out = dict(asked)
+    scores = best_weights(
+        fp32,
+        engine,
+        ranges,
+        shape,
+        images[:_WEIGHTS_IMAGES],
+        exclude=asked,
+        remainder=remainder,
+    )
+    if scores:
+        told = ", ".join(f"{score.weights} {score.kl:.1e}" for score in scores)
+        say(f"{scores[0].weights} weights lose least on this CPU (nats from FP32: {told})")
     while True:
         report = int8_from_onnx(
-            fp32.path, engine.path, ranges, shape, exclude=out, remainder=remainder
+            fp32.path,
+            engine.path,
+            ranges,
+            shape,
+            exclude=out,
+            remainder=remainder,
+            weights=scores[0].weights if scores else None,
         )
         failure = check(engine)
         proven = None
@@ -115,7 +138,7 @@ def int8_within_gate(
             break  # nothing that matters would be left
         out = asked | {cost.node: _reason(cost) for cost in worst}
         say(f"trying again with {', '.join(cost.node for cost in worst)} in higher precision")
-    return Int8Result(replace(engine), report, tuple(attempts), tuple(costs))
+    return Int8Result(replace(engine), report, tuple(attempts), tuple(costs), tuple(scores))
 
 
 def _reason(cost: LayerCost) -> str:

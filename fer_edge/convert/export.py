@@ -12,7 +12,7 @@ import numpy as np
 
 from fer_edge import __version__
 from fer_edge.convert.golden import golden_images
-from fer_edge.convert.graph import save_model, set_metadata
+from fer_edge.convert.graph import inline_identities, save_model, set_metadata
 from fer_edge.errors import NumericsError, UsageError, require
 
 __all__ = ["FP32_MAX_ABS", "InputKind", "onnx_from_weights"]
@@ -117,6 +117,7 @@ def _tidy(model: Any) -> None:
     graph.name = "fer-edge"
     del graph.value_info[:]
     _constants_to_initializers(onnx, graph)
+    inline_identities(model)
     outputs = {each.name for each in graph.output}
     renamed: dict[str, str] = {}
     taken: set[str] = set()

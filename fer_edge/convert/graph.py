@@ -21,6 +21,7 @@ __all__ = [
     "affine_input",
     "attribute",
     "check",
+    "inline_identities",
     "load_model",
     "metadata",
     "save_model",
@@ -72,6 +73,7 @@ class AffineInput:
 def load_model(path: Path | str) -> Any:
     """Read an ONNX file into a ``ModelProto``, check it, and name the nodes that have no name.
 
+    Constants that only an Identity names are read as constants (:func:`inline_identities`).
     :class:`UsageError` where there is none, :class:`IntegrityError` where it is damaged.
     """
     onnx = require("onnx", "build")
@@ -88,7 +90,33 @@ def load_model(path: Path | str) -> Any:
             fix="export it again",
         ) from None
     _name_nodes(model)
+    inline_identities(model)
     return model
+
+
+def inline_identities(model: Any) -> None:
+    """Let the readers of an Identity of a constant read the constant.
+
+    torch's exporter writes equal weights once (the zero biases of a fresh network, say) and gives
+    them their other names by Identity nodes; what reads those then seems to have no constant
+    weights, to every quantiser and parser.
+    """
+    graph = model.graph
+    constants = {each.name for each in graph.initializer} - {each.name for each in graph.input}
+    outputs = {each.name for each in graph.output}
+    stands_for: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        for at, name in enumerate(node.input):
+            node.input[at] = stands_for.get(name, name)
+        constant = node.op_type == "Identity" and node.input[0] in constants
+        if constant and node.output[0] not in outputs:
+            stands_for[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    if stands_for:
+        del graph.node[:]
+        graph.node.extend(kept)
 
 
 def _name_nodes(model: Any) -> None:

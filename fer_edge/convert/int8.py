@@ -27,7 +27,7 @@ from fer_edge.convert.graph import (
     set_metadata,
     wiring,
 )
-from fer_edge.convert.placement import Placement, placement_for
+from fer_edge.convert.placement import Placement, Weights, placement_for
 from fer_edge.convert.ranges import Ranges
 from fer_edge.convert.weights import quantise_weights
 from fer_edge.errors import UsageError, require
@@ -60,14 +60,17 @@ def int8_from_onnx(
     *,
     exclude: Mapping[str, str] | Collection[str] = (),
     remainder: Remainder = "fp32",
+    weights: Weights | None = None,
 ) -> Quantised:
     """Write the INT8 graph of ``src`` for ``target`` (onnxruntime, openvino, tensorrt) to ``out``.
 
     ``exclude`` names nodes to leave in higher precision (with the reason, if it is a mapping).
     Input and output keep their names, types and shapes. ``remainder="fp16"`` writes all that is not
     INT8 in half precision, scales included, with opset 19, the first to allow that: what a strongly
-    typed TensorRT runs fastest. :class:`UsageError` if ``src`` is quantised already, the ranges are
-    another graph's, or nothing can be quantised.
+    typed TensorRT runs fastest. ``weights`` overrides the target's.
+
+    :class:`UsageError` if ``src`` is quantised already, the ranges are another graph's, or nothing
+    can be quantised.
     """
     src = Path(src)
     if ranges.graph_sha256 != sha256_file(src):
@@ -75,12 +78,13 @@ def int8_from_onnx(
             f"the calibration belongs to another graph than {src}",
             fix="calibrate this file: fer-edge build --precision int8",
         )
+    placement = placement_for(target)
+    if weights is not None:
+        placement = replace(placement, weights=weights)
     model = load_model(src)
     if remainder == "fp16":
         model = _with_opset(model, 19)
-    model, report = quantise(
-        model, ranges, placement_for(target), exclude, half_scales=remainder == "fp16"
-    )
+    model, report = quantise(model, ranges, placement, exclude, half_scales=remainder == "fp16")
     if remainder == "fp16":
         model = half_precision(model)
     report = replace(report, meta={**report.meta, "remainder": remainder})

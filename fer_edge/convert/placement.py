@@ -12,7 +12,9 @@ from typing import Literal
 
 from fer_edge.errors import UsageError
 
-__all__ = ["PLACEMENTS", "Placement", "placement_for"]
+__all__ = ["PLACEMENTS", "Placement", "Weights", "placement_for"]
+
+Weights = Literal["full", "saturation-safe"]
 
 _ELEMENTWISE = {"Add", "Mul", "Concat"}
 _POOLS = {"GlobalAveragePool", "AveragePool", "MaxPool"}
@@ -30,18 +32,21 @@ class Placement:
     ``outputs``: quantise results as well, after the activation function that follows, as engines
     need that fuse whole DQ-op-Q groups. ``residual``: which inputs of an Add of two branches carry
     a pair. ``raw_pixels``: a graph of u8 pixels whose normalisation becomes the first convolution's
-    scale and zero point, so that nothing is computed in float before it.
+    scale and zero point, so that nothing is computed in float before it. ``saturates``: on x86
+    without VNNI the engine adds products in 16 bits and has no exact mode, so that there a build
+    chooses the weights by trying them (:mod:`fer_edge.convert.saturation`).
     """
 
     target: str
     activation: Literal["uint8", "int8"]
     symmetric: bool
-    weights: Literal["full", "saturation-safe"]
+    weights: Weights
     bias: Literal["int32", "float"]
     operators: frozenset[str]
     outputs: bool
     residual: Literal["both", "shortcut"]
     raw_pixels: bool
+    saturates: bool = False
     reasons: tuple[tuple[str, str], ...] = ()
     """Why an operator that could be quantised is not, by operator."""
 
@@ -79,6 +84,7 @@ PLACEMENTS: dict[str, Placement] = {
         outputs=False,
         residual="shortcut",
         raw_pixels=True,
+        saturates=True,
     ),
     # The placement of NVIDIA's own quantiser on a residual CNN (shared/design/TENSORRT.md): the
     # convolution that feeds an Add gives its float accumulator to it, so Conv+Add+ReLU is one

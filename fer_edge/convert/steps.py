@@ -251,6 +251,8 @@ class Work:
             self.gates.append(_failed("int8", shape, last.failure))
         gate = self.gates[-1]
         gate["attempts"] = [attempt.to_dict() for attempt in result.attempts]
+        if result.weights:
+            gate["weights"] = [score.to_dict() for score in result.weights]
         if not result.passed:
             gate["use_instead"] = self.fallback("int8")
             gate["costs"] = [vars(cost) for cost in result.costs]

@@ -9,20 +9,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, numpy_helper
+import torch
+from onnx import TensorProto, helper, numpy_helper
 
+from fer_edge.convert import saturation
+from fer_edge.convert.attempts import int8_within_gate
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.graph import load_model, metadata, wiring
 from fer_edge.convert.int8 import int8_from_onnx, quantise
 from fer_edge.convert.placement import PLACEMENTS, placement_for
+from fer_edge.convert.proof import Engine
 from fer_edge.convert.ranges import Ranges
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.data import CalibrationSet, FerDataset
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import sha256_file
+from fer_edge.models import build_model
+from fer_edge.models.weights import save_weights
+from fer_edge.preprocessing import Preprocessing
 
-from .conftest import graph, measured, optimised_operators, run, saved
+from .conftest import TINY, graph, measured, optimised_operators, run, saved
 
 TARGETS = ("onnxruntime", "openvino", "tensorrt")
 
@@ -399,6 +406,81 @@ def test_nodes_without_names_get_one(
     assert len(set(report.quantised)) == len(report.quantised) == 4
     images = golden_images()
     assert close(run(tmp_path / "int8.onnx", images), run(src, images))
+
+
+def test_constants_behind_an_identity_are_constants(
+    faces: FerDataset, calibration: CalibrationSet, tmp_path: Path
+) -> None:
+    # A fresh network's equal biases: torch's exporter writes one, and Identities for the others.
+    torch.manual_seed(0)
+    path = tmp_path / "fresh.safetensors"
+    save_weights(path, build_model(TINY), TINY, Preprocessing())
+    fp32 = tmp_path / "fp32.onnx"
+    onnx_from_weights(path, fp32)
+    assert "Identity" not in {node.op_type for node in load_model(fp32).graph.node}
+    # Another's export, with its Identities in the file.
+    model = load_model(fp32)
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    for at, node in enumerate(convs[1:]):
+        renamed = helper.make_node("Identity", [node.input[2]], [f"bias{at}"])
+        twice = helper.make_node("Identity", [f"bias{at}"], [f"again{at}"])
+        node.input[2] = f"again{at}"
+        model.graph.node.insert(0, twice)
+        model.graph.node.insert(0, renamed)
+    foreign = saved(model, tmp_path / "foreign.onnx")
+    for source in (fp32, foreign):
+        report = int8_from_onnx(
+            source, tmp_path / "int8.onnx", measured(source, faces, calibration), "onnxruntime"
+        )
+        assert report.excluded == ()
+        assert len(report.weighted) == len(convs) + 1
+    images = faces.images[:20, None]
+    np.testing.assert_array_equal(run(foreign, images), run(fp32, images))
+
+
+@pytest.mark.parametrize(
+    ("target", "saturates", "compared"),
+    [("openvino", True, True), ("openvino", False, False), ("onnxruntime", True, False)],
+)
+def test_weights_are_tried_where_an_engine_saturates_alone(
+    target: str,
+    saturates: bool,
+    compared: bool,
+    fp32: Path,
+    ranges: Ranges,
+    faces: FerDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(saturation, "int8_dot_saturates", lambda: saturates)
+    out = tmp_path / "int8.onnx"
+
+    def engine(path: Path, precision: str) -> Engine:
+        return Engine(path, target, precision, path.name, Preprocessing())
+
+    said: list[str] = []
+    result = int8_within_gate(
+        engine(fp32, "fp32"),
+        engine(out, "int8"),
+        ranges,
+        target,
+        check=lambda engine: "",
+        proof=None,
+        rival=None,
+        images=faces.images[:16],
+        say=said.append,
+    )
+    assert bool(result.weights) == bool(said) == compared
+    if compared:
+        best, other = result.weights
+        assert {best.weights, other.weights} == {"full", "saturation-safe"}
+        assert best.kl <= other.kl
+        assert result.report.meta["weights"].endswith(best.weights)
+        largest = np.abs(wiring(load_model(out)).constants["stages.1.conv2/Conv.weight/q"]).max()
+        assert (largest == 127) == (best.weights == "full")
+    else:
+        assert result.report.meta["weights"].endswith(placement_for(target).weights)
 
 
 def test_placements_are_data_and_say_why() -> None:
