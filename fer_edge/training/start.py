@@ -16,7 +16,7 @@ from fer_edge.training.config import Recipe
 from fer_edge.training.distill import Teacher
 from fer_edge.training.runs import RunFolder, create_run, is_main_process
 
-__all__ = ["location", "made_once", "start_run"]
+__all__ = ["check_network", "location", "made_once", "start_run"]
 
 
 def start_run(
@@ -36,8 +36,7 @@ def start_run(
     Raises :class:`UsageError` for a network or an option that does not exist, before any folder is
     made, and for a name that is taken.
     """
-    with torch.device("meta"):  # shapes only: a mistake in the recipe is found, no memory used
-        build_model(ModelSpec(recipe.model.name, recipe.model.options))
+    check_network(recipe)
 
     def create() -> Path:
         recorded = [each.to_dict() for each in teachers]
@@ -45,6 +44,12 @@ def start_run(
         return create_run(root, name, recipe, described, where, teachers=recorded).path
 
     return RunFolder(made_once(create))
+
+
+def check_network(recipe: Recipe) -> None:
+    """Raise :class:`UsageError` for a network or an option of it that does not exist."""
+    with torch.device("meta"):  # shapes only: no memory is used
+        build_model(ModelSpec(recipe.model.name, recipe.model.options))
 
 
 def location(data: str) -> str:
