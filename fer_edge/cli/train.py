@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fer_edge.cli._options import data_option
+from fer_edge.cli._splits import (
+    cross_validate,
+    refuse_other_folds,
+    refuse_other_split,
+    resplit_from_options,
+    split_options,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fer_edge.data import FerDataset
     from fer_edge.training.config import Recipe
+    from fer_edge.training.folds import CrossValidation
     from fer_edge.training.distill import Teacher
     from fer_edge.training.runs import RunFolder
 
@@ -43,6 +51,13 @@ __all__ = ["command"]
     metavar="RUN|FILE",
     help="Learn from this trained network, too; several are an ensemble.",
 )
+@split_options
+@click.option(
+    "--folds",
+    type=click.IntRange(2, 100),
+    metavar="K",
+    help="Cross-validation over TRAIN: K runs, each scored on the part it never saw.",
+)
 @click.option("--name", help="The run's name.  [default: the model's and the time]")
 @click.option(
     "--out",
@@ -67,6 +82,10 @@ def command(
     seed: int | None,
     overrides: tuple[str, ...],
     teachers: tuple[str, ...],
+    split: str | None,
+    split_seed: int | None,
+    duplicates_across: bool,
+    folds: int | None,
     name: str | None,
     out: Path,
     resume: str | None,
@@ -78,14 +97,18 @@ def command(
     history.csv, curves.png, TensorBoard events (tb/) and the state to resume from. A run that was
     stopped, in whatever way, goes on with --resume to the same final weights.
 
+    With --folds, runs/NAME holds a run per fold and their table, cv.json.
+
     \b
     Example:
       fer-edge train --data fer2013.zip --epochs 20 --set optim.lr=0.05
+      fer-edge train --data fer2013.zip --split 80/10/10 --split-seed 1
+      fer-edge train --data fer2013.zip --folds 3 --name cv
       fer-edge train --resume
     """
     from fer_edge.cli._output import print_text
     from fer_edge.errors import UsageError, require
-    from fer_edge.training.config import load_recipe, recipe_names
+    from fer_edge.training.config import load_recipe, recipe_names, with_overrides
 
     if list_recipes:
         print_text("\n".join(recipe_names()))
@@ -101,8 +124,25 @@ def command(
     if resume is not None:
         if name is not None:
             raise UsageError("--name starts a new run, --resume goes on with one", fix="drop one")
+        from fer_edge.data.resplit import recorded_resplit, resplit_as_recorded
+        from fer_edge.training.folds import cross_validation_to_resume
+        from fer_edge.training.runs import RunFolder
+
+        validation = cross_validation_to_resume(resume, out)
+        if validation is not None:
+            refuse_other_folds(validation, folds, split, split_seed, duplicates_across)
+            chosen = validation.recipe()
+            asked = load_recipe(recipe) if recipe is not None else chosen
+            _refuse_changes(RunFolder(validation.path), chosen, with_overrides(asked, changes))
+            cross_validate(validation, _load(data or _recorded_data(validation)))
+            return
         run, chosen = _resumed(resume, out, recipe, changes, data)
-        dataset = _load(data or _recorded_data(run))
+        described = run.info()["dataset"]
+        recorded = recorded_resplit(described)
+        refuse_other_split(run.path, recorded, split, split_seed, duplicates_across, folds)
+        dataset = _load(
+            data or _recorded_data(run), lambda read: resplit_as_recorded(read, described)
+        )
         if teachers:
             _same_teachers(run, teachers, out, dataset)
     else:
@@ -110,9 +150,32 @@ def command(
         from fer_edge.training.distill import find_teachers
         from fer_edge.training.start import start_run
 
+        resplit = resplit_from_options(split, split_seed, duplicates_across, folds=bool(folds))
         chosen = load_recipe(recipe or "default", changes)
         source = resolve_source(data)
-        dataset = _load(source)
+        dataset = _load(source, resplit.apply if resplit else None)
+        if folds is not None:
+            from fer_edge.training.folds import create_cross_validation
+
+            if teachers:
+                raise UsageError(
+                    "--folds takes no --teacher: one teacher has seen what all folds but its own "
+                    "are scored on",
+                    fix="train each fold's student as a run of its own, or drop --teacher",
+                )
+            _need_teachers(chosen, ())
+            validation = create_cross_validation(
+                out,
+                name,
+                chosen,
+                dataset,
+                source,
+                count=folds,
+                seed=split_seed or 0,
+                duplicates_across=duplicates_across,
+            )
+            cross_validate(validation, dataset)
+            return
         found = find_teachers(teachers, out, dataset)
         _need_teachers(chosen, found)
         run = start_run(out, name, chosen, dataset, source, teachers=found)
@@ -167,7 +230,7 @@ def _need_teachers(recipe: Recipe, teachers: Sequence[Teacher]) -> None:
         )
 
 
-def _recorded_data(run: RunFolder) -> str | None:
+def _recorded_data(run: RunFolder | CrossValidation) -> str | None:
     """Where the run's images were read from, if they are still there."""
     recorded = str(run.info()["data"])
     return recorded if recorded.startswith("synthetic") or Path(recorded).exists() else None
@@ -179,13 +242,17 @@ def _outcome(info: dict[str, Any]) -> str:
     return f"{last['epoch']} epochs, PUBLIC top-1 {100 * last['public_top1']:.2f} %"
 
 
-def _load(option: str | None) -> FerDataset:
+def _load(
+    option: str | None, split_anew: Callable[[FerDataset], FerDataset] | None = None
+) -> FerDataset:
     from fer_edge.cli._output import note, progress
     from fer_edge.data import load, resolve_source
     from fer_edge.training.runs import is_main_process
 
     with progress("Reading images") as advance:
         dataset = load(resolve_source(option), progress=advance if is_main_process() else None)
+    if split_anew is not None:
+        dataset = split_anew(dataset)
     for text in dataset.notes:
         if is_main_process():
             note(text)
