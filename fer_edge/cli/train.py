@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from fer_edge.data import FerDataset
     from fer_edge.training.config import Recipe
     from fer_edge.training.folds import CrossValidation
-    from fer_edge.training.distill import Teacher
     from fer_edge.training.runs import RunFolder
+    from fer_edge.training.teachers import Teacher
 
 __all__ = ["command"]
 
@@ -147,8 +147,8 @@ def command(
             _same_teachers(run, teachers, out, dataset)
     else:
         from fer_edge.data import resolve_source
-        from fer_edge.training.distill import find_teachers
         from fer_edge.training.start import start_run
+        from fer_edge.training.teachers import find_teachers
 
         resplit = resplit_from_options(split, split_seed, duplicates_across, folds=bool(folds))
         chosen = load_recipe(recipe or "default", changes)
@@ -206,7 +206,7 @@ def _resumed(
 def _same_teachers(run: RunFolder, names: tuple[str, ...], out: Path, dataset: FerDataset) -> None:
     """Refuse other teachers than the run's; the same ones may have moved, which is recorded."""
     from fer_edge.errors import UsageError
-    from fer_edge.training.distill import find_teachers
+    from fer_edge.training.teachers import find_teachers
 
     found = [each.to_dict() for each in find_teachers(names, out, dataset)]
     known = run.info().get("teachers", [])

@@ -6,120 +6,27 @@ the same augmented view, for long, is the finding of Beyer et al. 2022 (arXiv 21
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
 from fer_edge.data import FerDataset
-from fer_edge.emotions import EMOTIONS
-from fer_edge.errors import IntegrityError, UsageError
-from fer_edge.files import sha256_file
-from fer_edge.models.weights import Weights, load_weights, model_from_weights
+from fer_edge.data.dataset import image_keys
+from fer_edge.data.resplit import resplit_as_recorded
+from fer_edge.models.weights import Weights
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.training.batches import Sources
 from fer_edge.training.config import Distill
 from fer_edge.training.losses import cross_entropy
-from fer_edge.training.runs import find_run
+from fer_edge.training.teachers import Teacher
 
-__all__ = ["Distillation", "Teacher", "distillation_loss", "find_teachers"]
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A network to learn from: what ``run.json`` records of it.
-
-    ``model`` and ``public_top1`` (a fraction, None if unknown) are what its file says of itself.
-    """
-
-    name: str
-    path: str
-    sha256: str
-    model: str
-    public_top1: float | None = None
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Teacher:
-        """Read what :meth:`to_dict` wrote."""
-        return cls(**content)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description."""
-        return asdict(self)
-
-    def described(self) -> dict[str, Any]:
-        """Return what a student's weights say of it: no path, which tells of a machine."""
-        return {key: value for key, value in self.to_dict().items() if key != "path"}
-
-    def open(self) -> tuple[nn.Module, Weights]:
-        """Return the network in ``eval()`` mode; :class:`UsageError` if it is not the one known."""
-        path = Path(self.path)
-        if not path.is_file():
-            raise UsageError(
-                f"the teacher {path} is gone",
-                fix="put it back, or say where it is now: --resume RUN --teacher FILE",
-            )
-        if sha256_file(path) != self.sha256:
-            raise IntegrityError(
-                f"the teacher {path} is not the one that this run was started with",
-                fix="put that one back, or start a new run under another --name",
-            )
-        return model_from_weights(path)
-
-
-def find_teachers(names: Sequence[str], root: Path, dataset: FerDataset) -> tuple[Teacher, ...]:
-    """Return the teachers named: runs, by path or by name below ``root``, or weights files.
-
-    Raises :class:`UsageError` for what is no teacher for a student that fits ``dataset``: another
-    task, or trained on other images, among which a student's test images may have been.
-    """
-    found = tuple(_teacher(name, root, dataset) for name in names)
-    digests = [each.sha256 for each in found]
-    for at, each in enumerate(found):
-        if each.sha256 in digests[:at]:
-            raise UsageError(
-                f"the teacher {each.name} is given twice", fix="give each --teacher once"
-            )
-    return found
-
-
-def _teacher(name: str, root: Path, dataset: FerDataset) -> Teacher:
-    path, short = Path(name), Path(name).stem
-    if not path.is_file():
-        run = find_run(name, root)
-        if run.is_locked:
-            raise UsageError(
-                f"the teacher {run.path} is still being trained",
-                fix="wait for it; a student needs a teacher that stays the same",
-            )
-        path, short = run.model, run.name
-    weights = load_weights(path)
-    _check(weights, name, dataset)
-    top1 = weights.meta.get("metrics", {}).get("public_top1")
-    return Teacher(short, str(path.resolve()), weights.sha256, weights.spec.name, top1)
-
-
-def _check(weights: Weights, name: str, dataset: FerDataset) -> None:
-    if weights.labels != EMOTIONS or weights.spec.channels != 1:
-        raise UsageError(
-            f"the teacher {name} takes {weights.spec.channels} channels and knows the labels "
-            f"{', '.join(weights.labels)}: another task than this one",
-            fix="give a network trained by `fer-edge train`",
-        )
-    known = weights.meta.get("dataset", {}).get("sha256")
-    if known != dataset.sha256:
-        raise UsageError(
-            f"the teacher {name} was trained on other images than those of {dataset.source}: "
-            "among them may be some of PUBLIC or PRIVATE, which a student must not learn of",
-            fix="train the teacher with the same --data",
-        )
+__all__ = ["Distillation", "distillation_loss", "folded"]
 
 
 def distillation_loss(
@@ -131,12 +38,12 @@ def distillation_loss(
 ) -> Tensor:
     """Return ``alpha T^2 KL(teacher || student) + (1 - alpha) CE``, a scalar.
 
-    ``logits`` [N, 7] are the student's, ``teacher`` f32[N, 7] log-probabilities at the temperature
-    T; ``targets`` f32[N, 7] and ``weights`` f32[7] are for the cross-entropy alone. T^2 keeps the
-    size of the gradient independent of T.
+    ``logits`` [N, 7] are the student's, ``teacher`` f32[N, 7] probabilities at the temperature T;
+    ``targets`` f32[N, 7] and ``weights`` f32[7] are for the cross-entropy alone. T^2 keeps the size
+    of the gradient independent of T.
     """
     student = F.log_softmax(logits.float() / recipe.temperature, 1)
-    divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    divergence = F.kl_div(student, teacher, reduction="batchmean")
     loss = recipe.alpha * recipe.temperature**2 * divergence
     if recipe.alpha < 1:
         loss = loss + (1 - recipe.alpha) * cross_entropy(logits, targets, weights)
@@ -144,11 +51,15 @@ def distillation_loss(
 
 
 class Distillation:
-    """The objective of a student: teachers are asked about each view, in ``eval()`` mode.
+    """The objective of a student: its teachers are asked about each view, in ``eval()`` mode.
 
     Several teachers are an ensemble: the mean of their probabilities at the recipe's temperature.
-    A teacher with another image size or another normalisation than the student is given the view as
-    it would have made it itself. May be called from several threads: nothing is changed.
+    The networks of a cross-validation are one teacher: each image is judged by the one that was not
+    fitted to it, for a network repeats the labels that it knows by heart, wrong ones too. Of two
+    images mixed (mixup), the networks of both judge the mixture, with the images' shares in it.
+
+    A teacher of another image size or normalisation than the student's is given the view as it
+    would have made it itself. May be called from several threads: nothing is changed.
     """
 
     def __init__(
@@ -157,28 +68,48 @@ class Distillation:
         recipe: Distill,
         preprocessing: Preprocessing,
         *,
-        device: torch.device | str = "cpu",
+        dataset: FerDataset | None = None,
+        images: Tensor | None = None,
         weights: Tensor | None = None,
+        device: torch.device | str = "cpu",
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         compiled: bool = False,
     ) -> None:
+        """Open ``teachers`` for a student of ``preprocessing``.
+
+        ``weights`` f32[7] are the cross-entropy's. Networks of a cross-validation need the
+        student's ``dataset``, which they were cut from, and its training ``images`` u8[N,1,H,W], by
+        whose rows :class:`Sources` goes.
+        """
         self.recipe, self._weights, self._autocast = recipe, weights, autocast
-        self._networks = [
-            _Network(*each.open(), preprocessing, device, compiled) for each in teachers
-        ]
+        self._members: list[_Network | _OutOfFold] = []
+        folds: list[_Network] = []
+        described: list[dict[str, Any]] = []
+        for each in teachers:
+            model, known = each.open()
+            network = _Network(model, known, preprocessing, device, compiled)
+            if each.fold is None:
+                self._members.append(network)
+                continue
+            folds.append(network)
+            described.append(known.meta["dataset"])
+            if each.fold == each.folds:
+                assert dataset is not None
+                assert images is not None
+                self._members.append(_OutOfFold(folds, _held_out(dataset, described, images)))
+                folds, described = [], []
 
     def __call__(self, view: Tensor, logits: Tensor, targets: Tensor, sources: Sources) -> Tensor:
         """Return the loss; an :data:`fer_edge.training.loop.Objective`."""
-        teacher = self.log_probabilities(view, sources)
+        teacher = self.probabilities(view, sources)
         return distillation_loss(logits, teacher, targets, self.recipe, self._weights)
 
     @torch.no_grad()
-    def log_probabilities(self, view: Tensor, sources: Sources) -> Tensor:
+    def probabilities(self, view: Tensor, sources: Sources) -> Tensor:
         """Return what the teachers say of ``view``, f32[N, 7] at the recipe's temperature."""
         with self._autocast():
-            logits = [network(view) for network in self._networks]
-        answers = [F.log_softmax(each.float() / self.recipe.temperature, 1) for each in logits]
-        return torch.logsumexp(torch.stack(answers), 0) - math.log(len(answers))
+            answers = [each(view, sources, self.recipe.temperature) for each in self._members]
+        return torch.stack(answers).mean(0)
 
 
 class _Network:
@@ -192,33 +123,73 @@ class _Network:
         device: torch.device | str,
         compiled: bool,
     ) -> None:
-        model = folded(model).to(device).requires_grad_(False)
-        model = model.to(memory_format=torch.channels_last)
+        self.size = weights.spec.size
+        model = folded(model, _example(self.size)).requires_grad_(False)
+        model = model.to(device).to(memory_format=torch.channels_last)
         self._model = torch.compile(model) if compiled else model
-        self._size = weights.spec.size
+        # view * std + mean is the student's pixel on a 0..1 scale.
         own = weights.preprocessing
-        # (x * std + mean) is the student's pixel on a 0..1 scale.
         self._scale = student.std / own.std
         self._shift = (student.mean - own.mean) / own.std
 
-    def __call__(self, view: Tensor) -> Tensor:
-        if self._scale != 1 or self._shift != 0:
+    def __call__(self, view: Tensor, sources: Sources, temperature: float) -> Tensor:
+        if (self._scale, self._shift) != (1, 0):
             view = view * self._scale + self._shift
-        if view.shape[-1] != self._size:
-            size = (self._size, self._size)
+        if view.shape[-1] != self.size:
+            size = (self.size, self.size)
             view = F.interpolate(view, size, mode="bilinear", antialias=True, align_corners=False)
-            view = view.contiguous(memory_format=torch.channels_last)
+        view = view.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self._model(view)
-        return logits
+        return (logits.float() / temperature).softmax(1)
 
 
-def folded(model: nn.Module) -> nn.Module:
+class _OutOfFold:
+    """The networks of a cross-validation; ``fold_of`` i64[N] is who may judge each row."""
+
+    def __init__(self, networks: Sequence[_Network], fold_of: Tensor) -> None:
+        self._networks, self._fold_of = networks, fold_of
+
+    def __call__(self, view: Tensor, sources: Sources, temperature: float) -> Tensor:
+        folds, shares = self._fold_of[sources.rows], torch.tensor(sources.shares)
+        answer = view.new_zeros(len(view), 7, dtype=torch.float32)
+        for fold, network in enumerate(self._networks):
+            share = ((folds == fold) * shares).sum(1)
+            asked = share.nonzero()[:, 0]
+            if len(asked):
+                asked, share = asked.to(view.device), share[asked, None].to(view.device)
+                found = network(view[asked], sources, temperature)
+                answer.index_add_(0, asked, share * found)
+        return answer
+
+
+def _held_out(dataset: FerDataset, described: Sequence[dict[str, Any]], images: Tensor) -> Tensor:
+    """Return i64[N]: which of the fold networks, ``described`` in order, was not fitted to a row.
+
+    The folds are cut again as recorded, and found to be what the networks were trained on, or
+    :class:`DataError` is raised.
+    """
+    fold_of: dict[bytes, int] = {}
+    for fold, each in enumerate(described):
+        held_out = resplit_as_recorded(dataset, each).select("public")
+        fold_of.update(dict.fromkeys(map(bytes, image_keys(held_out.images).tolist()), fold))
+    keys = image_keys(np.asarray(images.cpu())).tolist()
+    return torch.tensor([fold_of[bytes(key)] for key in keys])
+
+
+def _example(size: int) -> Tensor:
+    return torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def folded(model: nn.Module, example: Tensor) -> nn.Module:
     """Return ``model``, in ``eval()`` mode, with BatchNorm folded into what stands before it.
 
-    A network whose way depends on its input cannot be traced, and is returned as it is: the same
-    answers, more slowly.
+    A network that cannot be traced, or does not answer the same to ``example`` afterwards (a
+    convolution used twice, say), is returned as it is: it is but slower.
     """
     try:
-        return fuse(model)
-    except (fx.proxy.TraceError, TypeError):
+        quick: nn.Module = fuse(model)
+        with torch.no_grad():
+            same = torch.allclose(quick(example), model(example), rtol=1e-3, atol=1e-3)
+    except Exception:  # whatever tracing meets in a network that it does not understand
         return model
+    return quick if same else model

@@ -82,13 +82,14 @@ def train(
         held.callback(session.workers.close)
         if listener is None or not session.is_main:
             listener = Listener()
+        objective = objective or recipe_objective(session)
         listener.plan(session.plan())
         for note in session.notes:
             listener.say(note)
         board = _board(session)
         if board is not None:
             held.callback(board.close)
-        _train_epochs(session, objective or recipe_objective(session), listener, board)
+        _train_epochs(session, objective, listener, board)
         if session.stopped_early and session.progress.epoch < recipe.epochs:
             listener.say(
                 f"stopped after epoch {session.progress.epoch}: {recipe.stop.monitor} has not "
@@ -253,8 +254,10 @@ def recipe_objective(session: Session) -> Objective:
             session.teachers,
             session.recipe.distill,
             session.preprocessing,
-            device=session.device,
+            dataset=session.dataset,
+            images=session.batches.images,
             weights=weights,
+            device=session.device,
             autocast=session.accelerator.autocast,
             compiled=session.machine.compile,
         )

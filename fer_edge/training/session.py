@@ -25,11 +25,11 @@ from fer_edge.training.checkpoint import (
     state_from_optimizer,
 )
 from fer_edge.training.config import Recipe, recipe_from_dict
-from fer_edge.training.distill import Teacher
 from fer_edge.training.machine import Machine
-from fer_edge.training.optim import Average, Monitor, build_optimizer
+from fer_edge.training.optim import Average, Monitor, Muon, build_optimizer
 from fer_edge.training.replicas import Replicas, Workers, replica_count
 from fer_edge.training.runs import RunFolder
+from fer_edge.training.teachers import Teacher
 
 __all__ = ["Plan", "Progress", "Session"]
 
@@ -105,6 +105,8 @@ class Session:
         self.workers = Workers(min(self.machine.threads, self.replica_count))
         torch.set_num_threads(max(1, self.machine.threads // self.replica_count))
         self._bare_optimizer = build_optimizer(self.model, recipe.optim)
+        if isinstance(self._bare_optimizer, Muon):
+            self._bare_optimizer.map = self.workers.map
         # DistributedDataParallel, where there are several processes; the loss scaler of fp16.
         wrapped, self.optimizer = self.accelerator.prepare(self.model, self._bare_optimizer)
         self.networks: list[nn.Module] = [wrapped, *self.replicas.networks[1:]]

@@ -13,8 +13,8 @@ from accelerate.utils import broadcast_object_list
 from fer_edge.data import FerDataset
 from fer_edge.models import ModelSpec, build_model
 from fer_edge.training.config import Recipe
-from fer_edge.training.distill import Teacher
 from fer_edge.training.runs import RunFolder, create_run, is_main_process
+from fer_edge.training.teachers import Teacher
 
 __all__ = ["check_network", "location", "made_once", "start_run"]
 
