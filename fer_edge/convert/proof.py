@@ -90,8 +90,19 @@ class Proven:
             "mean_abs_logit": proof.agreement.mean_abs_logit,
             "speedup": self.speed.ratio if self.speed else None,
             "p50_ms": self.speed.fast_p50_ms if self.speed else None,
+            "timed": self._timed(),
             "checks": proof.gate.to_dict()["checks"],
             "created": proof.created,
+        }
+
+    def _timed(self) -> dict[str, Any] | None:
+        """Return what the speed belongs to: a file, and a machine with its threads."""
+        if self.speed is None:
+            return None
+        environment = self.verification.environment
+        return {
+            "artifact_sha256": self.verification.engine.artifact_sha256,
+            **{name: environment[name] for name in ("machine", "power_mode", "threads")},
         }
 
 

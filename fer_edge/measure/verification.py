@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -271,20 +271,34 @@ def artifact_of(bundle: Bundle, backend: Backend) -> Artifact | None:
 def measured_speedup(
     bundle: Bundle, backend: str, precision: str, environment: Mapping[str, Any]
 ) -> tuple[float | None, str | None]:
-    """Return how much faster a precision is than the fastest higher one, as a bench measured it.
+    """Return how much faster a precision is than the fastest higher one that it was timed beside.
 
-    Taken from the bundle's ``bench.json`` if that was made on the machine of ``environment`` with
-    its threads and with these very files; else (None, None). The second value says which bench.
+    From the bundle's ``bench.json``, else from the gate of its build, if that was measured on the
+    machine of ``environment``, with its threads and with these very files; else (None, None). The
+    second value says which it was.
     """
-    listed = bundle.find(path=BENCH_FILE)
-    if listed is None or not _HIGHER.get(precision):
-        return None, None
-    result = BenchResult.load(bundle.file(listed))
-    if result.environment["threads"] != environment["threads"] or not same_machine(
-        result.environment, environment
-    ):
+    if not _HIGHER.get(precision):
         return None, None
     current = {artifact.sha256 for artifact in bundle.manifest.artifacts}
+    ratio, source = _benched(bundle, backend, precision, environment, current)
+    if ratio is None:
+        return _timed_by_the_build(bundle, backend, precision, environment, current)
+    return ratio, source
+
+
+def _benched(
+    bundle: Bundle,
+    backend: str,
+    precision: str,
+    environment: Mapping[str, Any],
+    current: Collection[str],
+) -> tuple[float | None, str | None]:
+    listed = bundle.find(path=BENCH_FILE)
+    if listed is None:
+        return None, None
+    result = BenchResult.load(bundle.file(listed))
+    if not _made_here(result.environment, environment):
+        return None, None
 
     def p50(which: str) -> float | None:
         row = result.find(backend, which)
@@ -296,6 +310,29 @@ def measured_speedup(
         return None, None
     quick = "quick bench" if result.protocol.get("quick") else "bench"
     return min(higher) / own, f"{quick} of {result.created}"
+
+
+def _timed_by_the_build(
+    bundle: Bundle,
+    backend: str,
+    precision: str,
+    environment: Mapping[str, Any],
+    current: Collection[str],
+) -> tuple[float | None, str | None]:
+    for gate in bundle.manifest.gates:
+        timed = gate.get("timed")
+        if (
+            (gate.get("precision"), gate.get("backend")) == (precision, backend)
+            and timed
+            and timed["artifact_sha256"] in current
+            and _made_here(timed, environment)
+        ):
+            return gate["speedup"], f"beside fp32 in the build of {gate['created']} (quick)"
+    return None, None
+
+
+def _made_here(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return bool(then["threads"] == now["threads"]) and same_machine(then, now)
 
 
 def _run(

@@ -18,8 +18,10 @@ from fer_edge.convert.source import find_source
 from fer_edge.data import FerDataset
 from fer_edge.errors import GateError, NumericsError, UsageError
 from fer_edge.files import sha256_file
+from fer_edge.measure.environment import capture
 from fer_edge.measure.gate import GatePolicy
 from fer_edge.measure.latency import LatencyProtocol, SpeedEvidence
+from fer_edge.measure.verification import measured_speedup
 
 QUICK = {"calibration": "stratified-128", "target": "onnxruntime"}
 
@@ -100,6 +102,9 @@ def test_an_int8_build_makes_a_verified_bundle(
         assert proof["n"] == len(faces.select("public"))
         assert proof["dataset_sha256"] == faces.select("public").sha256
     assert gate(bundle, "int8", "onnxruntime")["speedup"] == 2.0
+    ratio, source = measured_speedup(bundle, "onnxruntime", "int8", capture(1))
+    assert ratio == 2.0
+    assert "in the build of" in str(source)
     assert gate(bundle, "int8", "onnxruntime")["attempts"][0]["failure"] == ""
     assert gate(bundle, "fp32")["max_abs_logit"] <= 1e-4
 

@@ -237,6 +237,34 @@ def test_speed_comes_from_a_bench_of_this_machine_and_these_files(own_bundle: Bu
     assert speed() == (None, None)
 
 
+def test_without_a_bench_the_builds_own_timing_counts(
+    own_bundle: Bundle, small_dataset: FerDataset
+) -> None:
+    here = capture(1)
+    timed = {name: here[name] for name in ("machine", "power_mode", "threads")}
+    timed["artifact_sha256"] = own_bundle.artifact(precision="int8").sha256
+
+    def speed(**changes: Any) -> tuple[float | None, str | None]:
+        gate = {"precision": "int8", "target": "onnxruntime", "backend": "onnxruntime"}
+        gate |= {"passed": True, "speedup": 1.5, "created": "then", "timed": {**timed, **changes}}
+        with BundleWriter(own_bundle.path, base=Bundle.open(own_bundle.path)) as writer:
+            writer.add_gate(gate)
+        return measured_speedup(Bundle.open(own_bundle.path), "onnxruntime", "int8", here)
+
+    assert speed(artifact_sha256="0" * 64) == (None, None)
+    assert speed(threads=2) == (None, None)
+    assert speed(machine={**here["machine"], "cpu": "another"}) == (None, None)
+    assert speed() == (1.5, "beside fp32 in the build of then (quick)")
+    got = verify_bundle(Bundle.open(own_bundle.path), small_dataset, precision="int8")
+    assert got.gate.status == "passed"
+    assert got.speedup_source == "beside fp32 in the build of then (quick)"
+    # A bench is longer, and counts more.
+    record_bench(own_bundle.path, "small", bench_of(own_bundle, {"fp32": 0.9, "int8": 0.3}))
+    assert measured_speedup(Bundle.open(own_bundle.path), "onnxruntime", "int8", here)[1] == (
+        "bench of then"
+    )
+
+
 def test_a_slow_int8_fails_the_gate_of_verify(
     own_bundle: Bundle, small_dataset: FerDataset
 ) -> None:
