@@ -1,0 +1,108 @@
+"""The confusion matrix, in images and in percent, and the scores of each emotion, as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_edge.emotions import EMOTIONS
+from fer_edge.measure.accuracy import Accuracy
+from fer_edge.report.canvas import FAINT, INK, LINES, MUTED, new_figure, quiet, save_figure
+
+__all__ = ["draw_confusion", "draw_per_class"]
+
+
+def draw_confusion(accuracy: Accuracy, path: Path | str, *, title: str) -> Path:
+    """Draw counts beside rates of the true emotion; both are coloured by the rate."""
+    counts = np.array(accuracy.confusion)
+    labelled = counts.sum(axis=1, keepdims=True)
+    rates = counts / np.maximum(labelled, 1)
+    figure = new_figure(13.2, 6.6)
+    left, right = figure.subplots(1, 2)
+    _matrix(left, rates, [[f"{count:,}" for count in row] for row in counts.tolist()])
+    _matrix(right, rates, [[f"{100 * rate:.1f}" for rate in row] for row in rates.tolist()])
+    left.set_title("images", fontsize=11, color=MUTED)
+    right.set_title("% of the true emotion: recall on the diagonal", fontsize=11, color=MUTED)
+    sizes = labelled[:, 0].tolist()
+    left.set_yticks(
+        range(len(EMOTIONS)),
+        [f"{name}\n{n:,}" for name, n in zip(EMOTIONS, sizes)],
+        linespacing=1.3,
+    )
+    right.set_yticks(range(len(EMOTIONS)), EMOTIONS)
+    left.set_ylabel("true", fontsize=11)
+    error = 100 * accuracy.standard_error
+    scores = (
+        f"top-1 {100 * accuracy.top1:.2f} % ± {error:.2f}, macro-F1 {100 * accuracy.macro_f1:.2f} %"
+    )
+    figure.suptitle(f"{title}\n{scores}", fontsize=12, linespacing=1.5)
+    return save_figure(figure, path)
+
+
+def _matrix(axes: Any, rates: np.ndarray, texts: list[list[str]]) -> None:
+    axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
+    for i, row in enumerate(texts):
+        for j, text in enumerate(row):
+            axes.text(
+                j,
+                i,
+                text,
+                ha="center",
+                va="center",
+                fontsize=11,
+                fontweight="bold" if i == j else "normal",
+                color="white" if rates[i, j] > 0.6 else INK,
+            )
+    axes.set_xticks(range(len(EMOTIONS)), EMOTIONS)
+    axes.set_xlabel("predicted", fontsize=11)
+    # White lines between the cells.
+    axes.set_xticks(np.arange(1, len(EMOTIONS)) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, len(EMOTIONS)) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+
+
+def draw_per_class(accuracy: Accuracy, path: Path | str, *, title: str) -> Path:
+    """Draw each emotion's precision, recall and F1, and how many images it has."""
+    figure = new_figure(8.4, 4.6)
+    axes = figure.add_subplot()
+    quiet(axes, grid="x")
+    kinds = (("precision", "o", LINES[4]), ("recall", "s", LINES[0]), ("F1", "D", INK))
+    for place, score in enumerate(accuracy.per_class.values()):
+        values = [score.precision, score.recall, score.f1]
+        known = [100 * value for value in values if value is not None]
+        if known:
+            axes.plot([min(known), max(known)], [place, place], color=FAINT, lw=5, zorder=1)
+        for (name, marker, colour), value in zip(kinds, values):
+            if value is not None:
+                axes.plot(
+                    100 * value,
+                    place,
+                    marker,
+                    color=colour,
+                    markersize=8,
+                    label=name,
+                    clip_on=False,
+                    zorder=2,
+                )
+    axes.set_yticks(
+        range(len(EMOTIONS)),
+        [f"{name} ({score.n:,})" for name, score in accuracy.per_class.items()],
+    )
+    axes.set(ylim=(len(EMOTIONS) - 0.5, -0.5), xlim=(0, 100), xlabel="%")
+    axes.tick_params(axis="y", length=0)
+    handles, labels = axes.get_legend_handles_labels()
+    once = dict(zip(labels, handles))
+    names = [name for name, _, _ in kinds if name in once]
+    figure.legend(
+        [once[name] for name in names],
+        names,
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+    )
+    figure.suptitle(title, fontsize=11)
+    return save_figure(figure, path)

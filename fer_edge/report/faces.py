@@ -1,0 +1,127 @@
+"""Sheets of faces with what an engine said of each: for one's own eyes, see :func:`faces_notice`.
+
+Blue is the true emotion, vermilion a wrong prediction, and signs say it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fer_edge.data import FerDataset
+from fer_edge.emotions import EMOTIONS
+from fer_edge.measure.evaluation import Answer
+from fer_edge.report.canvas import FAINT, INK, MUTED, OTHER, RIGHT, WRONG, Sheet, faces_notice
+
+__all__ = ["MARGIN", "TOP", "draw_mistakes", "draw_predictions", "short_id", "verdict"]
+
+MARGIN, TOP, FOOT = 0.25, 0.62, 0.34
+"""Inches around a sheet; above its faces stands the title, below them the notice."""
+
+_CELL, _CAPTION, _GAP = 1.2, 0.5, 0.16
+_FACE, _LABELS, _BARS, _NUMBERS, _HEAD = 1.26, 0.62, 0.95, 0.36, 0.26
+
+
+def draw_mistakes(
+    images: FerDataset, mistakes: Sequence[Answer], path: Path | str, *, title: str
+) -> Path:
+    """Draw each wrongly answered face with its id, what it is and what it was taken for."""
+    columns = min(8, max(4, len(mistakes)))
+    rows = -(-len(mistakes) // columns)
+    width = 2 * MARGIN + columns * (_CELL + _GAP) - _GAP
+    sheet = Sheet(width, TOP + rows * (_CELL + _CAPTION + _GAP) - _GAP + FOOT)
+    begin(sheet, title, "most confident mistakes, the surest first")
+    for place, answer in enumerate(mistakes):
+        x = MARGIN + place % columns * (_CELL + _GAP)
+        y = TOP + place // columns * (_CELL + _CAPTION + _GAP)
+        sheet.image(x, y, _CELL, images.images[answer.row])
+        below = y + _CELL
+        sheet.text(x, below + 0.11, f"✗ {answer.predicted}", colour=WRONG, bold=True)
+        share = f"{100 * answer.probability:.1f} %"
+        sheet.text(x + _CELL, below + 0.11, share, colour=WRONG, align="right")
+        sheet.text(x, below + 0.27, f"✓ {answer.true}", colour=RIGHT, bold=True)
+        share = f"{100 * answer.probability_of_true:.1f} %"
+        sheet.text(x + _CELL, below + 0.27, share, colour=RIGHT, align="right")
+        sheet.text(x, below + 0.42, short_id(answer.id, 26), size=5.5, colour=MUTED)
+    if not mistakes:
+        sheet.text(MARGIN, TOP + 0.1, "there is none", colour=MUTED)
+    end(sheet, faces_notice(images))
+    return sheet.save(path)
+
+
+def draw_predictions(
+    images: FerDataset,
+    answers: Sequence[Answer],
+    probabilities: np.ndarray,
+    path: Path | str,
+    *,
+    title: str,
+    subtitle: str,
+) -> Path:
+    """Draw each face beside the seven probabilities (f32[len(answers),7]) as bars."""
+    columns = min(3, max(1, len(answers)))
+    rows = -(-len(answers) // columns)
+    wide, high = _FACE + _LABELS + _BARS + _NUMBERS, _HEAD + _FACE
+    width = 2 * MARGIN + columns * (wide + 2 * _GAP) - 2 * _GAP
+    sheet = Sheet(max(width, 6.5), TOP + rows * (high + 1.4 * _GAP) - _GAP + FOOT)
+    begin(sheet, title, subtitle)
+    for place, (answer, shares) in enumerate(zip(answers, probabilities.tolist())):
+        x = MARGIN + place % columns * (wide + 2 * _GAP)
+        y = TOP + place // columns * (high + 1.4 * _GAP)
+        verdict(sheet, x, y + 0.1, answer)
+        sheet.text(
+            x + wide, y + 0.1, short_id(answer.id, 24), size=5.5, colour=MUTED, align="right"
+        )
+        y += _HEAD
+        sheet.image(x, y, _FACE, images.images[answer.row])
+        _bars(sheet, x + _FACE, y, answer, shares)
+    end(sheet, faces_notice(images))
+    return sheet.save(path)
+
+
+def _bars(sheet: Sheet, x: float, y: float, answer: Answer, shares: list[float]) -> None:
+    step = _FACE / len(EMOTIONS)
+    left = x + _LABELS
+    for i, (emotion, share) in enumerate(zip(EMOTIONS, shares)):
+        middle = y + (i + 0.5) * step
+        colour, bold = OTHER, emotion in (answer.true, answer.predicted)
+        if emotion == answer.true:
+            colour = RIGHT
+        elif emotion == answer.predicted:
+            colour = WRONG
+        ink = colour if bold else INK
+        sheet.text(left - 0.06, middle, emotion, size=7, align="right", colour=ink, bold=bold)
+        sheet.bar(left, middle - 0.34 * step, _BARS, 0.68 * step, FAINT)
+        sheet.bar(left, middle - 0.34 * step, _BARS * share, 0.68 * step, colour)
+        number = f"{100 * share:.1f}"
+        end_ = left + _BARS + _NUMBERS
+        sheet.text(end_, middle, number, size=7, align="right", colour=ink, bold=bold)
+
+
+def verdict(sheet: Sheet, x: float, y: float, answer: Answer) -> None:
+    """Write what was predicted, how surely, and what it really is; "" where that is not known."""
+    share = f"{answer.predicted} {100 * answer.probability:.1f} %"
+    if not answer.true:
+        sheet.text(x, y, share, size=8.5, bold=True)
+    elif answer.right:
+        sheet.text(x, y, f"✓ {share}", size=8.5, bold=True, colour=RIGHT)
+    else:
+        sheet.text(x, y, f"✗ {share}, is {answer.true}", size=8.5, bold=True, colour=WRONG)
+
+
+def begin(sheet: Sheet, title: str, subtitle: str) -> None:
+    """Write the head of a sheet."""
+    sheet.text(MARGIN, 0.2, title, size=10)
+    sheet.text(MARGIN, 0.42, subtitle, size=8, colour=MUTED)
+
+
+def end(sheet: Sheet, notice: str) -> None:
+    """Write the foot of a sheet."""
+    sheet.text(MARGIN, sheet.height - 0.14, notice, size=7, colour=MUTED)
+
+
+def short_id(name: str, length: int) -> str:
+    """Return the end of an id, which tells more than its beginning."""
+    return name if len(name) <= length else "…" + name[1 - length :]
