@@ -42,6 +42,13 @@ MODELS: dict[str, ModelEntry] = {
         parameters=742_919,
         macs=31_215_712,
     ),
+    "repvgg": ModelEntry(
+        target="fer_edge.models.repvgg:build",
+        summary="plain 3x3 stack, 32-64-128-160; shortcuts train it and fold away",
+        source="fer-edge; Ding et al. 2021",
+        parameters=850_183,
+        macs=30_441_568,
+    ),
     "pytorch-cnn": ModelEntry(
         target="fer_edge.models.plain:build",
         summary="blocks of two 3x3, 32-64-128-256, BatchNorm, dropout, global average pooling",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ def count_parameters(model: nn.Module) -> int:
     does not follow a layer of its width (pre-activation networks) cannot be folded and is counted
     in full.
     """
+    model = _deployed(model)
     total = sum(parameter.numel() for parameter in model.parameters())
     before: nn.Module | None = None
     for module in model.modules():
@@ -33,6 +36,15 @@ def count_parameters(model: nn.Module) -> int:
     return total
 
 
+def _deployed(model: nn.Module) -> nn.Module:
+    """Return the network that infers: one whose branches fold away is folded, in a copy."""
+    if not hasattr(model, "fold"):
+        return model
+    model = deepcopy(model).eval()
+    model.fold()
+    return model
+
+
 def _outputs(module: nn.Module | None) -> int | None:
     if isinstance(module, nn.Conv2d):
         return module.out_channels
@@ -44,6 +56,7 @@ def count_macs(model: nn.Module, spec: ModelSpec) -> int:
 
     Additions, pooling and activations are not counted, as is customary.
     """
+    model = _deployed(model)
     total = 0
 
     def add(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:

@@ -107,7 +107,10 @@ def load_weights(path: Path | str) -> Weights:
 
 
 def model_from_weights(path: Path | str) -> tuple[nn.Module, Weights]:
-    """Return the network of a weights file in ``eval()`` mode, and what the file says of it."""
+    """Return the network of a weights file in ``eval()`` mode, and what the file says of it.
+
+    Branches that only training needs are folded (models with a ``fold`` method).
+    """
     weights = load_weights(path)
     model = build_model(weights.spec.untrained())
     try:
@@ -117,7 +120,10 @@ def model_from_weights(path: Path | str) -> tuple[nn.Module, Weights]:
             f"{path}: its tensors are not those of model {weights.spec.name!r}: {error}",
             fix="it was written by another version of fer-edge: train again, or install that one",
         ) from error
-    return model.eval(), weights
+    model.eval()
+    if hasattr(model, "fold"):
+        model.fold()
+    return model, weights
 
 
 def _canonical(content: bytes) -> bytes:

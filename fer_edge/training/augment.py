@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.training.config import Augment
 
-__all__ = ["Draw", "augment", "draw_augmentation", "normalise"]
+__all__ = ["Draw", "augment", "draw_augmentation", "normalise", "view_size"]
 
 _PADDING = {"reflect": "reflection", "border": "border", "mean": "zeros"}
 
@@ -70,14 +70,37 @@ def draw_augmentation(count: int, recipe: Augment, random: np.random.Generator) 
     return Draw(tensor(theta), tensor(contrast), tensor(brightness), tensor(box))
 
 
-def augment(images: Tensor, draw: Draw, recipe: Augment, preprocessing: Preprocessing) -> Tensor:
-    """Return normalised ``f32[N, 1, H, W]`` from ``images``, u8 of the same shape, as drawn."""
+def view_size(recipe: Augment, full: int, part_done: float) -> int:
+    """Return the side of the views when ``part_done`` (0..1) of the run is over.
+
+    Grows on a line in steps of 4 pixels, which keeps the maps of stride-2 stages nearly even.
+    """
+    start = min(recipe.start_size or full, full)
+    if part_done >= recipe.full_size_at or start == full:
+        return full
+    grown = start + (full - start) * part_done / recipe.full_size_at
+    return max(start, int(grown) // 4 * 4)
+
+
+def augment(
+    images: Tensor,
+    draw: Draw,
+    recipe: Augment,
+    preprocessing: Preprocessing,
+    size: int | None = None,
+) -> Tensor:
+    """Return normalised ``f32[N, 1, H, W]`` from ``images``, u8 of the same shape, as drawn.
+
+    With ``size`` the views are that many pixels high and wide.
+    """
     device = images.device
     mean = 255.0 * preprocessing.mean
     # Centred first, so that the zeros outside the image are the mean gray.
     x = images.to(torch.float32).sub_(mean)
-    if recipe.rotate or recipe.scale or recipe.shift or recipe.flip:
-        grid = _grid(draw.theta.to(device), x.shape[-2], x.shape[-1])
+    height, width = (size, size) if size is not None else (x.shape[-2], x.shape[-1])
+    resized = (height, width) != tuple(x.shape[-2:])
+    if resized or recipe.rotate or recipe.scale or recipe.shift or recipe.flip:
+        grid = _grid(draw.theta.to(device), height, width)
         x = F.grid_sample(x, grid, "bilinear", _PADDING[recipe.fill], align_corners=False)
     # Brightness scales the pixel, contrast the distance from the image's own mean; the two and
     # the division by std are one multiplication and one addition per pixel.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +14,16 @@ from torch import Tensor, nn
 
 from fer_edge.training.config import Optim, Recipe, Stop
 
-__all__ = ["Average", "Monitor", "build_optimizer", "learning_rate"]
+__all__ = ["Average", "Monitor", "Muon", "build_optimizer", "learning_rate", "orthogonalised"]
 
 
 def build_optimizer(model: nn.Module, recipe: Optim) -> torch.optim.Optimizer:
-    """Return AdamW or SGD with Nesterov momentum; vectors (BatchNorm, biases) do not decay."""
+    """Return AdamW, Muon or SGD with Nesterov momentum; vectors (BatchNorm, biases) do not decay.
+
+    A group's rate is the schedule's times its ``lr_scale``, where it has one.
+    """
+    if recipe.name == "muon":
+        return Muon(model, recipe)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {
@@ -49,6 +56,10 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, plateau: floa
         return _cosine(peak, peak * schedule.final, (step - turn) / max(1, total - 1 - turn))
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
+    if schedule.name == "wsd":
+        # The last step stands one line's step above the end, so that it still learns.
+        left = (total - step) / max(1, round(schedule.decay * total))
+        return peak * (schedule.final + (1 - schedule.final) * min(1.0, left))
     if schedule.name == "cosine":
         return _cosine(peak, peak * schedule.final, (step - warmup) / max(1, total - 1 - warmup))
     return peak * plateau
@@ -56,6 +67,125 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, plateau: floa
 
 def _cosine(start: float, end: float, part: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for convolutions.
+
+    The Nesterov momentum of each hidden kernel, as a matrix ``outputs x (height width inputs)``, is
+    replaced by the nearest orthogonal one, so that all its directions learn at one speed. The
+    first and last layer, depthwise kernels and vectors are AdamW's. ``torch.optim.Muon`` takes
+    matrices only and computes in bf16, which CPUs without bf16 units emulate.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Optim) -> None:
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        first = next((item for item in parameters if item.ndim == 4), None)
+        hidden = [
+            item
+            for item in parameters
+            if item.ndim == 4 and item.shape[1] > 1 and item is not first
+        ]
+        known = {id(item) for item in hidden}
+        others = [item for item in parameters if id(item) not in known]
+        scale = recipe.vector_lr / recipe.lr if recipe.lr else 0.0
+        groups: list[dict[str, Any]] = [
+            {"params": hidden, "hidden": True},
+            {"params": [item for item in others if item.ndim > 1], "lr_scale": scale},
+            {
+                "params": [item for item in others if item.ndim <= 1],
+                "lr_scale": scale,
+                "weight_decay": 0.0,
+            },
+        ]
+        defaults = {
+            "lr": recipe.lr,
+            "weight_decay": recipe.weight_decay,
+            "momentum": recipe.momentum,
+            "betas": recipe.betas,
+            "hidden": False,
+            "lr_scale": 1.0,
+        }
+        super().__init__([group for group in groups if group["params"]], defaults)
+        self.map: Callable[[Callable[[Tensor], None], Sequence[Tensor]], Any] = _one_by_one
+        """Applies a function to all hidden kernels; threads may share them."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Do one step with the gradients that are there."""
+        for group in self.param_groups:
+            change = partial(self._hidden if group["hidden"] else self._adam, group)
+            present = [item for item in group["params"] if item.grad is not None]
+            torch._foreach_mul_(present, 1 - group["lr"] * group["weight_decay"])
+            if group["hidden"]:
+                # The costly ones first and in turn, so that the threads' shares are alike.
+                self.map(change, sorted(present, key=Tensor.numel, reverse=True))
+            else:
+                _one_by_one(change, present)
+
+    @torch.no_grad()  # again: each thread has a setting of its own
+    def _hidden(self, group: dict[str, Any], parameter: Tensor) -> None:
+        gradient = _gradient(parameter)
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        update = gradient.lerp(momentum, group["momentum"])
+        # In channels_last this order is the one in memory: nothing is copied.
+        matrix = update.permute(0, 2, 3, 1).reshape(len(update), -1)
+        rows, columns = matrix.shape
+        matrix = orthogonalised(matrix) * max(1.0, rows / columns) ** 0.5
+        outputs, inputs, height, width = update.shape
+        update = matrix.reshape(outputs, height, width, inputs).permute(0, 3, 1, 2)
+        parameter.add_(update, alpha=-group["lr"])
+
+    @torch.no_grad()
+    def _adam(self, group: dict[str, Any], parameter: Tensor) -> None:
+        gradient = _gradient(parameter)
+        state = self.state[parameter]
+        if not state:
+            state["mean"], state["square"] = (
+                torch.zeros_like(parameter),
+                torch.zeros_like(parameter),
+            )
+            state["steps"] = 0
+        state["steps"] += 1
+        steps, (first, second) = int(state["steps"]), group["betas"]
+        mean = state["mean"].lerp_(gradient, 1 - first)
+        square = state["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        size = (square / (1 - second**steps)).sqrt_().add_(1e-8)
+        parameter.addcdiv_(mean, size, value=-group["lr"] / (1 - first**steps))
+
+
+def _one_by_one(change: Callable[[Tensor], None], parameters: Sequence[Tensor]) -> None:
+    for parameter in parameters:
+        change(parameter)
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def orthogonalised(matrix: Tensor, steps: int = 4) -> Tensor:
+    """Return ``matrix``, f32[m, n], with its larger singular values brought near 1.
+
+    Newton-Schulz iterations ``x <- (a + b x x' + c (x x')^2) x`` with the coefficients of Muon's
+    authors, which trade exactness (0.7 to 1.2) for speed. They are done on the m x m matrix
+    ``x x'`` of the shorter side, in half the arithmetic for the shapes of convolutions.
+    """
+    x = matrix / (matrix.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    gram, product = x @ x.T, torch.empty(0)
+    for step in range(steps):
+        factor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        factor.diagonal().add_(3.4445)
+        product = factor @ product if step else factor
+        if step + 1 < steps:
+            gram = factor @ gram @ factor
+    x = product @ x
+    return x.T if tall else x
 
 
 class Average:

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fer_edge.preprocessing import Preprocessing
-from fer_edge.training.augment import _grid, augment, draw_augmentation, normalise
+from fer_edge.training.augment import (
+    _grid,
+    augment,
+    draw_augmentation,
+    normalise,
+    view_size,
+)
 from fer_edge.training.batches import Batches, step_seed
 from fer_edge.training.config import Augment, Recipe, load_recipe
 
@@ -214,3 +220,31 @@ def test_mixup_mixes_images_and_targets_alike() -> None:
     levels = _normalised(images)[:, 0, 0, 0]
     torch.testing.assert_close(view[:, 0, 5, 5], targets[:, :4] @ levels, rtol=0, atol=1e-4)
     assert bool(((targets > 0).sum(1) == 2).all())
+
+
+def test_views_grow_to_the_full_size() -> None:
+    recipe = Augment(start_size=32, full_size_at=0.5)
+    sizes = [view_size(recipe, 48, part / 100) for part in range(101)]
+    assert sizes[0] == 32
+    assert sizes == sorted(sizes)
+    assert set(sizes) == {32, 36, 40, 44, 48}
+    assert sizes.index(48) == 50
+    assert {view_size(Augment(), 48, part / 10) for part in range(11)} == {48}
+    assert view_size(Augment(start_size=64), 48, 0.0) == 48
+
+
+def test_a_smaller_view_is_the_resampled_image() -> None:
+    images = _images()
+    draw = draw_augmentation(len(images), NOTHING, np.random.default_rng(0))
+    view = augment(images, draw, NOTHING, PREPROCESSING, 24)
+    # Each output pixel lies in the middle of four input pixels.
+    expected = F.avg_pool2d(_normalised(images), 2)
+    torch.testing.assert_close(view, expected, rtol=0, atol=1e-5)
+
+
+def test_batches_grow_over_the_run() -> None:
+    labels = torch.arange(6) % 7
+    recipe = Recipe(epochs=4, augment=Augment(start_size=32, full_size_at=0.5))
+    batches = Batches(_images(), labels, recipe, PREPROCESSING)
+    sides = [batches.batch(epoch, 0).part(0, 1)[0].shape[-1] for epoch in range(4)]
+    assert sides == [32, 40, 48, 48]

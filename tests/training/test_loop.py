@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fer_edge.data import FerDataset, Split
 from fer_edge.data.dataset import dataset_from_rows
+from fer_edge.data.holdout import holdout_mask
 from fer_edge.errors import DataError, NumericsError, RecipeError
 from fer_edge.models.weights import load_weights, model_from_weights
 from fer_edge.training.batches import Sources
@@ -255,3 +256,38 @@ def test_a_run_in_training_is_left_alone(
     run = new_run(tiny())
     with run.locked(), pytest.raises(Exception, match="another process"):
         train(run, tiny(), faces)
+
+
+def test_held_out_images_are_not_trained_on(
+    faces: FerDataset, tiny: TinyRecipe, new_run: NewRun
+) -> None:
+    recipe = tiny("data.holdout=0.1", "data.holdout_seed=3", "epochs=1")
+    recorder = Recorder()
+    train(new_run(recipe), recipe, faces, listener=recorder)
+    train_set = faces.select("train")
+    held_out = int(holdout_mask(train_set, 0.1, 3).sum())
+    assert held_out > 0
+    assert recorder.plans[0].images == len(train_set) - held_out
+
+
+def test_muon_growing_views_and_wsd_run_and_resume_alike(
+    faces: FerDataset, tiny: TinyRecipe, new_run: NewRun
+) -> None:
+    recipe = tiny(
+        "optim.name=muon",
+        "optim.lr=0.02",
+        "schedule.name=wsd",
+        "augment.start_size=32",
+        "data.holdout=0.1",
+    )
+    whole, cut = new_run(recipe, name="whole"), new_run(recipe, name="cut")
+    train(whole, recipe, faces)
+
+    class Stop(Recorder):
+        def epoch(self, row: dict[str, object]) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, recipe, faces, listener=Stop())
+    train(cut, recipe, faces)
+    assert same(weights_of(whole), weights_of(cut))

@@ -18,7 +18,14 @@ from fer_edge.errors import RecipeError, UnavailableError
 from fer_edge.models import ModelSpec, build_model
 from fer_edge.training.config import Loss, Optim, Recipe, with_overrides
 from fer_edge.training.losses import class_weights, cross_entropy, soft_targets
-from fer_edge.training.optim import Average, Monitor, build_optimizer, learning_rate
+from fer_edge.training.optim import (
+    Average,
+    Monitor,
+    Muon,
+    build_optimizer,
+    learning_rate,
+    orthogonalised,
+)
 from fer_edge.training.precision import bf16_feature, resolve_precision
 from fer_edge.training.replicas import Replicas, Workers, replica_count
 from fer_edge.training.scoring import scores_from_logits
@@ -69,6 +76,15 @@ def test_onecycle_peaks_where_it_is_told() -> None:
     assert rates[-1] == pytest.approx(0, abs=1e-9)
 
 
+def test_wsd_stays_and_falls_on_a_line() -> None:
+    rates = _rates(
+        "schedule.name=wsd", "schedule.decay=0.4", "schedule.final=0", "schedule.warmup_epochs=1"
+    )
+    assert rates[0] < 0.2
+    assert set(rates[10:61]) == {1.0}
+    assert rates[60:] == pytest.approx([(100 - step) / 40 for step in range(60, 100)])
+
+
 def test_constant_and_plateau_warm_up_and_stay() -> None:
     for name in ("constant", "plateau"):
         rates = _rates(f"schedule.name={name}", "schedule.warmup_epochs=1")
@@ -79,7 +95,7 @@ def test_constant_and_plateau_warm_up_and_stay() -> None:
 
 
 @given(
-    st.sampled_from(["cosine", "onecycle", "plateau", "constant"]),
+    st.sampled_from(["cosine", "onecycle", "plateau", "constant", "wsd"]),
     st.integers(1, 20),
     st.integers(1, 20),
     st.floats(0, 30),
@@ -113,6 +129,80 @@ def test_vectors_do_not_decay(name: str) -> None:
             weight = isinstance(module, nn.Conv2d | nn.Linear) and key == "weight"
             assert decays[id(parameter)] == (0.5 if weight else 0.0)
     assert len(decays) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("shape", [(16, 72), (64, 16), (24, 24)])
+def test_orthogonalised_is_near_the_polar_factor(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    result = orthogonalised(matrix, steps=5)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    # The same singular vectors: what is left between them is diagonal, with values near one.
+    between = left.T @ result @ right.T
+    wide = values > 0.1 * values.max()
+    assert between[~torch.eye(len(values), dtype=torch.bool)].abs().max() < 1e-3
+    assert float(between.diagonal()[wide].min()) > 0.6
+    assert float(between.diagonal().max()) < 1.3
+
+
+def test_orthogonalised_equals_the_iteration_of_its_authors() -> None:
+    torch.manual_seed(1)
+    matrix = torch.randn(12, 40)
+    x = matrix / matrix.norm()
+    for _ in range(4):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    torch.testing.assert_close(orthogonalised(matrix, steps=4), x, rtol=1e-4, atol=1e-5)
+
+
+def test_muon_takes_hidden_kernels_and_leaves_the_rest_to_adamw() -> None:
+    model = build_model(ModelSpec("compact"))
+    recipe = Optim(name="muon", lr=0.05, vector_lr=0.002, weight_decay=0.01)
+    optimizer = build_optimizer(model, recipe)
+    assert isinstance(optimizer, Muon)
+    hidden = {id(p) for g in optimizer.param_groups if g["hidden"] for p in g["params"]}
+    first = model.get_parameter("stem.0.weight")
+    kernels = [p for p in model.parameters() if p.ndim == 4]
+    assert hidden == {id(p) for p in kernels if p is not first}
+    rates = {id(p): g["lr"] * g["lr_scale"] for g in optimizer.param_groups for p in g["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    assert rates[id(first)] == pytest.approx(0.002)
+    assert rates[id(kernels[1])] == pytest.approx(0.05)
+
+
+def test_muons_vectors_move_as_adamws() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    recipe = Optim(name="muon", lr=0.1, vector_lr=0.01, weight_decay=0.0)
+    one = Muon(ours, recipe)
+    for group in one.param_groups:
+        group["lr"] = recipe.lr * group["lr_scale"]
+    other = torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.0)
+    for _ in range(5):
+        x = torch.randn(8, 5)
+        for model, optimizer in ((ours, one), (theirs, other)):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_muon_learns_the_same_with_two_threads_as_with_one() -> None:
+    results = []
+    for count in (1, 2):
+        torch.manual_seed(0)
+        model = build_model(ModelSpec("compact", {"widths": [8, 16], "blocks": [1, 1]}))
+        optimizer = build_optimizer(model, Optim(name="muon", lr=0.05))
+        workers = Workers(count)
+        assert isinstance(optimizer, Muon)
+        optimizer.map = workers.map
+        for _ in range(2):
+            model(torch.randn(4, 1, 16, 16)).square().mean().backward()
+            optimizer.step()
+        workers.close()
+        results.append(model.state_dict())
+    torch.testing.assert_close(results[0], results[1])
 
 
 def test_the_average_follows_its_formula() -> None:
