@@ -31,7 +31,14 @@ if TYPE_CHECKING:
     from fer_edge.data.dataset import FerDataset
     from fer_edge.data.splits import Split
 
-__all__ = ["OFFICIAL", "Resplit", "folds", "recorded_resplit", "resplit_as_recorded"]
+__all__ = [
+    "OFFICIAL",
+    "Resplit",
+    "folds",
+    "recorded_resplit",
+    "resplit_as_recorded",
+    "resplit_label",
+]
 
 OFFICIAL = "official"
 """The name of the split that a data set comes with."""
@@ -173,6 +180,12 @@ def recorded_resplit(described: Mapping[str, Any]) -> Resplit | None:
     """Return the split in what a run, weights or a manifest say of their data; None: official."""
     content = described.get("resplit")
     return None if content is None else Resplit.from_dict(content)
+
+
+def resplit_label(described: Mapping[str, Any]) -> str:
+    """Return :attr:`Resplit.label` of described data, or "" for the official split."""
+    recorded = recorded_resplit(described)
+    return recorded.label if recorded else ""
 
 
 def resplit_as_recorded(
