@@ -124,12 +124,16 @@ def verify_bundle(
 ) -> Verification:
     """Send every image of ``split`` once, at batch 1, through a bundle's engine and its reference.
 
-    ``dataset`` is the whole set: images that also stand in its TRAIN are marked, if it has one.
+    ``dataset`` is the whole set as it was loaded: it is split as the network's training data was
+    (DataError where that cannot be), and images that also stand in its TRAIN are marked.
     ``precision`` None takes :func:`default_precision`. A gate that fails is in the result; errors
     are raised for what cannot be compared at all (UsageError, UnavailableError, NumericsError for
     logits that are not finite).
     """
+    from fer_edge.data import resplit_as_recorded
+
     precision = precision or default_precision(bundle, backend)
+    dataset = resplit_as_recorded(dataset, bundle.manifest.dataset, str(bundle.path))
     environment = capture(threads)
     selected = dataset.select(split)
     notes = list(selected.notes)
@@ -250,12 +254,7 @@ def duplicates_of_train(
 
 def describe_dataset(selected: FerDataset) -> dict[str, Any]:
     """Return what a result says of its images."""
-    return {
-        "source": selected.source,
-        "sha256": selected.sha256,
-        "synthetic": selected.synthetic,
-        "n": len(selected),
-    }
+    return {**selected.described(), "n": len(selected)}
 
 
 def artifact_of(bundle: Bundle, backend: Backend) -> Artifact | None:
