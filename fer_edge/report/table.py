@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fer_edge.data.resplit import resplit_label
 from fer_edge.emotions import EMOTIONS
 from fer_edge.measure.comparison import ComparedRow, Comparison
 from fer_edge.measure.latency import LatencyProtocol
@@ -231,7 +232,8 @@ def _scores(verification: Verification) -> list[tuple[str, float | None, float |
 
 def _images(dataset: Mapping[str, Any], split: str) -> str:
     synthetic = "SYNTHETIC faces, not FER2013: " if dataset["synthetic"] else ""
-    return f"{synthetic}{dataset['source']}, {split}, n = {dataset['n']:,}"
+    anew = f" ({label})" if (label := resplit_label(dataset)) else ""
+    return f"{synthetic}{dataset['source']}, {split}{anew}, n = {dataset['n']:,}"
 
 
 def _bench_row(row: BenchRow, several: bool) -> Row:
