@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fer_edge.data.resplit import resplit_label
 from fer_edge.measure.environment import same_machine
 from fer_edge.measure.result import BenchResult, BenchRow
 
@@ -99,4 +100,5 @@ def _pair(
 def _dataset(result: BenchResult) -> str:
     dataset = result.dataset
     synthetic = "SYNTHETIC " if dataset["synthetic"] else ""
-    return f"{synthetic}{dataset['source']} {dataset['split']} n={dataset['n']:,}"
+    anew = f" ({label})" if (label := resplit_label(dataset)) else ""
+    return f"{synthetic}{dataset['source']} {dataset['split']}{anew} n={dataset['n']:,}"
