@@ -86,7 +86,8 @@ def build(
     holds the checkpoint, the FP32 graph, golden inputs with the reference's answers and the engine.
     ``data`` (a data set or its source) is needed for INT8, whose ranges come from the TRAIN images
     of the ``calibration`` recipe, and to verify: every image of ``split`` goes through reference
-    and engine, and the gate judges. ``method`` (minmax, entropy, percentile, or auto: the one that
+    and engine, and the gate judges. It is split as the network's training data was; DataError where
+    that was a split of another data set. ``method`` (minmax, entropy, percentile, or auto: the one that
     loses least) is by default auto, or what a recipe says that is not the default one.
 
     When INT8 fails its gate, costly layers stay in higher precision (``retries`` times); when it
@@ -123,23 +124,28 @@ def build(
         say(f"building {precision} for {chosen.name} from {found.described}")
         with work.stage("export"):
             work.make_fp32(input)
+        if dataset is not None:
+            from fer_edge.data import resplit_as_recorded
+
+            described = work.described["dataset"]
+            dataset = resplit_as_recorded(dataset, described, found.described)
         if verify and dataset is not None:
             work.open_proof(dataset, split, policy)
         work.judge_fp32()
         error: FerEdgeError | None = None
         if precision == "fp16" or (precision == "int8" and chosen.fallback == "fp16"):
             error = work.make_fp16()
-        int8 = ranges = described = None
+        int8 = ranges = calibrated = None
         synthetic = bool(work.described["dataset"].get("synthetic", False))
         if precision == "int8" and dataset is not None:
-            images, ranges, described = work.calibrate(dataset, calibration, method)
+            images, ranges, calibrated = work.calibrate(dataset, calibration, method)
             synthetic = synthetic or dataset.synthetic
             int8, error = work.make_int8(
                 ranges, images.images(dataset), exclude=exclude, speed=speed, retries=retries
             )
         use = precision if error is None else work.fallback(precision)
         with work.stage("write"):
-            write_bundle(work, use=use, int8=int8, calibration=described, synthetic=synthetic)
+            write_bundle(work, use=use, int8=int8, calibration=calibrated, synthetic=synthetic)
         plan = ""
         if profile is not None:
             with work.stage("plan"):
