@@ -87,8 +87,8 @@ def build(
     ``data`` (a data set or its source) is needed for INT8, whose ranges come from the TRAIN images
     of the ``calibration`` recipe, and to verify: every image of ``split`` goes through reference
     and engine, and the gate judges. It is split as the network's training data was; DataError where
-    that was a split of another data set. ``method`` (minmax, entropy, percentile, or auto: the one that
-    loses least) is by default auto, or what a recipe says that is not the default one.
+    that was a split of another data set. ``method`` (minmax, entropy, percentile, or auto: the one
+    that loses least) is by default auto, or what a recipe says that is not the default one.
 
     When INT8 fails its gate, costly layers stay in higher precision (``retries`` times); when it
     still fails, the bundle is written without it, its manifest says why, and ``error`` of the
