@@ -116,11 +116,13 @@ def run_bench(
 
     Each image goes once, at batch 1, through the very object that is then timed. An engine that
     cannot run, or breaks, becomes a row with its reason. ``limit`` takes that many images spread
-    over the split, and the result says so. Raises only for what makes the whole table meaningless:
-    no such split, no reference.
+    over the split, and the result says so. ``dataset`` is split as the networks' training data was.
+    Raises only for what makes the whole table meaningless: no such split, no reference, networks
+    of different splits.
     """
     if not bundles:
         raise UsageError("there is no bundle to bench", fix="fer-edge build --precision int8")
+    dataset = _split_as_trained(bundles, dataset)
     protocol = protocol or LatencyProtocol()
     environment = capture(threads)
     whole = selected = dataset.select(split)
@@ -170,6 +172,27 @@ def labels(bundles: Sequence[Bundle]) -> list[str]:
     return [
         name if names.count(name) == 1 else str(bundle.path) for name, bundle in zip(names, bundles)
     ]
+
+
+def _split_as_trained(bundles: Sequence[Bundle], dataset: FerDataset) -> FerDataset:
+    """Split ``dataset`` as all bundles record it, or raise: test images of one train another."""
+    from fer_edge.data import resplit_as_recorded
+    from fer_edge.data.resplit import resplit_label
+
+    split = {
+        bundle.manifest.name: resplit_label(bundle.manifest.dataset) or "official split"
+        for bundle in bundles
+    }
+    if len(set(split.values())) > 1:
+        raise UsageError(
+            "these networks were trained on different splits, one's test images are among the "
+            "others' training images: "
+            + ", ".join(f"{name} on the {label}" for name, label in split.items()),
+            fix="bench them apart",
+        )
+    for bundle in bundles:
+        anew = resplit_as_recorded(dataset, bundle.manifest.dataset, str(bundle.path))
+    return anew
 
 
 def _wanted(backends: Sequence[str], precisions: Sequence[str]) -> Iterator[tuple[str, str]]:
