@@ -61,6 +61,7 @@ def onnx_from_weights(
             "fer_edge.checkpoint_sha256": loaded.sha256,
             "fer_edge.dataset_sha256": dataset.get("sha256", ""),
             "fer_edge.synthetic": bool(dataset.get("synthetic", False)),
+            **({"fer_edge.resplit": dataset["resplit"]} if "resplit" in dataset else {}),
         },
     )
     save_model(model, out)
