@@ -301,6 +301,8 @@ def _described_by_graph(path: Path) -> dict[str, Any]:
     dataset: dict[str, Any] = {"synthetic": bool(content.get("fer_edge.synthetic", False))}
     if content.get("fer_edge.dataset_sha256"):
         dataset["sha256"] = content["fer_edge.dataset_sha256"]
+    if content.get("fer_edge.resplit"):
+        dataset["resplit"] = content["fer_edge.resplit"]
     sizes = [int(np.prod(each.dims)) for each in model.graph.initializer]
     return {
         "model": {"spec": {"name": "onnx", "options": {}}, "parameters": sum(sizes)},
