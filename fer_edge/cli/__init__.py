@@ -14,9 +14,13 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("fer_edge.cli.train", "Train a network on FER2013."),
+    "calibrate": ("fer_edge.cli.calibrate", "Fit a run's confidence on its held-out images."),
     "build": ("fer_edge.cli.build", "Build a verified FP32, FP16 or INT8 engine into a bundle."),
     "bench": ("fer_edge.cli.bench", "Compare backends and precisions: accuracy, flips, latency."),
     "verify": ("fer_edge.cli.verify", "Prove a bundle's engine against the PyTorch reference."),
+    "evaluate": ("fer_edge.cli.evaluate", "Score a network: tables, confusion, reliability."),
+    "explain": ("fer_edge.cli.explain", "Draw Grad-CAM maps of faces."),
+    "plot": ("fer_edge.cli.plot", "Draw predictions beside faces, or learning curves."),
     "inspect": ("fer_edge.cli.inspect", "Show a bundle's manifest and verify its digests."),
     "predict": ("fer_edge.cli.predict", "Classify faces in image files."),
     "models": ("fer_edge.cli.models", "List the networks that can be trained."),

@@ -11,7 +11,7 @@ import click
 from fer_edge.cli._bundles import resolve_bundle
 from fer_edge.cli._options import format_option
 from fer_edge.cli._output import print_json, print_rows, print_text
-from fer_edge.errors import IntegrityError
+from fer_edge.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Artifact, Bundle
@@ -21,8 +21,9 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("bundle", required=False)
+@click.option("--card", is_flag=True, help="Print the model card instead, as Markdown or JSON.")
 @format_option
-def command(bundle: str | None, fmt: str) -> None:
+def command(bundle: str | None, card: bool, fmt: str) -> None:
     """Show what BUNDLE holds, what each file was made from, and whether every byte is as written.
 
     BUNDLE is a bundle's folder, or a run's name or folder; by default the pretrained bundle. A file
@@ -32,6 +33,7 @@ def command(bundle: str | None, fmt: str) -> None:
     Example:
       fer-edge inspect runs/mine/bundle
       fer-edge inspect --format json
+      fer-edge inspect --card
     """
     from fer_edge.bundle import Bundle
 
@@ -41,7 +43,9 @@ def command(bundle: str | None, fmt: str) -> None:
         for artifact in opened.manifest.artifacts
         if (fault := opened.fault(artifact))
     }
-    if fmt == "json":
+    if card:
+        _print_card(opened, fmt)
+    elif fmt == "json":
         print_json(
             {
                 "path": str(opened.path),
@@ -114,7 +118,7 @@ def _summary(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
         ("calibration", _pairs(manifest.calibration)),
         *[("gate", _gate(gate)) for gate in manifest.gates],
         ("environment", _environment(manifest.environment)),
-        *[(key.replace("_", " "), _short(value)) for key, value in manifest.card.items()],
+        *_card_lines(manifest.card),
         ("unlisted", ", ".join(bundle.unlisted())),
         ("digests", "all verified" if not faults else f"{len(faults)} BAD"),
     ]
@@ -133,6 +137,30 @@ def _summary(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
         for name, value in facts
         if value
     ]
+
+
+def _print_card(bundle: Bundle, fmt: str) -> None:
+    from fer_edge.report.card import card_markdown
+
+    if fmt == "csv":
+        raise UsageError("a model card is no table", fix="--format markdown, or --format json")
+    if fmt == "json":
+        print_json(bundle.manifest.card)
+    else:
+        print_text(card_markdown(bundle.manifest))
+
+
+def _card_lines(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a person reads first of a card; ``--card`` has all of it."""
+    from fer_edge.report.card import confidence_line
+
+    elsewhere = ("biases", "data", "protocol", "training", "results", "confidence")
+    lines = [
+        (key.replace("_", " "), _short(value))
+        for key, value in card.items()
+        if key not in elsewhere
+    ]
+    return [*lines, ("confidence", confidence_line(card.get("confidence")))]
 
 
 def _tree(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:

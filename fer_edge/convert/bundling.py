@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_edge.bundle import GOLDEN, Bundle, BundleWriter
-from fer_edge.convert.card import model_card
+from fer_edge.convert.card import measured_results, model_card
+from fer_edge.convert.confidence import weights_meta
 from fer_edge.convert.golden import golden_bytes
 from fer_edge.convert.graph import UINT8, load_model
 from fer_edge.convert.steps import CHECKPOINT, FP16, FP32, Work
@@ -58,7 +60,9 @@ def write_bundle(
         elif int8 is not None and any(each.path == name for each in writer.artifacts()):
             writer.remove(name)
         writer.add_bytes(golden_bytes(work.golden, work.logits), GOLDEN, format="npz")
-        _add_verifications(work, writer, source.base)
+        verified = _add_verifications(work, writer, source.base)
+        digests = {artifact.sha256 for artifact in writer.artifacts()}
+        results = measured_results(verified, digests)
         before = source.base.manifest.model.get("use", {}) if source.base else {}
         writer.set(
             name=source.name,
@@ -68,7 +72,7 @@ def write_bundle(
             model={**work.described["model"], "use": {**before, target.shape: use}},
             dataset=work.described["dataset"],
             environment=capture(work.threads),
-            card=model_card(synthetic=synthetic),
+            card=_card(work, synthetic, results),
         )
         if calibration is not None:
             writer.set(calibration=calibration)
@@ -76,14 +80,39 @@ def write_bundle(
             writer.add_gate(gate)
 
 
-def _add_verifications(work: Work, writer: BundleWriter, base: Bundle | None) -> None:
-    """Add what was proved to ``verify.json``, where ``fer-edge verify`` keeps its results, too."""
+def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[str, Any]:
+    source = work.source
+    if source.weights is not None:
+        return model_card(
+            synthetic=synthetic, weights=weights_meta(source.weights), results=results
+        )
+    card = model_card(synthetic=synthetic, results=results)
+    if source.given is None:
+        return card
+    # Built from a bundle without weights: what its card says of the network is so still.
+    kept = ("data", "protocol", "training", "confidence")
+    return {
+        **card,
+        **{key: value for key, value in source.given.manifest.card.items() if key in kept},
+    }
+
+
+def _add_verifications(
+    work: Work, writer: BundleWriter, base: Bundle | None
+) -> list[dict[str, Any]]:
+    """Add what was proved to ``verify.json``, where ``fer-edge verify`` keeps its results, too.
+
+    Returns all that stands there.
+    """
     listed = base.find(path=VERIFY_FILE) if base else None
     text = base.file(listed).read_text(encoding="utf-8") if base and listed else None
     for proven in work.proven.values():
         text = with_verification(text, proven.verification.to_dict())
-    if text is not None:
-        writer.add_bytes(text.encode("utf-8"), VERIFY_FILE, format="json")
+    if text is None:
+        return []
+    writer.add_bytes(text.encode("utf-8"), VERIFY_FILE, format="json")
+    verifications: list[dict[str, Any]] = json.loads(text)["verifications"]
+    return verifications
 
 
 def _input(path: Path) -> dict[str, Any]:

@@ -1,28 +1,156 @@
-"""What a bundle tells its user about the network: licence, intended use, limits."""
+"""What a bundle tells its user about the network: data, protocol, results, limits, licence.
+
+Mitchell et al. 2019, "Model Cards for Model Reporting" (arXiv 1810.03993). Every number comes from
+what was measured: verifications in the bundle's ``verify.json``, and what the weights record.
+``fer_edge.report.card`` renders it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-__all__ = ["model_card"]
+from fer_edge.data.splits import OFFICIAL_COUNTS, Split
+from fer_edge.emotions import EMOTIONS
+
+__all__ = ["measured_results", "model_card"]
+
+_SYNTHETIC = "procedurally drawn faces: it proves the tool chain and knows no real face"
+_FER2013 = (
+    "FER2013: images collected from the web, cropped, 48x48 gray, labelled by people who "
+    "agree with each other on about two of three"
+)
+_SCORES = ("top1", "top1_without_duplicates", "n_without_duplicates", "macro_f1", "ece")
 
 
-def model_card(*, synthetic: bool) -> dict[str, Any]:
-    """Return the card of a network trained by this package."""
-    data = (
-        "procedurally drawn faces: it proves the tool chain and knows no real face"
-        if synthetic
-        else "FER2013: images collected from the web, cropped, 48x48 gray, labelled by people who "
-        "agree with each other on about two of three"
-    )
+def model_card(
+    *,
+    synthetic: bool,
+    weights: Mapping[str, Any] | None = None,
+    results: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Return the card of a network trained by this package.
+
+    ``weights`` is what its weights file records of its making; ``results`` comes from
+    :func:`measured_results`.
+    """
+    made = dict(weights or {})
+    recipe = made.get("recipe") or {}
     return {
         "licence": "Apache-2.0 for code and weights; FER2013's images are for research",
         "intended_use": "research and prototypes that react to the expression shown on a face",
         "limits": [
-            f"trained on {data}",
+            f"trained on {_SYNTHETIC if synthetic else _FER2013}",
             "it names the expression that people would see, not what a person feels",
+            "it takes a crop of one upright face; on anything else it answers just as readily",
             "accuracy differs between emotions (see per-class recall) and between groups of "
             "people, which FER2013 does not label and this package therefore cannot measure",
             "not for decisions about people: hiring, education, policing, health, borders",
         ],
+        **({} if synthetic else {"biases": _biases()}),
+        "data": dict(made.get("dataset") or {}),
+        "protocol": _protocol(made),
+        "training": {
+            **{key: recipe[key] for key in ("epochs", "seed") if key in recipe},
+            **{key: made[key] for key in ("epoch", "fer_edge", "teachers") if key in made},
+            "recipe": recipe,
+        },
+        "results": [dict(each) for each in results],
+        "confidence": made.get("confidence"),
     }
+
+
+def measured_results(
+    verifications: Sequence[Mapping[str, Any]], artifacts: Collection[str]
+) -> list[dict[str, Any]]:
+    """Return the scores of each engine and its reference, from ``Verification.to_dict()`` s.
+
+    Verifications of files whose SHA-256 is not among ``artifacts`` are of another network.
+    Accuracies are fractions; ``recall`` has n and recall of each emotion.
+    """
+    found: list[dict[str, Any]] = []
+    references: set[tuple[str, str]] = set()
+    for each in verifications:
+        if each["engine"]["artifact_sha256"] not in artifacts:
+            continue
+        reference = (each["split"], each["reference"]["artifact_sha256"])
+        if reference not in references:
+            references.add(reference)
+            found.append(_result(each, "reference"))
+        found.append(
+            {
+                **_result(each, "engine"),
+                "flips": each["flips"],
+                "delta_top1": each["delta_top1"],
+            }
+        )
+    return found
+
+
+def _result(verification: Mapping[str, Any], which: str) -> dict[str, Any]:
+    side = verification[which]
+    return {
+        "split": verification["split"],
+        "dataset": verification["dataset"]["source"],
+        "synthetic": verification["dataset"]["synthetic"],
+        "backend": side["backend"],
+        "precision": side["precision"],
+        "artifact": side["artifact"],
+        "n": side["n"],
+        **{name: side[name] for name in _SCORES},
+        "recall": {
+            emotion: {"n": score["n"], "recall": score["recall"]}
+            for emotion, score in side["per_class"].items()
+        },
+    }
+
+
+def _biases() -> list[str]:
+    counts = OFFICIAL_COUNTS[Split.TRAIN]
+    total = sum(counts)
+    most, least = (pick(range(7), key=counts.__getitem__) for pick in (max, min))
+    return [
+        "label noise: people reach 65 +- 5 % on FER2013 (Goodfellow et al. 2013, arXiv 1307.0414); "
+        "identical images carry different labels",
+        f"class imbalance: {counts[most]:,} of {total:,} TRAIN images are {EMOTIONS[most]} "
+        f"({counts[most] / total:.0%}), {counts[least]:,} are {EMOTIONS[least]} "
+        f"({counts[least] / total:.1%}), so that each point of its recall rests on few images",
+        "web images: found by an image search for emotion words in English, so prototypical and "
+        "posed expressions (actors, stock photographs) are over-represented",
+        "who is shown is not recorded: age, gender, skin colour and culture are unknown, and so is "
+        "how accuracy differs by them",
+        "near and exact duplicates across splits: see the results without TRAIN's duplicates",
+    ]
+
+
+def _protocol(made: Mapping[str, Any]) -> list[str]:
+    recipe = made.get("recipe") or {}
+    options = (recipe.get("model") or {}).get("options") or {}
+    lines = ["fitted on TRAIN alone; no other data and no weights of others"]
+    if options.get("pretrained"):
+        lines = ["fitted on TRAIN alone, from weights that others had trained (ImageNet)"]
+    if made.get("teachers"):
+        lines = [
+            "fitted on TRAIN alone, its labels and the answers of teachers "
+            f"({', '.join(str(each.get('name')) for each in made['teachers'])})"
+        ]
+    data = recipe.get("data") or {}
+    if data.get("holdout"):
+        lines.append(
+            f"{data['holdout']:.0%} of TRAIN was held out (seed {data.get('holdout_seed', 0)}, "
+            "identical images on one side), for temperature and abstain threshold alone"
+        )
+    epoch, epochs = made.get("epoch"), recipe.get("epochs")
+    if epoch and epoch == epochs:
+        lines.append(f"weights of the last of {epochs} epochs: none was picked by its score")
+    elif epoch:
+        lines.append(f"weights of epoch {epoch} of {epochs}")
+    decay = (recipe.get("ema") or {}).get("decay")
+    if decay:
+        lines.append(f"the weights are an exponential moving average (decay {decay:g})")
+    lines += [
+        "recipes were chosen by their score on PUBLIC (PublicTest), so that score is somewhat "
+        "optimistic; PRIVATE (PrivateTest) had no part in training or choosing",
+        "scored on one view of each image at batch 1, the very call that an application makes",
+    ]
+    return lines

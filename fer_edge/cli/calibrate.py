@@ -1,0 +1,101 @@
+"""``fer-edge calibrate``: fit a run's confidence on the rows that it never trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fer_edge.cli._options import data_option, format_option
+from fer_edge.cli._output import note, print_json, print_rows
+from fer_edge.cli._stages import stages
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("run", required=False)
+@data_option
+@click.option(
+    "--target",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.8,
+    show_default=True,
+    help="The accuracy that answers above the abstain threshold shall have.",
+)
+@format_option
+def command(run: str | None, data: str | None, target: float, fmt: str) -> None:
+    """Fit the confidence of RUN (by default the newest): temperature and abstain threshold.
+
+    Both are fitted on the part of TRAIN that the run held out (`fer-edge train --set
+    data.holdout=0.05`), never on PUBLIC, which only judges them. The temperature is folded into the
+    weights (RUN/calibrated.safetensors): `fer-edge build` takes them from then on, and no engine
+    computes anything more.
+
+    \b
+    Example:
+      fer-edge calibrate runs/mine --data fer2013.zip
+      fer-edge calibrate runs/mine --data fer2013.zip --target 0.9 --format json
+    """
+    from fer_edge.convert.confidence import CALIBRATED, calibrate_run
+    from fer_edge.data import load, resolve_source
+    from fer_edge.training.runs import find_run, newest_run
+
+    folder = find_run(run).path if run else newest_run()
+    with stages() as staged:
+        dataset = load(
+            resolve_source(data), progress=lambda done, total: staged("reading images", done, total)
+        )
+        found = calibrate_run(folder, dataset, target=target, progress=staged)
+    _print(folder, found, fmt)
+    abstain = found["abstain"]
+    if abstain is None:
+        note(f"note: no threshold reaches an accuracy of {target:.0%}: the bundle will have none")
+    if found["at_bound"]:
+        note(
+            f"note: the temperature is at its bound, {found['temperature']:g}: "
+            "the held-out rows say nothing of its confidence"
+        )
+    if dataset.synthetic:
+        note("note: synthetic faces; of real ones this says nothing")
+    note(f"written: {folder / CALIBRATED}")
+    note(f"next: fer-edge build {folder}")
+
+
+def _print(folder: Path, found: dict[str, Any], fmt: str) -> None:
+    if fmt == "json":
+        print_json(found)
+        return
+    before_after = [
+        ("negative log-likelihood", "nll_before", "nll_after"),
+        ("expected calibration error", "ece_before", "ece_after"),
+    ]
+    exact = fmt == "csv"
+    rows = []
+    for images, scores in (("held-out TRAIN", found), ("PUBLIC", found["public"])):
+        abstain = scores["abstain"]
+        rows.append(
+            {
+                "images": images,
+                "n": scores["n"],
+                "top1": _shown(scores["top1"], exact),
+                **{
+                    f"{name} {when}": _shown(scores[key], exact, ".4f")
+                    for name, *keys in before_after
+                    for when, key in zip(("before", "after"), keys, strict=True)
+                },
+                "coverage": _shown(abstain["coverage"] if abstain else None, exact),
+                "accuracy": _shown(abstain["accuracy"] if abstain else None, exact),
+            }
+        )
+    threshold = found["abstain"]["threshold"] if found["abstain"] else None
+    told = "no abstain threshold" if threshold is None else f"abstain below {threshold:.3f}"
+    title = f"{folder}: temperature {found['temperature']:.4f}, {told}"
+    print_rows(
+        rows, fmt, title=title, caption="coverage and accuracy: of the answers not abstained from"
+    )
+
+
+def _shown(value: float | None, exact: bool, form: str = ".2%") -> Any:
+    return value if exact or value is None else format(value, form)

@@ -1,0 +1,171 @@
+"""A run's confidence: temperature and abstain threshold, fitted on the rows that it never saw.
+
+The rows are the held-out part of TRAIN that the run's recipe left out of training. The result is a
+second weights file in the run, with the temperature folded into the last layer, from which builds
+are made from then on: the checkpoint and all graphs give calibrated logits, at no cost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fer_edge.errors import DataError, IntegrityError, UsageError, require
+from fer_edge.files import sha256_file
+from fer_edge.measure.confidence import TARGET, Confidence, confidence_of, selective
+
+if TYPE_CHECKING:
+    from fer_edge.data import FerDataset
+
+__all__ = ["CALIBRATED", "calibrate_run", "calibrated_weights", "weights_meta"]
+
+CALIBRATED = "calibrated.safetensors"
+"""The file in a run's folder."""
+
+METHOD = "temperature scaling (Guo et al. 2017, arXiv 1706.04599), least NLL"
+_BATCH = 64
+Progress = Callable[[str, int, int], None]
+
+
+def calibrate_run(
+    run: Path, dataset: FerDataset, *, target: float = TARGET, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Fit temperature and threshold, write ``calibrated.safetensors``, return what it records.
+
+    ``dataset`` is the whole set that the run was trained on: its held-out rows are found again.
+    Those whose pixels also stand in PUBLIC or PRIVATE are left out. PUBLIC only judges what was
+    fitted (``public`` in the result); PRIVATE's labels are not read. Raises UsageError for a run
+    that trained on all of TRAIN, and DataError for another data set.
+    """
+    for module in ("torch", "safetensors"):
+        require(module, "train")
+    from fer_edge.models.temperature import save_scaled
+    from fer_edge.models.weights import load_weights
+
+    path = run / "model.safetensors"
+    weights = load_weights(path)
+    fraction, seed = _held_out_by(weights.meta, run)
+    dataset = _as_trained(dataset, weights.meta, run)
+    rows, dropped = _held_out(dataset, fraction, seed)
+    logits = _logits(path, dataset.images[rows], "held-out rows", progress)
+    found = confidence_of(logits, dataset.labels[rows], target=target)
+    content: dict[str, Any] = {
+        "method": METHOD,
+        "fitted_on": {
+            "split": "train, held out",
+            "fraction": fraction,
+            "seed": seed,
+            "n": len(rows),
+            "dropped_test_duplicates": dropped,
+            "dataset_sha256": dataset.sha256,
+        },
+        **found.to_dict(),
+        "public": _on_public(path, dataset, found, progress),
+    }
+    meta = {**weights.meta, "confidence": content, "uncalibrated_sha256": weights.sha256}
+    save_scaled(weights, run / CALIBRATED, found.temperature, meta)
+    return content
+
+
+def calibrated_weights(run: Path) -> Path | None:
+    """Return a run's calibrated weights, or None where none were made.
+
+    UsageError if they were made from other weights than the run has now.
+    """
+    path = run / CALIBRATED
+    if not path.is_file():
+        return None
+    if weights_meta(path).get("uncalibrated_sha256") != sha256_file(run / "model.safetensors"):
+        raise UsageError(
+            f"{path} was made from other weights than {run / 'model.safetensors'} has now",
+            fix=f"fer-edge calibrate {run}",
+        )
+    return path
+
+
+def weights_meta(path: Path) -> dict[str, Any]:
+    """Return what a weights file says of its making, without torch and without its tensors."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(int.from_bytes(file.read(8), "little"))
+        meta: dict[str, Any] = json.loads(json.loads(header)["__metadata__"]["meta"])
+    except (OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
+        raise IntegrityError(f"{path} is no readable weights file: {error}") from None
+    return meta
+
+
+def _held_out_by(meta: dict[str, Any], run: Path) -> tuple[float, int]:
+    data = meta.get("recipe", {}).get("data", {})
+    fraction = float(data.get("holdout", 0.0))
+    if not fraction:
+        raise UsageError(
+            f"{run} was trained on all of TRAIN: there are no images to fit a confidence on",
+            fix="train with a held-out part: fer-edge train --set data.holdout=0.05",
+        )
+    return fraction, int(data.get("holdout_seed", 0))
+
+
+def _as_trained(dataset: FerDataset, meta: dict[str, Any], run: Path) -> FerDataset:
+    from fer_edge.data.resplit import resplit_as_recorded
+
+    described = meta.get("dataset", {})
+    dataset = resplit_as_recorded(dataset, described, str(run))
+    if dataset.sha256 != described.get("sha256"):
+        raise DataError(
+            f"{run} was trained on {described.get('source')} "
+            f"({str(described.get('sha256'))[:12]}), not on {dataset.source} "
+            f"({dataset.sha256[:12]}): its held-out rows are not known there",
+            fix="give the --data that it was trained on",
+        )
+    return dataset
+
+
+def _held_out(dataset: FerDataset, fraction: float, seed: int) -> tuple[np.ndarray, int]:
+    """Return the rows to fit on, and how many were left out since a test split has them, too."""
+    from fer_edge.data import Split
+    from fer_edge.data.dataset import image_keys
+    from fer_edge.data.holdout import holdout_mask
+
+    train = np.flatnonzero(dataset.split == Split.TRAIN)
+    rows = train[holdout_mask(dataset.select(Split.TRAIN), fraction, seed)]
+    tests = set(image_keys(dataset.images[dataset.split != Split.TRAIN]).tolist())
+    fresh = [key not in tests for key in image_keys(dataset.images[rows]).tolist()]
+    return rows[np.array(fresh, dtype=bool)], fresh.count(False)
+
+
+def _on_public(
+    path: Path, dataset: FerDataset, found: Confidence, progress: Progress | None
+) -> dict[str, Any]:
+    """Judge what was fitted, on images that had no part in it."""
+    public = dataset.select("public")
+    logits = _logits(path, public.images, "PUBLIC", progress)
+    judged = confidence_of(
+        logits, public.labels, target=found.target, temperature=found.temperature
+    )
+    content = judged.to_dict()
+    for name in ("temperature", "at_bound", "target"):
+        del content[name]
+    content["abstain"] = (
+        None
+        if found.abstain is None
+        else selective(
+            logits.astype(np.float64) / found.temperature, public.labels, found.abstain.threshold
+        ).to_dict()
+    )
+    return content
+
+
+def _logits(path: Path, images: np.ndarray, what: str, progress: Progress | None) -> np.ndarray:
+    from fer_edge.backends.pytorch import PyTorchBackend
+    from fer_edge.measure.accuracy import run_logits
+
+    def advance(done: int, total: int) -> None:
+        if progress is not None:
+            progress(what, done, total)
+
+    with PyTorchBackend(path) as backend:
+        return run_logits(backend, images, batch=_BATCH, progress=advance)

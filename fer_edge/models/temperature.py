@@ -1,0 +1,70 @@
+"""A temperature folded into a network: its last layer gives logits that are divided already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fer_edge.errors import UsageError
+from fer_edge.models.weights import Weights, model_from_weights, save_weights
+
+__all__ = ["logit_layer", "save_scaled"]
+
+_TOLERANCE = 1e-4
+
+
+def logit_layer(model: nn.Module, weights: Weights) -> str:
+    """Return the name of the layer whose weight and bias the logits are linear in.
+
+    Found by trying, from the last Linear or convolution with as many outputs as there are classes.
+    :class:`UsageError` where the logits come from no such layer.
+    """
+    spec = weights.spec
+    probe = torch.randn(
+        8, spec.channels, spec.size, spec.size, generator=torch.Generator().manual_seed(0)
+    )
+    with torch.inference_mode():
+        before = model(probe)
+        for name, layer in reversed(list(model.named_modules())):
+            if not isinstance(layer, nn.Linear | nn.Conv2d) or len(layer.weight) != spec.classes:
+                continue
+            tensors = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+            kept = [tensor.detach().clone() for tensor in tensors]
+            for tensor in tensors:
+                tensor.data.mul_(2)
+            after = model(probe)
+            for tensor, old in zip(tensors, kept, strict=True):
+                tensor.data.copy_(old)
+            if _same(after, 2 * before) and f"{name}.weight" in weights.state:
+                return str(name)
+    raise UsageError(
+        f"the logits of {spec.name!r} come from no layer that a temperature could be folded into",
+        fix="end the network with a Linear layer of as many outputs as there are classes",
+    )
+
+
+def save_scaled(weights: Weights, path: Path, temperature: float, meta: dict[str, object]) -> str:
+    """Write ``weights`` with logits divided by ``temperature`` to ``path``; return the SHA-256.
+
+    What was written is read back, and must compute the divided logits.
+    """
+    model, _ = model_from_weights(weights.path)
+    name = logit_layer(model, weights)
+    state = dict(weights.state)
+    for key in (f"{name}.weight", f"{name}.bias"):
+        if key in state:
+            state[key] = (state[key].double() / temperature).to(state[key].dtype)
+    digest = save_weights(path, state, weights.spec, weights.preprocessing, meta)
+    scaled, _ = model_from_weights(path)
+    probe = torch.randn(8, weights.spec.channels, weights.spec.size, weights.spec.size)
+    with torch.inference_mode():
+        if not _same(scaled(probe) * temperature, model(probe)):
+            raise UsageError(f"the temperature could not be folded into {weights.path}")
+    return digest
+
+
+def _same(one: Tensor, two: Tensor) -> bool:
+    scale = float(two.abs().max().clamp(min=1.0))
+    return bool((one - two).abs().max() <= _TOLERANCE * scale)
