@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
     from fer_edge.data import FerDataset
 
-__all__ = ["Answer", "Evaluation", "answers", "evaluate_engine", "worst_mistakes"]
+__all__ = [
+    "Answer",
+    "Evaluation",
+    "answers",
+    "evaluate_engine",
+    "random_rows",
+    "worst_mistakes",
+    "worst_rows",
+]
 
 Progress = Callable[[str, int, int], None]
 
@@ -152,12 +160,23 @@ def answers(images: FerDataset, logits: np.ndarray, rows: Sequence[int]) -> list
 
 def worst_mistakes(evaluation: Evaluation, count: int) -> list[Answer]:
     """Return the wrong answers that the engine was surest of, the surest first."""
-    logits, labels = evaluation.logits, evaluation.images.labels
+    rows = worst_rows(evaluation.logits, evaluation.images.labels, count)
+    return answers(evaluation.images, evaluation.logits, rows)
+
+
+def worst_rows(logits: np.ndarray, labels: np.ndarray, count: int) -> list[int]:
+    """Return ``count`` rows of f32[N,7] ``logits`` that are wrong, or all, the surest first."""
     wrong = np.flatnonzero(logits.argmax(axis=1) != labels)
-    sure = evaluation.probabilities[wrong].max(axis=1)
+    sure = softmax(logits)[wrong].max(axis=1)
     # Stable: equal probabilities keep the images' order, on every machine.
-    order = wrong[np.argsort(-sure, kind="stable")][:count]
-    return answers(evaluation.images, logits, order.tolist())
+    order: list[int] = wrong[np.argsort(-sure, kind="stable")][:count].tolist()
+    return order
+
+
+def random_rows(total: int, count: int, seed: int) -> np.ndarray:
+    """Return ``count`` different rows of ``total``, or all, ascending; the same for a seed."""
+    chosen = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
+    return np.sort(chosen)
 
 
 def _named(progress: Progress | None, which: str) -> Callable[[int, int], None] | None:

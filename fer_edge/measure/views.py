@@ -41,7 +41,7 @@ def view_logits(
     if not passes:
         raise UsageError(f"there are no views {views!r}", fix=f"choose from: {', '.join(VIEWS)}")
     total = passes * len(images)
-    mean = np.zeros((len(images), 1), np.float32)
+    mean: np.ndarray = np.zeros((len(images), 1), np.float32)
     for i, seen in enumerate(views_of(images, views)):
 
         def advance(done: int, _total: int, before: int = i * len(images)) -> None:
@@ -52,7 +52,8 @@ def view_logits(
         if passes == 1:
             return logits
         mean = mean + softmax(logits) / passes
-    return np.log(np.maximum(mean, np.finfo(np.float32).tiny))
+    logarithms: np.ndarray = np.log(np.maximum(mean, np.finfo(np.float32).tiny))
+    return logarithms
 
 
 def views_of(images: np.ndarray, views: str) -> Iterator[np.ndarray]:

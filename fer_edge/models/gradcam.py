@@ -56,8 +56,8 @@ class GradCam:
         self._model, self.weights = model_from_weights(weights)
         for module in self._model.modules():
             # A ReLU in place would overwrite the map before it is read.
-            if hasattr(module, "inplace"):
-                module.inplace = False
+            if "inplace" in vars(module):
+                vars(module)["inplace"] = False
         self.maps = feature_maps(self._model, self.weights.spec)
         self.layer = self._find(layer)
 

@@ -102,15 +102,13 @@ def draw_explanations(
 
 
 def draw_mean_maps(
-    means: Sequence[MeanMap], path: Path | str, *, title: str, notice: str = ""
+    means: Sequence[MeanMap], path: Path | str, *, title: str, subtitle: str, notice: str = ""
 ) -> Path:
     """Draw each emotion's mean map, alone and over the mean face."""
     side = 1.35
     width = max(2 * MARGIN + len(means) * (side + 0.12) - 0.12, 6.5)
     sheet = Sheet(width, TOP + _HEAD + 2 * side + 0.06 + _FOOT)
-    begin(
-        sheet, title, "mean map over the mean face, of the images that were named right, and alone"
-    )
+    begin(sheet, title, f"{subtitle}; means over the images that were named right")
     for place, mean in enumerate(means):
         x, y = MARGIN + place * (side + 0.12), TOP + _HEAD
         sheet.text(x, y - 0.13, mean.emotion, size=9, bold=True)
@@ -119,8 +117,9 @@ def draw_mean_maps(
         if mean.map is None or mean.face is None:
             sheet.text(x, y + side / 2, "none was right", size=7, colour=MUTED)
             continue
-        sheet.image(x, y, side, overlay(mean.face, mean.map / mean.map.max()))
-        sheet.image(x, y + side + 0.06, side, colours(mean.map / mean.map.max()))
+        heat = mean.map / max(float(mean.map.max()), 1e-9)
+        sheet.image(x, y, side, overlay(mean.face, heat))
+        sheet.image(x, y + side + 0.06, side, colours(heat))
     _scale(sheet)
     end(sheet, notice)
     return sheet.save(path)

@@ -1,0 +1,189 @@
+"""Which network a command of analysis means, and which images it may be judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from fer_edge.cli._bundles import resolve_bundle
+from fer_edge.cli._output import note, progress
+
+if TYPE_CHECKING:
+    from fer_edge.backends.base import Backend
+    from fer_edge.bundle import Bundle
+    from fer_edge.data import FerDataset
+
+__all__ = ["Subject", "engine_options", "find_subject", "split_option", "warn_of_faces"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_RUNS = Path("runs")
+
+
+def split_option(command: F) -> F:
+    """``--split NAME``; None when not given, for :meth:`Subject.images`."""
+    return click.option(
+        "--split",
+        type=click.Choice(["public", "private", "test", "train"]),
+        help="Which images; test is public and private, and private the final test.  [default: "
+        "public; for a run on another split than FER2013's, its own held-out images]",
+    )(command)
+
+
+def engine_options(command: F) -> F:
+    """``--backend`` and ``--precision``, both None when not given."""
+    backend = click.option(
+        "--backend",
+        help="The engine: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.  [default: "
+        "pytorch for a run, onnxruntime for a bundle]",
+    )
+    precision = click.option(
+        "--precision",
+        type=click.Choice(["fp32", "fp16", "int8"]),
+        help="Of a bundle.  [default: the lowest whose gate has not failed]",
+    )
+    return backend(precision(command))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network: a run's or a file's weights, or a bundle; and what is known of its training data.
+
+    ``described`` is what run, weights or manifest record of their data; ``history`` the run's
+    history.csv, where there is a run; ``recorded`` where the run read its data from.
+    """
+
+    name: str
+    weights: Path | None
+    bundle: Bundle | None
+    described: Mapping[str, Any]
+    history: Path | None = None
+    recorded: str | None = None
+
+    def engine(self, backend: str | None, precision: str | None, threads: int) -> Backend:
+        """Return the engine that the options name, not loaded."""
+        from fer_edge.backends import backend_from_bundle
+        from fer_edge.measure.verification import default_precision
+
+        if self.bundle is None:
+            from fer_edge.backends.pytorch import PyTorchBackend
+
+            return PyTorchBackend(self.weights, threads=threads)
+        backend = backend or "onnxruntime"
+        chosen = precision or default_precision(self.bundle, backend)
+        return backend_from_bundle(self.bundle, backend, chosen, threads=threads)
+
+    def checkpoint(self) -> Path:
+        """Return the PyTorch weights; UsageError for a bundle that carries none."""
+        from fer_edge.errors import UsageError
+
+        if self.bundle is None:
+            assert self.weights is not None
+            return self.weights
+        artifact = self.bundle.find(format="safetensors")
+        if artifact is None:
+            raise UsageError(
+                f"the bundle {self.bundle.path} carries no checkpoint: there are no gradients in "
+                "an engine",
+                fix="name the run that it was made from",
+            )
+        return self.bundle.file(artifact)
+
+    def images(self, data: str | None, split: str | None) -> tuple[FerDataset, str]:
+        """Return the whole data set, split as the network's was, and the split to look at.
+
+        ``data`` None takes what the run was trained on, else FER_EDGE_DATA. What is not as one
+        would expect is said on stderr.
+        """
+        from fer_edge.data import Split, load, resolve_source, resplit_as_recorded
+
+        source = data or self.recorded or resolve_source(None)
+        with progress("reading images") as advance:
+            dataset = load(source, progress=advance)
+        dataset = resplit_as_recorded(dataset, self.described, self.name)
+        own = dataset.resplit
+        if split is None:
+            third = own is not None and bool((dataset.split == Split.PRIVATE).any())
+            split = "private" if third else "public"
+            if own is not None:
+                use = "never seen in training" if third else "which its epochs were chosen on"
+                note(f"note: {self.name} has its own {own.label}; its {split} images, {use}")
+        elif split in ("private", "test") and own is None and not dataset.synthetic:
+            note("note: PRIVATE is the final test: a network chosen by it has no test left")
+        trained_on = self.described.get("sha256")
+        if own is None and trained_on not in (None, dataset.sha256):
+            note(f"note: {self.name} was trained on another data set than {dataset.source}")
+        return dataset, split
+
+
+def find_subject(source: str | None, *, engine: bool = False) -> Subject:
+    """Return the network that ``source`` names: a run, a bundle or a weights file.
+
+    A run is its weights, or with ``engine`` (an engine was asked for) its bundle. None is the
+    pretrained bundle. UsageError says what was not found.
+    """
+    from fer_edge.bundle import Bundle
+    from fer_edge.errors import UsageError
+    from fer_edge.manifest import MANIFEST
+
+    path = Path(source) if source is not None else None
+    if path is not None and path.suffix == ".safetensors" and path.is_file():
+        return _from_weights(path)
+    if path is not None and source is not None and not (path / MANIFEST).is_file():
+        run = path if (path / "run.json").is_file() else _RUNS / source
+        if (run / "run.json").is_file() and not engine:
+            return _from_run(run)
+        if not run.exists() and not path.exists() and source != "pretrained":
+            raise UsageError(
+                f"there is no run, bundle or weights file {source}",
+                fix="name a run's or a bundle's folder; `ls runs` shows your runs",
+            )
+    bundle = Bundle.open(resolve_bundle(source))
+    history = bundle.path.parent / "history.csv"
+    return Subject(
+        name=source or bundle.manifest.name,
+        weights=None,
+        bundle=bundle,
+        described=bundle.manifest.dataset,
+        history=history if history.is_file() else None,
+    )
+
+
+def warn_of_faces(images: FerDataset, *paths: Path) -> None:
+    """Say which pictures show people of the data set."""
+    if not images.synthetic:
+        names = ", ".join(path.name for path in paths)
+        note(f"note: {names}: faces of {images.source}, for your own eyes: do not publish them")
+
+
+def _from_run(run: Path) -> Subject:
+    from fer_edge.convert.confidence import calibrated_weights
+    from fer_edge.errors import UsageError
+    from fer_edge.training.runs import RunFolder
+
+    folder = RunFolder(run)
+    if not folder.model.is_file():
+        raise UsageError(f"the run {run} has no weights yet", fix=f"fer-edge train --resume {run}")
+    info = folder.info()
+    recorded = str(info.get("data", ""))
+    synthetic = recorded.partition(":")[0] == "synthetic"
+    return Subject(
+        name=str(run),
+        # What `fer-edge build` would build from.
+        weights=calibrated_weights(run) or folder.model,
+        bundle=None,
+        described=info["dataset"],
+        history=run / "history.csv",
+        recorded=recorded if synthetic or (recorded and Path(recorded).exists()) else None,
+    )
+
+
+def _from_weights(path: Path) -> Subject:
+    from fer_edge.convert.confidence import weights_meta
+
+    meta = weights_meta(path)
+    return Subject(str(path), path, None, meta.get("dataset", {}))

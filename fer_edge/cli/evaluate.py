@@ -1,0 +1,131 @@
+"""``fer-edge evaluate``: all that can be said of one network's answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fer_edge.cli._options import data_option, format_option, threads_option
+from fer_edge.cli._output import note, print_json, print_rows, print_text
+from fer_edge.cli._stages import stages
+from fer_edge.cli._subjects import engine_options, find_subject, split_option, warn_of_faces
+
+if TYPE_CHECKING:
+    from fer_edge.measure.evaluation import Evaluation
+
+__all__ = ["command"]
+
+_MANY = 64
+"""Images per call of PyTorch; engines get one at a time, as on the device."""
+
+
+@click.command()
+@click.argument("source", metavar="RUN|BUNDLE", required=False)
+@data_option
+@split_option
+@engine_options
+@threads_option
+@click.option(
+    "--views",
+    multiple=True,
+    type=click.Choice(["flip", "tencrop"]),
+    help="Also score the mean of several views of each image, which costs as many passes: flip 2, "
+    "tencrop 10. May be given twice.",
+)
+@click.option(
+    "--mistakes",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="How many of the most confident mistakes to list; the folder gets at least 24.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write metrics.json, tables and pictures into this folder.",
+)
+@format_option
+def command(
+    source: str | None,
+    data: str | None,
+    split: str | None,
+    backend: str | None,
+    precision: str | None,
+    threads: int,
+    views: tuple[str, ...],
+    mistakes: int,
+    out: Path | None,
+    fmt: str,
+) -> None:
+    """Score a network: accuracy, F1, each emotion, confusion, reliability, its worst mistakes.
+
+    RUN|BUNDLE is a run (its name or folder), a bundle or a .safetensors file; by default the
+    pretrained bundle. A run is evaluated by PyTorch, or, with --backend or --precision, its
+    bundle's engine is. With --out a folder gets confusion.png, per_class.png, reliability.png,
+    mistakes.png, history.png (of a run), metrics.json, predictions.csv and mistakes.csv.
+    mistakes.png shows faces of the data set, which FER2013's terms do not let you publish.
+
+    \b
+    Example:
+      fer-edge evaluate runs/mine --data fer2013.zip --out evaluation
+      fer-edge evaluate runs/mine/bundle --precision int8 --views flip --format json
+    """
+    from fer_edge.errors import require
+    from fer_edge.measure.evaluation import evaluate_engine
+
+    if out is not None:
+        require("matplotlib", "report")
+    asked = precision is not None or backend not in (None, "pytorch")
+    subject = find_subject(source, engine=asked)
+    engine = subject.engine(backend, precision, threads)
+    dataset, chosen = subject.images(data, split)
+    with stages() as staged, engine:
+        evaluation = evaluate_engine(
+            engine,
+            dataset,
+            subject=subject.name,
+            split=chosen,
+            views=views,
+            batch=_MANY if engine.name == "pytorch" else 1,
+            progress=staged,
+        )
+    _print(evaluation, mistakes, fmt)
+    for text in evaluation.notes:
+        note(f"note: {text}")
+    if out is not None:
+        _write(evaluation, out, subject.history, max(mistakes, 24))
+
+
+def _print(evaluation: Evaluation, mistakes: int, fmt: str) -> None:
+    from fer_edge.report.evaluation import (
+        evaluation_numbers,
+        evaluation_rows,
+        evaluation_title,
+        mistake_rows,
+        per_class_rows,
+    )
+
+    if fmt == "json":
+        print_json(evaluation.to_dict(mistakes=mistakes))
+        return
+    if fmt == "csv":
+        print_rows(evaluation_numbers(evaluation), fmt)
+        return
+    wrong = mistake_rows(evaluation, mistakes)
+    title = evaluation_title(evaluation)
+    tables = [(title, evaluation_rows(evaluation)), ("each emotion", per_class_rows(evaluation))]
+    tables += [("most confident mistakes", wrong)] if wrong else []
+    for heading, rows in tables:
+        print_rows(rows, fmt, title=heading)
+        print_text("")
+
+
+def _write(evaluation: Evaluation, out: Path, history: Path | None, mistakes: int) -> None:
+    from fer_edge.report.evaluation import write_evaluation
+
+    written = write_evaluation(evaluation, out, history=history, mistakes=mistakes)
+    note(f"written to {out}: {', '.join(path.name for path in written)}")
+    warn_of_faces(evaluation.images, out / "mistakes.png")

@@ -1,0 +1,268 @@
+"""``fer-edge explain``: which places of a face spoke for the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fer_edge.cli._options import data_option, format_option, threads_option
+from fer_edge.cli._output import note, print_rows
+from fer_edge.cli._subjects import find_subject, split_option, warn_of_faces
+from fer_edge.emotions import EMOTIONS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fer_edge.cli._subjects import Subject
+    from fer_edge.data import FerDataset
+    from fer_edge.measure.evaluation import Answer
+    from fer_edge.models.gradcam import GradCam
+
+__all__ = ["command"]
+
+_SHOWN = 24
+"""Faces on a sheet; mean maps take all that were asked for."""
+
+
+@click.command()
+@click.argument("source", metavar="RUN|BUNDLE")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE...",
+    help="A picture of one face; several may follow.",
+)
+@click.argument("more", metavar="", nargs=-1)
+@click.option(
+    "--class",
+    "emotions",
+    multiple=True,
+    type=click.Choice([*EMOTIONS, "all"]),
+    help="Images of this emotion from the data set; may be given often.",
+)
+@data_option
+@split_option
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    default=_SHOWN,
+    show_default=True,
+    help="Images of each --class, at random. The sheet shows the first "
+    f"{_SHOWN}, the mean map has all.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of --count."
+)
+@click.option(
+    "--target",
+    type=click.Choice(EMOTIONS),
+    help="Explain this emotion's logit.  [default: the predicted one's]",
+)
+@click.option(
+    "--layer",
+    help="Take the map from this layer; a wrong name lists them.  [default: the last one with "
+    "places of at most 8 pixels]",
+)
+@threads_option
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("explanation"),
+    show_default=True,
+    help="The folder for explain.png and, with --class, mean.png.",
+)
+@format_option
+def command(
+    source: str,
+    images: tuple[str, ...],
+    more: tuple[str, ...],
+    emotions: tuple[str, ...],
+    data: str | None,
+    split: str | None,
+    count: int,
+    seed: int,
+    target: str | None,
+    layer: str | None,
+    threads: int,
+    out: Path,
+    fmt: str,
+) -> None:
+    """Draw Grad-CAM maps: face, heat map, both, and what was predicted.
+
+    RUN|BUNDLE is a run, a bundle with its checkpoint, or a .safetensors file. With --class,
+    mean.png shows each emotion's mean map over the images that were named right. A map is a rough
+    guide: it is as coarse as its layer, and shows what spoke for an answer, not why.
+
+    \b
+    Example:
+      fer-edge explain runs/mine --image face.jpg
+      fer-edge explain runs/mine --class all --count 64 --data fer2013.zip -o explanation
+    """
+    from fer_edge.errors import UsageError, require
+
+    files = (*images, *more)
+    if bool(files) == bool(emotions):
+        raise UsageError(
+            "name faces to explain: either files or emotions of the data set",
+            fix="--image face.jpg, or --class happy",
+        )
+    for module, extra in (
+        ("matplotlib", "report"),
+        ("torch", "train"),
+        ("safetensors", "train"),
+        ("captum", "explain"),
+    ):
+        require(module, extra)
+    from fer_edge.models.gradcam import GradCam
+
+    subject = find_subject(source)
+    cam = GradCam(subject.checkpoint(), layer=layer, threads=threads)
+    if files:
+        faces = _from_files(files)
+    else:
+        wanted = EMOTIONS if "all" in emotions else tuple(dict.fromkeys(emotions))
+        faces = _from_dataset(subject, data, split, wanted, count, seed)
+    answers, maps = _explain(cam, faces, target)
+    _print(answers, target, fmt)
+    _draw(subject, cam, faces, answers, maps, target, out)
+
+
+@dataclass(frozen=True, eq=False)
+class _Faces:
+    """u8[N,48,48] pixels, their names and true emotions ("" where unknown)."""
+
+    pixels: np.ndarray
+    ids: tuple[str, ...]
+    true: tuple[str, ...]
+    said: str
+    dataset: FerDataset | None = None
+    emotions: tuple[str, ...] = ()
+
+
+def _from_files(files: tuple[str, ...]) -> _Faces:
+    import numpy as np
+
+    from fer_edge.faces import face_from_image
+
+    pixels = np.stack([face_from_image(file) for file in files])
+    return _Faces(pixels, files, ("",) * len(files), f"{len(files)} files")
+
+
+def _from_dataset(
+    subject: Subject,
+    data: str | None,
+    split: str | None,
+    emotions: tuple[str, ...],
+    count: int,
+    seed: int,
+) -> _Faces:
+    import numpy as np
+
+    from fer_edge.errors import DataError
+    from fer_edge.measure.evaluation import random_rows
+    from fer_edge.report.canvas import describe_images
+
+    dataset, chosen = subject.images(data, split)
+    selected = dataset.select(chosen)
+    rows: list[np.ndarray] = []
+    for emotion in emotions:
+        of = np.flatnonzero(selected.labels == EMOTIONS.index(emotion))
+        if not len(of):
+            raise DataError(f"{selected.source} has no {emotion} image in {chosen}")
+        rows.append(of[random_rows(len(of), count, seed)])
+    # One of each emotion in turn: a sheet that is cut shows all of them.
+    order = sorted(
+        (place, i, int(row)) for i, part in enumerate(rows) for place, row in enumerate(part)
+    )
+    taken = [row for _, _, row in order]
+    return _Faces(
+        pixels=selected.images[taken],
+        ids=tuple(selected.ids[row] for row in taken),
+        true=tuple(EMOTIONS[label] for label in selected.labels[taken].tolist()),
+        said=describe_images(selected, chosen),
+        dataset=selected,
+        emotions=emotions,
+    )
+
+
+def _explain(cam: GradCam, faces: _Faces, target: str | None) -> tuple[list[Answer], np.ndarray]:
+    import numpy as np
+
+    from fer_edge.backends.base import softmax
+    from fer_edge.measure.evaluation import Answer
+
+    wanted = None
+    if target is not None:
+        wanted = np.full(len(faces.ids), EMOTIONS.index(target))
+    logits, maps = cam(faces.pixels, wanted)
+    answers = []
+    for row, shares in enumerate(softmax(logits)):
+        best, true = int(shares.argmax()), faces.true[row]
+        answers.append(
+            Answer(
+                row=row,
+                id=faces.ids[row],
+                true=true,
+                predicted=EMOTIONS[best],
+                probability=float(shares[best]),
+                probability_of_true=float(shares[EMOTIONS.index(true)]) if true else 0.0,
+            )
+        )
+    return answers, maps
+
+
+def _print(answers: list[Answer], target: str | None, fmt: str) -> None:
+    exact = fmt in ("json", "csv")
+    rows = [
+        {
+            "image": answer.id,
+            "true": answer.true or None,
+            "predicted": answer.predicted,
+            "probability": answer.probability if exact else f"{answer.probability:.3f}",
+            "explained": target or answer.predicted,
+        }
+        for answer in answers
+    ]
+    print_rows(rows, fmt)
+
+
+def _draw(
+    subject: Subject,
+    cam: GradCam,
+    faces: _Faces,
+    answers: list[Answer],
+    maps: np.ndarray,
+    target: str | None,
+    out: Path,
+) -> None:
+    from fer_edge.report.canvas import faces_notice
+    from fer_edge.report.gradcam import draw_explanations, draw_mean_maps, mean_maps
+
+    title = f"{subject.name} | {faces.said}"
+    notice = faces_notice(faces.dataset)
+    what = f"Grad-CAM of {target or 'the predicted emotion'}, layer {cam.layer}"
+    written = [
+        draw_explanations(
+            faces.pixels[:_SHOWN],
+            maps[:_SHOWN],
+            answers[:_SHOWN],
+            out / "explain.png",
+            title=title,
+            subtitle=what,
+            notice=notice,
+        )
+    ]
+    if faces.emotions:
+        means = mean_maps(faces.pixels, maps, answers, faces.emotions)
+        written.append(
+            draw_mean_maps(means, out / "mean.png", title=title, subtitle=what, notice=notice)
+        )
+    note(f"layer {cam.layer}")
+    note(f"written: {', '.join(str(path) for path in written)}")
+    if faces.dataset is not None:
+        warn_of_faces(faces.dataset, *written)

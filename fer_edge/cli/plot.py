@@ -1,0 +1,146 @@
+"""``fer-edge plot``: predictions beside their faces, and the histories of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fer_edge.cli._options import data_option, threads_option
+from fer_edge.cli._output import note
+from fer_edge.cli._stages import stages
+from fer_edge.cli._subjects import engine_options, find_subject, split_option, warn_of_faces
+
+__all__ = ["command"]
+
+_MOST = 60
+
+
+@click.group()
+def command() -> None:
+    """Draw predictions beside their faces, or the learning curves of several runs.
+
+    \b
+    Example:
+      fer-edge plot predictions runs/mine --data fer2013.zip --count 12
+      fer-edge plot history runs/mine runs/other
+    """
+
+
+@command.command()
+@click.argument("source", metavar="RUN|BUNDLE", required=False)
+@data_option
+@split_option
+@click.option(
+    "--count",
+    type=click.IntRange(1, _MOST),
+    default=12,
+    show_default=True,
+    help="How many faces.",
+)
+@click.option("--mistakes", is_flag=True, help="The most confident mistakes.")
+@click.option("--random", "at_random", is_flag=True, help="Faces at random.  [default]")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of --random."
+)
+@engine_options
+@threads_option
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("predictions.png"),
+    show_default=True,
+    help="The picture: .png, .svg or .pdf.",
+)
+def predictions(
+    source: str | None,
+    data: str | None,
+    split: str | None,
+    count: int,
+    mistakes: bool,
+    at_random: bool,
+    seed: int,
+    backend: str | None,
+    precision: str | None,
+    threads: int,
+    out: Path,
+) -> None:
+    """Draw faces with their true and predicted emotion, and the seven probabilities as bars.
+
+    The faces are the data set's, which FER2013's terms do not let you publish.
+
+    \b
+    Example:
+      fer-edge plot predictions runs/mine --data fer2013.zip --count 12 --mistakes -o wrong.png
+    """
+    from fer_edge.backends.base import softmax
+    from fer_edge.data import FerDataset
+    from fer_edge.errors import UsageError
+    from fer_edge.measure.accuracy import run_logits
+    from fer_edge.measure.evaluation import answers, random_rows, worst_rows
+    from fer_edge.report.canvas import describe_images
+    from fer_edge.report.faces import draw_predictions
+    from fer_edge.report.figures import check_figure_path
+
+    check_figure_path(out)
+    if mistakes and at_random:
+        raise UsageError("--mistakes and --random choose the faces differently", fix="drop one")
+    asked = precision is not None or backend not in (None, "pytorch")
+    subject = find_subject(source, engine=asked)
+    engine = subject.engine(backend, precision, threads)
+    dataset, chosen = subject.images(data, split)
+    images: FerDataset = dataset.select(chosen)
+    title = f"{subject.name}, {engine.name} {engine.precision} | {describe_images(images, chosen)}"
+    if not mistakes:
+        # Only these are classified.
+        images = images.take(random_rows(len(images), count, seed))
+    with stages() as staged, engine:
+        logits = run_logits(
+            engine,
+            images.images,
+            progress=lambda done, total: staged("images", done, total),
+        )
+    rows = worst_rows(logits, images.labels, count) if mistakes else range(len(images))
+    shown = answers(images, logits, rows)
+    if not shown:
+        raise UsageError("there is no mistake to draw", fix="leave --mistakes away")
+    right = sum(answer.right for answer in shown)
+    how = "the most confident mistakes" if mistakes else f"at random, seed {seed}; {right} right"
+    draw_predictions(
+        images,
+        shown,
+        softmax(logits[list(rows)]),
+        out,
+        title=title,
+        subtitle=f"{len(shown)} faces, {how}; probabilities in %",
+    )
+    note(f"written: {out}")
+    warn_of_faces(images, out)
+
+
+@command.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("history.png"),
+    show_default=True,
+    help="The picture: .png, .svg or .pdf.",
+)
+def history(runs: tuple[str, ...], out: Path) -> None:
+    """Draw loss, top-1 and learning rate of runs (by name or folder) over their epochs.
+
+    \b
+    Example:
+      fer-edge plot history runs/mine runs/other -o history.png
+    """
+    from fer_edge.report.figures import check_figure_path
+    from fer_edge.report.history import draw_histories, read_history
+    from fer_edge.training.runs import find_run
+
+    check_figure_path(out)
+    found = [find_run(run) for run in dict.fromkeys(runs)]
+    draw_histories({str(run.path): read_history(run.path / "history.csv") for run in found}, out)
+    note(f"written: {out}")
