@@ -1,6 +1,7 @@
 # Everything happens in .venv, made here; nothing outside this folder is touched.
 #   make demo   train, build FP16 and INT8, bench, print the table (a few minutes; no data needed)
 #   make test   lint, types, tests
+#   make ship RUN=runs/NAME   put a finished run's network into the package (fer_edge/pretrained)
 # FER_EDGE_DATA=/path/to/fer2013.zip makes both use the real FER2013.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit bench clean
+.PHONY: demo test lint types unit bench ship clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +35,10 @@ unit: $(STAMP)
 # Times are for people to read: `make test` asserts none.
 bench: $(STAMP)
 	$(BIN)/python -m pytest -q bench --benchmark-only
+
+# Calibrate, build, verify and put a run's network into the package: make ship RUN=runs/NAME
+ship: $(STAMP)
+	$(BIN)/python bench/ship.py $(RUN)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -14,6 +14,8 @@ from PIL import Image
 
 from fer_edge import cli
 from fer_edge.data import load
+from fer_edge.errors import UsageError
+from fer_edge.pretrained import pretrained_path
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,6 +28,14 @@ SHORTER = {
 
 ELSEWHERE = {"demo"}
 """Run by tests/cli/test_demo.py."""
+
+
+def _ships() -> bool:
+    """Whether this checkout holds the pretrained bundle, which some commands need."""
+    try:
+        return pretrained_path().is_dir()
+    except UsageError:
+        return False
 
 
 def _blocks(language: str) -> list[str]:
@@ -81,6 +91,8 @@ def test_the_readmes_commands_and_python_run_in_order(tmp_path: Path) -> None:
             check=False,
         )
         assert "Traceback" not in result.stderr, f"{line}\n{result.stderr}"
+        if not _ships() and "no pretrained bundle" in result.stderr:
+            continue
         # 3 is a gate's verdict: a network of one epoch may well lose it, and says so.
         # 5 is this machine's: a target that needs another one names what is missing.
         assert result.returncode in {0, 3, 5}, f"{line}\n{result.stderr}"
@@ -89,4 +101,6 @@ def test_the_readmes_commands_and_python_run_in_order(tmp_path: Path) -> None:
     blocks = _blocks("python")
     assert blocks
     for block in blocks:
+        if "Classifier()" in block and not _ships():
+            continue
         subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True)
