@@ -15,7 +15,7 @@ from fer_edge.convert.golden import golden_images
 from fer_edge.convert.graph import inline_identities, save_model, set_metadata
 from fer_edge.errors import NumericsError, UsageError, require
 
-__all__ = ["FP32_MAX_ABS", "InputKind", "onnx_from_weights"]
+__all__ = ["FP32_MAX_ABS", "InputKind", "graph_from_module", "onnx_from_weights"]
 
 InputKind = Literal["u8", "f32"]
 
@@ -49,8 +49,7 @@ def onnx_from_weights(
     module, example = (
         (reference, images[:1]) if input == "u8" else (reference.model, images[:1].float())
     )
-    model = _export(module, example, opset)
-    _tidy(model)
+    model = graph_from_module(module, example, opset=opset)
     dataset = loaded.meta.get("dataset", {})
     set_metadata(
         model,
@@ -67,6 +66,17 @@ def onnx_from_weights(
     save_model(model, out)
     _compare(Path(out), logits, loaded.preprocessing)
     return logits
+
+
+def graph_from_module(module: Any, example: Any, *, opset: int = 17) -> Any:
+    """Return the graph ``images`` -> ``logits`` of a module in eval mode, N free, as a ModelProto.
+
+    ``example`` is a tensor of its input. Nodes and constants are named after the module's parts;
+    nothing in the graph depends on the machine.
+    """
+    model = _export(module, example, opset)
+    _tidy(model)
+    return model
 
 
 def _export(module: Any, example: Any, opset: int) -> Any:
