@@ -49,7 +49,8 @@ __all__ = ["command"]
     "teachers",
     multiple=True,
     metavar="RUN|FILE",
-    help="Learn from this trained network, too; several are an ensemble.",
+    help="Learn from this trained network, too; several are an ensemble, and the folder of --folds "
+    "teaches each image by the network that did not see it.",
 )
 @split_options
 @click.option(
@@ -104,6 +105,7 @@ def command(
       fer-edge train --data fer2013.zip --epochs 20 --set optim.lr=0.05
       fer-edge train --data fer2013.zip --split 80/10/10 --split-seed 1
       fer-edge train --data fer2013.zip --folds 3 --name cv
+      fer-edge train --data fer2013.zip --teacher runs/cv --set distill.temperature=3
       fer-edge train --resume
     """
     from fer_edge.cli._output import print_text
