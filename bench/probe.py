@@ -66,7 +66,7 @@ def network(name: str) -> nn.Module:
 def score(model: nn.Module, images: Tensor, labels: Tensor, side: int) -> tuple[float, float]:
     """Return top-1 and cross-entropy of ``images``, normalised, at ``side`` pixels."""
     small = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
-    logits = torch.cat([model(part) for part in small.split(256)])
+    logits = torch.cat([model(part) for part in torch.split(small, 256)])
     return float((logits.argmax(1) == labels).float().mean()), float(
         F.cross_entropy(logits, labels)
     )
