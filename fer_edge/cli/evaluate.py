@@ -119,7 +119,10 @@ def _print(evaluation: Evaluation, mistakes: int, fmt: str) -> None:
     tables = [(title, evaluation_rows(evaluation)), ("each emotion", per_class_rows(evaluation))]
     tables += [("most confident mistakes", wrong)] if wrong else []
     for heading, rows in tables:
-        print_rows(rows, fmt, title=heading)
+        # A table's own title is folded at the table's width.
+        if fmt == "table":
+            print_text(heading)
+        print_rows(rows, fmt, title=None if fmt == "table" else heading)
         print_text("")
 
 

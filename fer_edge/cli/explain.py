@@ -118,10 +118,10 @@ def command(
         ("captum", "explain"),
     ):
         require(module, extra)
-    from fer_edge.models.gradcam import GradCam
+    from fer_edge.models.gradcam import gradcam_from_weights
 
     subject = find_subject(source)
-    cam = GradCam(subject.checkpoint(), layer=layer, threads=threads)
+    cam = gradcam_from_weights(subject.checkpoint(), layer=layer, threads=threads)
     if files:
         faces = _from_files(files)
     else:

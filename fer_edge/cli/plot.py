@@ -106,14 +106,16 @@ def predictions(
     if not shown:
         raise UsageError("there is no mistake to draw", fix="leave --mistakes away")
     right = sum(answer.right for answer in shown)
-    how = "the most confident mistakes" if mistakes else f"at random, seed {seed}; {right} right"
+    how = "the most confident mistakes"
+    if not mistakes:
+        how = f"drawn at random, seed {seed}: {right} of {len(shown)} right"
     draw_predictions(
         images,
         shown,
         softmax(logits[list(rows)]),
         out,
         title=title,
-        subtitle=f"{len(shown)} faces, {how}; probabilities in %",
+        subtitle=f"{how}; probabilities in %",
     )
     note(f"written: {out}")
     warn_of_faces(images, out)

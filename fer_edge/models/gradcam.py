@@ -21,8 +21,9 @@ from torch.nn import functional as F
 from fer_edge.errors import UsageError, require
 from fer_edge.models.spec import ModelSpec
 from fer_edge.models.weights import model_from_weights
+from fer_edge.preprocessing import Preprocessing
 
-__all__ = ["FeatureMap", "GradCam", "default_map", "feature_maps"]
+__all__ = ["FeatureMap", "GradCam", "default_map", "feature_maps", "gradcam_from_weights"]
 
 _BATCH = 64
 _COARSEST = 8
@@ -43,22 +44,27 @@ class FeatureMap:
 
 
 class GradCam:
-    """The network of a weights file, and the layer that its maps are taken from.
+    """A network in ``eval()`` mode, and the layer that its maps are taken from.
 
     ``layer`` None takes :func:`default_map`. :class:`UsageError` names the layers there are for
     another name; :class:`MissingExtraError` without captum.
     """
 
-    def __init__(self, weights: Path | str, *, layer: str | None = None, threads: int = 1) -> None:
-        # Captum itself; torch and safetensors came with this module.
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: ModelSpec,
+        preprocessing: Preprocessing,
+        *,
+        layer: str | None = None,
+    ) -> None:
         self._attribution: Any = require("captum.attr", "explain")
-        torch.set_num_threads(threads)
-        self._model, self.weights = model_from_weights(weights)
-        for module in self._model.modules():
+        self._model, self._spec, self._preprocessing = model, spec, preprocessing
+        for module in model.modules():
             # A ReLU in place would overwrite the map before it is read.
             if "inplace" in vars(module):
                 vars(module)["inplace"] = False
-        self.maps = feature_maps(self._model, self.weights.spec)
+        self.maps = feature_maps(model, spec)
         self.layer = self._find(layer)
 
     def __call__(
@@ -72,7 +78,7 @@ class GradCam:
         logits, maps = [], []
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH, None]
-            pixels = torch.from_numpy(self.weights.preprocessing.normalise(part))
+            pixels = torch.from_numpy(self._preprocessing.normalise(part))
             with torch.no_grad():
                 scores: Tensor = self._model(pixels)
             wanted = scores.argmax(1)
@@ -94,17 +100,26 @@ class GradCam:
 
     def _find(self, layer: str | None) -> FeatureMap:
         if layer is None:
-            return default_map(self.maps, self.weights.spec.size)
+            return default_map(self.maps, self._spec.size)
         for found in self.maps:
             if found.layer == layer:
                 return found
         names = [found.layer for found in self.maps]
         near = get_close_matches(layer, names, n=1)
         raise UsageError(
-            f"model {self.weights.spec.name!r} has no layer {layer!r} with a map of its own",
+            f"model {self._spec.name!r} has no layer {layer!r} with a map of its own",
             fix=(f"did you mean {near[0]!r}? " if near else "")
             + f"choose from: {', '.join(names)}",
         )
+
+
+def gradcam_from_weights(
+    path: Path | str, *, layer: str | None = None, threads: int = 1
+) -> GradCam:
+    """Return the Grad-CAM of a weights file's network; errors as of :class:`GradCam`."""
+    torch.set_num_threads(threads)
+    model, weights = model_from_weights(path)
+    return GradCam(model, weights.spec, weights.preprocessing, layer=layer)
 
 
 def default_map(maps: Sequence[FeatureMap], size: int) -> FeatureMap:

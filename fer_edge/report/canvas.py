@@ -17,6 +17,7 @@ __all__ = [
     "FAINT",
     "INK",
     "LINES",
+    "MARGIN",
     "MUTED",
     "OTHER",
     "RIGHT",
@@ -27,6 +28,7 @@ __all__ = [
     "new_figure",
     "quiet",
     "save_figure",
+    "write_title",
 ]
 
 INK, MUTED, FAINT, OTHER = "#1f1f1f", "#6b6b6b", "#e3e3e3", "#b9b9b9"
@@ -34,7 +36,12 @@ RIGHT, WRONG = "#0072b2", "#d55e00"
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
 """Okabe and Ito's colours (2008), told apart with any colour vision; gray for their yellow."""
 
+MARGIN = 0.25
+"""Inches around a sheet."""
+
 _DPI = 150
+_EM = 0.0079
+"""Inches that a letter takes in the mean, per point of its size, rounded up."""
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -55,6 +62,18 @@ def save_figure(figure: Any, path: Path | str) -> Path:
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
     return path
+
+
+def write_title(figure: Any, title: str, *lines: str) -> None:
+    """Write the title and further lines over a figure; a long title is broken at its ``|``."""
+    size = 11
+    if len(title) * size * _EM > figure.get_figwidth() - 0.3:
+        title = title.replace(" | ", "\n")
+    longest = max(len(line) for line in title.splitlines())
+    # What is still too long, say a long path, becomes smaller: nothing is cut off.
+    size = min(size, (figure.get_figwidth() - 0.3) / (longest * _EM))
+    text = figure.suptitle("\n".join([title, *lines]), fontsize=size, linespacing=1.5)
+    text.set_parse_math(False)
 
 
 def quiet(axes: Any, *, grid: str | None = None) -> None:
@@ -83,16 +102,21 @@ def faces_notice(images: FerDataset | None) -> str:
 class Sheet:
     """Pictures, bars and texts at exact places: inches from the left and from the top.
 
-    One set of axes holds it all, which draws a hundred faces in about a second.
+    One set of axes holds it all, which draws a hundred faces in about a second. ``title`` and
+    ``subtitle`` stand at its head; where they need it, the sheet is wider than ``width``.
     """
 
-    def __init__(self, width: float, height: float) -> None:
-        self.width, self.height = width, height
+    def __init__(self, width: float, height: float, *, title: str, subtitle: str) -> None:
+        needed = _EM * max(10 * len(title), 8 * len(subtitle)) + 2 * MARGIN
+        self.width, self.height = max(width, needed), height
+        width = self.width
         self.figure = new_figure(width, height)
         self.figure.set_layout_engine("none")
         self._axes = self.figure.add_axes((0, 0, 1, 1))
         self._axes.set(xlim=(0, width), ylim=(height, 0))
         self._axes.axis("off")
+        self.text(MARGIN, 0.2, title, size=10)
+        self.text(MARGIN, 0.42, subtitle, size=8, colour=MUTED)
 
     def image(self, x: float, y: float, side: float, pixels: np.ndarray) -> None:
         """Draw u8[H,W] gray or f32[H,W,3] colours (0..1) as a square."""

@@ -9,7 +9,16 @@ import numpy as np
 
 from fer_edge.emotions import EMOTIONS
 from fer_edge.measure.accuracy import Accuracy
-from fer_edge.report.canvas import FAINT, INK, LINES, MUTED, new_figure, quiet, save_figure
+from fer_edge.report.canvas import (
+    FAINT,
+    INK,
+    LINES,
+    MUTED,
+    new_figure,
+    quiet,
+    save_figure,
+    write_title,
+)
 
 __all__ = ["draw_confusion", "draw_per_class"]
 
@@ -37,7 +46,7 @@ def draw_confusion(accuracy: Accuracy, path: Path | str, *, title: str) -> Path:
     scores = (
         f"top-1 {100 * accuracy.top1:.2f} % ± {error:.2f}, macro-F1 {100 * accuracy.macro_f1:.2f} %"
     )
-    figure.suptitle(f"{title}\n{scores}", fontsize=12, linespacing=1.5)
+    write_title(figure, title, scores)
     return save_figure(figure, path)
 
 
@@ -104,5 +113,5 @@ def draw_per_class(accuracy: Accuracy, path: Path | str, *, title: str) -> Path:
         ncols=3,
         frameon=False,
     )
-    figure.suptitle(title, fontsize=11)
+    write_title(figure, title)
     return save_figure(figure, path)

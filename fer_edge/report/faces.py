@@ -13,12 +13,22 @@ import numpy as np
 from fer_edge.data import FerDataset
 from fer_edge.emotions import EMOTIONS
 from fer_edge.measure.evaluation import Answer
-from fer_edge.report.canvas import FAINT, INK, MUTED, OTHER, RIGHT, WRONG, Sheet, faces_notice
+from fer_edge.report.canvas import (
+    FAINT,
+    INK,
+    MARGIN,
+    MUTED,
+    OTHER,
+    RIGHT,
+    WRONG,
+    Sheet,
+    faces_notice,
+)
 
-__all__ = ["MARGIN", "TOP", "draw_mistakes", "draw_predictions", "short_id", "verdict"]
+__all__ = ["TOP", "draw_mistakes", "draw_predictions", "end", "short_id", "verdict"]
 
-MARGIN, TOP, FOOT = 0.25, 0.62, 0.34
-"""Inches around a sheet; above its faces stands the title, below them the notice."""
+TOP, FOOT = 0.62, 0.34
+"""Inches above the faces, for the title, and below them, for the notice."""
 
 _CELL, _CAPTION, _GAP = 1.2, 0.5, 0.16
 _FACE, _LABELS, _BARS, _NUMBERS, _HEAD = 1.26, 0.62, 0.95, 0.36, 0.26
@@ -31,8 +41,9 @@ def draw_mistakes(
     columns = min(8, max(4, len(mistakes)))
     rows = -(-len(mistakes) // columns)
     width = 2 * MARGIN + columns * (_CELL + _GAP) - _GAP
-    sheet = Sheet(width, TOP + rows * (_CELL + _CAPTION + _GAP) - _GAP + FOOT)
-    begin(sheet, title, "most confident mistakes, the surest first")
+    height = TOP + rows * (_CELL + _CAPTION + _GAP) - _GAP + FOOT
+    said = "most confident mistakes, the surest first" if mistakes else "no answer is wrong"
+    sheet = Sheet(width, max(height, TOP + FOOT), title=title, subtitle=said)
     for place, answer in enumerate(mistakes):
         x = MARGIN + place % columns * (_CELL + _GAP)
         y = TOP + place // columns * (_CELL + _CAPTION + _GAP)
@@ -45,8 +56,6 @@ def draw_mistakes(
         share = f"{100 * answer.probability_of_true:.1f} %"
         sheet.text(x + _CELL, below + 0.27, share, colour=RIGHT, align="right")
         sheet.text(x, below + 0.42, short_id(answer.id, 26), size=5.5, colour=MUTED)
-    if not mistakes:
-        sheet.text(MARGIN, TOP + 0.1, "there is none", colour=MUTED)
     end(sheet, faces_notice(images))
     return sheet.save(path)
 
@@ -65,8 +74,8 @@ def draw_predictions(
     rows = -(-len(answers) // columns)
     wide, high = _FACE + _LABELS + _BARS + _NUMBERS, _HEAD + _FACE
     width = 2 * MARGIN + columns * (wide + 2 * _GAP) - 2 * _GAP
-    sheet = Sheet(max(width, 6.5), TOP + rows * (high + 1.4 * _GAP) - _GAP + FOOT)
-    begin(sheet, title, subtitle)
+    height = TOP + rows * (high + 1.4 * _GAP) - _GAP + FOOT
+    sheet = Sheet(width, height, title=title, subtitle=subtitle)
     for place, (answer, shares) in enumerate(zip(answers, probabilities.tolist())):
         x = MARGIN + place % columns * (wide + 2 * _GAP)
         y = TOP + place // columns * (high + 1.4 * _GAP)
@@ -109,12 +118,6 @@ def verdict(sheet: Sheet, x: float, y: float, answer: Answer) -> None:
         sheet.text(x, y, f"✓ {share}", size=8.5, bold=True, colour=RIGHT)
     else:
         sheet.text(x, y, f"✗ {share}, is {answer.true}", size=8.5, bold=True, colour=WRONG)
-
-
-def begin(sheet: Sheet, title: str, subtitle: str) -> None:
-    """Write the head of a sheet."""
-    sheet.text(MARGIN, 0.2, title, size=10)
-    sheet.text(MARGIN, 0.42, subtitle, size=8, colour=MUTED)
 
 
 def end(sheet: Sheet, notice: str) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.measure.evaluation import Answer
-from fer_edge.report.canvas import MUTED, Sheet
-from fer_edge.report.faces import MARGIN, TOP, begin, end, short_id, verdict
+from fer_edge.report.canvas import MARGIN, MUTED, Sheet
+from fer_edge.report.faces import TOP, end, short_id, verdict
 
 __all__ = ["MeanMap", "draw_explanations", "draw_mean_maps", "mean_maps", "overlay"]
 
 _SIDE, _GAP, _HEAD, _FOOT = 1.2, 0.06, 0.26, 0.42
+_LEAST = 6.5
 _MAP = "inferno"
 
 
@@ -84,9 +85,8 @@ def draw_explanations(
     rows = -(-len(answers) // columns)
     wide, high = 3 * _SIDE + 2 * _GAP, _HEAD + _SIDE
     across, down = wide + 0.3, high + 0.2
-    width = max(2 * MARGIN + columns * across - 0.3, 6.5)
-    sheet = Sheet(width, TOP + rows * down - 0.2 + _FOOT)
-    begin(sheet, title, subtitle)
+    width = max(2 * MARGIN + columns * across - 0.3, _LEAST)
+    sheet = Sheet(width, TOP + rows * down - 0.2 + _FOOT, title=title, subtitle=subtitle)
     for place, answer in enumerate(answers):
         x = MARGIN + place % columns * across
         y = TOP + place // columns * down
@@ -106,9 +106,10 @@ def draw_mean_maps(
 ) -> Path:
     """Draw each emotion's mean map, alone and over the mean face."""
     side = 1.35
-    width = max(2 * MARGIN + len(means) * (side + 0.12) - 0.12, 6.5)
-    sheet = Sheet(width, TOP + _HEAD + 2 * side + 0.06 + _FOOT)
-    begin(sheet, title, f"{subtitle}; means over the images that were named right")
+    width = max(2 * MARGIN + len(means) * (side + 0.12) - 0.12, _LEAST)
+    height = TOP + _HEAD + 2 * side + 0.06 + _FOOT
+    said = f"{subtitle}; means over the images that were named right"
+    sheet = Sheet(width, height, title=title, subtitle=said)
     for place, mean in enumerate(means):
         x, y = MARGIN + place * (side + 0.12), TOP + _HEAD
         sheet.text(x, y - 0.13, mean.emotion, size=9, bold=True)

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fer_edge.measure.reliability import ConfidenceBin, calibration_error
-from fer_edge.report.canvas import INK, MUTED, RIGHT, WRONG, new_figure, quiet, save_figure
+from fer_edge.report.canvas import (
+    INK,
+    MUTED,
+    RIGHT,
+    WRONG,
+    new_figure,
+    quiet,
+    save_figure,
+    write_title,
+)
 
 __all__ = ["draw_reliability"]
 
@@ -74,5 +83,5 @@ def draw_reliability(bins: Sequence[ConfidenceBin], path: Path | str, *, title: 
         f"ECE {100 * calibration_error(tuple(bins)):.2f} %: "
         f"sure to {100 * sure:.1f} %, right in {100 * right:.1f} %"
     )
-    figure.suptitle(f"{title}\n{summary}", fontsize=11, linespacing=1.5)
+    write_title(figure, title, summary)
     return save_figure(figure, path)
