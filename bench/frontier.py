@@ -454,14 +454,16 @@ def _times(times: LatencySamples) -> dict[str, Any]:
 
 def measured_accuracy(bundle: Bundle, precision: str) -> dict[str, Any] | None:
     """Return what the bundle's own proof says of ONNX Runtime on PublicTest, or None."""
+    target = "onnxruntime" if precision == "int8" else ""
+    artifact = bundle.find(format="onnx", precision=precision, target=target)
     listed = bundle.find(path="verify.json")
-    if listed is None:
+    if listed is None or artifact is None:
         return None
     content = json.loads(bundle.file(listed).read_text(encoding="utf-8"))
     for proof in content["verifications"]:
         engine = proof["engine"]
-        key = (engine["backend"], engine["precision"], proof["split"])
-        if key == ("onnxruntime", precision, "public"):
+        key = (engine["backend"], engine["artifact_sha256"], proof["split"])
+        if key == ("onnxruntime", artifact.sha256, "public"):
             return {
                 "top1": engine["top1"],
                 "n": proof["n"],

@@ -1,8 +1,8 @@
 """What was measured of a bundle, kept in the bundle: ``verify.json`` and ``bench.json``.
 
-``verify.json`` holds ``{schema, verifications: [...]}``, the newest of each backend, precision and
-split. ``bench.json`` is the summary of the last bench, without its raw nanoseconds: a bundle
-travels to devices.
+``verify.json`` holds ``{schema, verifications: [...]}``, the newest of each backend, precision,
+file and split. ``bench.json`` is the summary of the last bench, without its raw nanoseconds: a
+bundle travels to devices.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ def with_verification(before: str | None, verification: Mapping[str, Any]) -> st
     ``before`` is the file's text so far (None: there is none). Its entries are kept as they are.
     """
 
-    def key(one: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-        return one["engine"]["backend"], one["engine"]["precision"], one["split"]
+    def key(one: Mapping[str, Any]) -> tuple[Any, ...]:
+        engine = one["engine"]
+        # The artifact too: ONNX Runtime also runs the INT8 graph that is meant for TensorRT.
+        return engine["backend"], engine["precision"], engine.get("artifact"), one["split"]
 
     old = json.loads(before)["verifications"] if before else []
     kept = [one for one in old if key(one) != key(verification)]

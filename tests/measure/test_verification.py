@@ -342,3 +342,17 @@ def test_other_verifications_are_kept() -> None:
         "schema": 1,
         "verifications": [one("int8", "private"), {**one("int8", "public"), "n": 3}],
     }
+
+
+def test_one_backend_may_have_run_two_files_of_a_precision() -> None:
+    def one(artifact: str, **more: Any) -> dict[str, Any]:
+        engine = {"backend": "onnxruntime", "precision": "int8", "artifact": artifact}
+        return {"engine": engine, "split": "public", **more}
+
+    text = with_verification(None, one("model.int8.onnxruntime.onnx"))
+    text = with_verification(text, one("model.int8.tensorrt.onnx"))
+    text = with_verification(text, one("model.int8.onnxruntime.onnx", n=3))
+    assert json.loads(text)["verifications"] == [
+        one("model.int8.tensorrt.onnx"),
+        one("model.int8.onnxruntime.onnx", n=3),
+    ]
