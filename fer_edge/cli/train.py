@@ -52,6 +52,11 @@ __all__ = ["command"]
     help="Learn from this trained network, too; several are an ensemble, and the folder of --folds "
     "teaches each image by the network that did not see it.",
 )
+@click.option(
+    "--init",
+    metavar="RUN|FILE",
+    help="Start from these weights, not from random ones: another phase of training.",
+)
 @split_options
 @click.option(
     "--folds",
@@ -83,6 +88,7 @@ def command(
     seed: int | None,
     overrides: tuple[str, ...],
     teachers: tuple[str, ...],
+    init: str | None,
     split: str | None,
     split_seed: int | None,
     duplicates_across: bool,
@@ -106,6 +112,7 @@ def command(
       fer-edge train --data fer2013.zip --split 80/10/10 --split-seed 1
       fer-edge train --data fer2013.zip --folds 3 --name cv
       fer-edge train --data fer2013.zip --teacher runs/cv --set distill.temperature=3
+      fer-edge train --data fer2013.zip --init runs/compact-30 --set optim.lr=0.02
       fer-edge train --resume
     """
     from fer_edge.cli._output import print_text
@@ -126,6 +133,8 @@ def command(
     if resume is not None:
         if name is not None:
             raise UsageError("--name starts a new run, --resume goes on with one", fix="drop one")
+        if init is not None:
+            raise UsageError("--init starts a new run, --resume goes on with one", fix="drop one")
         from fer_edge.data.resplit import recorded_resplit, resplit_as_recorded
         from fer_edge.training.folds import cross_validation_to_resume
         from fer_edge.training.runs import RunFolder
@@ -159,6 +168,11 @@ def command(
         if folds is not None:
             from fer_edge.training.folds import create_cross_validation
 
+            if init is not None:
+                raise UsageError(
+                    "--folds takes no --init: those weights have seen what the folds are scored on",
+                    fix="drop --init",
+                )
             if teachers:
                 raise UsageError(
                     "--folds takes no --teacher: one teacher has seen what all folds but its own "
@@ -180,7 +194,8 @@ def command(
             return
         found = find_teachers(teachers, out, dataset)
         _need_teachers(chosen, found)
-        run = start_run(out, name, chosen, dataset, source, teachers=found)
+        first = _initial_weights(init, out) if init is not None else None
+        run = start_run(out, name, chosen, dataset, source, teachers=found, init=first)
     _train(run, chosen, dataset, data)
 
 
@@ -203,6 +218,13 @@ def _resumed(
             fix=f"build from it: `{_next_command(run, data)}`",
         )
     return run, chosen
+
+
+def _initial_weights(name: str, out: Path) -> Path:
+    """Return the weights file of a run, by path or by name below ``out``, or the file itself."""
+    from fer_edge.training.runs import find_run
+
+    return Path(name) if Path(name).is_file() else find_run(name, out).model
 
 
 def _same_teachers(run: RunFolder, names: tuple[str, ...], out: Path, dataset: FerDataset) -> None:

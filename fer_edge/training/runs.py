@@ -77,6 +77,11 @@ class RunFolder:
         return self.path / "best.safetensors"
 
     @property
+    def init(self) -> Path:
+        """The weights to start from, a copy, if the run does not start from random ones."""
+        return self.path / "init.safetensors"
+
+    @property
     def state(self) -> Path:
         """The folder of the state to resume from."""
         return self.path / "state"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from fer_edge.data.holdout import holdout_mask
 from fer_edge.errors import RecipeError, UsageError
 from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.profile import count_macs, count_parameters
-from fer_edge.models.weights import save_weights
+from fer_edge.models.weights import load_weights, save_weights
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.training.batches import Batches
 from fer_edge.training.checkpoint import (
@@ -95,9 +96,9 @@ class Session:
 
         self.spec = ModelSpec(recipe.model.name, recipe.model.options)
         torch.manual_seed(recipe.seed)
-        # A resumed run brings its own weights: none need be fetched again.
-        spec = self.spec if saved is None else self.spec.untrained()
-        self.model = build_model(spec).to(self.device)
+        self.model = self._network(resumed=saved is not None).to(self.device)
+        if saved is None and run.init.is_file():
+            self.model.load_state_dict(load_weights(run.init).state)
         self.model = self.model.to(memory_format=torch.channels_last)
         self.average = Average(self.model, recipe.ema.decay)
         self.replica_count = saved[1]["replicas"] if saved is not None else self._replicas()
@@ -116,6 +117,15 @@ class Session:
             self._restore(*saved)
         if self.machine.compile:
             self.networks = [torch.compile(network) for network in self.networks]  # type: ignore[misc]
+
+    def _network(self, *, resumed: bool) -> nn.Module:
+        """Return the network to train."""
+        # A resumed run brings its own weights: none need be fetched again.
+        return build_model(self.spec.untrained() if resumed else self.spec)
+
+    def _result(self) -> tuple[nn.Module | Mapping[str, Tensor], dict[str, Any]]:
+        """Return the averaged weights as they are written, and what else is said of them."""
+        return self.average.model, {}
 
     def _replicas(self) -> int:
         size, processes = self.batches.size, self.accelerator.num_processes
@@ -188,17 +198,19 @@ class Session:
     def save_model(self, *, best: bool) -> None:
         """Write the averaged weights as the run's result, and as its best if they are."""
         row = self.progress.history[-1]
+        state, more = self._result()
         meta = {
             "fer_edge": __version__,
             "dataset": self.dataset.described(),
             "recipe": self.recipe.to_dict(),
             "epoch": row["epoch"],
             "metrics": {key: value for key, value in row.items() if key.startswith("public_")},
+            **more,
         }
         if self.teachers:
             meta["teachers"] = [each.described() for each in self.teachers]
         for path in [self.run.model, self.run.best][: 1 + best]:
-            save_weights(path, self.average.model, self.spec, self.preprocessing, meta)
+            save_weights(path, state, self.spec, self.preprocessing, meta)
 
     def save(self) -> None:
         """Commit all that a resumed run needs."""

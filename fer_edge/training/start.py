@@ -11,8 +11,12 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from fer_edge.data import FerDataset
+from fer_edge.errors import UsageError
+from fer_edge.files import sha256_bytes, write_bytes
 from fer_edge.models import ModelSpec, build_model
-from fer_edge.training.config import Recipe
+from fer_edge.models.weights import load_weights
+from fer_edge.training.config import Data, Recipe, recipe_from_dict
+from fer_edge.training.fake_quant import QatPlan
 from fer_edge.training.runs import RunFolder, create_run, is_main_process
 from fer_edge.training.teachers import Teacher
 
@@ -27,21 +31,35 @@ def start_run(
     data: str,
     *,
     teachers: Sequence[Teacher] = (),
+    init: Path | None = None,
+    qat: QatPlan | None = None,
 ) -> RunFolder:
     """Make the folder of a new run below ``root``; ``data`` says where the images were read from.
 
-    The run will learn from ``teachers``, if there are any.
+    The run will learn from ``teachers``, if there are any, and start from a copy of the weights
+    file ``init``, if one is given, rather than from random weights. With ``qat`` it fine-tunes its
+    teacher for the INT8 graph of that plan.
 
     Under ``torchrun`` or ``accelerate launch`` the main process makes it and tells the others.
     Raises :class:`UsageError` for a network or an option that does not exist, before any folder is
     made, and for a name that is taken.
     """
     check_network(recipe)
+    if init is not None:
+        _check_init(init, recipe, dataset)
 
     def create() -> Path:
         recorded = [each.to_dict() for each in teachers]
         described, where = dataset.described(), location(data)
-        return create_run(root, name, recipe, described, where, teachers=recorded).path
+        run = create_run(root, name, recipe, described, where, teachers=recorded)
+        if init is not None:
+            # A copy: the other run may be gone, or trained on, before this one is resumed.
+            content = init.read_bytes()
+            write_bytes(run.init, content)
+            run.update(init={"path": location(str(init)), "sha256": sha256_bytes(content)})
+        if qat is not None:
+            run.update(qat=qat.to_dict())
+        return run.path
 
     return RunFolder(made_once(create))
 
@@ -50,6 +68,34 @@ def check_network(recipe: Recipe) -> None:
     """Raise :class:`UsageError` for a network or an option of it that does not exist."""
     with torch.device("meta"):  # shapes only: no memory is used
         build_model(ModelSpec(recipe.model.name, recipe.model.options))
+
+
+def _check_init(init: Path, recipe: Recipe, dataset: FerDataset) -> None:
+    """Raise :class:`UsageError` for weights that do not fit, or that have seen other images."""
+    weights = load_weights(init)
+    wanted = ModelSpec(recipe.model.name, recipe.model.options)
+    if weights.spec.untrained() != wanted.untrained():
+        raise UsageError(
+            f"{init} holds {weights.spec.name} {dict(weights.spec.options)}, the recipe asks for "
+            f"{wanted.name} {dict(wanted.options)}",
+            fix="train with the recipe of the run that made these weights",
+        )
+    known = weights.meta.get("dataset", {}).get("sha256")
+    if known != dataset.sha256:
+        raise UsageError(
+            f"{init} was fitted to other images than TRAIN of {dataset.source}: some of this "
+            "run's held-out or PUBLIC images may be among them",
+            fix="start from a run with the same --data and --split",
+        )
+    recorded = weights.meta.get("recipe")
+    before = recipe_from_dict(recorded).data if recorded else Data()
+    if recipe.data != before and recipe.data.holdout:
+        raise UsageError(
+            f"{init} has seen images that this recipe holds out: its own [data] was "
+            f"holdout {before.holdout:g}, seed {before.holdout_seed}",
+            fix=f"--set data.holdout={before.holdout:g} --set "
+            f"data.holdout_seed={before.holdout_seed}",
+        )
 
 
 def location(data: str) -> str:

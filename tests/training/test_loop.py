@@ -19,13 +19,15 @@ from torch import Tensor
 from fer_edge.data import FerDataset, Split
 from fer_edge.data.dataset import dataset_from_rows
 from fer_edge.data.holdout import holdout_mask
-from fer_edge.errors import DataError, NumericsError, RecipeError
+from fer_edge.errors import DataError, NumericsError, RecipeError, UsageError
 from fer_edge.models.weights import load_weights, model_from_weights
 from fer_edge.training.batches import Sources
 from fer_edge.training.config import Recipe
 from fer_edge.training.loop import train
 from fer_edge.training.losses import cross_entropy
 from fer_edge.training.runs import HISTORY, RunFolder
+from fer_edge.training.session import Session
+from fer_edge.training.start import start_run
 
 TinyRecipe = Callable[..., Recipe]
 NewRun = Callable[..., RunFolder]
@@ -291,3 +293,33 @@ def test_muon_growing_views_and_wsd_run_and_resume_alike(
         train(cut, recipe, faces, listener=Stop())
     train(cut, recipe, faces)
     assert same(weights_of(whole), weights_of(cut))
+
+
+def test_a_run_starts_from_the_weights_it_is_given(
+    faces: FerDataset, tiny: TinyRecipe, new_run: NewRun, tmp_path: Path
+) -> None:
+    recipe = tiny("data.holdout=0.1", "epochs=1")
+    first = new_run(recipe, name="first")
+    train(first, recipe, faces)
+
+    def begin(name: str, *changes: str) -> RunFolder:
+        changed = tiny("data.holdout=0.1", "epochs=1", *changes)
+        return start_run(tmp_path / "runs", name, changed, faces, "synthetic", init=first.model)
+
+    second = begin("second", "seed=5")
+    assert second.info()["init"]["sha256"] == load_weights(first.model).sha256
+    (first.model).unlink()
+    session = Session(second, second.recipe(), faces)
+    session.workers.close()
+    assert same(session.model.state_dict(), load_weights(second.init).state)
+    assert same(session.average.model.state_dict(), load_weights(second.init).state)
+
+    first.model.write_bytes(second.init.read_bytes())
+    with pytest.raises(UsageError, match="holds compact"):
+        begin("other", "model.options.blocks=[2, 1]")
+    with pytest.raises(UsageError, match="has seen images that this recipe holds out"):
+        begin("leak", "data.holdout_seed=1")
+    other = faces.take(range(len(faces) - 1))
+    with pytest.raises(UsageError, match="other images"):
+        start_run(tmp_path / "runs", "images", recipe, other, "synthetic", init=first.model)
+    assert not (tmp_path / "runs" / "leak").exists()
