@@ -49,7 +49,12 @@ class PyTorchBackend(Backend):
                 f"the pytorch backend runs the FP32 reference, not {precision}",
                 fix="--precision fp32, or --backend onnxruntime",
             )
-        artifact = bundle.artifact(format="safetensors")
+        artifact = bundle.find(format="safetensors")
+        if artifact is None:
+            raise UsageError(
+                f"the bundle {bundle.path} carries no PyTorch checkpoint",
+                fix="its FP32 graph is the same network: --backend onnxruntime --precision fp32",
+            )
         return cls(
             bundle.file(artifact),
             precision=precision,

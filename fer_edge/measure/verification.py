@@ -152,7 +152,9 @@ def verify_bundle(
         if reference.backend.name == engine.name and reference.backend.path == engine.path:
             raise UnavailableError(
                 f"{engine.name} {precision} would be held against itself: {reference.note}",
-                fix="pip install 'fer-edge[train]'",
+                fix="pip install 'fer-edge[train]'"
+                if bundle.find(format="safetensors")
+                else "verify int8 or fp16 against it, or a bundle that carries its checkpoint",
             )
         with engine:
             logits = {

@@ -1,0 +1,301 @@
+"""Put a finished run's network into the package: the one command that made the pretrained bundle.
+
+    python bench/ship.py runs/mine --data fer2013.zip          (or: make ship RUN=runs/mine)
+
+It fits the confidence on the held-out part of TRAIN, builds FP32, FP16 and INT8 for ONNX Runtime,
+OpenVINO and TensorRT through the gate, scores them on PUBLIC, chooses what fits into 8 MB, replays
+the golden self-test on every engine that runs here, and only then swaps the bundle in. The
+manifest's card records recipe, seed and the commands that make it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_edge.backends import backend_class
+from fer_edge.bundle import GOLDEN, MANIFEST, Artifact, Bundle, BundleWriter
+from fer_edge.classifier import Classifier
+from fer_edge.convert.build import CALIBRATION, build
+from fer_edge.convert.card import measured_results
+from fer_edge.convert.confidence import CALIBRATED, calibrate_run
+from fer_edge.convert.golden import golden_images
+from fer_edge.convert.steps import CHECKPOINT, FP16, FP32
+from fer_edge.data import FerDataset, load, resolve_source
+from fer_edge.errors import FerEdgeError, GateError, UsageError
+from fer_edge.measure.confidence import TARGET
+from fer_edge.measure.record import VERIFY_FILE
+from fer_edge.report.card import card_markdown
+from fer_edge.training.config import Recipe, load_recipe, recipe_names
+from fer_edge.training.runs import RunFolder, find_run
+
+PACKAGED = Path(__file__).resolve().parents[1] / "fer_edge" / "pretrained" / "compact"
+LIMIT = 8_000_000
+"""Bytes of the whole bundle, manifest included."""
+
+TARGETS = ("onnxruntime", "openvino", "x86-dgpu")
+"""The last one's graph is TensorRT's, for any device of TensorRT 10 and later; FP16 comes along."""
+
+REQUIRED = (FP32, FP16, "model.int8.onnxruntime.onnx", "model.int8.tensorrt.onnx", GOLDEN)
+OPTIONAL = ("model.int8.openvino.onnx", CHECKPOINT)
+"""Taken in this order while they fit."""
+
+MARGIN = 20_000
+"""What the manifest may grow by when names and commands are added."""
+
+Say = Callable[[str], None]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="a finished run, by name or folder")
+    parser.add_argument("--data", help="FER2013, as the run was trained on  [FER_EDGE_DATA]")
+    parser.add_argument("--output", type=Path, default=PACKAGED)
+    parser.add_argument("--name", default="compact", help="the bundle's name")
+    parser.add_argument(
+        "--target", type=float, default=TARGET, help="accuracy above the abstain threshold"
+    )
+    parser.add_argument("--calibration", default=CALIBRATION, help="recipe of INT8 calibration")
+    parser.add_argument("--limit", type=int, default=LIMIT, help="bytes of the bundle")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--no-speed", action="store_true", help="do not time INT8: for a machine that is busy"
+    )
+    parser.add_argument(
+        "--uncalibrated",
+        action="store_true",
+        help="ship a run that trained on all of TRAIN: without temperature and threshold",
+    )
+    options = parser.parse_args(argv)
+    command = shlex.join(["python", "bench/ship.py", *(sys.argv[1:] if argv is None else argv)])
+    try:
+        bundle = ship(
+            find_run(options.run),
+            load(resolve_source(options.data)),
+            options.output,
+            name=options.name,
+            command=command,
+            target=None if options.uncalibrated else options.target,
+            calibration=options.calibration,
+            limit=options.limit,
+            speed=not options.no_speed,
+            threads=options.threads,
+        )
+    except FerEdgeError as error:
+        fix = f"\nfix:   {error.fix}" if error.fix else ""
+        print(f"error: {error}{fix}\nnothing was shipped", file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(card_markdown(bundle.manifest))
+
+
+def ship(
+    run: RunFolder,
+    dataset: FerDataset,
+    output: Path,
+    *,
+    name: str = "compact",
+    command: str = "",
+    target: float | None = TARGET,
+    calibration: str | Path = CALIBRATION,
+    limit: int = LIMIT,
+    speed: bool = True,
+    threads: int = 1,
+    say: Say = lambda text: print(text, file=sys.stderr, flush=True),
+) -> Bundle:
+    """Calibrate, build, verify and write; ``output`` is as it was until all of that is done."""
+    info = run.info()
+    if info["status"] != "finished":
+        raise UsageError(
+            f"{run.path} is {info['status']}, not finished",
+            fix=f"fer-edge train --resume {run.path}",
+        )
+    if target is None:
+        (run.path / CALIBRATED).unlink(missing_ok=True)
+    else:
+        found = calibrate_run(run.path, dataset, target=target)
+        say(
+            f"temperature {found['temperature']:.4f}; ECE on PUBLIC "
+            f"{found['public']['ece_before']:.4f} -> {found['public']['ece_after']:.4f}"
+        )
+    work = run.path / "ship"
+    shutil.rmtree(work, ignore_errors=True)
+    for one in TARGETS:
+        report = build(
+            run.path,
+            precision="int8",
+            target=one,
+            data=dataset,
+            calibration=calibration,
+            output=work / "built",
+            speed=speed,
+            threads=threads,
+            say=say,
+        )
+        for text in report.notes:
+            say(f"note: {text}")
+        if report.error is not None:
+            needed = one != "openvino"
+            say(f"{'error' if needed else 'left out'}: {report.error}")
+            if needed:
+                raise report.error
+    built = Bundle.open(work / "built")
+    _check_gates(built)
+    training = {
+        **built.manifest.card["training"],
+        **_provenance(run.recipe(), info),
+    }
+    training["commands"] = [*training["commands"], command] if command else training["commands"]
+    chosen = _chosen(built, limit, say)
+    staged = _stage(built, chosen, work / "staged", name, training)
+    _check(staged, limit, say)
+    with BundleWriter(output, base=staged):
+        pass
+    shipped = Bundle.open(output)
+    if shipped.unlisted():
+        raise UsageError(f"{output} holds what is no part of it: {', '.join(shipped.unlisted())}")
+    say(f"shipped: {output}, {_size(shipped):,} bytes")
+    return shipped
+
+
+def _provenance(recipe: Recipe, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the committed recipe that made a run, its seed, and the command to make it again."""
+    name, changed = min(
+        (
+            (name, list(_changes(load_recipe(name).to_dict(), recipe.to_dict())))
+            for name in recipe_names()
+        ),
+        key=lambda found: len(found[1]),
+    )
+    words = ["fer-edge", "train", "--recipe", name, "--seed", str(recipe.seed)]
+    for key, value in changed:
+        words += ["--set", f"{key}={json.dumps(value)}"]
+    for teacher in info.get("teachers", []):
+        words += ["--teacher", str(teacher["name"])]
+    words += ["--name", str(info.get("name", "NAME")), "--data", str(info["dataset"]["source"])]
+    return {"recipe_name": name, "seed": recipe.seed, "commands": [shlex.join(words)]}
+
+
+def _changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield each dotted key, but the seed, that ``after`` has another value of."""
+    for key, value in after.items():
+        if f"{prefix}{key}" == "seed" or before.get(key) == value:
+            continue
+        if isinstance(value, dict):
+            yield from _changes(before.get(key) or {}, value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_gates(built: Bundle) -> None:
+    for gate in built.manifest.gates:
+        which = f"{gate.get('precision')} {gate.get('target')}".strip()
+        if gate.get("passed") is not True and gate.get("target") != "openvino":
+            raise GateError(f"{which}: {gate.get('reason') or gate.get('status')}")
+
+
+def _chosen(built: Bundle, limit: int, say: Say) -> list[Artifact]:
+    """Return the files to ship; :class:`UsageError` where the required ones do not fit."""
+    chosen = [built.artifact(path=path) for path in (*REQUIRED, VERIFY_FILE)]
+    rest = (built.path / MANIFEST).stat().st_size + MARGIN
+    used = rest + sum(artifact.size for artifact in chosen)
+    if used > limit:
+        sizes = ", ".join(f"{artifact.path} {artifact.size:,}" for artifact in chosen)
+        raise UsageError(
+            f"{used:,} bytes are more than {limit:,}: {sizes}",
+            fix="ship a smaller network (9 bytes a parameter: fp32 4, fp16 2, two int8)",
+        )
+    for path in OPTIONAL:
+        artifact = built.find(path=path)
+        if artifact is None:
+            continue
+        if used + artifact.size > limit:
+            say(f"left out: {path}, {artifact.size:,} bytes, beside {used:,} of {limit:,}")
+            continue
+        used += artifact.size
+        chosen.append(artifact)
+    return chosen
+
+
+def _stage(
+    built: Bundle, chosen: Sequence[Artifact], path: Path, name: str, training: dict[str, Any]
+) -> Bundle:
+    """Write the bundle as it will be shipped, with the chain of digests it was built with."""
+    manifest = built.manifest
+    digests = {artifact.sha256 for artifact in chosen}
+    verifications = json.loads(
+        built.file(built.artifact(path=VERIFY_FILE)).read_text(encoding="utf-8")
+    )["verifications"]
+    held = {(artifact.precision, artifact.target) for artifact in chosen}
+    with BundleWriter(path) as writer:
+        for artifact in chosen:
+            writer.add_file(
+                built.file(artifact),
+                artifact.path,
+                format=artifact.format,
+                precision=artifact.precision,
+                target=artifact.target,
+                parent=artifact.parent_sha256,
+                meta=artifact.meta,
+            )
+        writer.set(
+            name=name,
+            synthetic=manifest.synthetic,
+            preprocessing=manifest.preprocessing,
+            input=manifest.input,
+            output=manifest.output,
+            model=manifest.model,
+            calibration=manifest.calibration,
+            dataset=manifest.dataset,
+            environment=manifest.environment,
+            card={
+                **manifest.card,
+                "training": training,
+                "results": measured_results(verifications, digests),
+            },
+        )
+        for gate in manifest.gates:
+            if (gate.get("precision"), gate.get("target")) in held:
+                writer.add_gate(gate)
+    return Bundle.open(path)
+
+
+def _check(staged: Bundle, limit: int, say: Say) -> None:
+    """Hold the bundle against what it promises: size, drawn golden images, engines that work."""
+    size = _size(staged)
+    if size > limit:
+        raise UsageError(f"the bundle has {size:,} bytes, more than {limit:,}")
+    images, _ = staged.golden()
+    if not np.array_equal(images, golden_images()):
+        raise UsageError(
+            "the golden images are not the drawn ones: no image of a person is shipped"
+        )
+    for backend in ("onnxruntime", "openvino"):
+        reason = backend_class(backend).unavailable_reason()
+        if reason:
+            say(f"not tried: {backend}: {reason}")
+            continue
+        for precision in ("fp32", "fp16", "int8"):
+            target = backend if precision == "int8" else ""
+            if staged.find(format="onnx", precision=precision, target=target) is None:
+                continue
+            with Classifier(staged, backend=backend, precision=precision) as classifier:
+                test = classifier.self_test
+                say(f"{backend} {precision}: self-test, max |delta logit| {test.max_abs:.1e}")
+
+
+def _size(bundle: Bundle) -> int:
+    return sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
+
+
+if __name__ == "__main__":
+    main()

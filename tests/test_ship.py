@@ -1,0 +1,194 @@
+"""``bench/ship.py``: a run in, the package's bundle out; or nothing at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ship
+import torch
+
+from fer_edge import Classifier
+from fer_edge.bundle import Bundle
+from fer_edge.cli import main
+from fer_edge.convert.golden import golden_images
+from fer_edge.data import FerDataset, load
+from fer_edge.data.dataset import image_keys
+from fer_edge.errors import GateError, UsageError
+from fer_edge.measure.gate import GatePolicy
+from fer_edge.models import ModelSpec, build_model
+from fer_edge.models.weights import save_weights
+from fer_edge.preprocessing import Preprocessing
+from fer_edge.training.config import load_recipe
+from fer_edge.training.runs import RunFolder, create_run
+
+TINY = {"widths": [16, 32], "blocks": [1, 1]}
+
+
+@pytest.fixture(scope="module")
+def faces() -> FerDataset:
+    return load("synthetic:420:3", cache=False)
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    path = tmp_path / "few.toml"
+    path.write_text('count = 32\nmethod = "minmax"\n')
+    return path
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, faces: FerDataset) -> Callable[..., RunFolder]:
+    def make(*overrides: str) -> RunFolder:
+        changes = ("seed=3", "optim.lr=0.05", *overrides)
+        recipe = load_recipe("default", changes)
+        recipe = replace(recipe, model=replace(recipe.model, options=TINY))
+        run = create_run(tmp_path / "runs", "mine", recipe, faces.described(), "synthetic:420:3")
+        torch.manual_seed(0)
+        spec = ModelSpec("compact", TINY)
+        model = build_model(spec)
+        with torch.no_grad():
+            model.head.weight.normal_(0, 1)
+            model.train()
+            for _ in range(20):  # BatchNorm's statistics
+                model(torch.from_numpy(Preprocessing().normalise(faces.images[:64, None])))
+        meta = {
+            "dataset": faces.described(),
+            "recipe": recipe.to_dict(),
+            "epoch": recipe.epochs,
+        }
+        save_weights(run.model, model.eval(), spec, Preprocessing(), meta)
+        run.update(status="finished")
+        return run
+
+    return make
+
+
+def shipped(run: RunFolder, faces: FerDataset, output: Path, **changes: Any) -> Bundle:
+    options = {"speed": False, "say": lambda text: None, "target": 0.3, **changes}
+    return ship.ship(run, faces, output, **options)
+
+
+def test_a_run_is_shipped(
+    make_run: Callable[..., RunFolder],
+    faces: FerDataset,
+    few: Path,
+    no_pretrained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # A network that guesses may lose any recall by INT8: the gate is not what is tested here.
+    patched = GatePolicy(max_top1_drop=1.0, max_recall_drop=1.0, max_recall_drop_small=1.0)
+    monkeypatch.setattr("fer_edge.convert.proof.judge", _lenient(patched))
+    run = make_run("data.holdout=0.3")
+    output = no_pretrained / "compact"
+    bundle = shipped(run, faces, output, calibration=few, command="python bench/ship.py runs/mine")
+    names = {artifact.path for artifact in bundle.manifest.artifacts}
+    assert names == {
+        "model.fp32.onnx",
+        "model.fp16.onnx",
+        "model.int8.onnxruntime.onnx",
+        "model.int8.openvino.onnx",
+        "model.int8.tensorrt.onnx",
+        "checkpoint.safetensors",
+        "golden.npz",
+        "verify.json",
+    }
+    assert bundle.unlisted() == []
+    assert bundle.parent(bundle.artifact(precision="fp32")).path == "checkpoint.safetensors"
+    training = bundle.manifest.card["training"]
+    assert training["recipe_name"] == "default"
+    assert training["seed"] == 3
+    train, put = training["commands"]
+    assert train.startswith("fer-edge train --recipe default --seed 3 ")
+    assert "--set optim.lr=0.05" in train
+    assert "--set data.holdout=0.3" in train
+    assert put == "python bench/ship.py runs/mine"
+    assert bundle.threshold is None or 0 <= bundle.threshold < 1
+    assert bundle.manifest.card["confidence"]["fitted_on"]["fraction"] == 0.3
+    engines = {(each["backend"], each["precision"]) for each in bundle.manifest.card["results"]}
+    assert ("pytorch", "fp32") in engines
+    assert ("onnxruntime", "fp16") in engines
+    assert ("openvino", "int8") in engines
+    images, _ = bundle.golden()
+    assert np.array_equal(images, golden_images())
+    with Classifier() as classifier:  # now the package has one
+        assert classifier.bundle.path == output
+        assert classifier.predict(faces.images[0]).confidence > 0
+    main(["inspect", "--card"])
+    assert "fer-edge train --recipe default --seed 3" in capsys.readouterr().out
+
+    # Smaller: what does not fit stays away, and the reference is the FP32 graph then.
+    built, told = Bundle.open(run.path / "ship" / "built"), list[str]()
+    limit = sum(artifact.size for artifact in bundle.manifest.artifacts)
+    chosen = ship._chosen(built, limit, told.append)
+    assert any("left out: checkpoint.safetensors" in text for text in told)
+    slim = ship._stage(built, chosen, no_pretrained / "slim", "compact", training)
+    output.rename(no_pretrained / "old")
+    slim.path.rename(output)
+    slim = Bundle.open(output)
+    with pytest.raises(UsageError, match="no PyTorch checkpoint"):
+        Classifier(slim, backend="pytorch", precision="fp32")
+    words = ["verify", "--data", "synthetic:420:3", "--format", "json", "--precision"]
+    with pytest.raises(SystemExit):
+        main([*words, "fp32"])
+    assert "int8 or fp16 against it" in capsys.readouterr().err
+    main([*words, "fp16"])
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["reference"]["kind"] == "onnxruntime fp32"
+    assert "carries no checkpoint" in captured.err
+
+
+def _lenient(policy: GatePolicy) -> Callable[..., Any]:
+    from fer_edge.measure.gate import judge
+
+    def judged(*arguments: Any, **options: Any) -> Any:
+        return judge(*arguments, **{**options, "policy": policy})
+
+    return judged
+
+
+def test_nothing_is_shipped_by_halves(
+    make_run: Callable[..., RunFolder],
+    faces: FerDataset,
+    few: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = make_run()
+    output = tmp_path / "compact"
+    with pytest.raises(UsageError, match="all of TRAIN"):
+        shipped(run, faces, output)
+    run.update(status="interrupted")
+    with pytest.raises(UsageError, match="interrupted, not finished"):
+        shipped(run, faces, output)
+    run.update(status="finished")
+
+    def failed(*arguments: Any, **options: Any) -> Any:
+        assert not (run.path / "ship" / "built").exists()
+        raise GateError("INT8 failed its gate")
+
+    monkeypatch.setattr(ship, "build", failed)
+    with pytest.raises(GateError):
+        shipped(run, faces, output, target=None)
+    assert not output.exists()
+
+
+def test_a_network_that_is_too_large_is_refused(tiny_bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="it has: "):
+        ship._chosen(tiny_bundle, 10_000, print)  # it has no FP16
+    assert not (tiny_bundle.path.parent / "compact").exists()
+
+
+def test_no_golden_image_shows_a_person(fer2013_source: Path) -> None:
+    """Blank ones may stand in FER2013, which has some; any other would be somebody's face."""
+    golden = golden_images()[:, 0]
+    pictures = golden[[image.min() != image.max() for image in golden]]
+    assert len(pictures) == 29
+    people = set(image_keys(load(fer2013_source).images).tolist())
+    assert not any(key in people for key in image_keys(pictures).tolist())
