@@ -219,6 +219,9 @@ def _close_epoch(session: Session, board: SummaryWriter | None) -> dict[str, Any
         accelerator,
         session.workers,
     )
+    if not math.isfinite(scores["loss"]):
+        # A step's loss is that of the weights before it: the last one's may be the first to go.
+        raise _diverged(session, f"PUBLIC's loss is {scores['loss']} after epoch {now.epoch + 1}")
     loss = torch.tensor(now.loss_sum / steps, dtype=torch.float64, device=session.device)
     row = {
         "epoch": now.epoch + 1,
@@ -281,13 +284,18 @@ def _finite(unread: list[Tensor], session: Session) -> list[float]:
     losses: list[float] = torch.stack(unread).tolist()
     for i, loss in enumerate(losses):
         if not math.isfinite(loss):
-            if session.is_main:
-                session.run.update(status="failed")
             step = session.progress.step - len(losses) + i + 1
-            raise NumericsError(
-                f"the loss is {loss} at step {step} of epoch {session.progress.epoch + 1}; "
-                f"{session.run.path} keeps its last checkpoint",
-                fix="lower optim.lr, set optim.clip_norm=1, or train in fp32 "
-                "(--set run.precision=fp32), in a new run",
-            )
+            epoch = session.progress.epoch + 1
+            raise _diverged(session, f"the loss is {loss} at step {step} of epoch {epoch}")
     return losses
+
+
+def _diverged(session: Session, what: str) -> NumericsError:
+    """Mark the run as failed; return the error to raise."""
+    if session.is_main:
+        session.run.update(status="failed")
+    return NumericsError(
+        f"{what}; {session.run.path} keeps its last checkpoint",
+        fix="lower optim.lr, set optim.clip_norm=1, or train in fp32 "
+        "(--set run.precision=fp32), in a new run",
+    )
