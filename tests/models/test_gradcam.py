@@ -148,7 +148,7 @@ def test_a_wrong_layer_names_the_right_ones(tmp_path: Path, faces: np.ndarray) -
     spec = ModelSpec("compact", NARROW["compact"])
     path = tmp_path / "w.safetensors"
     save_weights(path, build_model(spec), spec, Preprocessing())
-    with pytest.raises(UsageError, match="stages.9") as error:
+    with pytest.raises(UsageError, match=r"stages\.9") as error:
         gradcam_from_weights(path, layer="stages.9")
     assert error.value.fix is not None
     assert "did you mean 'stages" in error.value.fix
