@@ -1,0 +1,313 @@
+"""``fer-edge search``: hyper-parameters with Optuna, by one worker or several."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fer_edge.cli._options import data_option, format_option
+from fer_edge.cli._splits import resplit_from_options, split_options
+
+if TYPE_CHECKING:
+    from fer_edge.data import FerDataset
+    from fer_edge.training.loop import Listener
+    from fer_edge.training.search import Search, Trial
+
+__all__ = ["command"]
+
+
+@click.command("search")
+@data_option
+@click.option(
+    "--space",
+    metavar="NAME|FILE",
+    default="compact",
+    show_default=True,
+    help="What is searched: a search space's name or TOML file.",
+)
+@click.option(
+    "--recipe", metavar="NAME|FILE", help="What stays the same.  [default: what the space says]"
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one key of that recipe, e.g. run.threads=1; may be given often.",
+)
+@click.option(
+    "--trials",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="How many the study shall have, those of other workers and earlier calls counted; 0 only "
+    "shows them.",
+)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), help="Epochs of a trial.  [default: the recipe's]"
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Begin no trial after so long.",
+)
+@click.option(
+    "--pruner",
+    type=click.Choice(["median", "hyperband", "none"]),
+    default="median",
+    show_default=True,
+    help="How trials that promise little are ended early.",
+)
+@click.option(
+    "--sampler",
+    type=click.Choice(["tpe", "random"]),
+    default="tpe",
+    show_default=True,
+    help="How values are chosen.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Its seed.")
+@split_options
+@click.option("--study", metavar="NAME", help="The study's name.  [default: the space's]")
+@click.option(
+    "--storage",
+    metavar="FILE|URL",
+    help="Where the study is kept: a file, or a database such as sqlite:///study.db that workers "
+    "share.  [default: OUT/STUDY/study.journal]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="runs",
+    show_default=True,
+    help="Folder of all runs; the study's is OUT/STUDY.",
+)
+@click.option("--list-spaces", is_flag=True, help="Print the spaces that come along, and stop.")
+@format_option
+def command(
+    data: str | None,
+    space: str,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    trials: int,
+    epochs: int | None,
+    timeout: float | None,
+    pruner: str,
+    sampler: str,
+    seed: int,
+    split: str | None,
+    split_seed: int | None,
+    duplicates_across: bool,
+    study: str | None,
+    storage: str | None,
+    out: Path,
+    list_spaces: bool,
+    fmt: str,
+) -> None:
+    """Search hyper-parameters: short trainings on TRAIN, judged by PUBLIC; PRIVATE stays closed.
+
+    The same command goes on with its study, after anything. To share it, start the command several
+    times, or on several machines with one --storage. OUT/STUDY holds a folder per trial,
+    importance.png, and best.toml for `fer-edge train --recipe`.
+
+    \b
+    Example:
+      fer-edge search --data fer2013.zip --trials 12 --epochs 3
+      fer-edge search --data fer2013.zip --space soc25 --split 80/10/10 --storage sqlite:///b.db
+      fer-edge train --data fer2013.zip --recipe runs/compact/best.toml
+    """
+    import math
+    import os
+
+    from fer_edge.cli._output import note, print_text
+    from fer_edge.errors import UsageError, require
+    from fer_edge.training.config import load_recipe
+    from fer_edge.training.space import load_space, space_names
+
+    if list_spaces:
+        print_text("\n".join(space_names()))
+        return
+    for module in ("torch", "accelerate", "safetensors", "tensorboard", "matplotlib"):
+        require(module, "train")
+    for module in ("optuna", "sklearn"):
+        require(module, "search")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "a search's worker is one process",
+            fix="start several workers with one --storage instead of torchrun or accelerate",
+        )
+    searched = load_space(space)
+    for key in (override.partition("=")[0].strip() for override in overrides):
+        if key in {parameter.key for parameter in searched.parameters}:
+            raise UsageError(
+                f"{key} is searched, and --set fixes it", fix="drop --set, or use another --space"
+            )
+    chosen = load_recipe(recipe or searched.recipe or "default", overrides)
+    resplit = resplit_from_options(split, split_seed, duplicates_across)
+
+    from fer_edge.data import load, resolve_source
+    from fer_edge.training.search import Search
+
+    source = resolve_source(data)
+    dataset = load(source)
+    if resplit is not None:
+        dataset = resplit.apply(dataset)
+    for text in dataset.notes:
+        note(text)
+    search = Search(
+        out / (study or searched.name),
+        searched,
+        chosen,
+        dataset,
+        source,
+        epochs=epochs or searched.epochs,
+        storage=storage,
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+    )
+    try:
+        search.run(
+            trials,
+            seconds=math.inf if timeout is None else 60 * timeout,
+            listen=lambda number, values: _display(number, values, search),
+            tell=lambda trial: note(_outcome(trial, search)),
+        )
+    except KeyboardInterrupt:
+        note("stopped; the same command goes on with this study")
+        _show(search, fmt, data)
+        raise
+    _show(search, fmt, data)
+
+
+@contextmanager
+def _display(number: int, values: Mapping[str, Any], search: Search) -> Iterator[Listener]:
+    """Yield a listener that says in one line what is tried, and in one how each epoch was."""
+    from fer_edge.cli._output import note
+    from fer_edge.training.loop import Listener
+
+    class Lines(Listener):
+        def epoch(self, row: dict[str, Any]) -> None:
+            score = _score(row[f"public_{search.monitor}"], search.monitor)
+            note(
+                f"  epoch {row['epoch']}/{search.recipe.epochs}  {search.monitor} {score}  "
+                f"{row['images_per_s']:,.0f} images/s  {row['seconds']:.0f} s"
+            )
+
+        def say(self, text: str) -> None:
+            note(f"  {text}")
+
+    note(f"trial {number}: {_values(values)}")
+    yield Lines()
+
+
+def _outcome(trial: Trial, search: Search) -> str:
+    text = f"trial {trial.number} {trial.state}"
+    if trial.value is not None:
+        text += f": {search.monitor} {_score(trial.value, search.monitor)}"
+    best = search.best
+    if best is not None and trial.state == "complete":
+        text += ", the best so far" if best.number == trial.number else f" (best: {best.number})"
+    return f"{text}: {trial.reason}" if trial.reason else text
+
+
+def _show(search: Search, fmt: str, data: str | None) -> None:
+    """Print the table of trials; draw what mattered; say where the best recipe is."""
+    from fer_edge.cli._output import note, print_json, print_rows
+    from fer_edge.errors import UsageError
+
+    best, recipe = search.best, search.write_best()
+    importance: dict[str, float] = {}
+    try:
+        importance = search.importance()
+    except UsageError as error:
+        note(f"no importance plot: {error}" + (f" ({error.fix})" if error.fix else ""))
+    trials = search.trials()
+    if fmt == "json":
+        print_json(_content(search, importance))
+    elif trials:
+        print_rows(
+            [_row(trial, search, exact=fmt == "csv") for trial in trials],
+            fmt,
+            title=_title(search),
+            caption=f"{search.monitor}: PUBLIC, at the best of {search.recipe.epochs} epochs; of a "
+            "pruned trial its last epoch",
+        )
+    if importance:
+        from fer_edge.report.importance import importance_figure
+
+        path = importance_figure(
+            search.folder / "importance.png",
+            importance,
+            [(each.values, each.value) for each in trials if each.state == "complete"],
+            title=_title(search),
+            score=f"PUBLIC {search.monitor}",
+        )
+        shares = ", ".join(f"{key} {share:.0%}" for key, share in importance.items())
+        note(f"importance (fANOVA): {shares}; {path}")
+    if best is not None:
+        words = ["fer-edge", "train", "--recipe", str(recipe)] + (["--data", data] if data else [])
+        resplit = search.dataset.resplit
+        if resplit is not None:
+            words += ["--split", resplit.name, "--split-seed", str(resplit.seed)]
+            words += ["--allow-duplicates-across"] if resplit.duplicates_across else []
+        note(f"best: trial {best.number}, {_values(best.values)}")
+        note(f"next: {shlex.join(words)}")
+
+
+def _title(search: Search) -> str:
+    dataset: FerDataset = search.dataset
+    synthetic = "SYNTHETIC faces: " if dataset.synthetic else ""
+    anew = f" ({dataset.resplit.label})" if dataset.resplit else ""
+    return f"{search.folder}: {synthetic}{search.recipe.model.name} on {dataset.source}{anew}"
+
+
+def _row(trial: Trial, search: Search, *, exact: bool) -> dict[str, Any]:
+    value: Any = trial.value
+    if value is not None and not exact:
+        value = _score(trial.value or 0.0, search.monitor)
+    seconds: Any = trial.seconds
+    if seconds is not None and not exact:
+        seconds = f"{seconds:.0f} s"
+    best = search.best
+    return {
+        "trial": trial.number,
+        "state": trial.state,
+        search.monitor: value,
+        **{each.key: _value(trial.values.get(each.key)) for each in search.space.parameters},
+        "epochs": trial.epochs,
+        "time": seconds,
+        "note": "best" if best is not None and best.number == trial.number else trial.reason,
+    }
+
+
+def _content(search: Search, importance: Mapping[str, float]) -> dict[str, Any]:
+    best = search.best
+    return {
+        "study": search.study.study_name,
+        "folder": str(search.folder),
+        "monitor": search.monitor,
+        "epochs": search.recipe.epochs,
+        "dataset": search.dataset.described(),
+        "best": None if best is None else best.number,
+        "importance": dict(importance),
+        "trials": [asdict(trial) for trial in search.trials()],
+    }
+
+
+def _score(value: float, monitor: str) -> str:
+    return f"{value:.4f}" if monitor == "loss" else f"{100 * value:.2f} %"
+
+
+def _values(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {_value(value)}" for key, value in values.items())
+
+
+def _value(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
