@@ -15,6 +15,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("fer_edge.cli.train", "Train a network on FER2013."),
     "calibrate": ("fer_edge.cli.calibrate", "Fit a run's confidence on its held-out images."),
+    "qat": ("fer_edge.cli.qat", "Fine-tune a run for INT8, where quantising it loses too much."),
     "search": ("fer_edge.cli.search", "Search hyper-parameters, alone or with other workers."),
     "build": ("fer_edge.cli.build", "Build a verified FP32, FP16 or INT8 engine into a bundle."),
     "bench": ("fer_edge.cli.bench", "Compare backends and precisions: accuracy, flips, latency."),
