@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.measure.evaluation import Answer
-from fer_edge.report.canvas import MARGIN, MUTED, Sheet
+from fer_edge.report.canvas import MARGIN, MUTED, OTHER, Sheet
 from fer_edge.report.faces import TOP, end, short_id, verdict
 
 __all__ = ["MeanMap", "draw_explanations", "draw_mean_maps", "mean_maps", "overlay"]
@@ -96,6 +96,10 @@ def draw_explanations(
         face, heat = images[place], maps[place]
         for i, picture in enumerate((face, colours(heat), overlay(face, heat))):
             sheet.image(x + i * (_SIDE + _GAP), y + _HEAD, _SIDE, picture)
+        if not heat.any():
+            middle = x + _SIDE + _GAP + _SIDE / 2
+            words = "no place spoke for it"
+            sheet.text(middle, y + _HEAD + _SIDE / 2, words, size=6.5, colour=OTHER, align="center")
     _scale(sheet)
     end(sheet, notice)
     return sheet.save(path)

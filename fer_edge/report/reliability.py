@@ -49,11 +49,15 @@ def draw_reliability(bins: Sequence[ConfidenceBin], path: Path | str, *, title: 
             lw=2.2,
             solid_capstyle="butt",
         )
-        error = 100 * (each.accuracy * (1 - each.accuracy) / each.n) ** 0.5
+        error = (each.accuracy * (1 - each.accuracy) / each.n) ** 0.5
+        # No share is below 0 or above 1.
+        below, above = min(error, each.accuracy), min(error, 1 - each.accuracy)
         upper.errorbar(
             100 * each.confidence,
             100 * each.accuracy,
-            yerr=error,
+            yerr=[[100 * below], [100 * above]],
+            clip_on=False,
+            zorder=3,
             fmt="o",
             color=INK,
             ms=5,
