@@ -26,7 +26,7 @@ from fer_edge.bundle import GOLDEN, MANIFEST, Artifact, Bundle, BundleWriter
 from fer_edge.classifier import Classifier
 from fer_edge.convert.build import CALIBRATION, build
 from fer_edge.convert.card import measured_results
-from fer_edge.convert.confidence import CALIBRATED, calibrate_run
+from fer_edge.convert.confidence import CALIBRATED, calibrate_run, weights_meta
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.steps import CHECKPOINT, FP16, FP32
 from fer_edge.data import FerDataset, load, resolve_source
@@ -35,6 +35,7 @@ from fer_edge.measure.confidence import TARGET
 from fer_edge.measure.record import VERIFY_FILE
 from fer_edge.report.card import card_markdown
 from fer_edge.training.config import Recipe, load_recipe, recipe_names
+from fer_edge.training.qat import qat_recipe
 from fer_edge.training.runs import RunFolder, find_run
 
 PACKAGED = Path(__file__).resolve().parents[1] / "fer_edge" / "pretrained" / "compact"
@@ -148,10 +149,7 @@ def ship(
                 raise report.error
     built = Bundle.open(work / "built")
     _check_gates(built)
-    training = {
-        **built.manifest.card["training"],
-        **_provenance(run.recipe(), info),
-    }
+    training = {**built.manifest.card["training"], **_provenance(run)}
     training["commands"] = [*training["commands"], command] if command else training["commands"]
     chosen = _chosen(built, limit, say)
     staged = _stage(built, chosen, work / "staged", name, training)
@@ -165,22 +163,57 @@ def ship(
     return shipped
 
 
-def _provenance(recipe: Recipe, info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the committed recipe that made a run, its seed, and the command to make it again."""
-    name, changed = min(
+def _provenance(run: RunFolder) -> dict[str, Any]:
+    """Return the committed recipe nearest to a run's, its seed, and the commands to make it again.
+
+    The commands begin with the runs that it learnt from: teachers, and those it started from.
+    """
+    name, _ = _nearest(run.recipe())
+    commands: dict[str, None] = {}
+    _add_commands(run, commands)
+    return {"recipe_name": name, "seed": run.recipe().seed, "commands": list(commands)}
+
+
+def _add_commands(run: RunFolder, commands: dict[str, None]) -> None:
+    info, recipe = run.info(), run.recipe()
+    before = [(str(each["name"]), each) for each in info.get("teachers", [])]
+    if info.get("init"):
+        before.append((Path(info["init"]["path"]).parent.name, info["init"]))
+    for name, content in before:
+        source = RunFolder(Path(content["path"]).parent)
+        if (source.path / "run.json").is_file() and source.path != run.path:
+            _add_commands(source, commands)
+        else:
+            commands.setdefault(f"# {name}: weights {str(content['sha256'])[:12]}")
+    if "qat" in info:
+        learnt = RunFolder(Path(info["teachers"][0]["path"]).parent)
+        base = qat_recipe(weights_meta(learnt.model)) if learnt.model.is_file() else recipe
+        words = ["fer-edge", "qat", learnt.name, "--target", str(info["qat"]["target"])]
+        changed = list(_changes(base.to_dict(), recipe.to_dict()))
+    else:
+        name, changed = _nearest(recipe)
+        words = ["fer-edge", "train", "--recipe", name, "--seed", str(recipe.seed)]
+        for teacher in info.get("teachers", []):
+            words += ["--teacher", str(teacher["name"])]
+        if info.get("init"):
+            words += ["--init", Path(info["init"]["path"]).parent.name]
+    for key, value in changed:
+        words += ["--set", f"{key}={json.dumps(value)}"]
+    words += ["--name", run.name, "--data", str(info["dataset"]["source"])]
+    commands.setdefault(shlex.join(words))
+
+
+def _nearest(recipe: Recipe) -> tuple[str, list[tuple[str, Any]]]:
+    """Return the committed recipe with the fewest other values, and these; the seed apart."""
+    return min(
         (
             (name, list(_changes(load_recipe(name).to_dict(), recipe.to_dict())))
             for name in recipe_names()
+            # --set can change an option of the network, but not take one away.
+            if set(load_recipe(name).model.options) <= set(recipe.model.options)
         ),
         key=lambda found: len(found[1]),
     )
-    words = ["fer-edge", "train", "--recipe", name, "--seed", str(recipe.seed)]
-    for key, value in changed:
-        words += ["--set", f"{key}={json.dumps(value)}"]
-    for teacher in info.get("teachers", []):
-        words += ["--teacher", str(teacher["name"])]
-    words += ["--name", str(info.get("name", "NAME")), "--data", str(info["dataset"]["source"])]
-    return {"recipe_name": name, "seed": recipe.seed, "commands": [shlex.join(words)]}
 
 
 def _changes(

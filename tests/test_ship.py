@@ -153,6 +153,31 @@ def _lenient(policy: GatePolicy) -> Callable[..., Any]:
     return judged
 
 
+def test_the_commands_go_back_to_where_the_network_learnt(
+    make_run: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    run = make_run("epochs=7")
+
+    def successor(name: str, **content: Any) -> RunFolder:
+        made = create_run(tmp_path / "runs", name, run.recipe(), {"source": "fer.zip"}, "fer.zip")
+        made.update(**content)
+        return made
+
+    here = {"path": str(run.model), "sha256": "a" * 64}
+    gone = {"path": "/gone/big/model.safetensors", "sha256": "b" * 64, "name": "big"}
+    student = successor("student", teachers=[{**here, "name": "mine"}, gone], init=here)
+    learnt = {"path": str(student.model), "sha256": "c" * 64, "name": "student"}
+    tuned = successor("tuned", teachers=[learnt], qat={"target": "openvino"})
+    found = ship._provenance(tuned)
+    assert (found["recipe_name"], found["seed"]) == ("default", 3)
+    first, missing, second, third = found["commands"]
+    assert first.startswith("fer-edge train --recipe default --seed 3 --set epochs=7 ")
+    assert first.endswith(" --name mine --data synthetic:420:3")
+    assert missing == "# big: weights bbbbbbbbbbbb"
+    assert "--teacher mine --teacher big --init mine" in second
+    assert third == "fer-edge qat student --target openvino --name tuned --data fer.zip"
+
+
 def test_nothing_is_shipped_by_halves(
     make_run: Callable[..., RunFolder],
     faces: FerDataset,

@@ -149,13 +149,14 @@ def _on_public(
     content = judged.to_dict()
     for name in ("temperature", "at_bound", "target"):
         del content[name]
-    content["abstain"] = (
-        None
-        if found.abstain is None
-        else selective(
-            logits.astype(np.float64) / found.temperature, public.labels, found.abstain.threshold
-        ).to_dict()
-    )
+    scaled = logits.astype(np.float64) / found.temperature
+
+    def at(threshold: float) -> dict[str, Any]:
+        return selective(scaled, public.labels, threshold).to_dict()
+
+    # At the thresholds of the held-out rows: what someone who goes by them would meet.
+    content["abstain"] = at(found.abstain.threshold) if found.abstain else None
+    content["curve"] = [at(point.threshold) for point in found.curve]
     return content
 
 

@@ -150,7 +150,7 @@ def test_a_build_takes_the_calibrated_weights(run: Path, noisy: FerDataset) -> N
         f"temperature of {found['temperature']:.4f}",
         f"{100 * engine['top1']:.2f} %",
         f"Abstain below a confidence of {bundle.threshold:.3f}",
-        "| 100% | ",
+        "| 100.00 % | ",
         "SYNTHETIC",
         "| disgust | ",
         "## Licence",
