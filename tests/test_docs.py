@@ -22,6 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SHORTER = {
     "train": ["--epochs", "1", "--recipe", "quick"],
+    "search": ["--trials", "1", "--epochs", "1", "--recipe", "quick"],
     "bench": ["--quick"],
 }
 """Put behind a command so that it ends within seconds; what the README shows comes first."""
