@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from fer_edge.data.resplit import resplit_label
 from fer_edge.data.splits import OFFICIAL_COUNTS, Split
 from fer_edge.emotions import EMOTIONS
 
@@ -134,6 +135,12 @@ def _protocol(made: Mapping[str, Any]) -> list[str]:
             "fitted on TRAIN alone, its labels and the answers of teachers "
             f"({', '.join(str(each.get('name')) for each in made['teachers'])})"
         ]
+    anew = resplit_label(made.get("dataset") or {})
+    if anew:
+        lines.append(
+            f"TRAIN, PUBLIC and PRIVATE are parts of its own {anew}, of the official TRAIN and "
+            "PUBLIC: its scores are not those of the official split"
+        )
     data = recipe.get("data") or {}
     if data.get("holdout"):
         lines.append(
@@ -149,8 +156,9 @@ def _protocol(made: Mapping[str, Any]) -> list[str]:
     if decay:
         lines.append(f"the weights are an exponential moving average (decay {decay:g})")
     lines += [
-        "recipes were chosen by their score on PUBLIC (PublicTest), so that score is somewhat "
-        "optimistic; PRIVATE (PrivateTest) had no part in training or choosing",
+        f"recipes were chosen by their score on PUBLIC{'' if anew else ' (PublicTest)'}, so that "
+        f"score is somewhat optimistic; PRIVATE{'' if anew else ' (PrivateTest)'} had no part in "
+        "training or choosing",
         "scored on one view of each image at batch 1, the very call that an application makes",
     ]
     return lines
