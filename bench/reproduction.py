@@ -1,0 +1,671 @@
+"""The five reports, trained again: every row of theirs with what their recipe gives here.
+
+::
+
+    python bench/reproduction.py rows                           # what there is, what is done
+    python bench/reproduction.py run cbam --minutes 30          # train, build, bench, collect
+    python bench/reproduction.py run cbam-3-folds --minutes 20  # cross-validation
+    python bench/reproduction.py collect runs/mine              # a run that was trained otherwise
+    python bench/reproduction.py table                          # bench/reproduction.md
+
+``run`` trains a report's recipe on the official split (TRAIN to fit, PublicTest to watch), makes
+FP16 and INT8 of it for every target, times them quickly and writes a small JSON file into
+``results/reproduction``. Each step that is done is skipped, so a run that was stopped goes on where
+it stood, and a row that has a result is left alone (``--more`` trains it further, ``--again``
+begins it anew).
+
+``--minutes`` ends training at the end of an epoch. That changes nothing about the epochs before:
+the reports' learning rates are constant or fall on plateaus, and do not depend on how many epochs
+are to come. The table says how many were run, of how many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reproduction_table import table
+
+from fer_edge import __version__
+from fer_edge.bundle import Bundle
+from fer_edge.data import FerDataset, Resplit, load, resolve_source
+from fer_edge.data.resplit import OFFICIAL, recorded_resplit, resplit_as_recorded
+from fer_edge.errors import FerEdgeError, UsageError
+from fer_edge.files import sha256_file, write_json, write_text
+from fer_edge.measure.environment import capture, machine_of
+from fer_edge.models import MODELS
+from fer_edge.training.config import Recipe, load_recipe
+from fer_edge.training.runs import RunFolder, find_run
+
+if TYPE_CHECKING:
+    from fer_edge.measure.latency import LatencyProtocol
+    from fer_edge.measure.result import BenchResult
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "reproduction"
+RUNS = Path("runs") / "reproduction"
+TABLE = "reproduction.md"
+SCHEMA = 1
+
+TARGETS = ("rtx-pc", "onnxruntime", "openvino")
+"""What INT8 is built for; the first also makes FP16, as what TensorRT falls back on."""
+
+_BENCH_IMAGES = 64
+"""Accuracy comes from the build, which scores every image; the bench is for the times."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result of a report, or a variation of one.
+
+    ``reported`` is a fraction, or None where the report gives no figure of this step (``said``).
+    ``split`` and ``naive`` as ``fer-edge train --split ... --allow-duplicates-across``; ``folds``
+    above 0 cross-validates TRAIN. ``engines``: whether they are built and timed; a variation, which
+    is about accuracy alone, has none. ``instead_of`` names the row that this one fills where that
+    cannot be run.
+    """
+
+    name: str
+    report: str
+    title: str
+    recipe: str
+    reported: float | None = None
+    said: str = ""
+    changes: tuple[str, ...] = ()
+    split: str = OFFICIAL
+    naive: bool = False
+    folds: int = 0
+    engines: bool = True
+    instead_of: str = ""
+
+
+_L2 = ("optim.weight_decay=1e-4",)
+
+
+def _reported(model: str) -> float | None:
+    return MODELS[model].reported
+
+
+def _rows() -> dict[str, Row]:
+    def of(name: str, report: str, title: str, recipe: str = "", **more: Any) -> Row:
+        recipe = recipe or name
+        if "reported" not in more:
+            more["reported"] = _reported(load_recipe(recipe).model.name)
+        return Row(name, report, title, recipe, **more)
+
+    rows = [
+        of("pytorch-cnn", "A", "CNN in PyTorch"),
+        of("soc25-baseline", "B", "SOC'25 baseline CNN"),
+        of(
+            "soc25-tuned",
+            "B",
+            "SOC'25 baseline after its search",
+            reported=None,
+            said="between 57 and 62: a step on the way",
+        ),
+        of("soc25-resnet18", "B", "SOC'25 ResNet-18"),
+        of("conv-blocks", "C", "CNNs", said="with 70 % of the data for training"),
+        of("vgg19", "D", "VGG19 from ImageNet's weights"),
+        of(
+            "vgg19-random",
+            "D",
+            "VGG19 from random weights",
+            "vgg19",
+            changes=("model.options.pretrained=false",),
+            said="the report starts from ImageNet's weights",
+            instead_of="vgg19",
+        ),
+        of("emotion-cnn", "E", "EmotionCNN"),
+        of("emotion-cnn-filters", "E", "EmotionCNN behind fixed filters"),
+        of("filter-resnet", "E", "SimpleResNetFER"),
+        of("cbam", "E", "CBAM network"),
+        of("mini-xception", "-", "mini-Xception (Arriaga et al. 2017)", said="random split"),
+    ]
+    variation: dict[str, Any] = {"reported": None, "engines": False}
+    rows += [
+        of(f"{name}-l2", "E", f"{title}, with L2", name, changes=_L2, **variation)
+        for name, title in (
+            ("emotion-cnn", "EmotionCNN"),
+            ("emotion-cnn-filters", "EmotionCNN behind fixed filters"),
+            ("filter-resnet", "SimpleResNetFER"),
+            ("cbam", "CBAM network"),
+        )
+    ]
+    rows += [
+        of(f"{name}-3-folds", report, f"{title}, 3 folds of TRAIN", name, folds=3, **variation)
+        for name, report, title in (
+            ("soc25-baseline", "B", "SOC'25 baseline CNN"),
+            ("cbam", "E", "CBAM network"),
+        )
+    ]
+    rows += [
+        of(
+            f"{name}-{kind}",
+            report,
+            f"{title}, {split}",
+            name,
+            split=split,
+            naive=naive,
+            **variation,
+        )
+        for name, report, title, split in (
+            ("soc25-baseline", "B", "SOC'25 baseline CNN", "80/10/10"),
+            ("conv-blocks", "C", "CNNs", "70/30"),
+        )
+        for kind, naive in (("resplit", False), ("naive", True))
+    ]
+    return {row.name: row for row in rows}
+
+
+ROWS = _rows()
+
+
+def find_row(name: str) -> Row:
+    """Return a row by its name; UsageError lists them."""
+    if name not in ROWS:
+        raise UsageError(f"there is no row {name!r}", fix=f"one of {', '.join(ROWS)}")
+    return ROWS[name]
+
+
+def row_of(recipe: Recipe, described: dict[str, Any]) -> Row:
+    """Return the row that a run belongs to: its recipe and split, whatever its epochs and seed."""
+
+    def core(content: Recipe) -> dict[str, Any]:
+        kept = content.to_dict()
+        return {key: kept[key] for key in kept if key not in {"epochs", "seed", "run"}}
+
+    resplit = recorded_resplit(described)
+    split = (resplit.name, resplit.duplicates_across) if resplit else (OFFICIAL, False)
+    for row in ROWS.values():
+        same_split = (row.split, row.naive) == split and not row.folds
+        if same_split and core(load_recipe(row.recipe, row.changes)) == core(recipe):
+            return row
+    raise UsageError(
+        "this run's recipe is none of the reports'",
+        fix=f"say which row it is: --row NAME, one of {', '.join(ROWS)}",
+    )
+
+
+# -- training within a time limit ------------------------------------------------------------------
+
+
+class OutOfTimeError(Exception):
+    """Training has used its minutes; the last epoch is saved."""
+
+
+def seconds_spent(run: RunFolder) -> list[float]:
+    """Return the seconds of each epoch so far, scoring included."""
+    path = run.path / "history.csv"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [float(row["seconds"]) for row in csv.DictReader(file)]
+
+
+def check_schedule(recipe: Recipe) -> None:
+    """Refuse a time limit where the learning rate depends on the number of epochs."""
+    if recipe.schedule.name not in {"constant", "plateau"}:
+        raise UsageError(
+            f"a {recipe.schedule.name} schedule must run to its end: it takes no time limit",
+            fix="give --epochs instead of --minutes",
+        )
+
+
+def train_row(
+    row: Row, dataset: FerDataset, data: str, folder: Path, *, minutes: float, epochs: int | None
+) -> RunFolder:
+    """Train a row's recipe below ``folder``, or go on with it, for at most so many minutes."""
+    from fer_edge.training.loop import train
+    from fer_edge.training.start import start_run
+
+    changes = [*row.changes, *([f"epochs={epochs}"] if epochs else [])]
+    recipe = load_recipe(row.recipe, changes)
+    run = RunFolder(folder / row.name)
+    if (run.path / "run.json").is_file():
+        info = run.info()
+        recipe = run.recipe()
+        dataset = resplit_as_recorded(dataset, info["dataset"], f"the run {run.path}")
+        if info["status"] == "finished":
+            return run
+    else:
+        if row.split != OFFICIAL:
+            dataset = Resplit(row.split, duplicates_across=row.naive).apply(dataset)
+        run = start_run(folder, row.name, recipe, dataset, data)
+    if minutes:
+        check_schedule(recipe)
+    spent = seconds_spent(run)
+    if minutes and spent and sum(spent) + spent[-1] > 60 * minutes:
+        return run
+    try:
+        with _limited(run, recipe.epochs, minutes) as listener:
+            train(run, recipe, dataset, listener=listener)
+    except OutOfTimeError:
+        run.update(status="interrupted")
+    return run
+
+
+@contextmanager
+def _limited(run: RunFolder, epochs: int, minutes: float) -> Any:
+    """Yield a listener that reports as ``fer-edge train`` does, and stops when time is up."""
+    from fer_edge.cli._training import display
+
+    with display() as listener:
+        told = listener.epoch
+
+        def epoch(row: dict[str, Any]) -> None:
+            told(row)
+            spent = seconds_spent(run)
+            # An epoch that would end too late is not begun.
+            if minutes and row["epoch"] < epochs and sum(spent) + spent[-1] > 60 * minutes:
+                raise OutOfTimeError
+
+        listener.epoch = epoch  # type: ignore[method-assign]
+        yield listener
+
+
+def train_folds_of(
+    row: Row, dataset: FerDataset, data: str, folder: Path, *, minutes: float, epochs: int | None
+) -> Path:
+    """Cross-validate a row's recipe; with a time limit, for as many epochs as all folds have."""
+    from fer_edge.cli._training import display
+    from fer_edge.training.folds import CrossValidation, create_cross_validation, train_folds
+
+    validation = CrossValidation(folder / row.name)
+    if not (validation.path / "cv.json").is_file():
+        recipe = load_recipe(row.recipe, row.changes)
+        if minutes and not epochs:
+            check_schedule(recipe)
+            epochs = _epochs_per_fold(row, recipe, minutes)
+        if epochs:
+            recipe = load_recipe(row.recipe, [*row.changes, f"epochs={epochs}"])
+        validation = create_cross_validation(
+            folder, row.name, recipe, dataset, data, count=row.folds
+        )
+    train_folds(validation, dataset, listen=lambda fold, own: display())
+    return validation.path
+
+
+def _epochs_per_fold(row: Row, recipe: Recipe, minutes: float) -> int:
+    """Return how many epochs of each fold fit, from how long the row's own run took per epoch."""
+    result = RESULTS / f"{row.recipe}.json"
+    if not result.is_file():
+        raise UsageError(
+            f"how long an epoch of {row.recipe} takes is not known yet",
+            fix=f"run it first: python bench/reproduction.py run {row.recipe}, or give --epochs",
+        )
+    known = json.loads(result.read_text(encoding="utf-8"))
+    of_all = known["minutes"] / known["epochs"]["run"]
+    per_fold = of_all * (row.folds - 1) / row.folds
+    return max(1, min(recipe.epochs, math.floor(minutes / row.folds / per_fold)))
+
+
+# -- engines ---------------------------------------------------------------------------------------
+
+
+def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -> bool:
+    """Build INT8 (and FP16) of a run's best weights for ``targets``, where it is not done yet.
+
+    Returns whether anything was built.
+    """
+    from fer_edge.cli._stages import stages
+    from fer_edge.convert.build import build
+    from fer_edge.convert.build_target import find_target
+
+    weights = run.best if run.best.is_file() else run.model
+    done = _judged(bundle_of(run), sha256_file(weights))
+    left = [target for target in targets if find_target(target).shape not in done]
+    for target in left:
+        with stages() as staged:
+            # The gate's verdict is the result: one that failed is in the manifest, and no error.
+            build(
+                weights,
+                precision="int8",
+                target=target,
+                data=dataset,
+                output=bundle_of(run),
+                progress=staged,
+                say=_say,
+            )
+    return bool(left)
+
+
+def bundle_of(run: RunFolder) -> Path:
+    """Return the folder of a run's bundle."""
+    return run.path / "bundle"
+
+
+def _judged(folder: Path, weights_sha256: str) -> set[str]:
+    """Return the shapes that a bundle's INT8 gates have judged, if it was made of these weights."""
+    if not (folder / "manifest.json").is_file():
+        return set()
+    bundle = Bundle.open(folder)
+    checkpoint = bundle.find(format="safetensors")
+    if checkpoint is None or checkpoint.sha256 != weights_sha256:
+        return set()
+    return {str(gate["target"]) for gate in bundle.manifest.gates if gate["precision"] == "int8"}
+
+
+def bench_engines(folder: Path, dataset: FerDataset, *, threads: int) -> BenchResult:
+    """Time every engine of a bundle quickly, and keep the summary in it."""
+    from fer_edge.cli._stages import stages
+    from fer_edge.measure.bench import labels, run_bench
+    from fer_edge.measure.record import record_bench
+
+    bundle = Bundle.open(folder)
+    with stages() as staged:
+        result = run_bench(
+            [bundle],
+            dataset,
+            threads=threads,
+            protocol=bench_protocol(),
+            limit=_BENCH_IMAGES,
+            progress=staged,
+        )
+    (label,) = labels([bundle])
+    record_bench(folder, label, result)
+    return result
+
+
+def bench_protocol() -> LatencyProtocol:
+    """Return a protocol that gives p50 and p90 of a network of any size within half a minute."""
+    from fer_edge.measure.latency import LatencyProtocol, min_samples
+
+    return LatencyProtocol(
+        warmup_s=0.2,
+        warmup_queries=5,
+        measure_s=0.7,
+        min_queries=min_samples(90),
+        repeats=3,
+        quick=True,
+    )
+
+
+# -- collecting ------------------------------------------------------------------------------------
+
+
+def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
+    """Return the result of a run that has finished or was stopped, and of its bundle.
+
+    UsageError for a run without a finished epoch.
+    """
+    info = run.info()
+    recipe = run.recipe()
+    spent = seconds_spent(run)
+    if info["last"] is None or not spent:
+        raise UsageError(f"{run.path} has not finished an epoch", fix="train it further")
+    last, of = info["last"]["epoch"], load_recipe(row.recipe, row.changes).epochs
+    stopped = "" if last >= of else "time limit"
+    if info["status"] == "finished":
+        stopped = "early stopping" if last < recipe.epochs else stopped
+    result = {
+        **_head(row, info["recipe"], info["dataset"]),
+        "kind": "run",
+        "epochs": {"run": last, "of": of, "stopped": stopped},
+        "minutes": round(sum(spent) / 60, 2),
+        "seed": recipe.seed,
+        "monitor": recipe.stop.monitor,
+        "last": info["last"],
+        "best": info["best"],
+        "run": run.name,
+        "engines": [],
+        "gates": [],
+    }
+    if (bundle_of(run) / "manifest.json").is_file():
+        result.update(_engines(Bundle.open(bundle_of(run))))
+    return result
+
+
+def collect_folds(path: Path, row: Row) -> dict[str, Any]:
+    """Return the result of a cross-validation; UsageError while a fold is missing."""
+    content = json.loads((path / "cv.json").read_text(encoding="utf-8"))
+    if content["status"] != "finished":
+        raise UsageError(f"{path} has not finished", fix=f"fer-edge train --resume {path}")
+    seconds = [s for i in range(content["folds"]) for s in seconds_spent(_fold(path, i))]
+    epochs = max(result["epochs"] for result in content["results"])
+    of = load_recipe(row.recipe, row.changes).epochs
+    return {
+        **_head(row, content["recipe"], content["dataset"]),
+        "kind": "folds",
+        "epochs": {"run": epochs, "of": of, "stopped": "" if epochs >= of else "time limit"},
+        "minutes": round(sum(seconds) / 60, 2),
+        "seed": content["seed"],
+        "folds": content["results"],
+        "summary": content["summary"],
+        "run": path.name,
+        "engines": [],
+        "gates": [],
+    }
+
+
+def _fold(path: Path, at: int) -> RunFolder:
+    return RunFolder(path / f"fold-{at + 1}")
+
+
+def _head(row: Row, recipe: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+    environment = capture(1)
+    resplit = recorded_resplit(described)
+    return {
+        "schema": SCHEMA,
+        "row": row.name,
+        "recipe": row.recipe,
+        "changes": list(row.changes),
+        "model": {"name": recipe["model"]["name"], "options": recipe["model"]["options"]},
+        "data": {
+            "source": Path(described["source"]).name,
+            "sha256": described["sha256"],
+            "synthetic": described["synthetic"],
+            "split": resplit.label if resplit else OFFICIAL,
+        },
+        "machine": machine_of(environment),
+        "packages": {
+            name: version
+            for name, version in environment["packages"].items()
+            if name in {"torch", "onnxruntime", "openvino"}
+        },
+        "git": environment["git"],
+        "fer_edge": __version__,
+        "collected": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _engines(bundle: Bundle) -> dict[str, Any]:
+    """Return times, accuracies and gates of a bundle's engines, joined by their files."""
+    proofs = _json(bundle, "verify.json").get("verifications", [])
+    bench = _json(bundle, "bench.json")
+    engines = []
+    for timed in bench.get("rows", []):
+        if timed["backend"] == "null":
+            continue
+        proof = _proof(proofs, timed)
+        engines.append(
+            {
+                **{name: timed[name] for name in ("backend", "precision", "status", "note")},
+                **{name: timed[name] for name in ("p50_ms", "p90_ms", "cv", "speedup")},
+                "size_bytes": timed["size_bytes"],
+                **proof,
+            }
+        )
+    gates = [
+        {
+            **{name: gate.get(name) for name in ("precision", "target", "passed", "status")},
+            **{name: gate.get(name) for name in ("reason", "top1", "n", "flips", "use_instead")},
+            "attempts": len(gate.get("attempts", ())),
+            "excluded": (gate.get("attempts") or [{"excluded": []}])[-1]["excluded"],
+            "weights": [score["weights"] for score in gate.get("weights", ())][:1],
+            "costliest": [cost["node"] for cost in gate.get("costs", ())][:3],
+        }
+        for gate in bundle.manifest.gates
+    ]
+    model = bundle.manifest.model
+    content = {"engines": engines, "gates": gates, "protocol": bench.get("protocol")}
+    if proofs:
+        kinds = {"backend": "pytorch", "precision": "fp32"}
+        content["reference"] = {**kinds, "top1": proofs[0]["reference"]["top1"]}
+    return {**content, "cost": {name: model.get(name) for name in ("parameters", "macs")}}
+
+
+def _proof(proofs: Sequence[dict[str, Any]], timed: dict[str, Any]) -> dict[str, Any]:
+    """Return what the build's proof says of the file that was timed, on every image."""
+    for proof in proofs:
+        engine = proof["engine"]
+        if timed["backend"] == "pytorch":
+            return {"top1": proof["reference"]["top1"], "n": proof["n"], "flips": 0}
+        if (engine["backend"], engine["artifact_sha256"]) == (
+            timed["backend"],
+            timed["artifact_sha256"],
+        ):
+            return {"top1": engine["top1"], "n": proof["n"], "flips": proof["flips"]}
+    return {"top1": None, "n": None, "flips": None}
+
+
+def _json(bundle: Bundle, name: str) -> dict[str, Any]:
+    listed = bundle.find(path=name)
+    if listed is None:
+        return {}
+    content: dict[str, Any] = json.loads(bundle.file(listed).read_text(encoding="utf-8"))
+    return content
+
+
+def results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Return all saved results by their row."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("schema") != SCHEMA:
+            raise UsageError(f"{path} has schema {content.get('schema')}, this reads {SCHEMA}")
+        found[content["row"]] = content
+    return found
+
+
+# -- the commands ----------------------------------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Train, build, bench and collect the rows that have no result yet."""
+    rows = [find_row(name) for name in options.rows]
+    if options.again:
+        for row in rows:
+            shutil.rmtree(options.out / row.name, ignore_errors=True)
+            (options.results / f"{row.name}.json").unlink(missing_ok=True)
+    source = resolve_source(options.data)
+    dataset: FerDataset | None = None
+    for row in rows:
+        saved = options.results / f"{row.name}.json"
+        if saved.is_file() and not options.more:
+            _say(f"{row.name} has a result, {saved}: --more goes on with it, --again begins anew")
+            continue
+        dataset = dataset or load(source)
+        limits = {"minutes": options.minutes, "epochs": options.epochs}
+        if row.folds:
+            path = train_folds_of(row, dataset, source, options.out, **limits)
+            result = collect_folds(path, row)
+        else:
+            run = train_row(row, dataset, source, options.out, **limits)
+            if row.engines and not options.no_engines:
+                _make_engines(run, dataset, options.targets)
+            result = collect_run(run, row)
+        _save(saved, result)
+
+
+def _make_engines(run: RunFolder, dataset: FerDataset, targets: str) -> None:
+    built = build_engines(run, dataset, targets.split(","))
+    if built or Bundle.open(bundle_of(run)).find(path="bench.json") is None:
+        bench_engines(bundle_of(run), dataset, threads=1)
+
+
+def collect_command(options: argparse.Namespace) -> None:
+    """Write the result of a run, or of a cross-validation, that was trained otherwise."""
+    path = Path(options.run)
+    if (path / "cv.json").is_file():
+        result = collect_folds(path, find_row(options.row or path.name))
+    else:
+        run = find_run(options.run)
+        row = find_row(options.row) if options.row else row_of(run.recipe(), run.info()["dataset"])
+        if options.engines:
+            dataset = load(resolve_source(options.data or str(run.info()["data"])))
+            _make_engines(run, dataset, options.targets)
+        result = collect_run(run, row)
+    _save(options.results / f"{result['row']}.json", result)
+
+
+def table_command(options: argparse.Namespace) -> None:
+    """Write the table."""
+    out = options.out or HERE / TABLE
+    write_text(out, table(list(ROWS.values()), results(options.results)))
+    print(out)
+
+
+def rows_command(options: argparse.Namespace) -> None:
+    """List the rows."""
+    have = results(options.results)
+    for row in ROWS.values():
+        reported = "-" if row.reported is None else f"{100 * row.reported:.2f} %"
+        state = "has a result" if row.name in have else ""
+        print(f"{row.name:<26} {row.report}  {reported:>8}  {row.title:<46} {state}".rstrip())
+
+
+def _save(path: Path, result: dict[str, Any]) -> None:
+    write_json(path, result)
+    _say(f"{result['row']}: {path}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(required=True)
+
+    def command(name: str, function: Any) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=(function.__doc__ or "").strip())
+        one.set_defaults(function=function)
+        one.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+        return one
+
+    targets = ",".join(TARGETS)
+    run = command("run", run_command)
+    run.add_argument("rows", nargs="+", metavar="ROW")
+    run.add_argument("--minutes", type=float, default=0.0, help="of training, per row; 0: no limit")
+    run.add_argument("--epochs", type=int, help="another number of epochs than the recipe's")
+    run.add_argument("--more", action="store_true", help="go on with a row that was stopped")
+    run.add_argument("--again", action="store_true", help="drop the row's run and result first")
+    run.add_argument("--out", type=Path, default=RUNS, help="folder of the runs")
+    run.add_argument("--no-engines", action="store_true", help="train alone")
+    collect = command("collect", collect_command)
+    collect.add_argument("run", metavar="RUN")
+    collect.add_argument("--row", help="which row it is; by default the one with its recipe")
+    collect.add_argument("--engines", action="store_true", help="build and bench first")
+    for one in (run, collect):
+        one.add_argument("--data", help="FER2013 (or FER_EDGE_DATA)")
+        one.add_argument("--targets", default=targets, help=f"of INT8; by default {targets}")
+    made = command("table", table_command)
+    made.add_argument("-o", "--out", type=Path, help=f"by default bench/{TABLE}")
+    command("rows", rows_command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what was asked; return the exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        options.function(options)
+    except FerEdgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        print(f"fix:   {error.fix}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
