@@ -27,8 +27,8 @@ SHORTER = {
 }
 """Put behind a command so that it ends within seconds; what the README shows comes first."""
 
-ELSEWHERE = {"demo"}
-"""Run by tests/cli/test_demo.py."""
+ELSEWHERE = {"demo", "calibrate"}
+"""Run by tests/cli/test_demo.py, and on a run with a held-out part by test_run_confidence.py."""
 
 
 def _ships() -> bool:

@@ -68,8 +68,8 @@ def _print(folder: Path, found: dict[str, Any], fmt: str) -> None:
         print_json(found)
         return
     before_after = [
-        ("negative log-likelihood", "nll_before", "nll_after"),
-        ("expected calibration error", "ece_before", "ece_after"),
+        ("NLL", "nll_before", "nll_after"),
+        ("ECE", "ece_before", "ece_after"),
     ]
     exact = fmt == "csv"
     rows = []
@@ -93,7 +93,11 @@ def _print(folder: Path, found: dict[str, Any], fmt: str) -> None:
     told = "no abstain threshold" if threshold is None else f"abstain below {threshold:.3f}"
     title = f"{folder}: temperature {found['temperature']:.4f}, {told}"
     print_rows(
-        rows, fmt, title=title, caption="coverage and accuracy: of the answers not abstained from"
+        rows,
+        fmt,
+        title=title,
+        caption="NLL: negative log-likelihood in nats; ECE: expected calibration error\n"
+        "coverage and accuracy: of the answers not abstained from",
     )
 
 
