@@ -86,7 +86,7 @@ def refuse_other_split(
     """Raise UsageError when options name another split than the one a run was started with."""
     from fer_edge.data.resplit import OFFICIAL
 
-    was = (OFFICIAL, None, False)
+    was: tuple[str, int | None, bool] = (OFFICIAL, None, False)
     if recorded is not None:
         was = (recorded.name, recorded.seed, recorded.duplicates_across)
     asked = (split or was[0], was[1] if seed is None else seed, duplicates_across or was[2])

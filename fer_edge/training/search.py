@@ -100,6 +100,7 @@ class Search:
             recipe = with_overrides(recipe, [f"epochs={epochs}"])
         self.folder, self.space, self.recipe, self.dataset = folder, space, recipe, dataset
         self._data, self._sampler, self._seed = location(data), sampler, seed
+        require("optuna", "search")
         space.check(recipe)
         check_network(recipe)
         identity = {

@@ -42,10 +42,11 @@ def open_study(
     Raises UsageError when it was begun with another ``identity`` (JSON-ready), UnavailableError
     for a database that cannot be used, IntegrityError for a file that is no journal.
     """
-    optuna = require("optuna", "search")
+    require("optuna", "search")
+    import optuna
+
     # What is worth telling the caller tells; warnings reach it as usual.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study: optuna.Study
     storage = _database(where) if "://" in where else _journal(Path(where))
     try:
         study = optuna.create_study(
@@ -128,7 +129,8 @@ def _shown(where: str) -> str:
 
 def make_pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
     """Return a pruner that sees one score an epoch; none judges the first."""
-    optuna = require("optuna", "search")
+    import optuna
+
     if name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=2)
     if name == "hyperband":
@@ -142,7 +144,8 @@ def make_sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSampl
     Its randomness follows from ``seed`` and the trial's ``number``: two workers never draw the
     same, and a study that was stopped goes on as it would have.
     """
-    optuna = require("optuna", "search")
+    import optuna
+
     digest = hashlib.sha256(f"{seed}:{number}".encode()).digest()
     own = int.from_bytes(digest[:4], "big")
     if name == "random":
