@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit bench ship clean
+.PHONY: demo test lint types unit bench frontier reproduction ship clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,14 @@ unit: $(STAMP)
 # Times are for people to read: `make test` asserts none.
 bench: $(STAMP)
 	$(BIN)/python -m pytest -q bench --benchmark-only
+
+# Our network beside those that users would otherwise run: minutes, on a quiet machine.
+frontier: $(STAMP)
+	$(BIN)/python bench/frontier.py
+
+# The table of what `bench/reproduction.py run ROW` has measured so far; it trains nothing.
+reproduction: $(STAMP)
+	$(BIN)/python bench/reproduction.py table
 
 # Calibrate, build, verify and put a run's network into the package: make ship RUN=runs/NAME
 ship: $(STAMP)
