@@ -35,7 +35,6 @@ from fer_edge.measure.confidence import TARGET
 from fer_edge.measure.record import VERIFY_FILE
 from fer_edge.report.card import card_markdown
 from fer_edge.training.config import Recipe, load_recipe, recipe_names
-from fer_edge.training.qat import qat_recipe
 from fer_edge.training.runs import RunFolder, find_run
 
 PACKAGED = Path(__file__).resolve().parents[1] / "fer_edge" / "pretrained" / "compact"
@@ -186,6 +185,8 @@ def _add_commands(run: RunFolder, commands: dict[str, None]) -> None:
         else:
             commands.setdefault(f"# {name}: weights {str(content['sha256'])[:12]}")
     if "qat" in info:
+        from fer_edge.training.qat import qat_recipe
+
         learnt = RunFolder(Path(info["teachers"][0]["path"]).parent)
         base = qat_recipe(weights_meta(learnt.model)) if learnt.model.is_file() else recipe
         words = ["fer-edge", "qat", learnt.name, "--target", str(info["qat"]["target"])]
