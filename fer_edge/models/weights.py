@@ -121,8 +121,9 @@ def model_from_weights(path: Path | str) -> tuple[nn.Module, Weights]:
             fix="it was written by another version of fer-edge: train again, or install that one",
         ) from error
     model.eval()
-    if hasattr(model, "fold"):
-        model.fold()
+    fold = getattr(model, "fold", None)
+    if callable(fold):
+        fold()
     return model, weights
 
 

@@ -185,7 +185,8 @@ def orthogonalised(matrix: Tensor, steps: int = 4) -> Tensor:
         if step + 1 < steps:
             gram = factor @ gram @ factor
     x = product @ x
-    return x.T if tall else x
+    result: Tensor = x.T if tall else x
+    return result
 
 
 class Average:
