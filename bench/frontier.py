@@ -70,6 +70,9 @@ _MASKING = (
     "Pham and Tran 2020, github.com/phamquiluan/ResidualMaskingNetwork: PrivateTest, from "
     "ImageNet's weights"
 )
+_MAKERS = ("choice", "export", "graph", "int8", "placement", "ranges", "weights")
+"""The files of fer_edge.convert that decide what a graph is."""
+
 _INPUT_BYTES = 32 * 2**20
 """What the different images of one size may take: 1,024 of 48x48, some 200 of 3x224x224."""
 
@@ -203,7 +206,7 @@ def _key(rival: Rival) -> str:
 
     code = [inspect.getsource(each) for each in (_make, _lively, _zoo, _vision, Enlarged, enlarged)]
     convert = Path(import_module("fer_edge.convert").__file__ or "").parent
-    sources = sorted(convert.glob("*.py"))
+    sources = [convert / f"{name}.py" for name in _MAKERS]
     if rival.model or rival.name == "vgg19-bn":
         target = MODELS[rival.model or "vgg19"].target.partition(":")[0]
         sources.append(Path(import_module(target).__file__ or ""))
@@ -318,6 +321,17 @@ def protocol(quick: bool) -> LatencyProtocol:
     )
 
 
+def prepare(
+    chosen: Sequence[Rival], folder: Path, dataset: FerDataset, say: Callable[[str], None]
+) -> dict[str, Graphs]:
+    """Return the graphs of all, by key, made where they are missing."""
+    made = {}
+    for rival in chosen:
+        say(f"graphs of {rival.key}")
+        made[rival.key] = graphs(rival, folder, dataset)
+    return made
+
+
 def run(
     bundle: Bundle,
     dataset: FerDataset,
@@ -329,10 +343,7 @@ def run(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Make what is missing, time all in one run, and return the result."""
-    made = {}
-    for rival in chosen:
-        say(f"graphs of {rival.key}")
-        made[rival.key] = graphs(rival, folder, dataset)
+    made = prepare(chosen, folder, dataset, say)
     images = dataset.select("public").images[:1024]
     inputs = Inputs(images)
     environment = capture(threads)
@@ -533,6 +544,10 @@ def report(result: dict[str, Any], folder: Path, raw: str) -> None:
     write_text(folder / TABLE, table(result, raw))
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _chosen(names: Sequence[str]) -> list[Rival]:
     known = rivals()
     for name in names:
@@ -553,24 +568,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--machine", help="the machine's name in the result's file name")
     parser.add_argument("--out", type=Path, help="folder of results, figure and table")
     parser.add_argument("--graphs", type=Path, help="where graphs are kept; by default the cache")
+    parser.add_argument("--prepare", action="store_true", help="make the graphs, time nothing")
     parser.add_argument("--draw", type=Path, metavar="FILE", help="only draw a saved result")
     options = parser.parse_args(argv)
     # A quick or partial run is for looking: it must not replace what the documents show.
-    look = options.quick or bool(options.only)
+    look = (options.quick or options.only) and not options.prepare
     out = options.out or (Path(tempfile.mkdtemp(prefix="fer-edge-frontier-")) if look else HERE)
     try:
         if options.draw:
             report(load_result(options.draw), out, options.draw.name)
         else:
             chosen = _chosen(options.only)
+            folder = options.graphs or cache_dir() / "frontier"
+            dataset = load(resolve_source(options.data))
+            if options.prepare:
+                prepare(chosen, folder, dataset, _say)
+                print(folder)
+                return 0
             result = run(
                 Bundle.open(options.bundle or pretrained_path()),
-                load(resolve_source(options.data)),
+                dataset,
                 chosen,
-                options.graphs or cache_dir() / "frontier",
+                folder,
                 threads=options.threads,
                 quick=options.quick,
-                say=lambda text: print(text, file=sys.stderr, flush=True),
+                say=_say,
             )
             raw = save(result, out, options.machine)
             report(result, out, raw.name)
