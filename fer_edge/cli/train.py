@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fer_edge.training.runs import RunFolder
     from fer_edge.training.teachers import Teacher
 
-__all__ = ["command"]
+__all__ = ["command", "train_run"]
 
 
 @click.command("train")
@@ -196,7 +196,7 @@ def command(
         _need_teachers(chosen, found)
         first = _initial_weights(init, out) if init is not None else None
         run = start_run(out, name, chosen, dataset, source, teachers=found, init=first)
-    _train(run, chosen, dataset, data)
+    train_run(run, chosen, dataset, data)
 
 
 def _resumed(
@@ -309,7 +309,8 @@ def _next_command(run: RunFolder, data: str | None) -> str:
     return shlex.join(words + (["--data", data] if data else []))
 
 
-def _train(run: RunFolder, recipe: Recipe, dataset: FerDataset, data: str | None) -> None:
+def train_run(run: RunFolder, recipe: Recipe, dataset: FerDataset, data: str | None) -> None:
+    """Train, show how far it is, and say what to do next."""
     from fer_edge.cli._output import note
     from fer_edge.cli._training import display
     from fer_edge.training.loop import train

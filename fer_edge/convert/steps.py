@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,10 +20,11 @@ from fer_edge.convert.golden import golden_images
 from fer_edge.convert.graph import load_model, metadata
 from fer_edge.convert.methods import AUTO, best_method
 from fer_edge.convert.proof import Engine, Proof, Proven, golden_failure
-from fer_edge.convert.ranges import Ranges, ranges_by_method
+from fer_edge.convert.ranges import Ranges, calibration_tensors, ranges_by_method
 from fer_edge.convert.source import BuildSource
 from fer_edge.convert.thresholds import METHODS
 from fer_edge.errors import FerEdgeError, GateError, UsageError
+from fer_edge.files import sha256_file
 from fer_edge.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ class Work:
         """Choose the calibration images and measure the FP32 graph's ranges on them.
 
         With the method ``auto`` all are tried and the one that loses least for this target is
-        taken. Returns also what the manifest says of it.
+        taken, except that a network that was fine-tuned for INT8 keeps the ranges it was tuned
+        with. Returns also what the manifest says of it.
         """
         from fer_edge.data import load_calibration_recipe, select_calibration
 
@@ -167,6 +169,10 @@ class Work:
         with self.stage("calibrate"):
             chosen = select_calibration(dataset, load_calibration_recipe(recipe))
             name = method or chosen.recipe.method
+            if name == AUTO and "qat" in self.described:
+                tuned = _tuned_ranges(src, chosen, self.described["qat"])
+                self.say(f"ranges of the fine-tuning for {self.described['qat']['target']}")
+                return chosen, tuned, {**chosen.to_dict(), "method": tuned.method}
             tried = METHODS if name == AUTO else (name,)
             found = ranges_by_method(
                 src, dataset, chosen, tried, progress=self.advance("calibrating")
@@ -290,7 +296,27 @@ def _described_by_weights(path: Path) -> dict[str, Any]:
             "macs": count_macs(model, weights.spec),
         },
         "dataset": dict(weights.meta.get("dataset", {})),
+        **({"qat": weights.meta["qat"]} if "qat" in weights.meta else {}),
     }
+
+
+def _tuned_ranges(src: Path, calibration: CalibrationSet, qat: Mapping[str, Any]) -> Ranges:
+    """Return the ranges that a network was fine-tuned with, as those of its FP32 graph."""
+    wanted = calibration_tensors(load_model(src))
+    known: Mapping[str, Sequence[float]] = qat["ranges"]
+    if set(wanted) != set(known):
+        raise UsageError(
+            f"the tensors of {src.name} are not those that the network was fine-tuned with",
+            fix="calibrate it anew: --method minmax, entropy or percentile",
+        )
+    return Ranges(
+        values={name: (float(known[name][0]), float(known[name][1])) for name in wanted},
+        graph_sha256=sha256_file(src),
+        calibration_sha256=calibration.sha256,
+        method="qat",
+        count=len(calibration.ids),
+        key={},
+    )
 
 
 def _described_by_graph(path: Path) -> dict[str, Any]:

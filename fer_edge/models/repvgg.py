@@ -8,6 +8,7 @@ additions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from fer_edge.errors import UsageError
+from fer_edge.models.folding import neutral
 from fer_edge.models.options import options_from_mapping
 from fer_edge.models.spec import ModelSpec
 
@@ -114,6 +116,33 @@ class RepVgg(nn.Module):
         blocks = [block for block in self.stages if isinstance(block, RepBlock)]
         if blocks:
             self.stages = nn.Sequential(*[block.folded() for block in blocks])
+
+    @torch.no_grad()
+    def unfold(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict that folds to ``weights``, named as :meth:`fold` leaves them.
+
+        The 3x3 branches hold all of it, the others are silent.
+        """
+        state = {name: value.detach().clone() for name, value in self.state_dict().items()}
+        for name, module in self.named_modules():
+            if name.endswith((".bn1", ".identity")) and isinstance(module, nn.BatchNorm2d):
+                state[f"{name}.weight"].zero_()
+                state[f"{name}.bias"].zero_()
+        for name, value in weights.items():
+            layer, _, role = name.rpartition(".")
+            block = layer.rpartition(".")[0]
+            if block.startswith("stages"):
+                layer, norm = f"{block}.conv3", f"{block}.bn3"
+            elif layer == "stem.0":
+                norm = "stem.1"
+            else:
+                state[name] = value.detach().clone()
+                continue
+            if role == "bias":
+                state.update(neutral(norm, self.get_submodule(norm), value))
+            else:
+                state[f"{layer}.weight"] = value.detach().clone()
+        return state
 
 
 def _folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
 from fer_edge.data import FerDataset
 from fer_edge.data.dataset import image_keys
 from fer_edge.data.resplit import resplit_as_recorded
+from fer_edge.models.folding import folded
 from fer_edge.models.weights import Weights
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.training.batches import Sources
@@ -26,7 +26,7 @@ from fer_edge.training.config import Distill
 from fer_edge.training.losses import cross_entropy
 from fer_edge.training.teachers import Teacher
 
-__all__ = ["Distillation", "distillation_loss", "folded"]
+__all__ = ["Distillation", "distillation_loss"]
 
 
 def distillation_loss(
@@ -178,18 +178,3 @@ def _held_out(dataset: FerDataset, described: Sequence[dict[str, Any]], images: 
 
 def _example(size: int) -> Tensor:
     return torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def folded(model: nn.Module, example: Tensor) -> nn.Module:
-    """Return ``model``, in ``eval()`` mode, with BatchNorm folded into what stands before it.
-
-    A network that cannot be traced, or does not answer the same to ``example`` afterwards (a
-    convolution used twice, say), is returned as it is: it is but slower.
-    """
-    try:
-        quick: nn.Module = fuse(model)
-        with torch.no_grad():
-            same = torch.allclose(quick(example), model(example), rtol=1e-3, atol=1e-3)
-    except Exception:  # whatever tracing meets in a network that it does not understand
-        return model
-    return quick if same else model

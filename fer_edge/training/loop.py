@@ -26,6 +26,7 @@ from fer_edge.training.distill import Distillation
 from fer_edge.training.losses import class_weights, cross_entropy
 from fer_edge.training.machine import Interrupts
 from fer_edge.training.optim import learning_rate
+from fer_edge.training.qat import QatSession
 from fer_edge.training.runs import RunFolder, is_main_process
 from fer_edge.training.scoring import score
 from fer_edge.training.session import Plan, Session
@@ -78,7 +79,8 @@ def train(
             held.enter_context(run.locked())
         # A session divides the threads among its replicas; they are the whole process's.
         held.callback(torch.set_num_threads, torch.get_num_threads())
-        session = Session(run, recipe, dataset)
+        kind = QatSession if "qat" in run.info() else Session
+        session = kind(run, recipe, dataset)
         held.callback(session.workers.close)
         if listener is None or not session.is_main:
             listener = Listener()

@@ -20,11 +20,12 @@ from fer_edge.data.dataset import dataset_from_rows, image_keys
 from fer_edge.data.resplit import Resplit, folds
 from fer_edge.errors import FerEdgeError, IntegrityError, UsageError
 from fer_edge.models import ModelSpec, build_model
+from fer_edge.models.folding import folded
 from fer_edge.models.weights import load_weights, model_from_weights, save_weights
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.training.batches import Batches, Sources
 from fer_edge.training.config import Distill, Recipe
-from fer_edge.training.distill import Distillation, distillation_loss, folded
+from fer_edge.training.distill import Distillation, distillation_loss
 from fer_edge.training.loop import Listener, train
 from fer_edge.training.losses import cross_entropy
 from fer_edge.training.runs import RunFolder, create_run

@@ -1,0 +1,91 @@
+"""``fer-edge qat``: fine-tune a network for INT8, where quantising it as it is costs too much."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from fer_edge.cli._options import data_option
+from fer_edge.cli._stages import stages
+
+__all__ = ["command"]
+
+
+@click.command("qat")
+@click.argument("run", required=False)
+@data_option
+@click.option(
+    "--target",
+    metavar="NAME",
+    default="onnxruntime",
+    show_default=True,
+    help="Which engine's INT8 graph to tune for: as in `fer-edge build`.",
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="How long.  [default: 3]")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one key of the recipe, e.g. optim.lr=1e-5; may be given often.",
+)
+@click.option("--name", help="The new run's name.  [default: RUN-qat]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="runs",
+    show_default=True,
+    help="Folder of all runs.",
+)
+def command(
+    run: str | None,
+    data: str | None,
+    target: str,
+    epochs: int | None,
+    overrides: tuple[str, ...],
+    name: str | None,
+    out: Path,
+) -> None:
+    """Fine-tune RUN with the rounding of its INT8 graph in the network; FP32's answers are taught.
+
+    For a network that loses too much in `fer-edge build --precision int8`. The result is a new run,
+    which `fer-edge build` quantises with the very ranges it was tuned with; it goes on after a stop
+    with `fer-edge train --resume`. Without RUN, the newest one is taken.
+
+    \b
+    Example:
+      fer-edge qat runs/mine --data fer2013.zip
+      fer-edge build runs/mine-qat --data fer2013.zip
+    """
+    from fer_edge.cli._output import note, progress
+    from fer_edge.cli.train import train_run
+    from fer_edge.convert.qat import plan_from_weights
+    from fer_edge.data import load, resolve_source
+    from fer_edge.data.resplit import resplit_as_recorded
+    from fer_edge.errors import require
+    from fer_edge.models.weights import load_weights
+    from fer_edge.training.qat import qat_recipe
+    from fer_edge.training.runs import find_run, newest_run
+    from fer_edge.training.start import start_run
+    from fer_edge.training.teachers import find_teachers
+
+    for module in ("torch", "onnx", "onnxruntime", "accelerate", "tensorboard", "matplotlib"):
+        require(module, "build" if module.startswith("onnx") else "train")
+    source = find_run(run, out).path if run is not None else newest_run(out)
+    weights = load_weights(source / "model.safetensors")
+    changes = [*overrides] + ([f"epochs={epochs}"] if epochs is not None else [])
+    recipe = qat_recipe(weights.meta, changes)
+    location = resolve_source(data)
+    with progress("Reading images") as advance:
+        dataset = load(location, progress=advance)
+    dataset = resplit_as_recorded(dataset, weights.meta.get("dataset", {}), str(source))
+    teachers = find_teachers([str(source)], out, dataset)
+    with stages() as staged:
+        plan = plan_from_weights(weights.path, dataset, target, progress=staged, say=note)
+    tuned = start_run(
+        out, name or f"{source.name}-qat", recipe, dataset, location, teachers=teachers, qat=plan
+    )
+    note(f"fine-tuning {shlex.quote(str(source))} for the INT8 graph of {plan.target}")
+    train_run(tuned, recipe, dataset, data)

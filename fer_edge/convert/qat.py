@@ -1,0 +1,129 @@
+"""FP32 ONNX + ranges -> where its INT8 graph rounds, as a plan that training can follow."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fer_edge.convert.build import CALIBRATION
+from fer_edge.convert.build_target import find_target
+from fer_edge.convert.choice import WEIGHTED, choose
+from fer_edge.convert.graph import affine_input, load_model, wiring
+from fer_edge.convert.methods import AUTO
+from fer_edge.convert.placement import placement_for
+from fer_edge.convert.ranges import Ranges
+from fer_edge.convert.source import find_source
+from fer_edge.convert.steps import FP32, Work
+from fer_edge.errors import UsageError, require
+from fer_edge.training.fake_quant import OPERATORS, Grid, Operation, QatPlan
+
+if TYPE_CHECKING:
+    from fer_edge.data import FerDataset
+
+__all__ = ["plan_from_weights", "qat_plan"]
+
+Progress = Callable[[str, int, int], None]
+
+
+def plan_from_weights(
+    weights: Path,
+    dataset: FerDataset,
+    target: str,
+    *,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> QatPlan:
+    """Export a weights file, calibrate it as a build would by default, and return the plan.
+
+    ``target`` is any of :func:`fer_edge.convert.build_target.find_target`; only TRAIN is used.
+    """
+    chosen = find_target(target)
+    with tempfile.TemporaryDirectory(prefix="fer-edge-qat-") as folder:
+        source = find_source(weights, folder)
+        work = Work(source, chosen, Path(folder), progress=progress, say=say)
+        work.make_fp32("u8")
+        _, ranges, _ = work.calibrate(dataset, CALIBRATION, AUTO)
+        return qat_plan(work.folder / FP32, ranges, chosen.shape)
+
+
+def qat_plan(src: Path | str, ranges: Ranges, target: str) -> QatPlan:
+    """Return the plan of ``src``, a graph of pixels, as :func:`int8_from_onnx` quantises it.
+
+    :class:`UsageError` for a graph with operators that cannot be fine-tuned.
+    """
+    model = load_model(src)
+    wires = wiring(model)
+    placement = placement_for(target)
+    choice = choose(model, wires, ranges, placement, {})
+    affine = affine_input(model, wires)
+    if affine is None:
+        raise UsageError(
+            "only a graph that takes pixels and normalises them itself can be fine-tuned for INT8",
+            fix="give the run or the weights that it was made from",
+        )
+    operations, weights, steps = [], {}, {}
+    for node in model.graph.node:
+        if node.name in affine.nodes:
+            continue
+        mine = choice.chosen.get(node.name, ())
+        operations.append(
+            Operation(
+                name=node.name,
+                operator=_known(node, wires.constants),
+                inputs=tuple(node.input),
+                output=node.output[0],
+                attributes=_attributes(node),
+                # As the INT8 graph is wired, where whole groups fuse and where they do not.
+                quantised=tuple(
+                    name in choice.params and (name in mine or placement.outputs)
+                    for name in node.input
+                ),
+            )
+        )
+        if node.name in choice.chosen and node.op_type in WEIGHTED:
+            weights[node.input[1]] = placement.weights
+            raw = choice.raw is not None and node.input[0] == choice.raw.tensor
+            x = choice.raw_params if raw else choice.params[node.input[0]]
+            if placement.bias == "int32":
+                steps[node.name] = float(x.scale)
+    low, high = (0, 255) if placement.activation == "uint8" else (-128, 127)
+    return QatPlan(
+        target=target,
+        method=ranges.method,
+        input=affine.tensor,
+        output=wires.outputs[0],
+        operations=tuple(operations),
+        grids={
+            name: Grid(float(params.scale), int(params.zero), low, high)
+            for name, params in choice.params.items()
+        },
+        weights=weights,
+        ranges=dict(ranges.values),
+        bias_steps=steps,
+        shift=affine.offset + choice.raw_params.zero * float(choice.raw_params.scale)
+        if choice.raw
+        else 0.0,
+    )
+
+
+def _known(node: Any, constants: Any) -> str:
+    kind = str(node.op_type)
+    held = [name for name in node.input[1:] if name in constants]
+    if kind not in OPERATORS or len(node.output) != 1 or (held and kind not in {"Conv", "Gemm"}):
+        raise UsageError(
+            f"{node.name} is {kind}{' with a constant' if held else ''}, which cannot be "
+            "fine-tuned for INT8",
+            fix="leave it in higher precision: fer-edge build --exclude "
+            f"{node.name}; what can be: {', '.join(OPERATORS)}",
+        )
+    return kind
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    onnx = require("onnx", "build")
+    found = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    return {
+        name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()
+    }

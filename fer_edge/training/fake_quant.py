@@ -1,0 +1,246 @@
+"""An INT8 graph that can be trained: float arithmetic, rounded where the engine will round.
+
+Rounding has no gradient: it is passed straight through inside the range and is zero outside
+(Jacob et al. 2018, arXiv 1712.05877). The rounding itself is torch's ``fake_quantize``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fer_edge.errors import UsageError
+
+__all__ = ["OPERATORS", "FakeQuantised", "Grid", "Operation", "QatPlan", "weight_scales"]
+
+_PAIR_LIMIT = 128
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values that an 8-bit tensor can have: ``(integer - zero) * scale``, low to high."""
+
+    scale: float
+    zero: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A node of the graph; ``quantised`` says of each input whether it is read rounded."""
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: Mapping[str, Any]
+    quantised: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class QatPlan:
+    """Where an INT8 graph for ``target`` rounds: its nodes from normalised image to logits.
+
+    ``grids`` are those of the tensors, ``weights`` how the constants that become integers are
+    scaled (``full`` or ``saturation-safe``), ``ranges`` all that was calibrated, by ``method``.
+    ``bias_steps``: the scale of the input of each node whose bias becomes an integer.
+    ``shift``: where raw pixels are read, how far the normalised image is above zero at the pixel
+    that stands for zero; what pads the image differs from 0 by as much.
+    """
+
+    target: str
+    method: str
+    input: str
+    output: str
+    operations: tuple[Operation, ...]
+    grids: Mapping[str, Grid]
+    weights: Mapping[str, str]
+    ranges: Mapping[str, tuple[float, float]]
+    bias_steps: Mapping[str, float]
+    shift: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> QatPlan:
+        """Read what :meth:`to_dict` wrote."""
+        lists = ("inputs", "quantised")
+        operations = [
+            Operation(
+                **{key: tuple(value) if key in lists else value for key, value in each.items()}
+            )
+            for each in content["operations"]
+        ]
+        known = {
+            "operations": tuple(operations),
+            "grids": {name: Grid(**each) for name, each in content["grids"].items()},
+            "ranges": {name: (low, high) for name, (low, high) in content["ranges"].items()},
+        }
+        return cls(**{**content, **known})
+
+
+class FakeQuantised(nn.Module):
+    """The network of a plan: normalised ``f32[N, 1, H, W]`` -> ``f32[N, 7]`` logits.
+
+    ``weights`` holds the constants of the graph by their names, in float; they are what is trained.
+    ``exact`` switches the rounding off.
+    """
+
+    def __init__(self, plan: QatPlan, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.plan, self.exact = plan, False
+        computed = {plan.input, *(each.output for each in plan.operations)}
+        for name in {name for each in plan.operations for name in each.inputs}:
+            if name in computed:
+                continue
+            if name not in weights:
+                raise UsageError(f"the network has no weights {name!r}, which its graph has")
+            value = weights[name].detach().clone().float()
+            self.register_parameter(_key(name), nn.Parameter(value))
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Return the constants under the names that they have in the graph."""
+        return {name.replace("/", "."): value for name, value in self.named_parameters()}
+
+    def forward(self, view: Tensor) -> Tensor:
+        """Return the logits."""
+        plan = self.plan
+        values: dict[str, Tensor] = {plan.input: view if self.exact else view - plan.shift}
+        rounded: dict[str, Tensor] = {}
+
+        def read(name: str, quantised: bool) -> Tensor:
+            if name not in values:
+                value: Tensor = getattr(self, _key(name))
+                return value
+            if not quantised or self.exact:
+                return values[name]
+            if name not in rounded:
+                grid = plan.grids[name]
+                rounded[name] = torch.fake_quantize_per_tensor_affine(
+                    values[name], grid.scale, grid.zero, grid.low, grid.high
+                )
+            return rounded[name]
+
+        for each in plan.operations:
+            inputs = [read(name, on) for name, on in zip(each.inputs, each.quantised)]
+            if len(inputs) > 1 and each.inputs[1] in plan.weights and not self.exact:
+                inputs[1:] = self._rounded_constants(each, *inputs[1:])
+            values[each.output] = OPERATORS[each.operator](inputs, each.attributes)
+        return values[plan.output]
+
+    def _rounded_constants(
+        self, operation: Operation, weight: Tensor, bias: Tensor | None = None
+    ) -> list[Tensor]:
+        """Return the weight, and the bias if there is one, as the engine's integers have them."""
+        plan = self.plan
+        scales = weight_scales(weight, plan.weights[operation.inputs[1]])
+        zeros = torch.zeros_like(scales, dtype=torch.int32)
+        weight = torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -127, 127)
+        if plan.shift and operation.inputs[0] == plan.input:
+            sums = plan.shift * weight.flatten(1).sum(1)
+            bias = sums if bias is None else bias + sums
+        if bias is None:
+            return [weight]
+        if operation.name in plan.bias_steps:
+            steps = scales * plan.bias_steps[operation.name]
+            bias = bias + ((bias / steps).round() * steps - bias).detach()
+        return [weight, bias]
+
+
+def _key(name: str) -> str:
+    """A parameter's name must not have dots."""
+    return name.replace(".", "/")
+
+
+@torch.no_grad()
+def weight_scales(weight: Tensor, mode: str) -> Tensor:
+    """Return f32[C]: the step of each output channel of ``weight`` [C, ...].
+
+    The rule is that of :func:`fer_edge.convert.weights.quantise_weights`, which explains it.
+    """
+    channels = len(weight)
+    scale = weight.reshape(channels, -1).abs().amax(1) / 127
+    if mode == "saturation-safe":
+        orders = [weight.reshape(channels, -1)]
+        if weight.ndim > 2:
+            orders.append(weight.movedim(1, -1).reshape(channels, -1))
+        for flat in orders:
+            fours = F.pad(flat, (0, -flat.shape[1] % 4)).reshape(channels, -1, 4)
+            for sign in (fours, -fours):
+                pairs = sign.clamp(min=0).topk(2, dim=2).values.sum(2).amax(1)
+                scale = torch.maximum(scale, pairs / (_PAIR_LIMIT - 1))
+    return scale.clamp(min=torch.finfo(torch.float32).tiny * 1e6)
+
+
+def _conv(inputs: list[Tensor], attributes: Mapping[str, Any]) -> Tensor:
+    return F.conv2d(
+        inputs[0],
+        inputs[1],
+        inputs[2] if len(inputs) > 2 else None,
+        stride=attributes.get("strides", [1, 1]),
+        padding=_padding(attributes),
+        dilation=attributes.get("dilations", [1, 1]),
+        groups=attributes.get("group", 1),
+    )
+
+
+def _gemm(inputs: list[Tensor], attributes: Mapping[str, Any]) -> Tensor:
+    plain = (attributes.get(key, 1) == 1 for key in ("alpha", "beta"))
+    if not all(plain) or attributes.get("transA", 0) or not attributes.get("transB", 0):
+        raise UsageError("a Gemm with transA, alpha or beta, or without transB, is not trained")
+    return F.linear(*inputs)
+
+
+def _max_pool(inputs: list[Tensor], attributes: Mapping[str, Any]) -> Tensor:
+    return F.max_pool2d(
+        inputs[0],
+        attributes["kernel_shape"],
+        attributes.get("strides"),
+        _padding(attributes),
+        attributes.get("dilations", [1, 1]),
+        bool(attributes.get("ceil_mode", 0)),
+    )
+
+
+def _average_pool(inputs: list[Tensor], attributes: Mapping[str, Any]) -> Tensor:
+    return F.avg_pool2d(
+        inputs[0],
+        attributes["kernel_shape"],
+        attributes.get("strides"),
+        _padding(attributes),
+        bool(attributes.get("ceil_mode", 0)),
+        bool(attributes.get("count_include_pad", 0)),
+    )
+
+
+def _padding(attributes: Mapping[str, Any]) -> list[int]:
+    """Return ONNX's pads of both sides as torch's one; they must be equal."""
+    pads = list(attributes.get("pads", [0, 0, 0, 0]))
+    if pads[:2] != pads[2:] or attributes.get("auto_pad", "NOTSET") != "NOTSET":
+        raise UsageError("a layer with uneven padding cannot be fine-tuned for INT8")
+    return pads[:2]
+
+
+OPERATORS: dict[str, Callable[[list[Tensor], Mapping[str, Any]], Tensor]] = {
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "Relu": lambda x, _: F.relu(x[0]),
+    "Sigmoid": lambda x, _: x[0].sigmoid(),
+    "LeakyRelu": lambda x, a: F.leaky_relu(x[0], a.get("alpha", 0.01)),
+    "Add": lambda x, _: x[0] + x[1],
+    "Mul": lambda x, _: x[0] * x[1],
+    "Concat": lambda x, a: torch.cat(x, a["axis"]),
+    "GlobalAveragePool": lambda x, _: F.adaptive_avg_pool2d(x[0], 1),
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "Flatten": lambda x, a: x[0].flatten(a.get("axis", 1)),
+}
+"""The operators of ONNX that can be fine-tuned; constants may be a convolution's or Gemm's."""

@@ -1,0 +1,114 @@
+"""Quantisation-aware fine-tuning: the network learns to answer as before with 8-bit numbers.
+
+A run like any other, with three things of its own: the network is a :class:`FakeQuantised`, which
+rounds where the INT8 graph of a target will; the teacher is the FP32 network it started as; and its
+weights carry the ranges that they were tuned with, which a build then takes instead of calibrating.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fer_edge.errors import NumericsError, UsageError
+from fer_edge.models import build_model
+from fer_edge.models.folding import folded, state_from_folded
+from fer_edge.models.profile import count_macs, count_parameters
+from fer_edge.training.config import Recipe, recipe_from_dict, with_overrides
+from fer_edge.training.fake_quant import FakeQuantised, QatPlan
+from fer_edge.training.session import Plan, Session
+
+__all__ = ["TUNING", "QatSession", "qat_recipe"]
+
+TUNING = (
+    "epochs=3",
+    "optim.name=adamw",
+    "optim.lr=2e-5",
+    "optim.weight_decay=0",
+    "optim.clip_norm=0",
+    "schedule.name=cosine",
+    "schedule.warmup_epochs=0.1",
+    "loss.mixup=0",
+    "augment.start_size=0",
+    "distill.temperature=1",
+    "distill.alpha=1",
+    "ema.decay=0.99",
+    "stop.patience=0",
+    "run.precision=fp32",
+    "run.compile=off",
+)
+"""What fine-tuning changes in the recipe of the network's own training."""
+
+_SAME = 1e-3
+
+
+def qat_recipe(meta: Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:
+    """Return the recipe to fine-tune weights with, whose file says ``meta`` of them."""
+    recipe = recipe_from_dict(meta["recipe"]) if "recipe" in meta else Recipe()
+    return with_overrides(recipe, (*TUNING, *overrides))
+
+
+class QatSession(Session):
+    """A session of a run whose ``run.json`` has ``qat``: the plan, for its one teacher's network.
+
+    Raises what :class:`Session` and :meth:`Teacher.open` raise, :class:`UsageError` for a network
+    that the plan does not fit.
+    """
+
+    def _network(self, *, resumed: bool) -> nn.Module:
+        self._plan = QatPlan.from_dict(self.run.info()["qat"])
+        source, weights = self.teachers[0].open()
+        if weights.preprocessing != self.preprocessing:
+            raise UsageError(
+                f"{weights.path} normalises its images in another way than training does",
+                fix="fine-tune a network trained by this version of fer-edge",
+            )
+        self.spec = weights.spec
+        self._costs = count_parameters(source), count_macs(source, weights.spec)
+        size = weights.spec.size
+        random = torch.Generator().manual_seed(0)
+        example = torch.randn(2, weights.spec.channels, size, size, generator=random)
+        # As it is stored, with all its branches and BatchNorms: the frame for the new weights.
+        self._frame = build_model(weights.spec.untrained()).eval()
+        self._frame.load_state_dict(weights.state)
+        network = FakeQuantised(self._plan, folded(source, example).state_dict())
+        self._check(network, source, example)
+        return network
+
+    @torch.no_grad()
+    def _check(self, network: FakeQuantised, source: nn.Module, example: Tensor) -> None:
+        """Make sure, before any work, that the plan is the network's and that a way back exists."""
+        network.exact = True
+        found, expected = network(example), source(example)
+        network.exact = False
+        again = build_model(self.spec.untrained()).eval()
+        again.load_state_dict(state_from_folded(self._frame, network.named_weights()))
+        for each in (found, again(example)):
+            if not torch.allclose(each, expected, rtol=_SAME, atol=_SAME):
+                raise NumericsError(
+                    f"{self.teachers[0].path}: this network cannot be fine-tuned for INT8: its "
+                    "graph and its weights do not match layer by layer",
+                    fix="use a network of convolutions, BatchNorm, ReLU, additions and pooling",
+                )
+
+    def _result(self) -> tuple[nn.Module | Mapping[str, Tensor], dict[str, Any]]:
+        network = self.average.model
+        assert isinstance(network, FakeQuantised)
+        weights = {name: value.cpu() for name, value in network.named_weights().items()}
+        plan = self._plan
+        return state_from_folded(self._frame, weights), {
+            "qat": {
+                "target": plan.target,
+                "method": plan.method,
+                "ranges": {name: list(ends) for name, ends in plan.ranges.items()},
+            }
+        }
+
+    def plan(self) -> Plan:
+        """Return what is going to happen; the costs are the network's without the rounding."""
+        parameters, macs = self._costs
+        return replace(super().plan(), parameters=parameters, macs=macs)
