@@ -280,7 +280,9 @@ def _time(row: Row, notes: dict[str, int]) -> str:
     if not row.get("p50_ms"):
         return f"-{note}"
     unstable = " ~" if (row.get("cv") or 0) > 0.1 else ""
-    return f"{row['p50_ms']:.3g}{unstable}{note}"
+    value = row["p50_ms"]
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:,.{digits}f}{unstable}{note}"
 
 
 def _measured(fp32: Row, int8: Row, notes: dict[str, int]) -> str:

@@ -14,7 +14,8 @@ from torch import nn
 
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.data import FerDataset
-from fer_edge.errors import UsageError
+from fer_edge.errors import UnavailableError, UsageError
+from fer_edge.measure import environment
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.models import MODELS
 
@@ -181,6 +182,27 @@ def test_our_own_trainings_are_read_from_the_reproduction(
     assert (found["top1"], found["from"]) == (0.62, "bench/results/reproduction/b.json")
     assert frontier.reproduced("cbam", "fp32") is None
     assert frontier.reproduced("vgg19", "int8") is None
+
+
+def test_other_work_on_the_machine_is_refused(
+    proven: Bundle, faces: FerDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(load: float, **options: Any) -> dict[str, Any]:
+        seen = {**real(1), "load_average": load}
+        monkeypatch.setattr(
+            frontier, "capture", lambda threads: {**seen, "warnings": environment._warnings(seen)}
+        )
+        return frontier.run(
+            proven, faces, (), tmp_path, threads=1, say=lambda text: None, **options
+        )
+
+    real = environment.capture
+    with pytest.raises(UnavailableError, match="busy") as caught:
+        run(99.0, quick=False)
+    assert "--busy" in str(caught.value.fix)
+    assert run(99.0, quick=False, busy=True)["environment"]["warnings"]
+    assert len(run(99.0, quick=True)["rows"]) == 3
+    assert len(run(0.0, quick=False)["rows"]) == 3
 
 
 def test_what_is_no_network_and_no_result_is_named(
