@@ -45,10 +45,11 @@ def plan_from_weights(
         work = Work(source, chosen, Path(folder), progress=progress, say=say)
         work.make_fp32("u8")
         _, ranges, _ = work.calibrate(dataset, CALIBRATION, AUTO)
-        return qat_plan(work.folder / FP32, ranges, chosen.shape)
+        half = chosen.remainder == "fp16"
+        return qat_plan(work.folder / FP32, ranges, chosen.shape, half_scales=half)
 
 
-def qat_plan(src: Path | str, ranges: Ranges, target: str) -> QatPlan:
+def qat_plan(src: Path | str, ranges: Ranges, target: str, *, half_scales: bool = False) -> QatPlan:
     """Return the plan of ``src``, a graph of pixels, as :func:`int8_from_onnx` quantises it.
 
     :class:`UsageError` for a graph with operators that cannot be fine-tuned.
@@ -56,7 +57,7 @@ def qat_plan(src: Path | str, ranges: Ranges, target: str) -> QatPlan:
     model = load_model(src)
     wires = wiring(model)
     placement = placement_for(target)
-    choice = choose(model, wires, ranges, placement, {})
+    choice = choose(model, wires, ranges, placement, {}, half_scales=half_scales)
     affine = affine_input(model, wires)
     if affine is None:
         raise UsageError(
@@ -102,6 +103,7 @@ def qat_plan(src: Path | str, ranges: Ranges, target: str) -> QatPlan:
         weights=weights,
         ranges=dict(ranges.values),
         bias_steps=steps,
+        half_scales=half_scales,
         shift=affine.offset + choice.raw_params.zero * float(choice.raw_params.scale)
         if choice.raw
         else 0.0,

@@ -52,6 +52,7 @@ class QatPlan:
     ``bias_steps``: the scale of the input of each node whose bias becomes an integer.
     ``shift``: where raw pixels are read, how far the normalised image is above zero at the pixel
     that stands for zero; what pads the image differs from 0 by as much.
+    ``half_scales``: weights have only scales that FP16 holds exactly.
     """
 
     target: str
@@ -64,6 +65,7 @@ class QatPlan:
     ranges: Mapping[str, tuple[float, float]]
     bias_steps: Mapping[str, float]
     shift: float
+    half_scales: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""
@@ -141,7 +143,8 @@ class FakeQuantised(nn.Module):
     ) -> list[Tensor]:
         """Return the weight, and the bias if there is one, as the engine's integers have them."""
         plan = self.plan
-        scales = weight_scales(weight, plan.weights[operation.inputs[1]])
+        mode = plan.weights[operation.inputs[1]]
+        scales = weight_scales(weight, mode, half=plan.half_scales)
         zeros = torch.zeros_like(scales, dtype=torch.int32)
         weight = torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -127, 127)
         if plan.shift and operation.inputs[0] == plan.input:
@@ -161,9 +164,10 @@ def _key(name: str) -> str:
 
 
 @torch.no_grad()
-def weight_scales(weight: Tensor, mode: str) -> Tensor:
+def weight_scales(weight: Tensor, mode: str, *, half: bool = False) -> Tensor:
     """Return f32[C]: the step of each output channel of ``weight`` [C, ...].
 
+    With ``half`` it is the next higher number of FP16.
     The rule is that of :func:`fer_edge.convert.weights.quantise_weights`, which explains it.
     """
     channels = len(weight)
@@ -177,7 +181,13 @@ def weight_scales(weight: Tensor, mode: str) -> Tensor:
             for sign in (fours, -fours):
                 pairs = sign.clamp(min=0).topk(2, dim=2).values.sum(2).amax(1)
                 scale = torch.maximum(scale, pairs / (_PAIR_LIMIT - 1))
-    return scale.clamp(min=torch.finfo(torch.float32).tiny * 1e6)
+    scale = scale.clamp(min=torch.finfo(torch.float32).tiny * 1e6)
+    if not half:
+        return scale
+    near = scale.clamp(min=torch.finfo(torch.float16).tiny).half()
+    # The bits of a positive number, plus one, are those of the next.
+    above = (near.view(torch.int16) + 1).view(torch.float16)
+    return torch.where(near.float() < scale, above, near).float()
 
 
 def _conv(inputs: list[Tensor], attributes: Mapping[str, Any]) -> Tensor:

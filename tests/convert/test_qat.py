@@ -74,13 +74,15 @@ def _logits(network: nn.Module, images: np.ndarray) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("target", list(PLACEMENTS))
+@pytest.mark.parametrize(
+    ("target", "half"), [*((name, False) for name in PLACEMENTS), ("tensorrt", True)]
+)
 def test_training_rounds_where_the_exported_graph_does(
-    network: tuple[Path, Path, Ranges], target: str, faces: FerDataset
+    network: tuple[Path, Path, Ranges], target: str, half: bool, faces: FerDataset
 ) -> None:
     weights, src, ranges = network
-    fake = _fake(weights, qat_plan(src, ranges, target))
-    model, _ = quantise(load_model(src), ranges, placement_for(target))
+    fake = _fake(weights, qat_plan(src, ranges, target, half_scales=half))
+    model, _ = quantise(load_model(src), ranges, placement_for(target), half_scales=half)
     images = faces.images[:64]
     exported = step_by_step(model, images)
     exact = step_by_step(load_model(src), images)
@@ -93,13 +95,16 @@ def test_training_rounds_where_the_exported_graph_does(
     np.testing.assert_allclose(_logits(fake, images), exact, atol=1e-4)
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("mode", ["full", "saturation-safe"])
 @pytest.mark.parametrize("shape", [(8, 5, 3, 3), (7, 33), (4, 1, 1, 1)])
-def test_weights_have_the_steps_of_the_export(mode: str, shape: tuple[int, ...]) -> None:
+def test_weights_have_the_steps_of_the_export(
+    mode: str, half: bool, shape: tuple[int, ...]
+) -> None:
     weight = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     weight[0] = 0
-    integers, scales = quantise_weights(weight, mode=mode)  # type: ignore[arg-type]
-    found = weight_scales(torch.from_numpy(weight), mode)
+    integers, scales = quantise_weights(weight, mode=mode, half_scales=half)  # type: ignore[arg-type]
+    found = weight_scales(torch.from_numpy(weight), mode, half=half)
     np.testing.assert_allclose(found.numpy(), scales, rtol=1e-6)
     rounded = torch.fake_quantize_per_channel_affine(
         torch.from_numpy(weight), found, torch.zeros(len(found), dtype=torch.int32), 0, -127, 127
@@ -189,7 +194,7 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
     save_weights(source.model, loaded.state, loaded.spec, loaded.preprocessing, meta)
 
     words = ["net", "--data", "synthetic:700:3", "--out", str(out), "--epochs", "1"]
-    words += ["--target", "orin-jp62", "--set", "run.threads=2", "--set", "run.replicas=2"]
+    words += ["--target", "x86-dgpu-trt8", "--set", "run.threads=2", "--set", "run.replicas=2"]
     words += ["--set", "model.name=compact", "--set", "model.options.widths=[16, 16, 32]"]
     words += ["--set", "model.options.blocks=[1, 1, 1]"]
     CliRunner().invoke(command, words, catch_exceptions=False)
@@ -207,7 +212,7 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
     assert 0 < moved.mean() < 0.1, "tuned, not trained anew"
 
     report = build(
-        run.model, data=faces, target="orin-jp62", output=tmp_path / "b", speed=False, retries=0
+        run.model, data=faces, target="x86-dgpu-trt8", output=tmp_path / "b", speed=False, retries=0
     )
     assert report.error is None
     assert report.ranges is not None
@@ -228,7 +233,7 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
     again = build(
         run.model,
         data=faces,
-        target="orin-jp62",
+        target="x86-dgpu-trt8",
         method="minmax",
         output=tmp_path / "c",
         verify=False,
