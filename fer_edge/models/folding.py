@@ -34,8 +34,9 @@ def state_from_folded(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[s
     Of the many that do, the one whose BatchNorm changes nothing but adds the bias. A network that
     folds itself (a ``fold`` method) says with ``unfold`` how.
     """
-    if hasattr(model, "unfold"):
-        own: dict[str, Tensor] = model.unfold(weights)
+    unfold = getattr(model, "unfold", None)
+    if unfold is not None:
+        own: dict[str, Tensor] = unfold(weights)
         return own
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     norms = _norms_behind(model)

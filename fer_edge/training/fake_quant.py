@@ -74,10 +74,14 @@ class QatPlan:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> QatPlan:
         """Read what :meth:`to_dict` wrote."""
-        lists = ("inputs", "quantised")
         operations = [
             Operation(
-                **{key: tuple(value) if key in lists else value for key, value in each.items()}
+                name=each["name"],
+                operator=each["operator"],
+                inputs=tuple(each["inputs"]),
+                output=each["output"],
+                attributes=each["attributes"],
+                quantised=tuple(each["quantised"]),
             )
             for each in content["operations"]
         ]
