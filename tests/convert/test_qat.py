@@ -29,7 +29,11 @@ from fer_edge.models.folding import folded, state_from_folded
 from fer_edge.models.weights import load_weights, model_from_weights, save_weights
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.training import loop
+from fer_edge.training.config import with_overrides
 from fer_edge.training.fake_quant import FakeQuantised, Grid, QatPlan, weight_scales
+from fer_edge.training.qat import qat_recipe
+from fer_edge.training.start import start_run
+from fer_edge.training.teachers import find_teachers
 
 from .conftest import lively
 
@@ -176,6 +180,45 @@ def test_a_network_that_cannot_be_tuned_is_refused(tmp_path: Path, faces: FerDat
     with pytest.raises(UsageError, match="cannot be fine-tuned for INT8") as raised:
         qat_plan(src, ranges, "onnxruntime")
     assert "--exclude" in str(raised.value.fix)
+
+
+def test_a_stopped_fine_tuning_ends_in_the_same_weights(
+    weights: Path,
+    fp32: Path,
+    ranges: Ranges,
+    faces: FerDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "plot_curves", lambda path, rows, title: path.touch())
+    few = faces.take(np.flatnonzero(np.arange(len(faces)) % 5 == 0))
+    path = tmp_path / "source.safetensors"
+    loaded = load_weights(weights)
+    meta = {"dataset": few.described()}
+    save_weights(path, loaded.state, loaded.spec, loaded.preprocessing, meta)
+    teachers = find_teachers([str(path)], tmp_path, few)
+    recipe = qat_recipe({}, ("epochs=1", "optim.batch_size=32", "run.threads=1", "optim.lr=1e-4"))
+    plan = qat_plan(fp32, ranges, "onnxruntime")
+
+    class Killed(BaseException):
+        pass
+
+    class Kill(loop.Listener):
+        def step(self, epoch: int, step: int, loss: float, images_per_s: float) -> None:
+            if step == 2:
+                raise Killed
+
+    ends = []
+    for name in ("whole", "cut"):
+        chosen = with_overrides(recipe, ["run.save_minutes=1e-9"])
+        run = start_run(tmp_path, name, chosen, few, "x", teachers=teachers, qat=plan)
+        if name == "cut":
+            with pytest.raises(Killed):
+                loop.train(run, chosen, few, listener=Kill())
+        loop.train(run, chosen, few)
+        ends.append(load_weights(run.model).state)
+    assert ends[0].keys() == loaded.state.keys()
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
 def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
