@@ -45,6 +45,12 @@ __all__ = ["command", "train_run"]
     help="Change one key of the recipe, e.g. optim.lr=0.05; may be given often.",
 )
 @click.option(
+    "--no-pretrained",
+    "from_random",
+    is_flag=True,
+    help="Random weights where the recipe takes ImageNet's (vgg19), which must be fetched.",
+)
+@click.option(
     "--teacher",
     "teachers",
     multiple=True,
@@ -87,6 +93,7 @@ def command(
     epochs: int | None,
     seed: int | None,
     overrides: tuple[str, ...],
+    from_random: bool,
     teachers: tuple[str, ...],
     init: str | None,
     split: str | None,
@@ -126,6 +133,7 @@ def command(
     changes += [f"model.name={model}"] if model is not None else []
     changes += [f"epochs={epochs}"] if epochs is not None else []
     changes += [f"seed={seed}"] if seed is not None else []
+    changes += ["model.options.pretrained=false"] if from_random else []
     # What a run needs at its end is asked for at its beginning, not after hours.
     for module in ("torch", "accelerate", "safetensors", "tensorboard", "matplotlib"):
         require(module, "train")

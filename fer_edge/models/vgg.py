@@ -79,7 +79,8 @@ def _fetch() -> Path:
         raise UnavailableError(
             f"ImageNet's weights of vgg19_bn cannot be fetched from {_REPOSITORY}: "
             f"{str(error).splitlines()[0]}",
-            fix="train from random weights: --set model.options.pretrained=false",
+            fix="train from random weights: --no-pretrained, "
+            "or --set model.options.pretrained=false",
         ) from error
 
 

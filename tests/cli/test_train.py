@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from fer_edge.cli import main
-from fer_edge.training.config import recipe_names
+from fer_edge.errors import UsageError
+from fer_edge.training.config import Recipe, recipe_names
 from fer_edge.training.runs import RunFolder
 
 TINY = (
@@ -136,6 +137,20 @@ def test_a_mistake_leaves_no_run(
 ) -> None:
     assert message in _refused(capsys, "--data", "synthetic:160", *words)
     assert not list(tmp_path.glob("runs/*"))
+
+
+def test_no_pretrained_starts_from_random_weights(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--data", "synthetic:160", "--no-pretrained")
+    assert "has no option 'pretrained'" in _refused(capsys, *words)
+
+    def no_start(root: Path, name: str | None, recipe: Recipe, *_: object, **__: object) -> None:
+        raise UsageError(f"pretrained {recipe.model.options['pretrained']}", fix="none")
+
+    monkeypatch.setattr("fer_edge.training.start.start_run", no_start)
+    assert "pretrained True" in _refused(capsys, *words[:2], "--recipe", "vgg19")
+    assert "pretrained False" in _refused(capsys, *words, "--recipe", "vgg19")
 
 
 def test_data_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
