@@ -133,7 +133,7 @@ def _protocol(made: Mapping[str, Any]) -> list[str]:
     if made.get("teachers"):
         lines = [
             "fitted on TRAIN alone, its labels and the answers of teachers "
-            f"({', '.join(str(each.get('name')) for each in made['teachers'])})"
+            f"({', '.join(dict.fromkeys(str(each.get('name')) for each in made['teachers']))})"
         ]
     anew = resplit_label(made.get("dataset") or {})
     if anew:
@@ -143,10 +143,19 @@ def _protocol(made: Mapping[str, Any]) -> list[str]:
         )
     data = recipe.get("data") or {}
     if data.get("holdout"):
-        lines.append(
-            f"{data['holdout']:.0%} of TRAIN was held out (seed {data.get('holdout_seed', 0)}, "
-            "identical images on one side), for temperature and abstain threshold alone"
+        held_out = (data["holdout"], data.get("holdout_seed", 0))
+        line = (
+            f"{held_out[0]:.0%} of TRAIN was held out (seed {held_out[1]}, identical images on "
+            "one side), for temperature and abstain threshold alone"
         )
+        fitted = [
+            str(each.get("name"))
+            for each in made.get("teachers") or []
+            if (each.get("holdout"), each.get("holdout_seed")) != held_out
+        ]
+        if fitted:
+            line += f"; but teachers were fitted to it: {', '.join(dict.fromkeys(fitted))}"
+        lines.append(line)
     epoch, epochs = made.get("epoch"), recipe.get("epochs")
     if epoch and epoch == epochs:
         lines.append(f"weights of the last of {epochs} epochs: none was picked by its score")

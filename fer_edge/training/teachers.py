@@ -26,6 +26,7 @@ class Teacher:
 
     ``model`` and ``public_top1`` (a fraction; None if unknown) are what its file says of itself. A
     network of a cross-validation has its ``fold``, from 1 to ``folds``; they stand in this order.
+    ``holdout`` and ``holdout_seed`` say which part of TRAIN it was not fitted to, if any.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Teacher:
     public_top1: float | None = None
     fold: int | None = None
     folds: int | None = None
+    holdout: float | None = None
+    holdout_seed: int | None = None
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Teacher:
@@ -127,7 +130,15 @@ def _described(name: str, weights: Weights, dataset: FerDataset) -> Teacher:
     # A fold's PUBLIC is not the student's.
     top1 = None if fold else weights.meta.get("metrics", {}).get("public_top1")
     path = str(weights.path.resolve())
-    return Teacher(name, path, weights.sha256, weights.spec.name, top1)
+    teacher = Teacher(name, path, weights.sha256, weights.spec.name, top1)
+    held_out = weights.meta.get("recipe", {}).get("data", {})
+    if fold is not None or not held_out.get("holdout"):
+        return teacher  # a fold's held-out rows are not the same part of TRAIN
+    return replace(
+        teacher,
+        holdout=held_out["holdout"],
+        holdout_seed=held_out.get("holdout_seed", 0),
+    )
 
 
 def _fold(described: Mapping[str, Any]) -> tuple[Resplit, int, int] | None:

@@ -15,6 +15,7 @@ from fixtures_training import TINY, Recorder, same, weights_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fer_edge.convert.card import model_card
 from fer_edge.data import FerDataset, load
 from fer_edge.data.dataset import dataset_from_rows, image_keys
 from fer_edge.data.resplit import Resplit, folds
@@ -44,6 +45,7 @@ def _weights(
     *,
     size: int = 48,
     preprocessing: Preprocessing = PREPROCESSING,
+    **more: Any,
 ) -> Path:
     """Write a network with random weights, which has opinions of its own."""
     torch.manual_seed(seed)
@@ -54,7 +56,7 @@ def _weights(
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_()  # type: ignore[union-attr, operator]
         model.head.weight.normal_()  # type: ignore[union-attr, operator]
-    meta = {"dataset": dataset.described(), "metrics": {"public_top1": 0.5}}
+    meta = {"dataset": dataset.described(), "metrics": {"public_top1": 0.5}, **more}
     save_weights(path, model, spec, preprocessing, meta)
     return path
 
@@ -276,6 +278,27 @@ def test_what_is_no_teacher_is_refused(faces: FerDataset, tmp_path: Path) -> Non
     assert find_teachers(["busy"], tmp_path, faces)[0].name == "busy"
     with run.locked():
         refused("busy is still being trained", "busy")
+
+
+def test_a_teacher_says_which_part_of_train_it_has_not_seen(
+    faces: FerDataset, tiny: TinyRecipe, tmp_path: Path
+) -> None:
+    recipe = tiny("data.holdout=0.2", "data.holdout_seed=6").to_dict()
+    path = _weights(tmp_path / "t.safetensors", faces, 0, recipe=recipe)
+    (teacher,) = find_teachers([str(path)], tmp_path, faces)
+    told = teacher.described()
+    assert (told["holdout"], told["holdout_seed"]) == (0.2, 6)
+
+    def protocol(*teachers: dict[str, Any]) -> str:
+        made = {"recipe": recipe, "teachers": teachers}
+        return "\n".join(model_card(synthetic=True, weights=made)["protocol"])
+
+    assert "abstain threshold alone\n" in protocol(told)
+    other = {**told, "name": "other", "holdout_seed": 7}
+    whole = {"name": "whole", "sha256": "a" * 64}
+    text = protocol(told, other, whole, whole)
+    assert "threshold alone; but teachers were fitted to it: other, whole\n" in text
+    assert "answers of teachers (t, other, whole)" in text
 
 
 def test_one_fold_alone_is_an_ordinary_teacher(faces: FerDataset, tmp_path: Path) -> None:
