@@ -30,11 +30,13 @@ from fer_edge.convert.confidence import CALIBRATED, calibrate_run, weights_meta
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.steps import CHECKPOINT, FP16, FP32
 from fer_edge.data import FerDataset, load, resolve_source
+from fer_edge.data.resplit import recorded_resplit
 from fer_edge.errors import FerEdgeError, GateError, UsageError
 from fer_edge.measure.confidence import TARGET
 from fer_edge.measure.record import VERIFY_FILE
 from fer_edge.report.card import card_markdown
 from fer_edge.training.config import Recipe, load_recipe, recipe_names
+from fer_edge.training.folds import CrossValidation
 from fer_edge.training.runs import RunFolder, find_run
 
 PACKAGED = Path(__file__).resolve().parents[1] / "fer_edge" / "pretrained" / "compact"
@@ -174,10 +176,13 @@ def _provenance(run: RunFolder) -> dict[str, Any]:
 
 
 def _add_commands(run: RunFolder, commands: dict[str, None]) -> None:
+    if (run.path.parent / "cv.json").is_file():
+        commands.setdefault(_folds_command(CrossValidation(run.path.parent)))
+        return
     info, recipe = run.info(), run.recipe()
     before = [(str(each["name"]), each) for each in info.get("teachers", [])]
     if info.get("init"):
-        before.append((Path(info["init"]["path"]).parent.name, info["init"]))
+        before.append((_as_named(info["init"]), info["init"]))
     for name, content in before:
         source = RunFolder(Path(content["path"]).parent)
         if (source.path / "run.json").is_file() and source.path != run.path:
@@ -194,14 +199,42 @@ def _add_commands(run: RunFolder, commands: dict[str, None]) -> None:
     else:
         name, changed = _nearest(recipe)
         words = ["fer-edge", "train", "--recipe", name, "--seed", str(recipe.seed)]
-        for teacher in info.get("teachers", []):
-            words += ["--teacher", str(teacher["name"])]
+        for teacher in dict.fromkeys(map(_as_named, info.get("teachers", []))):
+            words += ["--teacher", teacher]
         if info.get("init"):
-            words += ["--init", Path(info["init"]["path"]).parent.name]
-    for key, value in changed:
-        words += ["--set", f"{key}={json.dumps(value)}"]
+            words += ["--init", _as_named(info["init"])]
+        resplit = recorded_resplit(info["dataset"])
+        if resplit is not None:
+            words += ["--split", resplit.name, "--split-seed", str(resplit.seed)]
+            words += ["--allow-duplicates-across"] if resplit.duplicates_across else []
+    words += _set(changed)
     words += ["--name", run.name, "--data", str(info["dataset"]["source"])]
     commands.setdefault(shlex.join(words))
+
+
+def _folds_command(validation: CrossValidation) -> str:
+    info, recipe = validation.info(), validation.recipe()
+    name, changed = _nearest(recipe)
+    words = ["fer-edge", "train", "--recipe", name, "--seed", str(recipe.seed), *_set(changed)]
+    words += ["--folds", str(info["folds"]), "--split-seed", str(info["seed"])]
+    words += ["--allow-duplicates-across"] if info["duplicates_across"] else []
+    words += ["--name", str(info["name"]), "--data", str(info["dataset"]["source"])]
+    return shlex.join(words)
+
+
+def _set(changed: Sequence[tuple[str, Any]]) -> list[str]:
+    return [word for key, value in changed for word in ("--set", f"{key}={json.dumps(value)}")]
+
+
+def _as_named(content: Mapping[str, Any]) -> str:
+    """Return how an option names a teacher, or the weights that a run started from."""
+    if content.get("fold"):
+        return str(content["name"])  # the folder of all folds
+    path = Path(content["path"])
+    if path.name == RunFolder(path.parent).model.name:
+        return path.parent.name
+    inside = (path.parent / "run.json").is_file()
+    return f"runs/{path.parent.name}/{path.name}" if inside else path.name
 
 
 def _nearest(recipe: Recipe) -> tuple[str, list[tuple[str, Any]]]:

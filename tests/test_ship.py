@@ -17,7 +17,7 @@ from fer_edge import Classifier
 from fer_edge.bundle import Bundle
 from fer_edge.cli import main
 from fer_edge.convert.golden import golden_images
-from fer_edge.data import FerDataset, load
+from fer_edge.data import FerDataset, Resplit, load
 from fer_edge.data.dataset import image_keys
 from fer_edge.errors import GateError, UsageError
 from fer_edge.measure.gate import GatePolicy
@@ -25,6 +25,7 @@ from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.weights import save_weights
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.training.config import load_recipe
+from fer_edge.training.folds import create_cross_validation
 from fer_edge.training.runs import RunFolder, create_run
 
 TINY = {"widths": [16, 32], "blocks": [1, 1]}
@@ -176,6 +177,30 @@ def test_the_commands_go_back_to_where_the_network_learnt(
     assert missing == "# big: weights bbbbbbbbbbbb"
     assert "--teacher mine --teacher big --init mine" in second
     assert third == "fer-edge qat student --target openvino --name tuned --data fer.zip"
+
+
+def test_the_commands_name_folds_files_and_splits(
+    make_run: Callable[..., RunFolder], faces: FerDataset, tmp_path: Path
+) -> None:
+    run, root = make_run(), tmp_path / "runs"
+    cv = create_cross_validation(root, "cv", run.recipe(), faces, "fer.zip", count=2, seed=4)
+    teachers = []
+    for i, fold in enumerate(cv.runs):
+        create_run(cv.path, fold.name, run.recipe(), cv.splits[i].apply(faces).described(), "")
+        content = {"name": "cv", "path": str(fold.model), "sha256": str(i) * 64}
+        teachers.append({**content, "fold": i + 1, "folds": 2})
+    best = {"name": "best", "path": str(run.best), "sha256": "d" * 64}
+    described = Resplit("80/10/10", 5, duplicates_across=True).apply(faces).described()
+    student = create_run(root, "student", run.recipe(), described, "fer.zip")
+    student.update(teachers=[*teachers, best], init=best)
+    folds, first, last = ship._provenance(student)["commands"]
+    assert folds.startswith("fer-edge train --recipe default --seed 3 ")
+    assert "--folds 2 --split-seed 4 --name cv --data " in folds
+    assert " --name mine " in first
+    assert (
+        "--teacher cv --teacher runs/mine/best.safetensors --init runs/mine/best.safetensors "
+        "--split 80/10/10 --split-seed 5 --allow-duplicates-across "
+    ) in last
 
 
 def test_nothing_is_shipped_by_halves(
