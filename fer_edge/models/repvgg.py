@@ -157,8 +157,9 @@ def _folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    stride = (like.stride[0], like.stride[1])
     made = nn.Conv2d(
-        like.in_channels, like.out_channels, 3, like.stride, padding=1, device=weight.device
+        like.in_channels, like.out_channels, 3, stride, padding=1, device=weight.device
     )
     made.weight.copy_(weight)
     assert made.bias is not None
