@@ -433,10 +433,13 @@ def collect_folds(path: Path, row: Row) -> dict[str, Any]:
     seconds = [s for i in range(content["folds"]) for s in seconds_spent(_fold(path, i))]
     epochs = max(result["epochs"] for result in content["results"])
     of = load_recipe(row.recipe, row.changes).epochs
+    stopped = "" if epochs >= of else "time limit"
+    if any(result["epochs"] < content["recipe"]["epochs"] for result in content["results"]):
+        stopped = "early stopping"
     return {
         **_head(row, content["recipe"], content["dataset"]),
         "kind": "folds",
-        "epochs": {"run": epochs, "of": of, "stopped": "" if epochs >= of else "time limit"},
+        "epochs": {"run": epochs, "of": of, "stopped": stopped},
         "minutes": round(sum(seconds) / 60, 2),
         "seed": content["seed"],
         "folds": content["results"],

@@ -16,9 +16,10 @@ _INTRO = """\
 Accuracies are on PublicTest of the official split, unless a row says otherwise: the networks were
 fitted to TRAIN alone, and PrivateTest was not opened. The reports' own figures are on splits of
 their own. "Best epoch" is the one that the recipe's own rule takes, judged on PublicTest, so it
-flatters; "last epoch" does not. Engines are made of the best epoch's weights. Minutes are of
-training and scoring, other work ran on some machines meanwhile. What a report does not say, and
-where a recipe differs from it, stands at the top of `fer_edge/training/recipes/RECIPE.toml`."""
+flatters; "last epoch" does so only where early stopping or a plateau's rate goes by PublicTest.
+Engines are made of the best epoch's weights. Minutes are of training and scoring, other work ran on
+some machines meanwhile. What a report does not say, and where a recipe differs from it, stands at
+the top of `fer_edge/training/recipes/RECIPE.toml`."""
 
 _TIMES = (
     ("pytorch", "fp32", "PyTorch FP32"),

@@ -139,14 +139,6 @@ class Sheet:
 
         self._axes.add_patch(Rectangle((x, y), width, height, facecolor=colour, linewidth=0))
 
-    def frame(self, x: float, y: float, side: float, colour: str) -> None:
-        """Draw the outline of a square."""
-        from matplotlib.patches import Rectangle
-
-        self._axes.add_patch(
-            Rectangle((x, y), side, side, fill=False, edgecolor=colour, linewidth=1.8)
-        )
-
     def text(
         self,
         x: float,

@@ -7,8 +7,9 @@ no part.
 Schema 1 of ``cv.json``: schema, name, created, status (``running``, ``finished``), folds, seed and
 duplicates_across (of the split), recipe, dataset {sha256, source, synthetic} (before it was split),
 data (where it was read from), results (a row per finished fold) and summary ({mean, sd} of each
-score; null until two folds have finished). The scores are those of the final weights, so no epoch
-was chosen by the images it is scored on; ``best_*`` are those of the best epoch.
+score; null until two folds have finished). The scores are those of the final weights: no epoch was
+chosen by the images it is scored on, unless the recipe stops early, or lowers its rate on plateaus,
+by these images; ``best_*`` are those of the best epoch.
 """
 
 from __future__ import annotations

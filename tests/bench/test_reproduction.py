@@ -169,6 +169,11 @@ def test_folds_have_a_mean_and_a_spread(tiny: Row, tmp_path: Path, faces: FerDat
     mean = f"{100 * content['summary']['top1']['mean']:.2f} ± "
     assert mean in text
 
+    saved = json.loads((path / "cv.json").read_text())
+    saved["recipe"]["epochs"] = 5  # than which a fold has fewer
+    (path / "cv.json").write_text(json.dumps(saved))
+    assert reproduction.collect_folds(path, folds)["epochs"]["stopped"] == "early stopping"
+
 
 def test_the_table_says_what_is_missing_what_is_naive_and_why_int8_failed() -> None:
     rows = [ROWS["cbam"], ROWS["vgg19"], ROWS["vgg19-random"], ROWS["soc25-baseline-naive"]]
