@@ -37,6 +37,7 @@ from fer_edge.preprocessing import Preprocessing
 from .conftest import measured, run
 
 NARROW: dict[str, dict[str, Any]] = {
+    "repvgg": {"stem": 16, "widths": [16, 32], "blocks": [1, 2]},
     "pytorch-cnn": {"widths": [16, 16, 32], "hidden": [32]},
     "soc25-baseline": {"widths": [16, 16, 32], "hidden": [32]},
     "resnet18": {},
