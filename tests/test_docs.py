@@ -21,11 +21,17 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SHORTER = {
-    "train": ["--epochs", "1", "--recipe", "quick"],
+    "train": [
+        *("--epochs", "1", "--recipe", "quick"),
+        *("--set", "model.options.widths=[32, 32, 64, 96]"),
+    ],
     "search": ["--trials", "1", "--epochs", "1", "--recipe", "quick"],
     "bench": ["--quick"],
 }
-"""Put behind a command so that it ends within seconds; what the README shows comes first."""
+"""Put behind a command so that it ends within seconds; what the README shows comes first.
+
+``train --init`` and ``--teacher`` fit, for all runs are the same small network.
+"""
 
 ELSEWHERE = {"demo", "calibrate"}
 """Run by tests/cli/test_demo.py, and on a run with a held-out part by test_run_confidence.py."""
@@ -79,6 +85,7 @@ def test_the_readmes_commands_and_python_run_in_order(tmp_path: Path) -> None:
     tool = Path(sys.executable).with_name("fer-edge")
     assert tool.exists(), "the console script is not installed beside this Python"
     environment = {**os.environ, "FER_EDGE_DATA": "synthetic:640"}
+    refused = False
     for words in _commands():
         if words[1] in ELSEWHERE:
             continue
@@ -96,6 +103,9 @@ def test_the_readmes_commands_and_python_run_in_order(tmp_path: Path) -> None:
             continue
         # 3 is a gate's verdict: a network of one epoch may well lose it, and says so.
         # 5 is this machine's: a target that needs another one names what is missing.
+        refused |= result.returncode == 3
+        if refused and "has no int8" in result.stderr:
+            continue  # what the gate refused is not there for the commands that follow
         assert result.returncode in {0, 3, 5}, f"{line}\n{result.stderr}"
         if result.returncode:
             assert "error:" in result.stderr, f"{line}\n{result.stderr}"

@@ -85,6 +85,7 @@ def test_no_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fer_edge.pretrained._folder", lambda: tmp_path / "none")
     for command in (["pack"], ["triton", "-o", "x"], ["deepstream", "-o", "x"]):
         code, out, err = run(capsys, *command)
         assert (code, out) == (2, "")
