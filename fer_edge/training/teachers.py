@@ -106,6 +106,13 @@ def _finished(run: RunFolder) -> Weights:
             f"the teacher {run.path} is still being trained",
             fix="wait for it: a student needs a teacher that stays the same",
         )
+    status = run.info()["status"]
+    if status != "finished":
+        raise UsageError(
+            f"the teacher {run.path} is {status}, not finished",
+            fix=f"finish it: fer-edge train --resume {run.path}, or give the weights as they are: "
+            f"--teacher {run.model}",
+        )
     return load_weights(run.model)
 
 

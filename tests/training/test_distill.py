@@ -65,7 +65,7 @@ def _fold_folder(root: Path, splits: Sequence[Resplit], dataset: FerDataset) -> 
     for i, split in enumerate(splits):
         folder = root / f"any-{9 - i}"
         folder.mkdir(parents=True)
-        (folder / "run.json").write_text("{}")
+        (folder / "run.json").write_text('{"status": "finished"}')
         _weights(folder / "model.safetensors", split.apply(dataset), seed=i)
     return root
 
@@ -275,6 +275,8 @@ def test_what_is_no_teacher_is_refused(faces: FerDataset, tmp_path: Path) -> Non
 
     run = create_run(tmp_path, "busy", Recipe(), faces.described(), "synthetic:160")
     _weights(run.model, faces, 3)
+    refused("busy is running, not finished", "busy")
+    run.update(status="finished")
     assert find_teachers(["busy"], tmp_path, faces)[0].name == "busy"
     with run.locked():
         refused("busy is still being trained", "busy")
