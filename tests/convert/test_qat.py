@@ -235,6 +235,7 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
     loaded = load_weights(weights)
     meta = {"dataset": faces.described()}
     save_weights(source.model, loaded.state, loaded.spec, loaded.preprocessing, meta)
+    source.update(status="finished")
 
     words = ["net", "--data", "synthetic:700:3", "--out", str(out), "--epochs", "1"]
     words += ["--target", "x86-dgpu-trt8", "--set", "run.threads=2", "--set", "run.replicas=2"]
