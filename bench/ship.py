@@ -194,6 +194,9 @@ def _add_commands(run: RunFolder, commands: dict[str, None]) -> None:
     if info.get("init"):
         before.append((_as_named(info["init"]), info["init"]))
     for name, content in before:
+        if content.get("commands"):  # of a bundle: its card says how it was made
+            commands.update(dict.fromkeys(map(str, content["commands"])))
+            continue
         source = RunFolder(Path(content["path"]).parent)
         if (source.path / "run.json").is_file() and source.path != run.path:
             _add_commands(source, commands)
@@ -240,6 +243,8 @@ def _as_named(content: Mapping[str, Any]) -> str:
     """Return how an option names a teacher, or the weights that a run started from."""
     if content.get("fold"):
         return str(content["name"])  # the folder of all folds
+    if content.get("commands"):
+        return str(content["name"])
     path = Path(content["path"])
     if path.name == RunFolder(path.parent).model.name:
         return path.parent.name

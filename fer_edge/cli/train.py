@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +20,7 @@ from fer_edge.cli._splits import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from fer_edge.data import FerDataset
     from fer_edge.training.config import Recipe
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from fer_edge.training.teachers import Teacher
 
 __all__ = ["command", "train_run"]
+
+_NORM_IMAGES = 2048
+"""So many images give BatchNorm its statistics where a bundle has none."""
 
 
 @click.command("train")
@@ -60,8 +65,9 @@ __all__ = ["command", "train_run"]
 )
 @click.option(
     "--init",
-    metavar="RUN|FILE",
-    help="Start from these weights, not from random ones: another phase of training.",
+    metavar="RUN|FILE|BUNDLE",
+    help="Start from these weights, not from random ones: another phase of training; `pretrained` "
+    "is the network that comes along.",
 )
 @split_options
 @click.option(
@@ -202,8 +208,10 @@ def command(
             return
         found = find_teachers(teachers, out, dataset)
         _need_teachers(chosen, found)
-        first = _initial_weights(init, out) if init is not None else None
-        run = start_run(out, name, chosen, dataset, source, teachers=found, init=first)
+        with _initial_weights(init, out, dataset) as (first, origin):
+            run = start_run(
+                out, name, chosen, dataset, source, teachers=found, init=first, init_from=origin
+            )
     train_run(run, chosen, dataset, data)
 
 
@@ -228,11 +236,38 @@ def _resumed(
     return run, chosen
 
 
-def _initial_weights(name: str, out: Path) -> Path:
-    """Return the weights file of a run, by path or by name below ``out``, or the file itself."""
+@contextmanager
+def _initial_weights(
+    name: str | None, out: Path, dataset: FerDataset
+) -> Iterator[tuple[Path | None, dict[str, Any] | None]]:
+    """Yield the weights file that ``--init`` names, and what to record of where it came from.
+
+    A run, by path or by name below ``out``, a file, or a bundle: its weights are there only within.
+    """
+    from fer_edge.manifest import MANIFEST
+    from fer_edge.pretrained import PRETRAINED, pretrained_path
     from fer_edge.training.runs import find_run
 
-    return Path(name) if Path(name).is_file() else find_run(name, out).model
+    if name is None:
+        yield None, None
+        return
+    path = Path(name)
+    if name == PRETRAINED and not path.exists() and not (out / name).exists():
+        path = pretrained_path()
+    if path.is_file():
+        yield path, None
+    elif (path / MANIFEST).is_file():
+        from fer_edge.bundle import Bundle
+        from fer_edge.convert.checkpoint import made_by, weights_from_bundle
+
+        bundle = Bundle.open(path)
+        run, commands = made_by(bundle)
+        with TemporaryDirectory(prefix="fer-edge-init-") as folder:
+            weights = Path(folder) / "model.safetensors"
+            weights_from_bundle(bundle, dataset.select("train").images[:_NORM_IMAGES], weights)
+            yield weights, {"path": str(path.resolve()), "name": run, "commands": commands}
+    else:
+        yield find_run(name, out).model, None
 
 
 def _same_teachers(run: RunFolder, names: tuple[str, ...], out: Path, dataset: FerDataset) -> None:

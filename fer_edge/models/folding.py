@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
-__all__ = ["folded", "neutral", "state_from_folded"]
+__all__ = ["folded", "neutral", "refit_norms", "state_from_folded"]
 
 
 def folded(model: nn.Module, example: Tensor) -> nn.Module:
@@ -61,6 +61,43 @@ def neutral(name: str, norm: nn.Module, bias: Tensor) -> dict[str, Tensor]:
         f"{name}.running_mean": torch.zeros_like(bias),
         f"{name}.running_var": ones,
     }
+
+
+@torch.no_grad()
+def refit_norms(model: nn.Module, images: Tensor) -> None:
+    """Give every BatchNorm the statistics of its own input for ``images`` f32[N, C, H, W].
+
+    Scale and shift change with them, so that ``model``, in ``eval()`` mode, answers as before: then
+    it does in training, too, where the statistics are the batch's.
+    """
+    norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d | nn.BatchNorm1d)]
+    seen: dict[nn.Module, tuple[Tensor, Tensor, int]] = {}
+
+    def watch(norm: nn.Module, given: tuple[Tensor]) -> None:
+        x = given[0].double()
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        total, squares, count = seen.get(norm, (torch.zeros(()), torch.zeros(()), 0))
+        seen[norm] = total + x.sum(axes), squares + (x * x).sum(axes), count + x[:, 0].numel()
+
+    watching = [norm.register_forward_pre_hook(watch) for norm in norms]
+    try:
+        for part in torch.split(images, 256):
+            model(part)
+    finally:
+        for each in watching:
+            each.remove()
+    for norm in norms:
+        if norm not in seen or norm.running_mean is None or norm.running_var is None:
+            continue
+        total, squares, count = seen[norm]
+        mean = total / count
+        var = (squares / count - mean * mean).clamp(min=0)
+        spread = (var + norm.eps).sqrt() / (norm.running_var.double() + norm.eps).sqrt()
+        step = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        norm.bias.add_(step * (mean - norm.running_mean.double()))
+        norm.weight.mul_(spread)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
 
 
 def _norms_behind(model: nn.Module) -> dict[str, str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -32,13 +33,15 @@ def start_run(
     *,
     teachers: Sequence[Teacher] = (),
     init: Path | None = None,
+    init_from: Mapping[str, Any] | None = None,
     qat: QatPlan | None = None,
 ) -> RunFolder:
     """Make the folder of a new run below ``root``; ``data`` says where the images were read from.
 
     The run will learn from ``teachers``, if there are any, and start from a copy of the weights
-    file ``init``, if one is given, rather than from random weights. With ``qat`` it fine-tunes its
-    teacher for the INT8 graph of that plan.
+    file ``init``, if one is given, rather than from random weights; ``init_from`` is recorded of
+    their origin where the file itself does not stay. With ``qat`` it fine-tunes its teacher for the
+    INT8 graph of that plan.
 
     Under ``torchrun`` or ``accelerate launch`` the main process makes it and tells the others.
     Raises :class:`UsageError` for a network or an option that does not exist, before any folder is
@@ -56,7 +59,8 @@ def start_run(
             # A copy: the other run may be gone, or trained on, before this one is resumed.
             content = init.read_bytes()
             write_bytes(run.init, content)
-            run.update(init={"path": location(str(init)), "sha256": sha256_bytes(content)})
+            origin = dict(init_from) if init_from else {"path": location(str(init))}
+            run.update(init={**origin, "sha256": sha256_bytes(content)})
         if qat is not None:
             run.update(qat=qat.to_dict())
         return run.path

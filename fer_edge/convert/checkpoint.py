@@ -1,0 +1,114 @@
+"""A bundle's FP32 graph -> PyTorch weights that can be trained on.
+
+A bundle on its way to a device carries no checkpoint. Its graph holds the same network with
+BatchNorm folded away, which does not train well; so the norms are put back, with the statistics
+that they would have on the images to come, and the network answers as before.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fer_edge.convert.golden import golden_images
+from fer_edge.convert.graph import load_model, wiring
+from fer_edge.errors import NumericsError, UsageError, require
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fer_edge.bundle import Bundle
+
+__all__ = ["made_by", "weights_from_bundle"]
+
+_SAME = 1e-3
+"""How far the logits may be from the graph's, of their largest."""
+
+
+def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
+    """Write the network of ``bundle`` as a weights file to ``out``; return its SHA-256.
+
+    ``images`` u8[N,48,48] are some of those that it will be trained on. The checkpoint is copied
+    where the bundle has one. Raises :class:`UsageError` for a graph that was not exported from one
+    of this version's networks, :class:`NumericsError` where the weights answer otherwise than it.
+    """
+    torch = require("torch", "train")
+    from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
+    from fer_edge.files import sha256_bytes, write_bytes
+    from fer_edge.models import ModelSpec, build_model
+    from fer_edge.models.folding import refit_norms, state_from_folded
+    from fer_edge.models.weights import save_weights
+    from fer_edge.preprocessing import Preprocessing
+
+    checkpoint = bundle.find(format="safetensors")
+    if checkpoint is not None:
+        content = bundle.file(checkpoint).read_bytes()
+        write_bytes(out, content)
+        return sha256_bytes(content)
+    manifest = bundle.manifest
+    graph = bundle.file(bundle.artifact(format="onnx", precision="fp32"))
+    if not manifest.model.get("spec"):
+        raise UsageError(
+            f"{bundle.path} does not say which network it holds: it was built from an ONNX file",
+            fix="start from a run, a weights file, or a bundle that was built from one",
+        )
+    spec = ModelSpec.from_dict(manifest.model["spec"]).untrained()
+    preprocessing = Preprocessing.from_dict(manifest.preprocessing)
+    model = build_model(spec).eval()
+    names = _folded_names(build_model(spec).eval(), spec.size)
+    constants = wiring(load_model(graph)).constants
+    missing = [name for name in names if name not in constants]
+    if missing:
+        raise UsageError(
+            f"{graph} is not the graph of {spec.name!r}: it has no {missing[0]}",
+            fix="start from the run that the bundle was made from",
+        )
+    tensors = {name: torch.from_numpy(constants[name].copy()) for name in names}
+    model.load_state_dict(state_from_folded(model, tensors))
+
+    def view(pixels: np.ndarray) -> Tensor:
+        tensor: Tensor = torch.from_numpy(preprocessing.normalise(pixels))
+        return tensor
+
+    refit_norms(model, view(images[:, None]))
+    with OnnxRuntimeBackend(graph, preprocessing=preprocessing) as backend:
+        wanted = backend.infer(golden_images())
+    with torch.inference_mode():
+        found = model(view(golden_images())).numpy()
+    if not np.abs(found - wanted).max() <= _SAME * max(1.0, float(np.abs(wanted).max())):
+        raise NumericsError(
+            f"the weights taken from {graph} do not answer as it does",
+            fix="start from the run that the bundle was made from",
+        )
+    meta = {"dataset": dict(manifest.dataset)}
+    recipe = manifest.card.get("training", {}).get("recipe")
+    return save_weights(
+        out, model, spec, preprocessing, meta | ({"recipe": recipe} if recipe else {})
+    )
+
+
+def made_by(bundle: Bundle) -> tuple[str, list[str]]:
+    """Return the name of the run that a bundle was made from, and the commands that trained it.
+
+    By its card; without one, the bundle's own name and no commands.
+    """
+    commands = [str(each) for each in bundle.manifest.card.get("training", {}).get("commands", [])]
+    trained = [each for each in commands if not each.startswith("python ")]
+    words = shlex.split(trained[-1], comments=True) if trained else []
+    named = words[words.index("--name") + 1 :] if "--name" in words else []
+    return (named[0] if named else bundle.manifest.name), trained
+
+
+def _folded_names(model: nn.Module, size: int) -> list[str]:
+    """Return the names of what is left of ``model`` when it is folded, as its graph has them."""
+    from fer_edge.models.folding import folded
+
+    torch = require("torch", "train")
+    fold = getattr(model, "fold", None)
+    if callable(fold):
+        fold()
+    example = torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(0))
+    return list(folded(model, example).state_dict())
