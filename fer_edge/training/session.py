@@ -15,6 +15,7 @@ from fer_edge.data import FerDataset
 from fer_edge.data.holdout import holdout_mask
 from fer_edge.errors import RecipeError, UsageError
 from fer_edge.models import ModelSpec, build_model
+from fer_edge.models.growing import grown
 from fer_edge.models.profile import count_macs, count_parameters
 from fer_edge.models.weights import load_weights, save_weights
 from fer_edge.preprocessing import Preprocessing
@@ -98,7 +99,8 @@ class Session:
         torch.manual_seed(recipe.seed)
         self.model = self._network(resumed=saved is not None).to(self.device)
         if saved is None and run.init.is_file():
-            self.model.load_state_dict(load_weights(run.init).state)
+            first = load_weights(run.init).state
+            self.model.load_state_dict(grown(first, self.model.state_dict()))
         self.model = self.model.to(memory_format=torch.channels_last)
         self.average = Average(self.model, recipe.ema.decay)
         self.replica_count = saved[1]["replicas"] if saved is not None else self._replicas()

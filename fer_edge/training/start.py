@@ -15,6 +15,7 @@ from fer_edge.data import FerDataset
 from fer_edge.errors import UsageError
 from fer_edge.files import sha256_bytes, write_bytes
 from fer_edge.models import ModelSpec, build_model
+from fer_edge.models.growing import fits_into
 from fer_edge.models.weights import load_weights
 from fer_edge.training.config import Data, Recipe, recipe_from_dict
 from fer_edge.training.fake_quant import QatPlan
@@ -75,14 +76,19 @@ def check_network(recipe: Recipe) -> None:
 
 
 def _check_init(init: Path, recipe: Recipe, dataset: FerDataset) -> None:
-    """Raise :class:`UsageError` for weights that do not fit, or that have seen other images."""
+    """Raise :class:`UsageError` for weights that do not fit, or that have seen other images.
+
+    Those of a narrower network fit (:mod:`fer_edge.models.growing`).
+    """
     weights = load_weights(init)
     wanted = ModelSpec(recipe.model.name, recipe.model.options)
-    if weights.spec.untrained() != wanted.untrained():
+    with torch.device("meta"):
+        fits = fits_into(weights.state, build_model(wanted.untrained()).state_dict())
+    if weights.spec.name != wanted.name or not fits:
         raise UsageError(
             f"{init} holds {weights.spec.name} {dict(weights.spec.options)}, the recipe asks for "
             f"{wanted.name} {dict(wanted.options)}",
-            fix="train with the recipe of the run that made these weights",
+            fix="train with the recipe of the run that made these weights, or a wider network",
         )
     known = weights.meta.get("dataset", {}).get("sha256")
     if known != dataset.sha256:

@@ -323,3 +323,14 @@ def test_a_run_starts_from_the_weights_it_is_given(
     with pytest.raises(UsageError, match="other images"):
         start_run(tmp_path / "runs", "images", recipe, other, "synthetic", init=first.model)
     assert not (tmp_path / "runs" / "leak").exists()
+
+    widths = [2 * width for width in second.recipe().model.options["widths"]]
+    wider = begin("wider", f"model.options.widths={widths}")
+    session = Session(wider, wider.recipe(), faces)
+    session.workers.close()
+    before, _ = model_from_weights(first.model)
+    images = torch.randn(4, 1, 48, 48)
+    with torch.no_grad():
+        found = session.model.eval()(images)
+        torch.testing.assert_close(found, before(images), rtol=1e-4, atol=1e-4)
+    train(wider, wider.recipe(), faces)
