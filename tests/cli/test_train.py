@@ -72,7 +72,7 @@ def test_it_says_what_it_will_do_and_what_to_type_next(trained: tuple[Path, str]
         "synthetic TRAIN to fit",
         "synthetic PUBLIC to watch",
         "1 epochs of ",
-        "precision  fp32",
+        "precision  ",
         "device     CPU",
         "time       about ",
         "images/s",
