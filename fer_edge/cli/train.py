@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "train_run"]
 
 _NORM_IMAGES = 2048
-"""So many images give BatchNorm its statistics where a bundle has none."""
+"""At most so many images give BatchNorm its statistics where a bundle has none."""
 
 
 @click.command("train")
@@ -264,7 +264,9 @@ def _initial_weights(
         run, commands = made_by(bundle)
         with TemporaryDirectory(prefix="fer-edge-init-") as folder:
             weights = Path(folder) / "model.safetensors"
-            weights_from_bundle(bundle, dataset.select("train").images[:_NORM_IMAGES], weights)
+            images = dataset.select("train").images
+            # Evenly from all: a folder's images come class by class.
+            weights_from_bundle(bundle, images[:: -(-len(images) // _NORM_IMAGES)], weights)
             yield weights, {"path": str(path.resolve()), "name": run, "commands": commands}
     else:
         yield find_run(name, out).model, None
