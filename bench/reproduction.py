@@ -22,28 +22,31 @@ are to come. The table says how many were run, of how many.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reproduction_results import (
+    RESULTS,
+    bundle_of,
+    collect_folds,
+    collect_run,
+    results,
+    seconds_spent,
+)
+from reproduction_rows import ROWS, Row, find_row, row_of
 from reproduction_table import table
 
-from fer_edge import __version__
 from fer_edge.bundle import Bundle
 from fer_edge.data import FerDataset, Resplit, load, resolve_source
-from fer_edge.data.resplit import OFFICIAL, recorded_resplit, resplit_as_recorded
+from fer_edge.data.resplit import OFFICIAL, resplit_as_recorded
 from fer_edge.errors import FerEdgeError, UsageError
 from fer_edge.files import sha256_file, write_json, write_text
-from fer_edge.measure.environment import capture, machine_of
-from fer_edge.models import MODELS
 from fer_edge.training.config import Recipe, load_recipe
 from fer_edge.training.runs import RunFolder, find_run
 
@@ -52,10 +55,8 @@ if TYPE_CHECKING:
     from fer_edge.measure.result import BenchResult
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "reproduction"
 RUNS = Path("runs") / "reproduction"
 TABLE = "reproduction.md"
-SCHEMA = 1
 
 TARGETS = ("rtx-pc", "onnxruntime", "openvino")
 """What INT8 is built for; the first also makes FP16, as what TensorRT falls back on."""
@@ -64,152 +65,11 @@ _BENCH_IMAGES = 64
 """Accuracy comes from the build, which scores every image; the bench is for the times."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One result of a report, or a variation of one.
-
-    ``reported`` is a fraction, or None where the report gives no figure of this step (``said``).
-    ``split`` and ``naive`` as ``fer-edge train --split ... --allow-duplicates-across``; ``folds``
-    above 0 cross-validates TRAIN. ``engines``: whether they are built and timed; a variation, which
-    is about accuracy alone, has none. ``instead_of`` names the row that this one fills where that
-    cannot be run.
-    """
-
-    name: str
-    report: str
-    title: str
-    recipe: str
-    reported: float | None = None
-    said: str = ""
-    changes: tuple[str, ...] = ()
-    split: str = OFFICIAL
-    naive: bool = False
-    folds: int = 0
-    engines: bool = True
-    instead_of: str = ""
-
-
-_L2 = ("optim.weight_decay=1e-4",)
-
-
-def _reported(model: str) -> float | None:
-    return MODELS[model].reported
-
-
-def _rows() -> dict[str, Row]:
-    def of(name: str, report: str, title: str, recipe: str = "", **more: Any) -> Row:
-        recipe = recipe or name
-        if "reported" not in more:
-            more["reported"] = _reported(load_recipe(recipe).model.name)
-        return Row(name, report, title, recipe, **more)
-
-    rows = [
-        of("pytorch-cnn", "A", "CNN in PyTorch"),
-        of("soc25-baseline", "B", "SOC'25 baseline CNN"),
-        of(
-            "soc25-tuned",
-            "B",
-            "SOC'25 baseline after its search",
-            reported=None,
-            said="between 57 and 62: a step on the way",
-        ),
-        of("soc25-resnet18", "B", "SOC'25 ResNet-18"),
-        of("conv-blocks", "C", "CNNs", said="with 70 % of the data for training"),
-        of("vgg19", "D", "VGG19 from ImageNet's weights"),
-        of(
-            "vgg19-random",
-            "D",
-            "VGG19 from random weights",
-            "vgg19",
-            changes=("model.options.pretrained=false",),
-            said="the report starts from ImageNet's weights",
-            instead_of="vgg19",
-        ),
-        of("emotion-cnn", "E", "EmotionCNN"),
-        of("emotion-cnn-filters", "E", "EmotionCNN behind fixed filters"),
-        of("filter-resnet", "E", "SimpleResNetFER"),
-        of("cbam", "E", "CBAM network"),
-        of("mini-xception", "-", "mini-Xception (Arriaga et al. 2017)", said="random split"),
-    ]
-    variation: dict[str, Any] = {"reported": None, "engines": False}
-    rows += [
-        of(f"{name}-l2", "E", f"{title}, with L2", name, changes=_L2, **variation)
-        for name, title in (
-            ("emotion-cnn", "EmotionCNN"),
-            ("emotion-cnn-filters", "EmotionCNN behind fixed filters"),
-            ("filter-resnet", "SimpleResNetFER"),
-            ("cbam", "CBAM network"),
-        )
-    ]
-    rows += [
-        of(f"{name}-3-folds", report, f"{title}, 3 folds of TRAIN", name, folds=3, **variation)
-        for name, report, title in (
-            ("soc25-baseline", "B", "SOC'25 baseline CNN"),
-            ("cbam", "E", "CBAM network"),
-        )
-    ]
-    rows += [
-        of(
-            f"{name}-{kind}",
-            report,
-            f"{title}, {split}",
-            name,
-            split=split,
-            naive=naive,
-            **variation,
-        )
-        for name, report, title, split in (
-            ("soc25-baseline", "B", "SOC'25 baseline CNN", "80/10/10"),
-            ("conv-blocks", "C", "CNNs", "70/30"),
-        )
-        for kind, naive in (("resplit", False), ("naive", True))
-    ]
-    return {row.name: row for row in rows}
-
-
-ROWS = _rows()
-
-
-def find_row(name: str) -> Row:
-    """Return a row by its name; UsageError lists them."""
-    if name not in ROWS:
-        raise UsageError(f"there is no row {name!r}", fix=f"one of {', '.join(ROWS)}")
-    return ROWS[name]
-
-
-def row_of(recipe: Recipe, described: dict[str, Any]) -> Row:
-    """Return the row that a run belongs to: its recipe and split, whatever its epochs and seed."""
-
-    def core(content: Recipe) -> dict[str, Any]:
-        kept = content.to_dict()
-        return {key: kept[key] for key in kept if key not in {"epochs", "seed", "run"}}
-
-    resplit = recorded_resplit(described)
-    split = (resplit.name, resplit.duplicates_across) if resplit else (OFFICIAL, False)
-    for row in ROWS.values():
-        same_split = (row.split, row.naive) == split and not row.folds
-        if same_split and core(load_recipe(row.recipe, row.changes)) == core(recipe):
-            return row
-    raise UsageError(
-        "this run's recipe is none of the reports'",
-        fix=f"say which row it is: --row NAME, one of {', '.join(ROWS)}",
-    )
-
-
 # -- training within a time limit ------------------------------------------------------------------
 
 
 class OutOfTimeError(Exception):
     """Training has used its minutes; the last epoch is saved."""
-
-
-def seconds_spent(run: RunFolder) -> list[float]:
-    """Return the seconds of each epoch so far, scoring included."""
-    path = run.path / "history.csv"
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [float(row["seconds"]) for row in csv.DictReader(file)]
 
 
 def check_schedule(recipe: Recipe) -> None:
@@ -339,11 +199,6 @@ def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -
     return bool(left)
 
 
-def bundle_of(run: RunFolder) -> Path:
-    """Return the folder of a run's bundle."""
-    return run.path / "bundle"
-
-
 def _judged(folder: Path, weights_sha256: str) -> set[str]:
     """Return the shapes that a bundle's INT8 gates have judged, if it was made of these weights."""
     if not (folder / "manifest.json").is_file():
@@ -388,166 +243,6 @@ def bench_protocol() -> LatencyProtocol:
         repeats=3,
         quick=True,
     )
-
-
-# -- collecting ------------------------------------------------------------------------------------
-
-
-def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
-    """Return the result of a run that has finished or was stopped, and of its bundle.
-
-    UsageError for a run without a finished epoch.
-    """
-    info = run.info()
-    recipe = run.recipe()
-    spent = seconds_spent(run)
-    if info["last"] is None or not spent:
-        raise UsageError(f"{run.path} has not finished an epoch", fix="train it further")
-    last, of = info["last"]["epoch"], load_recipe(row.recipe, row.changes).epochs
-    stopped = "" if last >= of else "time limit"
-    if info["status"] == "finished":
-        stopped = "early stopping" if last < recipe.epochs else stopped
-    result = {
-        **_head(row, info["recipe"], info["dataset"]),
-        "kind": "run",
-        "epochs": {"run": last, "of": of, "stopped": stopped},
-        "minutes": round(sum(spent) / 60, 2),
-        "seed": recipe.seed,
-        "monitor": recipe.stop.monitor,
-        "last": info["last"],
-        "best": info["best"],
-        "run": run.name,
-        "engines": [],
-        "gates": [],
-    }
-    if (bundle_of(run) / "manifest.json").is_file():
-        result.update(_engines(Bundle.open(bundle_of(run))))
-    return result
-
-
-def collect_folds(path: Path, row: Row) -> dict[str, Any]:
-    """Return the result of a cross-validation; UsageError while a fold is missing."""
-    content = json.loads((path / "cv.json").read_text(encoding="utf-8"))
-    if content["status"] != "finished":
-        raise UsageError(f"{path} has not finished", fix=f"fer-edge train --resume {path}")
-    seconds = [s for i in range(content["folds"]) for s in seconds_spent(_fold(path, i))]
-    epochs = max(result["epochs"] for result in content["results"])
-    of = load_recipe(row.recipe, row.changes).epochs
-    stopped = "" if epochs >= of else "time limit"
-    if any(result["epochs"] < content["recipe"]["epochs"] for result in content["results"]):
-        stopped = "early stopping"
-    return {
-        **_head(row, content["recipe"], content["dataset"]),
-        "kind": "folds",
-        "epochs": {"run": epochs, "of": of, "stopped": stopped},
-        "minutes": round(sum(seconds) / 60, 2),
-        "seed": content["seed"],
-        "folds": content["results"],
-        "summary": content["summary"],
-        "run": path.name,
-        "engines": [],
-        "gates": [],
-    }
-
-
-def _fold(path: Path, at: int) -> RunFolder:
-    return RunFolder(path / f"fold-{at + 1}")
-
-
-def _head(row: Row, recipe: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
-    environment = capture(1)
-    resplit = recorded_resplit(described)
-    return {
-        "schema": SCHEMA,
-        "row": row.name,
-        "recipe": row.recipe,
-        "changes": list(row.changes),
-        "model": {"name": recipe["model"]["name"], "options": recipe["model"]["options"]},
-        "data": {
-            "source": Path(described["source"]).name,
-            "sha256": described["sha256"],
-            "synthetic": described["synthetic"],
-            "split": resplit.label if resplit else OFFICIAL,
-        },
-        "machine": machine_of(environment),
-        "packages": {
-            name: version
-            for name, version in environment["packages"].items()
-            if name in {"torch", "onnxruntime", "openvino"}
-        },
-        "git": environment["git"],
-        "fer_edge": __version__,
-        "collected": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def _engines(bundle: Bundle) -> dict[str, Any]:
-    """Return times, accuracies and gates of a bundle's engines, joined by their files."""
-    proofs = _json(bundle, "verify.json").get("verifications", [])
-    bench = _json(bundle, "bench.json")
-    engines = []
-    for timed in bench.get("rows", []):
-        if timed["backend"] == "null":
-            continue
-        proof = _proof(proofs, timed)
-        engines.append(
-            {
-                **{name: timed[name] for name in ("backend", "precision", "status", "note")},
-                **{name: timed[name] for name in ("p50_ms", "p90_ms", "cv", "speedup")},
-                "size_bytes": timed["size_bytes"],
-                **proof,
-            }
-        )
-    gates = [
-        {
-            **{name: gate.get(name) for name in ("precision", "target", "passed", "status")},
-            **{name: gate.get(name) for name in ("reason", "top1", "n", "flips", "use_instead")},
-            "attempts": len(gate.get("attempts", ())),
-            "excluded": (gate.get("attempts") or [{"excluded": []}])[-1]["excluded"],
-            "weights": [score["weights"] for score in gate.get("weights", ())][:1],
-            "costliest": [cost["node"] for cost in gate.get("costs", ())][:3],
-        }
-        for gate in bundle.manifest.gates
-    ]
-    model = bundle.manifest.model
-    content = {"engines": engines, "gates": gates, "protocol": bench.get("protocol")}
-    if proofs:
-        kinds = {"backend": "pytorch", "precision": "fp32"}
-        content["reference"] = {**kinds, "top1": proofs[0]["reference"]["top1"]}
-    return {**content, "cost": {name: model.get(name) for name in ("parameters", "macs")}}
-
-
-def _proof(proofs: Sequence[dict[str, Any]], timed: dict[str, Any]) -> dict[str, Any]:
-    """Return what the build's proof says of the file that was timed, on every image."""
-    for proof in proofs:
-        engine = proof["engine"]
-        if timed["backend"] == "pytorch":
-            return {"top1": proof["reference"]["top1"], "n": proof["n"], "flips": 0}
-        if (engine["backend"], engine["artifact_sha256"]) == (
-            timed["backend"],
-            timed["artifact_sha256"],
-        ):
-            return {"top1": engine["top1"], "n": proof["n"], "flips": proof["flips"]}
-    return {"top1": None, "n": None, "flips": None}
-
-
-def _json(bundle: Bundle, name: str) -> dict[str, Any]:
-    listed = bundle.find(path=name)
-    if listed is None:
-        return {}
-    content: dict[str, Any] = json.loads(bundle.file(listed).read_text(encoding="utf-8"))
-    return content
-
-
-def results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    """Return all saved results by their row."""
-    found = {}
-    for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("schema") != SCHEMA:
-            raise UsageError(f"{path} has schema {content.get('schema')}, this reads {SCHEMA}")
-        found[content["row"]] = content
-    return found
 
 
 # -- the commands ----------------------------------------------------------------------------------

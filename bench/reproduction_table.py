@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reproduction import Row
+    from reproduction_rows import Row
 
 __all__ = ["table"]
 

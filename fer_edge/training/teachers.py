@@ -95,7 +95,8 @@ def find_teachers(names: Sequence[str], root: Path, dataset: FerDataset) -> tupl
 def _teacher(name: str, root: Path, dataset: FerDataset) -> Teacher:
     path = Path(name)
     if path.is_file():
-        return _described(path.stem, load_weights(path), dataset)
+        own = path.stem if path.name != RunFolder(path).model.name else path.resolve().parent.name
+        return _described(own, load_weights(path), dataset)
     run = find_run(name, root)
     return _described(run.name, _finished(run), dataset)
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import frontier
+import frontier_graphs
 import frontier_report
 import numpy as np
 import pytest
+from frontier_graphs import Rival
 from torch import nn
 
 from fer_edge.bundle import Bundle, BundleWriter
@@ -33,8 +35,8 @@ def small_network() -> nn.Module:
     )
 
 
-PUBLISHED = frontier.Rival("known", small_network, 96, 3, "tests", None, 0.5, "A paper, 1999")
-UNKNOWN = frontier.Rival("unknown", small_network, 64, 3, "tests")
+PUBLISHED = Rival("known", small_network, 96, 3, "tests", None, 0.5, "A paper, 1999")
+UNKNOWN = Rival("unknown", small_network, 64, 3, "tests")
 
 
 @pytest.fixture(autouse=True)
@@ -69,9 +71,7 @@ def proven(own_bundle: Bundle) -> Bundle:
     return Bundle.open(own_bundle.path)
 
 
-def measure(
-    bundle: Bundle, faces: FerDataset, folder: Path, *rivals: frontier.Rival
-) -> dict[str, Any]:
+def measure(bundle: Bundle, faces: FerDataset, folder: Path, *rivals: Rival) -> dict[str, Any]:
     return frontier.run(bundle, faces, rivals, folder, threads=1, quick=True, say=lambda text: None)
 
 
@@ -100,13 +100,13 @@ def test_ours_and_theirs_in_one_run(
     json.dumps(result, allow_nan=False)
 
     # Again: nothing is made that is there; a graph of another definition is.
-    monkeypatch.setattr(frontier, "_make", lambda *arguments: pytest.fail("made again"))
-    monkeypatch.setattr(frontier, "_key", lambda rival: "another")
+    monkeypatch.setattr(frontier_graphs, "_make", lambda *arguments: pytest.fail("made again"))
+    monkeypatch.setattr(frontier_graphs, "_key", lambda rival: "another")
     for rival in (PUBLISHED, UNKNOWN):
         described = tmp_path / f"{rival.key}.json"
         described.write_text(json.dumps({**json.loads(described.read_text()), "key": "another"}))
     assert len(measure(proven, faces, tmp_path, PUBLISHED)["rows"]) == 5
-    monkeypatch.setattr(frontier, "_key", lambda rival: "a third")
+    monkeypatch.setattr(frontier_graphs, "_key", lambda rival: "a third")
     with pytest.raises(pytest.fail.Exception, match="made again"):
         measure(proven, faces, tmp_path, PUBLISHED)
 
@@ -130,7 +130,7 @@ def test_every_engine_is_fed_images_of_its_own_size(faces: FerDataset) -> None:
 
 
 def test_the_networks_are_the_zoo_at_their_sizes_and_what_users_run() -> None:
-    known = {rival.key: rival for rival in frontier.rivals()}
+    known = {rival.key: rival for rival in frontier_graphs.rivals()}
     theirs = {name for name, entry in MODELS.items() if "fer-edge" not in entry.source}
     assert {rival.model for rival in known.values() if rival.model} == theirs
     assert known["mini-xception-64"].published == MODELS["mini-xception"].reported

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import reproduction
-from reproduction import ROWS, Row, find_row, row_of
+import reproduction_results
+from reproduction_rows import ROWS, Row, find_row, row_of
 from reproduction_table import table
 
 from fer_edge.convert import proof as proof_module
@@ -162,7 +163,7 @@ def test_folds_have_a_mean_and_a_spread(tiny: Row, tmp_path: Path, faces: FerDat
     with pytest.raises(UsageError, match="not known yet"):
         reproduction._epochs_per_fold(replace(folds, recipe="unknown"), load_recipe("cbam"), 5)
     path = reproduction.train_folds_of(folds, faces, FEW, tmp_path, minutes=0, epochs=1)
-    content = reproduction.collect_folds(path, folds)
+    content = reproduction_results.collect_folds(path, folds)
     assert content["epochs"] == {"run": 1, "of": 20, "stopped": "time limit"}
     assert len(content["folds"]) == 2
     text = table([folds], {"tiny-2-folds": content})
@@ -172,7 +173,7 @@ def test_folds_have_a_mean_and_a_spread(tiny: Row, tmp_path: Path, faces: FerDat
     saved = json.loads((path / "cv.json").read_text())
     saved["recipe"]["epochs"] = 5  # than which a fold has fewer
     (path / "cv.json").write_text(json.dumps(saved))
-    assert reproduction.collect_folds(path, folds)["epochs"]["stopped"] == "early stopping"
+    assert reproduction_results.collect_folds(path, folds)["epochs"]["stopped"] == "early stopping"
 
 
 def test_the_table_says_what_is_missing_what_is_naive_and_why_int8_failed() -> None:

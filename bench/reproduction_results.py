@@ -1,0 +1,194 @@
+"""What a run or a cross-validation gave, as a small JSON file that the table is drawn from."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from reproduction_rows import Row
+
+from fer_edge import __version__
+from fer_edge.bundle import Bundle
+from fer_edge.data.resplit import OFFICIAL, recorded_resplit
+from fer_edge.errors import UsageError
+from fer_edge.measure.environment import capture, machine_of
+from fer_edge.training.config import load_recipe
+from fer_edge.training.runs import RunFolder
+
+RESULTS = Path(__file__).resolve().parent / "results" / "reproduction"
+SCHEMA = 1
+
+
+def seconds_spent(run: RunFolder) -> list[float]:
+    """Return the seconds of each epoch so far, scoring included."""
+    path = run.path / "history.csv"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [float(row["seconds"]) for row in csv.DictReader(file)]
+
+
+def bundle_of(run: RunFolder) -> Path:
+    """Return the folder of a run's bundle."""
+    return run.path / "bundle"
+
+
+def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
+    """Return the result of a run that has finished or was stopped, and of its bundle.
+
+    UsageError for a run without a finished epoch.
+    """
+    info = run.info()
+    recipe = run.recipe()
+    spent = seconds_spent(run)
+    if info["last"] is None or not spent:
+        raise UsageError(f"{run.path} has not finished an epoch", fix="train it further")
+    last, of = info["last"]["epoch"], load_recipe(row.recipe, row.changes).epochs
+    stopped = "" if last >= of else "time limit"
+    if info["status"] == "finished":
+        stopped = "early stopping" if last < recipe.epochs else stopped
+    result = {
+        **_head(row, info["recipe"], info["dataset"]),
+        "kind": "run",
+        "epochs": {"run": last, "of": of, "stopped": stopped},
+        "minutes": round(sum(spent) / 60, 2),
+        "seed": recipe.seed,
+        "monitor": recipe.stop.monitor,
+        "last": info["last"],
+        "best": info["best"],
+        "run": run.name,
+        "engines": [],
+        "gates": [],
+    }
+    if (bundle_of(run) / "manifest.json").is_file():
+        result.update(_engines(Bundle.open(bundle_of(run))))
+    return result
+
+
+def collect_folds(path: Path, row: Row) -> dict[str, Any]:
+    """Return the result of a cross-validation; UsageError while a fold is missing."""
+    content = json.loads((path / "cv.json").read_text(encoding="utf-8"))
+    if content["status"] != "finished":
+        raise UsageError(f"{path} has not finished", fix=f"fer-edge train --resume {path}")
+    seconds = [s for i in range(content["folds"]) for s in seconds_spent(_fold(path, i))]
+    epochs = max(result["epochs"] for result in content["results"])
+    of = load_recipe(row.recipe, row.changes).epochs
+    stopped = "" if epochs >= of else "time limit"
+    if any(result["epochs"] < content["recipe"]["epochs"] for result in content["results"]):
+        stopped = "early stopping"
+    return {
+        **_head(row, content["recipe"], content["dataset"]),
+        "kind": "folds",
+        "epochs": {"run": epochs, "of": of, "stopped": stopped},
+        "minutes": round(sum(seconds) / 60, 2),
+        "seed": content["seed"],
+        "folds": content["results"],
+        "summary": content["summary"],
+        "run": path.name,
+        "engines": [],
+        "gates": [],
+    }
+
+
+def _fold(path: Path, at: int) -> RunFolder:
+    return RunFolder(path / f"fold-{at + 1}")
+
+
+def _head(row: Row, recipe: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+    environment = capture(1)
+    resplit = recorded_resplit(described)
+    return {
+        "schema": SCHEMA,
+        "row": row.name,
+        "recipe": row.recipe,
+        "changes": list(row.changes),
+        "model": {"name": recipe["model"]["name"], "options": recipe["model"]["options"]},
+        "data": {
+            "source": Path(described["source"]).name,
+            "sha256": described["sha256"],
+            "synthetic": described["synthetic"],
+            "split": resplit.label if resplit else OFFICIAL,
+        },
+        "machine": machine_of(environment),
+        "packages": {
+            name: version
+            for name, version in environment["packages"].items()
+            if name in {"torch", "onnxruntime", "openvino"}
+        },
+        "git": environment["git"],
+        "fer_edge": __version__,
+        "collected": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _engines(bundle: Bundle) -> dict[str, Any]:
+    """Return times, accuracies and gates of a bundle's engines, joined by their files."""
+    proofs = _json(bundle, "verify.json").get("verifications", [])
+    bench = _json(bundle, "bench.json")
+    engines = []
+    for timed in bench.get("rows", []):
+        if timed["backend"] == "null":
+            continue
+        proof = _proof(proofs, timed)
+        engines.append(
+            {
+                **{name: timed[name] for name in ("backend", "precision", "status", "note")},
+                **{name: timed[name] for name in ("p50_ms", "p90_ms", "cv", "speedup")},
+                "size_bytes": timed["size_bytes"],
+                **proof,
+            }
+        )
+    gates = [
+        {
+            **{name: gate.get(name) for name in ("precision", "target", "passed", "status")},
+            **{name: gate.get(name) for name in ("reason", "top1", "n", "flips", "use_instead")},
+            "attempts": len(gate.get("attempts", ())),
+            "excluded": (gate.get("attempts") or [{"excluded": []}])[-1]["excluded"],
+            "weights": [score["weights"] for score in gate.get("weights", ())][:1],
+            "costliest": [cost["node"] for cost in gate.get("costs", ())][:3],
+        }
+        for gate in bundle.manifest.gates
+    ]
+    model = bundle.manifest.model
+    content = {"engines": engines, "gates": gates, "protocol": bench.get("protocol")}
+    if proofs:
+        kinds = {"backend": "pytorch", "precision": "fp32"}
+        content["reference"] = {**kinds, "top1": proofs[0]["reference"]["top1"]}
+    return {**content, "cost": {name: model.get(name) for name in ("parameters", "macs")}}
+
+
+def _proof(proofs: Sequence[dict[str, Any]], timed: dict[str, Any]) -> dict[str, Any]:
+    """Return what the build's proof says of the file that was timed, on every image."""
+    for proof in proofs:
+        engine = proof["engine"]
+        if timed["backend"] == "pytorch":
+            return {"top1": proof["reference"]["top1"], "n": proof["n"], "flips": 0}
+        if (engine["backend"], engine["artifact_sha256"]) == (
+            timed["backend"],
+            timed["artifact_sha256"],
+        ):
+            return {"top1": engine["top1"], "n": proof["n"], "flips": proof["flips"]}
+    return {"top1": None, "n": None, "flips": None}
+
+
+def _json(bundle: Bundle, name: str) -> dict[str, Any]:
+    listed = bundle.find(path=name)
+    if listed is None:
+        return {}
+    content: dict[str, Any] = json.loads(bundle.file(listed).read_text(encoding="utf-8"))
+    return content
+
+
+def results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Return all saved results by their row."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("schema") != SCHEMA:
+            raise UsageError(f"{path} has schema {content.get('schema')}, this reads {SCHEMA}")
+        found[content["row"]] = content
+    return found

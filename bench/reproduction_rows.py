@@ -1,0 +1,143 @@
+"""The rows of the five reports: what each is called, what was reported, which recipe repeats it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fer_edge.data.resplit import OFFICIAL, recorded_resplit
+from fer_edge.errors import UsageError
+from fer_edge.models import MODELS
+from fer_edge.training.config import Recipe, load_recipe
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result of a report, or a variation of one.
+
+    ``reported`` is a fraction, or None where the report gives no figure of this step (``said``).
+    ``split`` and ``naive`` as ``fer-edge train --split ... --allow-duplicates-across``; ``folds``
+    above 0 cross-validates TRAIN. ``engines``: whether they are built and timed; a variation, which
+    is about accuracy alone, has none. ``instead_of`` names the row that this one fills where that
+    cannot be run.
+    """
+
+    name: str
+    report: str
+    title: str
+    recipe: str
+    reported: float | None = None
+    said: str = ""
+    changes: tuple[str, ...] = ()
+    split: str = OFFICIAL
+    naive: bool = False
+    folds: int = 0
+    engines: bool = True
+    instead_of: str = ""
+
+
+_L2 = ("optim.weight_decay=1e-4",)
+
+
+def _reported(model: str) -> float | None:
+    return MODELS[model].reported
+
+
+def _rows() -> dict[str, Row]:
+    def of(name: str, report: str, title: str, recipe: str = "", **more: Any) -> Row:
+        recipe = recipe or name
+        if "reported" not in more:
+            more["reported"] = _reported(load_recipe(recipe).model.name)
+        return Row(name, report, title, recipe, **more)
+
+    rows = [
+        of("pytorch-cnn", "A", "CNN in PyTorch"),
+        of("soc25-baseline", "B", "SOC'25 baseline CNN"),
+        of(
+            "soc25-tuned",
+            "B",
+            "SOC'25 baseline after its search",
+            reported=None,
+            said="between 57 and 62: a step on the way",
+        ),
+        of("soc25-resnet18", "B", "SOC'25 ResNet-18"),
+        of("conv-blocks", "C", "CNNs", said="with 70 % of the data for training"),
+        of("vgg19", "D", "VGG19 from ImageNet's weights"),
+        of(
+            "vgg19-random",
+            "D",
+            "VGG19 from random weights",
+            "vgg19",
+            changes=("model.options.pretrained=false",),
+            said="the report starts from ImageNet's weights",
+            instead_of="vgg19",
+        ),
+        of("emotion-cnn", "E", "EmotionCNN"),
+        of("emotion-cnn-filters", "E", "EmotionCNN behind fixed filters"),
+        of("filter-resnet", "E", "SimpleResNetFER"),
+        of("cbam", "E", "CBAM network"),
+        of("mini-xception", "-", "mini-Xception (Arriaga et al. 2017)", said="random split"),
+    ]
+    variation: dict[str, Any] = {"reported": None, "engines": False}
+    rows += [
+        of(f"{name}-l2", "E", f"{title}, with L2", name, changes=_L2, **variation)
+        for name, title in (
+            ("emotion-cnn", "EmotionCNN"),
+            ("emotion-cnn-filters", "EmotionCNN behind fixed filters"),
+            ("filter-resnet", "SimpleResNetFER"),
+            ("cbam", "CBAM network"),
+        )
+    ]
+    rows += [
+        of(f"{name}-3-folds", report, f"{title}, 3 folds of TRAIN", name, folds=3, **variation)
+        for name, report, title in (
+            ("soc25-baseline", "B", "SOC'25 baseline CNN"),
+            ("cbam", "E", "CBAM network"),
+        )
+    ]
+    rows += [
+        of(
+            f"{name}-{kind}",
+            report,
+            f"{title}, {split}",
+            name,
+            split=split,
+            naive=naive,
+            **variation,
+        )
+        for name, report, title, split in (
+            ("soc25-baseline", "B", "SOC'25 baseline CNN", "80/10/10"),
+            ("conv-blocks", "C", "CNNs", "70/30"),
+        )
+        for kind, naive in (("resplit", False), ("naive", True))
+    ]
+    return {row.name: row for row in rows}
+
+
+ROWS = _rows()
+
+
+def find_row(name: str) -> Row:
+    """Return a row by its name; UsageError lists them."""
+    if name not in ROWS:
+        raise UsageError(f"there is no row {name!r}", fix=f"one of {', '.join(ROWS)}")
+    return ROWS[name]
+
+
+def row_of(recipe: Recipe, described: dict[str, Any]) -> Row:
+    """Return the row that a run belongs to: its recipe and split, whatever its epochs and seed."""
+
+    def core(content: Recipe) -> dict[str, Any]:
+        kept = content.to_dict()
+        return {key: kept[key] for key in kept if key not in {"epochs", "seed", "run"}}
+
+    resplit = recorded_resplit(described)
+    split = (resplit.name, resplit.duplicates_across) if resplit else (OFFICIAL, False)
+    for row in ROWS.values():
+        same_split = (row.split, row.naive) == split and not row.folds
+        if same_split and core(load_recipe(row.recipe, row.changes)) == core(recipe):
+            return row
+    raise UsageError(
+        "this run's recipe is none of the reports'",
+        fix=f"say which row it is: --row NAME, one of {', '.join(ROWS)}",
+    )
