@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer_edge.preprocessing import Preprocessing
+from fer_edge.preprocessing import SIZE, Preprocessing
 from fer_edge.training.config import Augment
 
 __all__ = ["Draw", "augment", "draw_augmentation", "normalise", "view_size"]
@@ -46,9 +46,14 @@ def draw_augmentation(count: int, recipe: Augment, random: np.random.Generator) 
     angle = np.deg2rad(either_way(recipe.rotate))
     zoom = 1 + either_way(recipe.scale)
     mirror = np.where(random.random(count) < recipe.flip, -1.0, 1.0)
-    cosine, sine = np.cos(angle) / zoom, np.sin(angle) / zoom
     # The side is 2 long in grid coordinates.
     across, down = 2 * either_way(recipe.shift), 2 * either_way(recipe.shift)
+    if recipe.warp < 1:
+        # Where each pixel is one of the image's own, interpolation smooths nothing.
+        sharp = random.random(count) >= recipe.warp
+        angle, zoom = np.where(sharp, 0.0, angle), np.where(sharp, 1.0, zoom)
+        across, down = (np.where(sharp, _whole_pixels(way), way) for way in (across, down))
+    cosine, sine = np.cos(angle) / zoom, np.sin(angle) / zoom
     theta = np.stack(
         [np.stack([mirror * cosine, -sine, across], 1), np.stack([mirror * sine, cosine, down], 1)],
         1,
@@ -68,6 +73,12 @@ def draw_augmentation(count: int, recipe: Augment, random: np.random.Generator) 
         return torch.from_numpy(values.astype(np.float32))
 
     return Draw(tensor(theta), tensor(contrast), tensor(brightness), tensor(box))
+
+
+def _whole_pixels(way: np.ndarray) -> np.ndarray:
+    """Return grid coordinates' shifts, rounded to pixels of an image of the usual size."""
+    rounded: np.ndarray = np.round(way * SIZE / 2) * 2 / SIZE
+    return rounded
 
 
 def view_size(recipe: Augment, full: int, part_done: float) -> int:

@@ -131,12 +131,17 @@ class Augment:
     ``erase_area`` is the largest erased part of an image. ``fill`` says what lies outside the
     image: its mirror image (``reflect``), its ``border``, or the mean gray (``mean``).
 
+    ``warp`` is the part of the images that are rotated, scaled and shifted so; it smooths them, and
+    a network that has seen only smooth images does worse on images as they are. The others are
+    shifted by whole pixels, and stay sharp.
+
     Views grow from ``start_size`` pixels (0: full size throughout) to the full size, which they
     reach when ``full_size_at`` of the run is done: small views cost less and teach the coarse
     things first (progressive resizing, as in EfficientNetV2, arXiv 2104.00298).
     """
 
     flip: float = 0.5
+    warp: float = 1.0
     rotate: float = 12.0
     scale: float = 0.12
     shift: float = 0.10
@@ -242,6 +247,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "distill.alpha": (0, 1),
     "ema.decay": (0, 0.99999),
     "augment.flip": (0, 1),
+    "augment.warp": (0, 1),
     "augment.rotate": (0, 180),
     "augment.scale": (0, 0.9),
     "augment.shift": (0, 0.5),

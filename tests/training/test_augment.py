@@ -248,3 +248,33 @@ def test_batches_grow_over_the_run() -> None:
     batches = Batches(_images(), labels, recipe, PREPROCESSING)
     sides = [batches.batch(epoch, 0).part(0, 1)[0].shape[-1] for epoch in range(4)]
     assert sides == [32, 40, 48, 48]
+
+
+def test_images_that_are_not_warped_keep_their_pixels() -> None:
+    """Warped ones are smoother than they were; a part is left as the camera made it."""
+    random = np.random.default_rng(0)
+    images = torch.from_numpy(random.integers(0, 256, (400, 1, 48, 48), dtype=np.uint8))
+    recipe = Augment(warp=0.6, brightness=0, contrast=0, erase=0)
+    draw = draw_augmentation(len(images), recipe, np.random.default_rng(1))
+    plain = Preprocessing()
+    seen = augment(images, draw, recipe, plain)
+    exact = normalise(images, plain)
+    sharp = 0
+    for i in range(len(images)):
+        side = slice(12, 36)  # within reach of any shift
+        rows = seen[i, 0, side, side]
+        wanted = exact[i, 0]
+        shifts = [
+            (y, x, m) for m in (wanted, wanted.flip(-1)) for y in range(-5, 6) for x in range(-5, 6)
+        ]
+        same = (
+            torch.allclose(rows, m[12 + y : 36 + y, 12 + x : 36 + x], atol=1e-3)
+            for y, x, m in shifts
+        )
+        sharp += any(same)
+    assert 0.3 < sharp / len(images) < 0.5
+    rough = (seen[..., 1:] - seen[..., :-1]).square().mean()
+    whole = augment(
+        images, draw_augmentation(400, Augment(), np.random.default_rng(1)), recipe, plain
+    )
+    assert rough > (whole[..., 1:] - whole[..., :-1]).square().mean()
