@@ -246,6 +246,8 @@ def table(result: Mapping[str, Any], raw: str) -> str:
     notes: dict[str, int] = {}
     lines += [_line(network, reference, notes) for network in ranked]
     lines += [""] + [f"{number}. {text}" for text, number in notes.items()]
+    if any(" ~" in line for line in lines):
+        lines += ["", "~: this engine's times varied by more than 10 % (coefficient of variation)."]
     warnings = environment["warnings"]
     lines += ["", *[f"Warning: {text}." for text in warnings]] if warnings else []
     return "\n".join(lines).rstrip() + "\n"
