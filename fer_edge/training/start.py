@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,8 @@ def start_run(
     """
     check_network(recipe)
     if init is not None:
-        _check_init(init, recipe, dataset)
+        shown = str((init_from or {}).get("path", init))
+        _check_init(init, recipe, dataset, shown)
 
     def create() -> Path:
         recorded = [each.to_dict() for each in teachers]
@@ -75,10 +78,11 @@ def check_network(recipe: Recipe) -> None:
         build_model(ModelSpec(recipe.model.name, recipe.model.options))
 
 
-def _check_init(init: Path, recipe: Recipe, dataset: FerDataset) -> None:
+def _check_init(init: Path, recipe: Recipe, dataset: FerDataset, shown: str) -> None:
     """Raise :class:`UsageError` for weights that do not fit, or that have seen other images.
 
-    Those of a narrower network fit (:mod:`fer_edge.models.growing`).
+    ``shown`` is what a message calls them. Those of a narrower network fit
+    (:mod:`fer_edge.models.growing`).
     """
     weights = load_weights(init)
     wanted = ModelSpec(recipe.model.name, recipe.model.options)
@@ -86,14 +90,14 @@ def _check_init(init: Path, recipe: Recipe, dataset: FerDataset) -> None:
         fits = fits_into(weights.state, build_model(wanted.untrained()).state_dict())
     if weights.spec.name != wanted.name or not fits:
         raise UsageError(
-            f"{init} holds {weights.spec.name} {dict(weights.spec.options)}, the recipe asks for "
+            f"{shown} holds {weights.spec.name} {dict(weights.spec.options)}, the recipe asks for "
             f"{wanted.name} {dict(wanted.options)}",
-            fix="train with the recipe of the run that made these weights, or a wider network",
+            fix=f"train the network of these weights, {_as_options(weights.spec)}, or a wider one",
         )
     known = weights.meta.get("dataset", {}).get("sha256")
     if known != dataset.sha256:
         raise UsageError(
-            f"{init} was fitted to other images than TRAIN of {dataset.source}: some of this "
+            f"{shown} was fitted to other images than TRAIN of {dataset.source}: some of this "
             "run's held-out or PUBLIC images may be among them",
             fix="start from a run with the same --data and --split",
         )
@@ -101,11 +105,19 @@ def _check_init(init: Path, recipe: Recipe, dataset: FerDataset) -> None:
     before = recipe_from_dict(recorded).data if recorded else Data()
     if recipe.data != before and recipe.data.holdout:
         raise UsageError(
-            f"{init} has seen images that this recipe holds out: its own [data] was "
+            f"{shown} has seen images that this recipe holds out: its own [data] was "
             f"holdout {before.holdout:g}, seed {before.holdout_seed}",
             fix=f"--set data.holdout={before.holdout:g} --set "
             f"data.holdout_seed={before.holdout_seed}",
         )
+
+
+def _as_options(spec: ModelSpec) -> str:
+    """Return the options of ``fer-edge train`` that ask for the network of ``spec``."""
+    words = ["--model", spec.name]
+    for key, value in spec.options.items():
+        words += ["--set", f"model.options.{key}={json.dumps(value)}"]
+    return shlex.join(words)
 
 
 def location(data: str) -> str:

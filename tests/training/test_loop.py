@@ -315,8 +315,9 @@ def test_a_run_starts_from_the_weights_it_is_given(
     assert same(session.average.model.state_dict(), load_weights(second.init).state)
 
     first.model.write_bytes(second.init.read_bytes())
-    with pytest.raises(UsageError, match="holds compact"):
+    with pytest.raises(UsageError, match="holds compact") as raised:
         begin("other", "model.options.blocks=[2, 1]")
+    assert "--model compact --set 'model.options." in str(raised.value.fix)
     with pytest.raises(UsageError, match="has seen images that this recipe holds out"):
         begin("leak", "data.holdout_seed=1")
     other = faces.take(range(len(faces) - 1))
