@@ -60,6 +60,9 @@ class Optim:
     ``momentum`` is SGD's and Muon's (Nesterov); ``betas`` are AdamW's. BatchNorm and biases get no
     ``weight_decay``. Muon leaves what is no hidden matrix (first and last layer, vectors) to AdamW
     at ``vector_lr``, which follows the same schedule.
+
+    ``sam`` is the rho of sharpness-aware minimisation (Foret et al. 2021, arXiv 2010.01412), 0 is
+    off; it begins when ``sam_from`` of the run is done, and doubles the cost of a step.
     """
 
     name: str = "sgd"
@@ -70,6 +73,8 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.999)
     vector_lr: float = 0.003
     clip_norm: float = 0.0
+    sam: float = 0.0
+    sam_from: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -235,6 +240,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "optim.momentum": (0, 0.9999),
     "optim.vector_lr": (0, _INFINITY),
     "optim.clip_norm": (0, _INFINITY),
+    "optim.sam": (0, _INFINITY),
+    "optim.sam_from": (0, 1),
     "schedule.warmup_epochs": (0, _INFINITY),
     "schedule.final": (0, 1),
     "schedule.peak": (0.01, 0.99),

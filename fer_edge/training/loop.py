@@ -28,6 +28,7 @@ from fer_edge.training.machine import Interrupts
 from fer_edge.training.optim import learning_rate
 from fer_edge.training.qat import QatSession
 from fer_edge.training.runs import RunFolder, is_main_process
+from fer_edge.training.sam import is_sharpness_aware, uphill
 from fer_edge.training.scoring import score
 from fer_edge.training.session import Plan, Session
 
@@ -186,8 +187,6 @@ def train_step(session: Session, objective: Objective) -> Tensor:
         group["lr"] = rate * group.get("lr_scale", 1.0)
     batch = session.batches.batch(now.epoch, now.step)
     replicas = range(session.replica_count)
-    # Dropout draws from torch's own generator.
-    torch.manual_seed(step_seed(recipe.seed, now.epoch, now.step, process))
 
     def work(replica: int) -> Tensor:
         at = process * len(replicas) + replica, session.parts
@@ -198,15 +197,24 @@ def train_step(session: Session, objective: Objective) -> Tensor:
         accelerator.backward(loss)
         return loss.detach()
 
-    losses = session.workers.map(work, replicas)
-    session.replicas.gather()
+    def backward() -> Tensor:
+        # Dropout draws from torch's own generator: the same in both passes of one step.
+        torch.manual_seed(step_seed(recipe.seed, now.epoch, now.step, process))
+        losses = session.workers.map(work, replicas)
+        session.replicas.gather()
+        return torch.stack(losses).sum()
+
+    loss = backward()
+    if is_sharpness_aware(recipe.optim, done, recipe.epochs * steps):
+        with uphill(session.replicas.networks, recipe.optim.sam):
+            backward()
     if recipe.optim.clip_norm:
         accelerator.clip_grad_norm_(session.model.parameters(), recipe.optim.clip_norm)
     session.optimizer.step()
     session.optimizer.zero_grad(set_to_none=True)
     session.average.update(session.model)
     now.step += 1
-    return torch.stack(losses).sum()
+    return loss
 
 
 def _close_epoch(session: Session, board: SummaryWriter | None) -> dict[str, Any]:

@@ -30,6 +30,7 @@ TUNING = (
     "optim.lr=1e-5",
     "optim.weight_decay=0",
     "optim.clip_norm=0",
+    "optim.sam=0",
     "schedule.name=cosine",
     "schedule.warmup_epochs=0.1",
     "loss.mixup=0",

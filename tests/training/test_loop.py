@@ -140,6 +140,7 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(
         ("schedule.name=plateau", "loss.class_weights=true", "optim.clip_norm=0.1"),
         ("loss.mixup=0.4", "ema.decay=0", "model.options.dropout=0.2", "schedule.name=constant"),
         ("augment.fill=border", "augment.rotate=0", "augment.erase=1", "stop.monitor=macro_f1"),
+        ("optim.sam=0.05", "optim.clip_norm=1", "model.options.dropout=0.2", "loss.mixup=0.2"),
     ],
 )
 def test_every_ingredient_trains(

@@ -24,11 +24,14 @@ from fer_edge.training.runs import RunFolder, create_run
 TinyRecipe = Callable[..., Recipe]
 NewRun = Callable[..., RunFolder]
 
-# All that has a state: momentum, average, plateau, clipping, mixup; saving after every step.
+# All that has a state: momentum, average, plateau, clipping, mixup; SAM, which must have none;
+# saving after every step.
 EVERYTHING = (
     "epochs=3",
     "loss.mixup=0.3",
     "optim.clip_norm=1",
+    "optim.sam=0.05",
+    "optim.sam_from=0.4",
     "schedule.name=plateau",
     "schedule.patience=0",
     "run.save_minutes=1e-9",
