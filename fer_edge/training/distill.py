@@ -99,10 +99,13 @@ class Distillation:
                 self._members.append(_OutOfFold(folds, _held_out(dataset, described, images)))
                 folds, described = [], []
 
-    def __call__(self, view: Tensor, logits: Tensor, targets: Tensor, sources: Sources) -> Tensor:
-        """Return the loss; an :data:`fer_edge.training.loop.Objective`."""
+    def __call__(
+        self, view: Tensor, targets: Tensor, sources: Sources
+    ) -> Callable[[Tensor], Tensor]:
+        """Ask the teachers; return the loss, as :data:`fer_edge.training.loop.Objective` does."""
         teacher = self.probabilities(view, sources)
-        return distillation_loss(logits, teacher, targets, self.recipe, self._weights)
+        recipe, weights = self.recipe, self._weights
+        return lambda logits: distillation_loss(logits, teacher, targets, recipe, weights)
 
     @torch.no_grad()
     def probabilities(self, view: Tensor, sources: Sources) -> Tensor:

@@ -34,7 +34,11 @@ from fer_edge.training.session import Plan, Session
 
 __all__ = ["Listener", "Objective", "recipe_objective", "train", "train_step"]
 
-Objective = Callable[[Tensor, Tensor, Tensor, Sources], Tensor]
+Objective = Callable[[Tensor, Tensor, Sources], Callable[[Tensor], Tensor]]
+"""Takes a part's view, targets and sources; returns the loss as a function of the logits.
+
+What does not depend on the student (a teacher's answers) is found once, however often a step asks.
+"""
 """``(view f32[N,1,H,W] as the network saw it, logits and targets f32[N,7], sources) -> loss``.
 
 Called from several threads at once where a CPU trains replicas.
@@ -188,12 +192,18 @@ def train_step(session: Session, objective: Objective) -> Tensor:
     batch = session.batches.batch(now.epoch, now.step)
     replicas = range(session.replica_count)
 
+    parts: list[tuple[Tensor, Callable[[Tensor], Tensor]] | None] = [None] * len(replicas)
+
     def work(replica: int) -> Tensor:
-        at = process * len(replicas) + replica, session.parts
-        view, targets = batch.part(*at)
+        part = parts[replica]
+        if part is None:
+            at = process * len(replicas) + replica, session.parts
+            view, targets = batch.part(*at)
+            part = parts[replica] = view, objective(view, targets, batch.sources(*at))
+        view, loss_of = part
         with accelerator.autocast():
             logits = session.networks[replica](view)
-        loss = objective(view, logits, targets, batch.sources(*at)) / len(replicas)
+        loss = loss_of(logits) / len(replicas)
         accelerator.backward(loss)
         return loss.detach()
 
@@ -275,8 +285,8 @@ def recipe_objective(session: Session) -> Objective:
             compiled=session.machine.compile,
         )
 
-    def objective(view: Tensor, logits: Tensor, targets: Tensor, sources: Sources) -> Tensor:
-        return cross_entropy(logits, targets, weights)
+    def objective(view: Tensor, targets: Tensor, sources: Sources) -> Callable[[Tensor], Tensor]:
+        return lambda logits: cross_entropy(logits, targets, weights)
 
     return objective
 

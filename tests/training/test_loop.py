@@ -192,9 +192,12 @@ def test_an_objective_may_replace_the_cross_entropy(
 ) -> None:
     seen = []
 
-    def objective(view: Tensor, logits: Tensor, targets: Tensor, sources: Sources) -> Tensor:
-        seen.append((tuple(view.shape[1:]), tuple(logits.shape), tuple(targets.shape)))
-        return cross_entropy(logits, targets)
+    def objective(view: Tensor, targets: Tensor, sources: Sources) -> Callable[[Tensor], Tensor]:
+        def loss(logits: Tensor) -> Tensor:
+            seen.append((tuple(view.shape[1:]), tuple(logits.shape), tuple(targets.shape)))
+            return cross_entropy(logits, targets)
+
+        return loss
 
     recipe = tiny("epochs=1", "run.threads=1")
     plain, replaced = new_run(recipe, "plain"), new_run(recipe, "replaced")
@@ -202,6 +205,30 @@ def test_an_objective_may_replace_the_cross_entropy(
     train(replaced, recipe, faces, objective=objective)
     assert set(seen) == {((1, 48, 48), (32, 7), (32, 7))}
     assert same(weights_of(plain), weights_of(replaced))
+
+
+def test_an_objective_is_asked_once_however_often_a_step_asks_for_the_loss(
+    faces: FerDataset, tiny: TinyRecipe, new_run: NewRun
+) -> None:
+    asked = losses = 0
+
+    def objective(view: Tensor, targets: Tensor, sources: Sources) -> Callable[[Tensor], Tensor]:
+        nonlocal asked
+        asked += 1
+
+        def loss(logits: Tensor) -> Tensor:
+            nonlocal losses
+            losses += 1
+            return cross_entropy(logits, targets)
+
+        return loss
+
+    recipe = tiny("epochs=1", "run.threads=1", "optim.sam=0.05")
+    plain, counted = new_run(recipe, "plain"), new_run(recipe, "counted")
+    train(plain, recipe, faces)
+    train(counted, recipe, faces, objective=objective)
+    assert losses == 2 * asked > 0, "the two passes of a sharpness-aware step share a teacher"
+    assert same(weights_of(plain), weights_of(counted))
 
 
 def test_early_stopping_stops(faces: FerDataset, tiny: TinyRecipe, new_run: NewRun) -> None:
@@ -222,10 +249,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     recipe = tiny("epochs=3")
     calls = 0
 
-    def objective(view: Tensor, logits: Tensor, targets: Tensor, sources: Sources) -> Tensor:
+    def objective(view: Tensor, targets: Tensor, sources: Sources) -> Callable[[Tensor], Tensor]:
         nonlocal calls
         calls += 1
-        return cross_entropy(logits, targets) * (float("nan") if calls == 6 else 1.0)
+        factor = float("nan") if calls == 6 else 1.0
+        return lambda logits: cross_entropy(logits, targets) * factor
 
     recipe = tiny("epochs=3", "run.threads=1")
     run = new_run(recipe)
