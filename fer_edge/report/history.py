@@ -47,7 +47,7 @@ def draw_histories(histories: Mapping[str, History], path: Path | str) -> Path:
         if not rows:
             raise UsageError(f"the run {name} has no finished epoch yet")
         _draw(panels, name, rows, colour, alone=len(histories) == 1)
-    for axes, title in zip(panels, ("cross-entropy", "PUBLIC, single view, %", "learning rate")):
+    for axes, title in zip(panels, ("loss", "PUBLIC, single view, %", "learning rate")):
         quiet(axes, grid="both")
         axes.set_title(title, fontsize=11, color=MUTED)
         axes.set_xlabel("epoch")
@@ -92,7 +92,7 @@ def _explain(panels: Any, *, alone: bool) -> None:
     colour = LINES[0] if alone else INK
     loss.legend(
         [Line2D([], [], color=colour, ls=(0, (4, 2)), alpha=0.65), Line2D([], [], color=colour)],
-        ["TRAIN, augmented", "PUBLIC"],
+        ["TRAIN, augmented: what training lowers", "PUBLIC: cross-entropy"],
         frameon=False,
         fontsize=9,
     )

@@ -67,9 +67,19 @@ def _slice(axes: Any, key: str, points: Sequence[tuple[Any, float | None]]) -> N
     else:
         axes.scatter(values, scores, alpha=0.7)
         if min(numbers) > 0 and max(numbers) / min(numbers) > 20:
-            axes.set_xscale("log")
+            _log_scale(axes, max(numbers) / min(numbers))
     axes.set_xlabel(key)
     axes.grid(alpha=0.3)
+
+
+def _log_scale(axes: Any, ratio: float) -> None:
+    """A log axis over ``ratio``, whose labels are numbers as one writes them, and stand apart."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 200 else (1,), numticks=6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _shown(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _is_number(value: Any) -> bool:
