@@ -150,6 +150,7 @@ def _engines(rows: Sequence[Row], results: Mapping[str, Result]) -> list[str]:
         for result in results.values()
         for engine in result["engines"]
         if engine["status"] == "unavailable"
+        and not _failed(result, engine["precision"], engine["backend"])
     }
     reasons = ["", f"Not timed where there was none: {'; '.join(sorted(missing))}."]
     return [*lines, "", legend, *(reasons if missing else []), *notes.lines()]
@@ -203,21 +204,31 @@ def _variations(rows: Sequence[Row], results: Mapping[str, Result]) -> list[str]
     return [*lines, *notes.lines()]
 
 
-def _int8(result: Result, target: str, notes: _Notes) -> str:
-    gate = next(
-        (g for g in result["gates"] if (g["precision"], g["target"]) == ("int8", target)), None
+def _gate(result: Result, precision: str, target: str) -> dict[str, Any] | None:
+    found = (g for g in result["gates"] if (g["precision"], g["target"]) == (precision, target))
+    return next(found, None)
+
+
+def _failed(result: Result, precision: str, target: str) -> str:
+    """Return why a bundle has no graph of ``precision`` for ``target``; "" where no gate failed."""
+    gate = _gate(result, precision, target)
+    if gate is None or gate["passed"] is not False:
+        return ""
+    attempts = "" if gate["attempts"] < 2 else f" after {gate['attempts']} attempts"
+    worst = f"; costliest layers: {', '.join(gate['costliest'])}" if gate["costliest"] else ""
+    return (
+        f"INT8 for {target} failed its gate{attempts}: {gate['reason']}{worst}; "
+        f"{gate['use_instead']} is used instead"
     )
+
+
+def _int8(result: Result, target: str, notes: _Notes) -> str:
+    gate = _gate(result, "int8", target)
     if gate is None:
         return "not built"
-    if gate["passed"] is False:
-        attempts = "" if gate["attempts"] < 2 else f" after {gate['attempts']} attempts"
-        worst = f"; costliest layers: {', '.join(gate['costliest'])}" if gate["costliest"] else ""
-        text = (
-            f"INT8 for {target} failed its gate{attempts}: {gate['reason']}{worst}; "
-            f"{gate['use_instead']} is used instead"
-        )
+    if failed := _failed(result, "int8", target):
         tried = "" if gate["top1"] is None else f"{_percent(gate['top1'])}, "
-        return f"{tried}FAILED{notes.mark(text)}"
+        return f"{tried}FAILED{notes.mark(failed)}"
     lost = 100 * (gate["top1"] - result["reference"]["top1"])
     left = ""
     if gate["excluded"]:
@@ -230,7 +241,7 @@ def _time(result: Result, backend: str, precision: str, notes: _Notes) -> str:
         if engine["backend"] != backend or engine["precision"] not in (precision, ""):
             continue
         if engine["status"] != "ok":
-            return f"-{notes.mark(engine['note'])}"
+            return f"-{notes.mark(_failed(result, precision, backend) or engine['note'])}"
         return f"{engine['p50_ms']:.2f}"
     return "-"
 

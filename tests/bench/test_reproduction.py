@@ -197,7 +197,9 @@ def test_the_table_says_what_is_missing_what_is_naive_and_why_int8_failed() -> N
     engine = {"backend": "onnxruntime", "precision": "fp32", "status": "ok", "p50_ms": 2.5}
     plan = {"backend": "tensorrt", "precision": "", "status": "unavailable", "note": "no driver"}
     cost = {"parameters": 5_106_185, "macs": 96_713_888}
-    random = {**one, "engines": [engine, plan], "gates": [gate], "cost": cost}
+    int8 = {"backend": "onnxruntime", "precision": "int8", "status": "unavailable"}
+    int8["note"] = "the bundle has no int8"
+    random = {**one, "engines": [engine, int8, plan], "gates": [gate], "cost": cost}
     random["reference"] = {"top1": 0.6}
     naive = {**one, "data": {"synthetic": False, "split": "NAIVE 80/10/10 split, seed 0"}}
     text = table(rows, {"vgg19-random": random, "soc25-baseline-naive": naive})
@@ -209,5 +211,7 @@ def test_the_table_says_what_is_missing_what_is_naive_and_why_int8_failed() -> N
     assert "failed its gate after 4 attempts: top-1 60.00% -> 58.00%" in text
     assert "costliest layers: blocks.0/Conv; fp32 is used instead" in text
     assert "tensorrt: no driver" in text
+    assert "| 2.50 | - (1) |" in text
+    assert "the bundle has no int8" not in text, "the gate that failed is the reason"
     assert "**NAIVE 80/10/10 split, seed 0**" in text
     assert "flattering" in text
