@@ -181,11 +181,12 @@ def _provenance(run: RunFolder) -> dict[str, Any]:
     """
     name, _ = _nearest(run.recipe())
     commands: dict[str, None] = {}
-    _add_commands(run, commands)
+    _add_commands(run, commands, set())
     return {"recipe_name": name, "seed": run.recipe().seed, "commands": list(commands)}
 
 
-def _add_commands(run: RunFolder, commands: dict[str, None]) -> None:
+def _add_commands(run: RunFolder, commands: dict[str, None], known: set[str]) -> None:
+    """Append what makes ``run`` again; ``known`` are the digests of weights that commands make."""
     if (run.path.parent / "cv.json").is_file():
         commands.setdefault(_folds_command(CrossValidation(run.path.parent)))
         return
@@ -193,13 +194,18 @@ def _add_commands(run: RunFolder, commands: dict[str, None]) -> None:
     before = [(str(each["name"]), each) for each in info.get("teachers", [])]
     if info.get("init"):
         before.append((_as_named(info["init"]), info["init"]))
+    # A bundle's card says how its weights were made, which a copy of them as a file does not.
+    before.sort(key=lambda each: not each[1].get("commands"))
     for name, content in before:
-        if content.get("commands"):  # of a bundle: its card says how it was made
+        if content["sha256"] in known:
+            continue
+        known.add(content["sha256"])
+        if content.get("commands"):
             commands.update(dict.fromkeys(map(str, content["commands"])))
             continue
         source = RunFolder(Path(content["path"]).parent)
         if (source.path / "run.json").is_file() and source.path != run.path:
-            _add_commands(source, commands)
+            _add_commands(source, commands, known)
         else:
             commands.setdefault(f"# {name}: weights {str(content['sha256'])[:12]}")
     if "qat" in info:

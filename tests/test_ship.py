@@ -179,6 +179,18 @@ def test_the_commands_go_back_to_where_the_network_learnt(
     assert third == "fer-edge qat student --target openvino --name tuned --data fer.zip"
 
 
+def test_weights_that_a_bundle_accounts_for_are_named_once(
+    make_run: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    made = create_run(tmp_path / "runs", "second", make_run().recipe(), {"source": "f.zip"}, "")
+    copy = {"path": "/gone/first/model.safetensors", "sha256": "b" * 64, "name": "first"}
+    shipped = {"path": "/gone/bundle", "sha256": "b" * 64, "name": "first", "commands": ["how"]}
+    made.update(teachers=[copy], init=shipped)
+    first, last = ship._provenance(made)["commands"]
+    assert first == "how"
+    assert "--teacher first --init first" in last
+
+
 def test_the_commands_name_folds_files_and_splits(
     make_run: Callable[..., RunFolder], faces: FerDataset, tmp_path: Path
 ) -> None:
