@@ -14,6 +14,9 @@ FP16 and INT8 of it for every target, times them quickly and writes a small JSON
 it stood, and a row that has a result is left alone (``--more`` trains it further, ``--again``
 begins it anew).
 
+What ``fer-edge search --format json`` prints has a place in the table too, when it is saved in
+``results/reproduction/searches``.
+
 ``--minutes`` ends training at the end of an epoch. That changes nothing about the epochs before:
 the reports' learning rates are constant or fall on plateaus, and do not depend on how many epochs
 are to come. The table says how many were run, of how many.
@@ -37,6 +40,7 @@ from reproduction_results import (
     collect_folds,
     collect_run,
     results,
+    searches,
     seconds_spent,
 )
 from reproduction_rows import ROWS, Row, find_row, row_of
@@ -303,7 +307,8 @@ def collect_command(options: argparse.Namespace) -> None:
 def table_command(options: argparse.Namespace) -> None:
     """Write the table."""
     out = options.out or HERE / TABLE
-    write_text(out, table(list(ROWS.values()), results(options.results)))
+    found = results(options.results), searches(options.results)
+    write_text(out, table(list(ROWS.values()), *found))
     print(out)
 
 

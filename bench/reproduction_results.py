@@ -192,3 +192,12 @@ def results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
             raise UsageError(f"{path} has schema {content.get('schema')}, this reads {SCHEMA}")
         found[content["row"]] = content
     return found
+
+
+def searches(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """Return what ``fer-edge search --format json`` printed, each file of ``folder/searches``.
+
+    ``file`` is the file's name, which says on what machine it was made: a study may be of several.
+    """
+    paths = sorted((folder / "searches").glob("*.json"))
+    return [{**json.loads(path.read_text(encoding="utf-8")), "file": path.name} for path in paths]

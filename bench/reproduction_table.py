@@ -47,12 +47,19 @@ class _Notes:
         return ["", *[f"{n}. {text}" for text, n in self._numbers.items()]] if self._numbers else []
 
 
-def table(rows: Sequence[Row], results: Mapping[str, Result]) -> str:
-    """Return the Markdown document: a line per row, with its result or how to get it."""
+def table(
+    rows: Sequence[Row], results: Mapping[str, Result], searches: Sequence[Result] = ()
+) -> str:
+    """Return the Markdown document: a line per row, with its result or how to get it.
+
+    ``searches`` are of hyper-parameters, as ``fer-edge search --format json`` prints them.
+    """
     filled = {row.instead_of for row in rows if row.name in results} - set(results)
     main = [row for row in rows if row.engines and row.name not in filled]
     others = [row for row in rows if not row.engines]
-    synthetic = any(result["data"]["synthetic"] for result in results.values())
+    data = [result["data"] for result in results.values()]
+    data += [search["dataset"] for search in searches]
+    synthetic = any(each["synthetic"] for each in data)
     lines = [
         "# The five reports, trained again",
         "",
@@ -73,6 +80,7 @@ def table(rows: Sequence[Row], results: Mapping[str, Result]) -> str:
         "## Variations",
         "",
         *_variations(others, results),
+        *[line for search in searches for line in _search(search)],
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -202,6 +210,37 @@ def _variations(rows: Sequence[Row], results: Mapping[str, Result]) -> list[str]
         cells = [row.report, row.title, split, *scores, _epochs(result), _minutes(result)]
         lines.append(_line(cells))
     return [*lines, *notes.lines()]
+
+
+def _search(search: Result) -> list[str]:
+    """Return the section of one search, a line per trial."""
+    trials, score = search["trials"], search["monitor"]
+    keys = dict.fromkeys(
+        [*search["importance"], *[key for each in trials for key in each["values"]]]
+    )
+    lines = [
+        "",
+        f"## Search: {search['study']}",
+        "",
+        f"{len(trials)} trials of up to {search['epochs']} epochs, judged by PUBLIC's {score} at "
+        f"the best epoch; a pruned trial's is of its last (`{search['file']}`).",
+        "",
+        *_head("trial", score, *[f"`{key}`" for key in keys], "epochs", "seconds", "state"),
+    ]
+    for trial in trials:
+        best = "**best**" if trial["number"] == search["best"] else trial["state"]
+        value = "-" if trial["value"] is None else f"{trial['value']:.4f}"
+        values = [_value(trial["values"].get(key, "-")) for key in keys]
+        seconds = "-" if trial["seconds"] is None else f"{trial['seconds']:.0f}"
+        cells = [str(trial["number"]), value, *values, str(trial["epochs"]), seconds, best]
+        lines.append(_line(cells))
+    shares = ", ".join(f"{key} {share:.0%}" for key, share in search["importance"].items())
+    return [*lines, "", f"Importance (fANOVA): {shares}."] if shares else lines
+
+
+def _value(value: Any) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:.4g}" if number else str(value)
 
 
 def _gate(result: Result, precision: str, target: str) -> dict[str, Any] | None:

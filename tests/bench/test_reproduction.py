@@ -215,3 +215,23 @@ def test_the_table_says_what_is_missing_what_is_naive_and_why_int8_failed() -> N
     assert "the bundle has no int8" not in text, "the gate that failed is the reason"
     assert "**NAIVE 80/10/10 split, seed 0**" in text
     assert "flattering" in text
+    assert "Search" not in text
+
+
+def test_the_table_has_the_trials_of_saved_searches(tmp_path: Path) -> None:
+    trial = {"number": 0, "state": "complete", "value": 1.5, "epochs": 2, "seconds": 80.4}
+    trials = [
+        {**trial, "values": {"optim.lr": 0.00123456, "model.name": "compact"}},
+        {**trial, "number": 1, "values": {"optim.lr": 0.1}, "state": "failed", "value": None},
+    ]
+    found = {"study": "s", "monitor": "loss", "epochs": 2, "best": 0, "trials": trials}
+    found |= {"importance": {"optim.lr": 1.0}, "dataset": {"synthetic": False}}
+    (tmp_path / "searches").mkdir()
+    (tmp_path / "searches" / "s-cpu.json").write_text(json.dumps(found))
+    text = table([], {}, reproduction_results.searches(tmp_path))
+    assert "## Search: s" in text
+    assert "`s-cpu.json`" in text, "which names the machine"
+    assert "| trial | loss | `optim.lr` | `model.name` | epochs | seconds | state |" in text
+    assert "| 0 | 1.5000 | 0.001235 | compact | 2 | 80 | **best** |" in text
+    assert "| 1 | - | 0.1 | - | 2 | 80 | failed |" in text
+    assert text.endswith("Importance (fANOVA): optim.lr 100%.\n")
