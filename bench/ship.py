@@ -177,7 +177,8 @@ def ship(
 def _provenance(run: RunFolder) -> dict[str, Any]:
     """Return the committed recipe nearest to a run's, its seed, and the commands to make it again.
 
-    The commands begin with the runs that it learnt from: teachers, and those it started from.
+    The commands begin with the runs that it learnt from: teachers, those that it started from, and
+    those whose weights it is the mean of.
     """
     name, _ = _nearest(run.recipe())
     commands: dict[str, None] = {}
@@ -191,7 +192,7 @@ def _add_commands(run: RunFolder, commands: dict[str, None], known: set[str]) ->
         commands.setdefault(_folds_command(CrossValidation(run.path.parent)))
         return
     info, recipe = run.info(), run.recipe()
-    before = [(str(each["name"]), each) for each in info.get("teachers", [])]
+    before = [(str(each["name"]), each) for each in info.get("soup", info.get("teachers", []))]
     if info.get("init"):
         before.append((_as_named(info["init"]), info["init"]))
     # A bundle's card says how its weights were made, which a copy of them as a file does not.
@@ -208,6 +209,12 @@ def _add_commands(run: RunFolder, commands: dict[str, None], known: set[str]) ->
             _add_commands(source, commands, known)
         else:
             commands.setdefault(f"# {name}: weights {str(content['sha256'])[:12]}")
+    if "soup" in info:
+        parts = map(_as_named, info["soup"])
+        words = ["fer-edge", "soup", *parts, "--name", run.name]
+        words += ["--data", str(info["dataset"]["source"])]
+        commands.setdefault(shlex.join(words))
+        return
     if "qat" in info:
         from fer_edge.training.qat import qat_recipe
 

@@ -191,6 +191,24 @@ def test_weights_that_a_bundle_accounts_for_are_named_once(
     assert "--teacher first --init first" in last
 
 
+def test_the_commands_of_a_soup_begin_with_its_ingredients(
+    make_run: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    one, root = make_run("epochs=7"), tmp_path / "runs"
+    tuned = create_run(root, "tuned", one.recipe(), {"source": "f.zip"}, "")
+    tuned.update(init={"path": str(one.model), "sha256": "a" * 64})
+    soup = create_run(root, "soup", one.recipe(), {"source": "f.zip"}, "")
+    parts = [
+        {"name": run.name, "path": str(run.model), "sha256": digest * 64}
+        for run, digest in ((one, "a"), (tuned, "b"))
+    ]
+    soup.update(soup=parts)
+    first, second, last = ship._provenance(soup)["commands"]
+    assert first.endswith("--name mine --data synthetic:420:3")
+    assert "--init mine" in second
+    assert last == "fer-edge soup mine tuned --name soup --data f.zip"
+
+
 def test_the_commands_name_folds_files_and_splits(
     make_run: Callable[..., RunFolder], faces: FerDataset, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("fer_edge.cli.train", "Train a network on FER2013."),
+    "soup": ("fer_edge.cli.soup", "Average the weights of runs fine-tuned from the same ones."),
     "calibrate": ("fer_edge.cli.calibrate", "Fit a run's confidence on its held-out images."),
     "qat": ("fer_edge.cli.qat", "Fine-tune a run for INT8, where quantising it loses too much."),
     "search": ("fer_edge.cli.search", "Search hyper-parameters, alone or with other workers."),

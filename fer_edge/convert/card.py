@@ -53,7 +53,7 @@ def model_card(
         "protocol": _protocol(made),
         "training": {
             **{key: recipe[key] for key in ("epochs", "seed") if key in recipe},
-            **{key: made[key] for key in ("epoch", "fer_edge", "teachers") if key in made},
+            **{key: made[key] for key in ("epoch", "fer_edge", "teachers", "soup") if key in made},
             "recipe": recipe,
         },
         "results": [dict(each) for each in results],
@@ -157,7 +157,10 @@ def _protocol(made: Mapping[str, Any]) -> list[str]:
             line += f"; but teachers were fitted to it: {', '.join(dict.fromkeys(fitted))}"
         lines.append(line)
     epoch, epochs = made.get("epoch"), recipe.get("epochs")
-    if epoch and epoch == epochs:
+    if made.get("soup"):
+        names = ", ".join(str(each.get("name")) for each in made["soup"])
+        lines.append(f"weights are the mean of {len(made['soup'])} runs' last epochs: {names}")
+    elif epoch and epoch == epochs:
         lines.append(f"weights of the last of {epochs} epochs: none was picked by its score")
     elif epoch:
         lines.append(f"weights of epoch {epoch} of {epochs}")

@@ -176,6 +176,12 @@ def _training(training: Card | None) -> str:
         )
         if training.get(key) is not None
     ]
+    for each in training.get("soup") or []:
+        lines.append(
+            f"mean of: {each.get('name')} (PUBLIC top-1 "
+            f"{percent(each.get('public_top1')) or 'unknown'}, SHA-256 "
+            f"{str(each.get('sha256'))[:12]})"
+        )
     for each in training.get("teachers") or []:
         lines.append(
             f"teacher: {each.get('name')} ({each.get('model')}, PUBLIC top-1 "

@@ -2,8 +2,8 @@
 
 Schema 1 of ``run.json``: schema, name, created, status (``running``, ``interrupted``, ``failed``,
 ``finished``), recipe, dataset {sha256, source, synthetic}, data (where it was read from), teachers
-(where there are any: name, path, sha256, model, public_top1), best and last (rows of the history,
-or null).
+(where there are any: name, path, sha256, model, public_top1), soup (likewise, of a run that is the
+mean of others), best and last (rows of the history, or null).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from fer_edge.training.config import Recipe, recipe_from_dict, recipe_to_toml
 __all__ = [
     "HISTORY",
     "RunFolder",
+    "check_new_name",
     "create_run",
     "find_run",
     "is_main_process",
@@ -188,22 +189,33 @@ def create_run(
     return run
 
 
-def make_run_folder(root: Path, name: str) -> Path:
-    """Make the folder ``name`` below ``root``, which must be new; UsageError if it is not."""
+def check_new_name(root: Path, name: str) -> None:
+    """Raise :class:`UsageError` where ``name`` is unfit for a run, or taken below ``root``."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UsageError(
             f"{name!r} is not a name for a run",
             fix="use letters, digits, '.', '_' and '-', and begin with a letter or digit",
         )
+    if (root / name).exists():
+        raise _taken(root / name)
+
+
+def make_run_folder(root: Path, name: str) -> Path:
+    """Make the folder ``name`` below ``root``, which must be new; UsageError if it is not."""
+    check_new_name(root, name)
     path = root / name
     try:
         path.mkdir(parents=True)
     except FileExistsError:
-        raise UsageError(
-            f"{path} exists already; a run is never overwritten",
-            fix=f"choose another --name, or go on with it: `fer-edge train --resume {path}`",
-        ) from None
+        raise _taken(path) from None
     return path
+
+
+def _taken(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} exists already; a run is never overwritten",
+        fix=f"choose another --name, or go on with it: `fer-edge train --resume {path}`",
+    )
 
 
 def _runs(root: Path) -> list[RunFolder]:

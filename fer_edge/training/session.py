@@ -75,6 +75,11 @@ class Session:
     """
 
     def __init__(self, run: RunFolder, recipe: Recipe, dataset: FerDataset) -> None:
+        if "soup" in run.info():
+            raise UsageError(
+                f"{run.path} is the mean of other runs' weights: it is not being trained",
+                fix=f"start from it: fer-edge train --init {run.path}",
+            )
         self.run, self.recipe, self.dataset = run, recipe, dataset
         self.teachers = tuple(Teacher.from_dict(each) for each in run.info().get("teachers", []))
         train_set, public_set = dataset.select("train"), dataset.select("public")

@@ -1,0 +1,84 @@
+"""``fer-edge soup``: one network from the mean of several fine-tuned networks' weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fer_edge.cli._options import data_option, format_option
+
+__all__ = ["command"]
+
+
+@click.command("soup")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@data_option
+@click.option("--name", required=True, help="The new run's name.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="runs",
+    show_default=True,
+    help="Folder of all runs.",
+)
+@format_option
+def command(runs: tuple[str, ...], data: str | None, name: str, out: Path, fmt: str) -> None:
+    """Average the weights of runs that were fine-tuned from the same ones: a model soup.
+
+    The mean answers nearly as all of them together would, at the cost of one. They must be of one
+    network and one TRAIN; from different random weights a mean is worth nothing, which the table
+    then shows. The result is a finished run like any other.
+
+    \b
+    Example:
+      fer-edge train --init mine --seed 1 --set epochs=5 --name mine-1
+      fer-edge train --init mine --seed 2 --set epochs=5 --name mine-2
+      fer-edge soup mine mine-1 mine-2 --name better
+    """
+    import shlex
+
+    from fer_edge.cli._output import note, print_rows, progress
+    from fer_edge.data import load, resolve_source
+    from fer_edge.data.resplit import resplit_as_recorded
+    from fer_edge.errors import require
+    from fer_edge.training.runs import check_new_name, find_run
+
+    for module in ("torch", "accelerate"):
+        require(module, "train")
+    from fer_edge.training.soup import find_ingredients, make_soup
+
+    check_new_name(out, name)
+    location = resolve_source(data)
+    recorded = find_run(runs[0], out)
+    with progress("Reading images") as advance:
+        dataset = load(location, progress=advance)
+    dataset = resplit_as_recorded(dataset, recorded.info()["dataset"], str(recorded.path))
+    ingredients = find_ingredients(runs, out, dataset)
+    soup = make_soup(out, name, ingredients, dataset, location)
+    found = soup.info()["last"]
+    rows = [_row(each.name, each.scores, fmt) for each in ingredients]
+    rows.append(_row(soup.name, found, fmt))
+    print_rows(rows, fmt, title=f"{soup.path}: PUBLIC, single view")
+    losses = [each.scores["public_loss"] for each in ingredients if "public_loss" in each.scores]
+    if losses and found["public_loss"] > max(losses):
+        note(
+            "note: the mean is worse than each of its parts: were they fine-tuned from the same "
+            "weights (--init)?"
+        )
+    if dataset.synthetic:
+        note("note: synthetic faces; of real ones this says nothing")
+    note(f"weights: {soup.model}")
+    note(f"next: fer-edge build {shlex.quote(str(soup.path))} --precision int8")
+
+
+def _row(name: str, scores: dict[str, Any], fmt: str) -> dict[str, Any]:
+    exact = fmt in {"json", "csv"}
+    loss, top1, f1 = (scores.get(f"public_{key}") for key in ("loss", "top1", "macro_f1"))
+    return {
+        "run": name,
+        "loss": loss if exact or loss is None else f"{loss:.4f}",
+        "top-1": top1 if exact or top1 is None else f"{top1:.2%}",
+        "macro-F1": f1 if exact or f1 is None else f"{f1:.2%}",
+    }

@@ -1,0 +1,191 @@
+"""Model soups: one network whose weights are the mean of several networks' weights.
+
+Wortsman et al. 2022 (arXiv 2203.05482): networks fine-tuned from the same weights lie in one basin,
+and the mean of their weights answers nearly as all of them together would, at the cost of one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fer_edge import __version__
+from fer_edge.data import FerDataset
+from fer_edge.data.holdout import holdout_mask
+from fer_edge.errors import UsageError
+from fer_edge.models import build_model
+from fer_edge.models.weights import Weights, load_weights, save_weights
+from fer_edge.training.config import Data, Recipe, recipe_from_dict
+from fer_edge.training.machine import Machine
+from fer_edge.training.replicas import Workers
+from fer_edge.training.runs import RunFolder, create_run, find_run
+from fer_edge.training.scoring import score
+from fer_edge.training.start import location
+
+__all__ = ["Ingredient", "find_ingredients", "make_soup", "mean_state"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ingredient:
+    """A finished run's network, by the name that a user knows it by."""
+
+    name: str
+    weights: Weights
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """What its file says of it on PUBLIC: ``public_loss``, ``public_top1`` and so on."""
+        return dict(self.weights.meta.get("metrics") or {})
+
+    def described(self) -> dict[str, Any]:
+        """Return what the soup's files say of it: no path, which tells of a machine."""
+        top1 = self.scores.get("public_top1")
+        known = {} if top1 is None else {"public_top1": top1}
+        return {"name": self.name, "sha256": self.weights.sha256, **known}
+
+
+def find_ingredients(
+    names: Sequence[str], root: Path, dataset: FerDataset
+) -> tuple[Ingredient, ...]:
+    """Return the finished runs named, by path or by name below ``root``.
+
+    Raises :class:`UsageError` for fewer than two, for networks of different shape or input, and
+    for one that was fitted to other images than ``dataset``'s TRAIN.
+    """
+    found: list[Ingredient] = []
+    for name in names:
+        run = find_run(name, root)
+        status = run.info()["status"]
+        if status != "finished" or run.is_locked:
+            raise UsageError(
+                f"{run.path} is {status}, not finished",
+                fix=f"finish it: fer-edge train --resume {run.path}",
+            )
+        found.append(Ingredient(run.name, load_weights(run.model)))
+    digests = [each.weights.sha256 for each in found]
+    if len(set(digests)) < max(2, len(digests)):
+        raise UsageError(
+            "a soup is of two runs or more, each given once",
+            fix="fer-edge soup RUN RUN, runs that started from the same weights (--init)",
+        )
+    first = found[0].weights
+    for each in found:
+        weights = each.weights
+        if (weights.spec, weights.preprocessing) != (first.spec, first.preprocessing):
+            raise UsageError(
+                f"{each.name} is {weights.spec.name} {dict(weights.spec.options)}, "
+                f"{found[0].name} is {first.spec.name} {dict(first.spec.options)}: their weights "
+                "have no mean",
+                fix="give runs of one network, fine-tuned from the same weights (--init)",
+            )
+        if weights.meta.get("dataset", {}).get("sha256") != dataset.sha256:
+            raise UsageError(
+                f"{each.name} was fitted to other images than TRAIN of {dataset.source}: some of "
+                "PUBLIC's may be among them",
+                fix="give runs with the same --data and --split",
+            )
+        if "qat" in weights.meta:
+            raise UsageError(
+                f"{each.name} carries the ranges that it was tuned for INT8 with: a mean has none",
+                fix="give the run that it was tuned from; fine-tune the soup afterwards",
+            )
+    return tuple(found)
+
+
+def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of state dicts of one network; counters are the first one's.
+
+    BatchNorm's statistics are averaged too: near each other in one basin, as the weights are.
+    """
+    mean: dict[str, Tensor] = {}
+    for name, value in states[0].items():
+        if value.is_floating_point():
+            total = torch.stack([state[name].double() for state in states]).mean(0)
+            mean[name] = total.to(value.dtype)
+        else:
+            mean[name] = value.clone()
+    return mean
+
+
+def make_soup(
+    root: Path,
+    name: str,
+    ingredients: Sequence[Ingredient],
+    dataset: FerDataset,
+    data: str,
+) -> RunFolder:
+    """Write the run ``name`` below ``root``, finished, with the mean weights of ``ingredients``.
+
+    Its recipe is the first ingredient's; rows of TRAIN count as held out only where all
+    ingredients held the same ones out. Its history is one row: the rate is 0, the training loss
+    that of the plain images of TRAIN, single view. ``data`` says where ``dataset`` was read from.
+    """
+    begun = time.monotonic()
+    recipe = _common_recipe(ingredients)
+    first = ingredients[0].weights
+    model = build_model(first.spec.untrained())
+    model.load_state_dict(mean_state([each.weights.state for each in ingredients]))
+    model = model.eval().to(memory_format=torch.channels_last)
+    train_set, public_set = dataset.select("train"), dataset.select("public")
+    if recipe.data.holdout:
+        held_out = holdout_mask(train_set, recipe.data.holdout, recipe.data.holdout_seed)
+        train_set = train_set.take(np.flatnonzero(~held_out))
+    machine = Machine(recipe.run)
+    model = model.to(machine.accelerator.device)
+    workers, scores = Workers(1), {}
+    try:
+        for part, images in (("train", train_set), ("public", public_set)):
+            pixels = torch.tensor(images.images, device=machine.accelerator.device).unsqueeze(1)
+            labels = torch.tensor(images.labels, dtype=torch.int64, device=pixels.device)
+            at = model, pixels, labels, first.preprocessing, machine.accelerator, workers
+            scores[part] = score(*at)
+    finally:
+        workers.close()
+    seconds = time.monotonic() - begun
+    row = {
+        "epoch": int(first.meta.get("epoch") or recipe.epochs),
+        "lr": 0.0,
+        "train_loss": scores["train"]["loss"],
+        **{f"public_{key}": value for key, value in scores["public"].items()},
+        "images_per_s": (len(train_set) + len(public_set)) / seconds,
+        "seconds": seconds,
+    }
+    described = [each.described() for each in ingredients]
+    meta = {
+        "fer_edge": __version__,
+        "dataset": dataset.described(),
+        "recipe": recipe.to_dict(),
+        "epoch": row["epoch"],
+        "metrics": {key: value for key, value in row.items() if key.startswith("public_")},
+        "soup": described,
+    }
+    teachers = {
+        teacher["sha256"]: teacher
+        for each in ingredients
+        for teacher in each.weights.meta.get("teachers") or []
+    }
+    if teachers:
+        meta["teachers"] = list(teachers.values())
+    run = create_run(root, name, recipe, dataset.described(), location(data))
+    paths = [location(str(each.weights.path)) for each in ingredients]
+    run.update(soup=[{**each, "path": path} for each, path in zip(described, paths, strict=True)])
+    for path in (run.model, run.best):
+        save_weights(path, model.cpu(), first.spec, first.preprocessing, meta)
+    run.write_history([row])
+    run.update(status="finished", best=row, last=row)
+    return run
+
+
+def _common_recipe(ingredients: Sequence[Ingredient]) -> Recipe:
+    recipes = [
+        recipe_from_dict(each.weights.meta["recipe"], source=each.name) for each in ingredients
+    ]
+    unseen = recipes[0].data if all(each.data == recipes[0].data for each in recipes) else Data()
+    return replace(recipes[0], data=unseen)
