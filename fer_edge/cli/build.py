@@ -83,7 +83,7 @@ __all__ = ["command"]
     type=click.IntRange(min=0),
     default=3,
     show_default=True,
-    help="How often INT8 is tried again without its costliest layers.",
+    help="How often INT8 is tried without its costliest layers; 0: nor with another method.",
 )
 @threads_option
 @format_option

@@ -1,4 +1,4 @@
-"""INT8 within its gate: quantise, judge, leave out the layers that cost most, try again."""
+"""INT8 within its gate: quantise, judge; try other ranges, then leave out what costs most."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ _WEIGHTS_IMAGES = 256
 
 @dataclass(frozen=True)
 class Attempt:
-    """One INT8 graph that was tried: the layers left out, what was measured, why it failed."""
+    """One INT8 graph that was tried: the layers left out, what was measured, why it failed.
 
+    ``method`` is the calibration's.
+    """
+
+    method: str
     excluded: tuple[str, ...]
     proven: Proven | None
     failure: str
@@ -35,19 +39,26 @@ class Attempt:
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest records."""
         accuracy = self.proven.verification.engine.accuracy.top1 if self.proven else None
-        return {"excluded": list(self.excluded), "top1": accuracy, "failure": self.failure}
+        return {
+            "method": self.method,
+            "excluded": list(self.excluded),
+            "top1": accuracy,
+            "failure": self.failure,
+        }
 
 
 @dataclass(frozen=True)
 class Int8Result:
     """The last attempt's graph and all attempts; ``passed`` says whether the last is good.
 
+    ``ranges`` are those of the last attempt.
     ``costs`` ranks the layers, costliest first; empty if the first attempt passed. ``weights`` are
     the kinds of weights that were compared, the best first; empty where there was no choice.
     """
 
     engine: Engine
     report: Quantised
+    ranges: Ranges
     attempts: tuple[Attempt, ...]
     costs: tuple[LayerCost, ...]
     weights: tuple[WeightsScore, ...] = ()
@@ -76,14 +87,17 @@ def int8_within_gate(
     images: np.ndarray,
     exclude: Sequence[str] = (),
     retries: int = 3,
+    others: Sequence[Ranges] = (),
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Int8Result:
     """Write ``engine.path``, the INT8 graph of ``fp32`` in the shape of a target, and judge it.
 
-    ``check`` says what is wrong with an engine's golden answers ("" for nothing). While accuracy
-    fails, the layers are ranked by their cost on the calibration ``images``, and the worst 1, 2, 4,
-    ... of them stay in higher precision, ``retries`` times at most. A graph that is accurate but
+    ``check`` says what is wrong with an engine's golden answers ("" for nothing). Where accuracy
+    fails, the ``others`` are tried, ranges by other methods, best first: they cost no speed. While
+    it fails still, the layers are ranked by their cost on the calibration ``images``, and the worst
+    1, 2, 4, ... of them stay in higher precision, with ``ranges``, ``retries`` times at most. A
+    graph that is accurate but
     not faster is not tried again: leaving layers out makes it slower. Without ``proof``, only
     ``check`` decides. Where the engine saturates on this CPU, the weights that lose least on
     ``images`` are taken.
@@ -92,6 +106,7 @@ def int8_within_gate(
     attempts: list[Attempt] = []
     costs: list[LayerCost] = []
     out = dict(asked)
+    used, left = ranges, list(others) if retries else []
     scores = best_weights(
         fp32,
         engine,
@@ -108,7 +123,7 @@ def int8_within_gate(
         report = int8_from_onnx(
             fp32.path,
             engine.path,
-            ranges,
+            used,
             shape,
             exclude=out,
             remainder=remainder,
@@ -119,10 +134,18 @@ def int8_within_gate(
         if proof is not None and not failure:
             proven = proof.judge(engine, rival)
             failure = "" if proven.gate.passed else proven.gate.reason()
-        attempts.append(Attempt(tuple(out), proven, failure))
+        attempts.append(Attempt(used.method, tuple(out), proven, failure))
         slow = proven is not None and {f.name for f in proven.gate.failures} == {"speed"}
-        if not failure or slow or len(attempts) > retries:
+        if not failure or slow:
             break
+        if left:
+            used = left.pop(0)
+            say(f"INT8 fails: {failure}; trying again with {used.method} calibration")
+            continue
+        layered = sum(1 for attempt in attempts if set(attempt.excluded) > set(asked))
+        if layered >= retries:
+            break
+        used = ranges
         if not costs:
             say(f"INT8 fails: {failure}; ranking its layers by what they cost")
             costs = rank_layers(
@@ -133,12 +156,12 @@ def int8_within_gate(
                 layers=[name for name in report.weighted if name not in asked],
                 progress=_stage(progress, "ranking layers"),
             )
-        worst = costs[: 2 ** (len(attempts) - 1)]
-        if len(worst) >= len(costs) or len(worst) < 2 ** (len(attempts) - 1):
+        worst = costs[: 2**layered]
+        if len(worst) >= len(costs) or len(worst) < 2**layered:
             break  # nothing that matters would be left
         out = asked | {cost.node: _reason(cost) for cost in worst}
         say(f"trying again with {', '.join(cost.node for cost in worst)} in higher precision")
-    return Int8Result(replace(engine), report, tuple(attempts), tuple(costs), tuple(scores))
+    return Int8Result(replace(engine), report, used, tuple(attempts), tuple(costs), tuple(scores))
 
 
 def _reason(cost: LayerCost) -> str:

@@ -90,7 +90,8 @@ def build(
     that was a split of another data set. ``method`` (minmax, entropy, percentile, or auto: the one
     that loses least) is by default auto, or what a recipe says that is not the default one.
 
-    When INT8 fails its gate, costly layers stay in higher precision (``retries`` times); when it
+    When INT8 fails its gate, the other methods are tried where ``method`` is auto, then costly
+    layers stay in higher precision (``retries`` times; 0 allows neither); when it
     still fails, the bundle is written without it, its manifest says why, and ``error`` of the
     report is the GateError. ``speed=False`` leaves the gate's speed undecided, ``verify=False`` the
     whole gate.
@@ -138,11 +139,13 @@ def build(
         int8 = ranges = calibrated = None
         synthetic = bool(work.described["dataset"].get("synthetic", False))
         if precision == "int8" and dataset is not None:
-            images, ranges, calibrated = work.calibrate(dataset, calibration, method)
+            images, by_method, calibrated = work.calibrate(dataset, calibration, method)
             synthetic = synthetic or dataset.synthetic
             int8, error = work.make_int8(
-                ranges, images.images(dataset), exclude=exclude, speed=speed, retries=retries
+                by_method, images.images(dataset), exclude=exclude, speed=speed, retries=retries
             )
+            ranges = int8.ranges
+            calibrated["method"] = ranges.method
         use = precision if error is None else work.fallback(precision)
         with work.stage("write"):
             write_bundle(work, use=use, int8=int8, calibration=calibrated, synthetic=synthetic)

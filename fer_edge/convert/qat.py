@@ -44,7 +44,7 @@ def plan_from_weights(
         source = find_source(weights, folder)
         work = Work(source, chosen, Path(folder), progress=progress, say=say)
         work.make_fp32("u8")
-        _, ranges, _ = work.calibrate(dataset, CALIBRATION, AUTO)
+        _, (ranges, *_), _ = work.calibrate(dataset, CALIBRATION, AUTO)
         half = chosen.remainder == "fp16"
         return qat_plan(work.folder / FP32, ranges, chosen.shape, half_scales=half)
 

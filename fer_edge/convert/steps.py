@@ -156,12 +156,12 @@ class Work:
 
     def calibrate(
         self, dataset: FerDataset, recipe: str | Path, method: str | None
-    ) -> tuple[CalibrationSet, Ranges, dict[str, Any]]:
+    ) -> tuple[CalibrationSet, list[Ranges], dict[str, Any]]:
         """Choose the calibration images and measure the FP32 graph's ranges on them.
 
-        With the method ``auto`` all are tried and the one that loses least for this target is
-        taken, except that a network that was fine-tuned for INT8 keeps the ranges it was tuned
-        with. Returns also what the manifest says of it.
+        With the method ``auto`` the ranges of all are returned, those that lose least for this
+        target first, except that a network that was fine-tuned for INT8 keeps the ranges it was
+        tuned with. Returns also what the manifest says of it.
         """
         from fer_edge.data import load_calibration_recipe, select_calibration
 
@@ -172,12 +172,12 @@ class Work:
             if name == AUTO and "qat" in self.described:
                 tuned = _tuned_ranges(src, chosen, self.described["qat"])
                 self.say(f"ranges of the fine-tuning for {self.described['qat']['target']}")
-                return chosen, tuned, {**chosen.to_dict(), "method": tuned.method}
+                return chosen, [tuned], {**chosen.to_dict(), "method": tuned.method}
             tried = METHODS if name == AUTO else (name,)
             found = ranges_by_method(
                 src, dataset, chosen, tried, progress=self.advance("calibrating")
             )
-            described = chosen.to_dict()
+            described, order = chosen.to_dict(), list(tried)
             if name == AUTO:
                 scores = best_method(
                     src,
@@ -186,24 +186,28 @@ class Work:
                     chosen.images(dataset)[:_METHOD_IMAGES],
                     progress=self.advance("comparing methods"),
                 )
-                name = scores[0].method
+                order = [score.method for score in scores]
+                name = order[0]
                 described["compared"] = [score.to_dict() for score in scores]
                 told = ", ".join(f"{score.method} {score.kl:.1e}" for score in scores)
                 self.say(f"{name} calibration loses least (nats from FP32: {told})")
             described["method"] = name
         self.notes += [each.note for each in found.values() if each.note]
-        return chosen, found[name], described
+        return chosen, [found[each] for each in order], described
 
     def make_int8(
         self,
-        ranges: Ranges,
+        ranges: Sequence[Ranges],
         images: np.ndarray,
         *,
         exclude: Sequence[str],
         speed: bool,
         retries: int,
     ) -> tuple[Int8Result, FerEdgeError | None]:
-        """Quantise within the gate; return the attempts, and why none was good."""
+        """Quantise within the gate; return the attempts, and why none was good.
+
+        ``ranges`` are by several methods, best first, or one.
+        """
         target = self.target
         fp32 = self.engine("fp32", FP32)
 
@@ -215,7 +219,7 @@ class Work:
             result = int8_within_gate(
                 fp32,
                 self.engine("int8", target.artifact("int8")),
-                ranges,
+                ranges[0],
                 target.shape,
                 remainder=target.remainder,
                 check=check,
@@ -224,6 +228,7 @@ class Work:
                 images=images,
                 exclude=exclude,
                 retries=retries,
+                others=ranges[1:],
                 progress=self.progress,
                 say=self.say,
             )

@@ -52,10 +52,14 @@ def test_the_layers_that_read_a_spoiled_tensor_rank_first(
 
 @dataclass
 class FakeProof:
-    """Judges by what is excluded: passes once all of ``bad`` are left out."""
+    """Judges by what is excluded: passes once all of ``bad`` are left out.
+
+    And not before the call ``until``.
+    """
 
     bad: Sequence[str]
     slow: bool = False
+    until: int = 1
     calls: int = 0
 
     def judge(self, engine: Engine, rival: Engine | None = None) -> Any:
@@ -70,7 +74,7 @@ class FakeProof:
             if node.op_type in {"Conv", "Gemm"} and node.input[1] in wires.constants
         }
         name = "speed" if self.slow else "top1"
-        failed = self.slow or not set(self.bad) <= left
+        failed = self.slow or not set(self.bad) <= left or self.calls < self.until
         failures = (GateCheck(name, False, 1.0, 0.5, f"{name} is bad"),) if failed else ()
         gate = SimpleNamespace(
             passed=not failed, failures=failures, reason=lambda: f"{name} is bad"
@@ -124,6 +128,46 @@ def test_costly_layers_stay_in_higher_precision_and_the_reason_is_kept(
     assert "ranking" in said[0]
     assert "stages.1.conv" in said[1]
     assert result.attempts[0].to_dict()["failure"] == "top1 is bad"
+
+
+def test_other_ranges_are_tried_before_a_layer_is_left_out(
+    fp32: Path, ranges: Ranges, faces: FerDataset, tmp_path: Path
+) -> None:
+    doubled = {name: (2 * low, 2 * high) for name, (low, high) in ranges.values.items()}
+    others = [
+        replace(ranges, method="second", values=doubled),
+        replace(ranges, method="third"),
+    ]
+    plain, _ = attempt(fp32, ranges, faces, tmp_path, FakeProof([]), others=others)
+    assert plain.ranges is ranges
+    first = (tmp_path / "int8.onnx").read_bytes()
+    result, said = attempt(fp32, ranges, faces, tmp_path, FakeProof([], until=2), others=others)
+    assert result.passed
+    assert result.ranges is others[0]
+    assert [each.method for each in result.attempts] == [ranges.method, "second"]
+    assert (tmp_path / "int8.onnx").read_bytes() != first
+    assert said == ["INT8 fails: top1 is bad; trying again with second calibration"]
+
+    late, _ = attempt(fp32, ranges, faces, tmp_path, FakeProof([], until=5), others=others)
+    assert late.passed
+    assert [each.method for each in late.attempts] == [
+        ranges.method,
+        "second",
+        "third",
+        ranges.method,
+        ranges.method,
+    ]
+    assert [len(each.excluded) for each in late.attempts] == [0, 0, 0, 1, 2]
+    assert late.ranges is ranges
+    assert late.attempts[1].to_dict()["method"] == "second"
+
+    never = FakeProof([], until=99)
+    result, _ = attempt(fp32, ranges, faces, tmp_path, never, others=others, retries=0)
+    assert len(result.attempts) == 1, "no retry is no other method either"
+    result, _ = attempt(fp32, ranges, faces, tmp_path, never, others=others, retries=1)
+    assert [len(each.excluded) for each in result.attempts] == [0, 0, 0, 1]
+    slow, _ = attempt(fp32, ranges, faces, tmp_path, FakeProof([], slow=True), others=others)
+    assert len(slow.attempts) == 1, "other ranges are no faster"
 
 
 def test_what_the_user_excluded_stays_excluded(
