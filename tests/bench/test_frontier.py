@@ -168,13 +168,15 @@ def test_the_figure_and_the_table_tell_measured_from_published(
 def test_our_own_trainings_are_read_from_the_reproduction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(name: str, top1: float, split: str) -> None:
+    def write(name: str, top1: float, split: str, stopped: str = "") -> None:
         engine = {"backend": "onnxruntime", "precision": "int8", "top1": top1, "n": 3589}
         content = {"model": {"name": "cbam"}, "data": {"split": split, "synthetic": False}}
+        content["epochs"] = {"run": 9, "of": 20, "stopped": stopped}
         (tmp_path / name).write_text(json.dumps({**content, "engines": [engine]}))
 
     write("a.json", 0.6, "official")
-    write("b.json", 0.62, "official")
+    write("b.json", 0.62, "official", "early stopping")
+    write("d.json", 0.7, "official", "time limit")
     write("c.json", 0.9, "NAIVE 80/10/10 split, seed 0")
     monkeypatch.setattr(frontier, "REPRODUCTION", tmp_path)
     found = frontier.reproduced("cbam", "int8")
@@ -182,6 +184,11 @@ def test_our_own_trainings_are_read_from_the_reproduction(
     assert (found["top1"], found["from"]) == (0.62, "bench/results/reproduction/b.json")
     assert frontier.reproduced("cbam", "fp32") is None
     assert frontier.reproduced("vgg19", "int8") is None
+    rows = [{"name": "cbam", "size": 48, "precision": "int8", "measured": None, "p50_ms": 1.5}]
+    rows += [{**rows[0], "ours": True}, {"name": "null", "precision": ""}]
+    drawn = frontier.with_trainings_of_now({"rows": rows})["rows"]
+    assert drawn[0] == {**rows[0], "measured": found}
+    assert drawn[1:] == rows[1:]
 
 
 def test_other_work_on_the_machine_is_refused(
