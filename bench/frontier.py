@@ -252,7 +252,6 @@ def _theirs(
         "macs": files.macs,
         "source": rival.source,
         "published": published,
-        "measured": reproduced(rival.model, precision) if rival.size == 48 else None,
         "note": files.note if precision == "int8" else "",
     }
     if path is None:
@@ -325,15 +324,15 @@ def reproduced(model: str | None, precision: str) -> dict[str, Any] | None:
     return best
 
 
-def with_trainings_of_now(result: dict[str, Any]) -> dict[str, Any]:
-    """Return a saved result with what has been trained since: times stay as they were measured."""
+def with_trainings(result: dict[str, Any]) -> dict[str, Any]:
+    """Return ``result`` with the accuracies of our own trainings, as they are now."""
     models = {(rival.name, rival.size): rival.model for rival in rivals() if rival.size == 48}
     rows = []
     for row in result["rows"]:
-        key = row["name"], row.get("size")
-        known = not row.get("ours") and key in models
-        new = {"measured": reproduced(models[key], row["precision"])} if known else {}
-        rows.append({**row, **new})
+        if not row.get("ours"):
+            model = models.get((row["name"], row.get("size")))
+            row = {**row, "measured": reproduced(model, row["precision"])}
+        rows.append(row)
     return {**result, "rows": rows}
 
 
@@ -371,6 +370,7 @@ def load_result(path: Path) -> dict[str, Any]:
 
 def report(result: dict[str, Any], folder: Path, raw: str) -> None:
     """Write figure and table of a result into ``folder``."""
+    result = with_trainings(result)
     draw(result, folder / PICTURE)
     write_text(folder / TABLE, table(result, raw))
 
@@ -408,7 +408,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = options.out or (Path(tempfile.mkdtemp(prefix="fer-edge-frontier-")) if look else HERE)
     try:
         if options.draw:
-            report(with_trainings_of_now(load_result(options.draw)), out, options.draw.name)
+            report(load_result(options.draw), out, options.draw.name)
         else:
             chosen = _chosen(options.only)
             folder = options.graphs or cache_dir() / "frontier"

@@ -58,12 +58,15 @@ def self_test(backend: Backend, bundle: Bundle) -> SelfTest:
     return judge_self_test(logits, reference, backend)
 
 
-def judge_self_test(logits: np.ndarray, reference: np.ndarray, backend: Backend) -> SelfTest:
+def judge_self_test(
+    logits: np.ndarray, reference: np.ndarray, backend: Backend, *, file: str | None = None
+) -> SelfTest:
     """Compare f32[G,7] with the reference's; :class:`NumericsError` beyond the precision's limits.
 
-    ``backend`` names the engine and its precision.
+    ``backend`` names the engine and its precision; ``file`` is what a message calls its file,
+    which by default is its path.
     """
-    engine = f"{backend.name} {backend.precision} ({backend.path})"
+    engine = f"{backend.name} {backend.precision} ({file or backend.path})"
     if logits.shape != reference.shape or not np.isfinite(logits).all():
         raise NumericsError(
             f"{engine} gave logits that are not finite numbers of shape {list(reference.shape)}",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["data_option", "format_option", "threads_option"]
+__all__ = ["data_option", "format_option", "runs_option", "threads_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,6 +33,17 @@ def format_option(command: F) -> F:
         default="table",
         show_default=True,
         help="How to print the result on stdout.",
+    )(command)
+
+
+def runs_option(command: F) -> F:
+    """``--out DIRECTORY``, the folder that runs are made in and found in by name."""
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        default="runs",
+        show_default=True,
+        help="Folder of all runs.",
     )(command)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from fer_edge.cli._options import data_option
+from fer_edge.cli._options import data_option, runs_option
 from fer_edge.cli._stages import stages
 
 __all__ = ["command"]
@@ -32,13 +32,7 @@ __all__ = ["command"]
     help="Change one key of the recipe, e.g. optim.lr=1e-5; may be given often.",
 )
 @click.option("--name", help="The new run's name.  [default: RUN-qat]")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="runs",
-    show_default=True,
-    help="Folder of all runs.",
-)
+@runs_option
 def command(
     run: str | None,
     data: str | None,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fer_edge.cli._options import data_option, format_option
+from fer_edge.cli._options import data_option, format_option, runs_option
 
 __all__ = ["command"]
 
@@ -16,13 +16,7 @@ __all__ = ["command"]
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
 @data_option
 @click.option("--name", required=True, help="The new run's name.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="runs",
-    show_default=True,
-    help="Folder of all runs.",
-)
+@runs_option
 @format_option
 def command(runs: tuple[str, ...], data: str | None, name: str, out: Path, fmt: str) -> None:
     """Average the weights of runs that were fine-tuned from the same ones: a model soup.

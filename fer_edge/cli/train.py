@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._options import data_option
+from fer_edge.cli._options import data_option, runs_option
 from fer_edge.cli._splits import (
     cross_validate,
     refuse_other_folds,
@@ -77,13 +77,7 @@ _NORM_IMAGES = 2048
     help="Cross-validation over TRAIN: K runs, each scored on the part it never saw.",
 )
 @click.option("--name", help="The run's name.  [default: the model's and the time]")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="runs",
-    show_default=True,
-    help="Folder of all runs.",
-)
+@runs_option
 @click.option(
     "--resume",
     is_flag=False,

@@ -77,7 +77,7 @@ class Int8Result:
 def int8_within_gate(
     fp32: Engine,
     engine: Engine,
-    ranges: Ranges,
+    ranges: Sequence[Ranges],
     shape: str,
     *,
     remainder: Remainder = "fp32",
@@ -87,17 +87,16 @@ def int8_within_gate(
     images: np.ndarray,
     exclude: Sequence[str] = (),
     retries: int = 3,
-    others: Sequence[Ranges] = (),
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Int8Result:
     """Write ``engine.path``, the INT8 graph of ``fp32`` in the shape of a target, and judge it.
 
-    ``check`` says what is wrong with an engine's golden answers ("" for nothing). Where accuracy
-    fails, the ``others`` are tried, ranges by other methods, best first: they cost no speed. While
-    it fails still, the layers are ranked by their cost on the calibration ``images``, and the worst
-    1, 2, 4, ... of them stay in higher precision, with ``ranges``, ``retries`` times at most. A
-    graph that is accurate but
+    ``ranges`` are by one method or several, best first. ``check`` says what is wrong with an
+    engine's golden answers ("" for nothing). Where accuracy fails, the other methods are tried:
+    they cost no speed. While it fails still, the layers are ranked by their cost on the calibration
+    ``images``, and the worst 1, 2, 4, ... of them stay in higher precision, with the first method,
+    ``retries`` times at most (0: one attempt is all). A graph that is accurate but
     not faster is not tried again: leaving layers out makes it slower. Without ``proof``, only
     ``check`` decides. Where the engine saturates on this CPU, the weights that lose least on
     ``images`` are taken.
@@ -106,11 +105,11 @@ def int8_within_gate(
     attempts: list[Attempt] = []
     costs: list[LayerCost] = []
     out = dict(asked)
-    used, left = ranges, list(others) if retries else []
+    used, *left = ranges if retries else ranges[:1]
     scores = best_weights(
         fp32,
         engine,
-        ranges,
+        used,
         shape,
         images[:_WEIGHTS_IMAGES],
         exclude=asked,
@@ -145,12 +144,12 @@ def int8_within_gate(
         layered = sum(1 for attempt in attempts if set(attempt.excluded) > set(asked))
         if layered >= retries:
             break
-        used = ranges
+        used = ranges[0]
         if not costs:
             say(f"INT8 fails: {failure}; ranking its layers by what they cost")
             costs = rank_layers(
                 fp32.path,
-                ranges,
+                used,
                 shape,
                 images[:_RANKING_IMAGES],
                 layers=[name for name in report.weighted if name not in asked],

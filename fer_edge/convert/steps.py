@@ -219,7 +219,7 @@ class Work:
             result = int8_within_gate(
                 fp32,
                 self.engine("int8", target.artifact("int8")),
-                ranges[0],
+                ranges,
                 target.shape,
                 remainder=target.remainder,
                 check=check,
@@ -228,7 +228,6 @@ class Work:
                 images=images,
                 exclude=exclude,
                 retries=retries,
-                others=ranges[1:],
                 progress=self.progress,
                 say=self.say,
             )

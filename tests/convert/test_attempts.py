@@ -8,10 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fer_edge.convert.attempts import Int8Result, int8_within_gate
-from fer_edge.convert.proof import Engine
+from fer_edge.convert.proof import Engine, golden_failure
 from fer_edge.convert.ranges import Ranges
 from fer_edge.convert.sensitivity import rank_layers
 from fer_edge.data import FerDataset
@@ -84,7 +85,13 @@ class FakeProof:
 
 
 def attempt(
-    fp32: Path, ranges: Ranges, faces: FerDataset, tmp_path: Path, proof: Any, **options: Any
+    fp32: Path,
+    ranges: Ranges,
+    faces: FerDataset,
+    tmp_path: Path,
+    proof: Any,
+    others: Sequence[Ranges] = (),
+    **options: Any,
 ) -> tuple[Int8Result, list[str]]:
     said: list[str] = []
 
@@ -95,7 +102,7 @@ def attempt(
     result = int8_within_gate(
         engine(fp32, "fp32"),
         engine(tmp_path / "int8.onnx", "int8"),
-        ranges,
+        [ranges, *others],
         "onnxruntime",
         proof=proof,
         rival=None,
@@ -207,3 +214,14 @@ def test_golden_answers_decide_without_a_proof(
         fp32, ranges, faces, tmp_path, None, check=lambda engine: "all is noise", retries=1
     )
     assert failed.attempts[-1].failure == "all is noise"
+
+
+def test_what_fails_its_golden_answers_is_named_as_in_the_bundle(
+    fp32: Path, faces: FerDataset
+) -> None:
+    engine = Engine(fp32, "onnxruntime", "int8", "model.int8.onnx", Preprocessing())
+    wrong = np.random.default_rng(0).normal(0, 9, (8, 7)).astype(np.float32)
+    failure = golden_failure(engine, faces.images[:8, None], wrong)
+    assert failure is not None
+    # The folder of a build is a temporary one, and a manifest keeps the message.
+    assert "(model.int8.onnx) fails the self-test" in str(failure)

@@ -463,7 +463,7 @@ def test_weights_are_tried_where_an_engine_saturates_alone(
     result = int8_within_gate(
         engine(fp32, "fp32"),
         engine(out, "int8"),
-        ranges,
+        [ranges],
         target,
         check=lambda engine: "",
         proof=None,
