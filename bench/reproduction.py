@@ -39,9 +39,11 @@ from reproduction_results import (
     bundle_of,
     collect_folds,
     collect_run,
+    current_bundle,
     results,
     searches,
     seconds_spent,
+    weights_of,
 )
 from reproduction_rows import ROWS, Row, find_row, row_of
 from reproduction_table import table
@@ -50,7 +52,7 @@ from fer_edge.bundle import Bundle
 from fer_edge.data import FerDataset, Resplit, load, resolve_source
 from fer_edge.data.resplit import OFFICIAL, resplit_as_recorded
 from fer_edge.errors import FerEdgeError, UsageError
-from fer_edge.files import sha256_file, write_json, write_text
+from fer_edge.files import write_json, write_text
 from fer_edge.training.config import Recipe, load_recipe
 from fer_edge.training.runs import RunFolder, find_run
 
@@ -185,8 +187,8 @@ def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -
     from fer_edge.convert.build import build
     from fer_edge.convert.build_target import find_target
 
-    weights = run.best if run.best.is_file() else run.model
-    done = _judged(bundle_of(run), sha256_file(weights))
+    weights = weights_of(run)
+    done = _judged(run)
     left = [target for target in targets if find_target(target).shape not in done]
     for target in left:
         with stages() as staged:
@@ -203,13 +205,10 @@ def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -
     return bool(left)
 
 
-def _judged(folder: Path, weights_sha256: str) -> set[str]:
-    """Return the shapes that a bundle's INT8 gates have judged, if it was made of these weights."""
-    if not (folder / "manifest.json").is_file():
-        return set()
-    bundle = Bundle.open(folder)
-    checkpoint = bundle.find(format="safetensors")
-    if checkpoint is None or checkpoint.sha256 != weights_sha256:
+def _judged(run: RunFolder) -> set[str]:
+    """Return the shapes that the INT8 gates of a run's present weights have judged."""
+    bundle = current_bundle(run)
+    if bundle is None:
         return set()
     return {str(gate["target"]) for gate in bundle.manifest.gates if gate["precision"] == "int8"}
 

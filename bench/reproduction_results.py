@@ -15,6 +15,7 @@ from fer_edge import __version__
 from fer_edge.bundle import Bundle
 from fer_edge.data.resplit import OFFICIAL, recorded_resplit
 from fer_edge.errors import UsageError
+from fer_edge.files import sha256_file
 from fer_edge.measure.environment import capture, machine_of
 from fer_edge.training.config import load_recipe
 from fer_edge.training.runs import RunFolder
@@ -37,10 +38,25 @@ def bundle_of(run: RunFolder) -> Path:
     return run.path / "bundle"
 
 
-def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
-    """Return the result of a run that has finished or was stopped, and of its bundle.
+def weights_of(run: RunFolder) -> Path:
+    """Return the weights that a run's engines are made of: the best ones, where it has them."""
+    return run.best if run.best.is_file() else run.model
 
-    UsageError for a run without a finished epoch.
+
+def current_bundle(run: RunFolder) -> Bundle | None:
+    """Return a run's bundle, unless it has none or was trained further since."""
+    if not (bundle_of(run) / "manifest.json").is_file():
+        return None
+    bundle = Bundle.open(bundle_of(run))
+    checkpoint = bundle.find(format="safetensors")
+    same = checkpoint is not None and checkpoint.sha256 == sha256_file(weights_of(run))
+    return bundle if same else None
+
+
+def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
+    """Return the result of a run that has finished or was stopped, and of its engines.
+
+    Engines of earlier weights are left out. UsageError for a run without a finished epoch.
     """
     info = run.info()
     recipe = run.recipe()
@@ -64,8 +80,9 @@ def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
         "engines": [],
         "gates": [],
     }
-    if (bundle_of(run) / "manifest.json").is_file():
-        result.update(_engines(Bundle.open(bundle_of(run))))
+    bundle = current_bundle(run)
+    if bundle is not None:
+        result.update(_engines(bundle))
     return result
 
 

@@ -157,6 +157,12 @@ def test_engines_are_built_timed_and_collected_once(
     (line,) = (line for line in text.splitlines() if line.startswith("| tiny"))
     assert "not built" in line  # for OpenVINO and TensorRT
 
+    # Trained further without engines: those of the weights before are not shown beside the new.
+    weights = reproduction.weights_of(RunFolder(tmp_path / "runs/tiny"))
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert run(tmp_path, "collect", path) == 0
+    assert result(tmp_path)["engines"] == []
+
 
 def test_folds_have_a_mean_and_a_spread(tiny: Row, tmp_path: Path, faces: FerDataset) -> None:
     folds = replace(tiny, name="tiny-2-folds", folds=2, engines=False, reported=None)
