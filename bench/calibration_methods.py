@@ -14,7 +14,6 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import onnx
 import onnxruntime
 
 from fer_edge.backends import backend_class
+from fer_edge.backends.base import Backend
 from fer_edge.convert import int8 as int8_module
 from fer_edge.convert.divergence import divergence
 from fer_edge.convert.export import onnx_from_weights
@@ -60,7 +60,7 @@ def main() -> None:
         source = find_source(options.source)
         if source.weights is not None:
             onnx_from_weights(source.weights, fp32)
-        else:
+        elif source.onnx is not None:
             fp32.write_bytes(source.onnx.read_bytes())
         ranges = {
             method: ranges_from_onnx(fp32, dataset, calibration, method=method)
@@ -76,10 +76,7 @@ def main() -> None:
     features = ", ".join(sorted(cpu_features()))
     print(f"CPU: {features}; u8 x s8 products saturate: {int8_dot_saturates()}")
     print(f"{source.described}; {len(images):,} images of PUBLIC; {len(calibration)} calibration")
-    widths = [
-        max(len(str(row[key])) for row in [dict.fromkeys(rows[0], ""), *rows]) for key in rows[0]
-    ]
-    widths = [max(width, len(key)) for width, key in zip(widths, rows[0])]
+    widths = [max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]]
     print("  ".join(f"{key:<{w}}" for key, w in zip(rows[0], widths)))
     for row in rows:
         print("  ".join(f"{value!s:<{w}}" for value, w in zip(row.values(), widths)))
@@ -100,9 +97,9 @@ def _rows(
     ]
     variants += [("onnxruntime", "minmax", "full 8 bits"), ("onnxruntime", "minmax", "7 bits")]
     variants += [("openvino", "minmax", "saturation-safe")]
-    engines = {}
+    engines: dict[tuple[str, str, str], Backend] = {}
     rows: dict[tuple[str, str, str], dict[str, object]] = {}
-    reference = None
+    reference: np.ndarray | None = None
     for backend in ("onnxruntime", "openvino"):
         kind = backend_class(backend)
         if kind.unavailable_reason():
@@ -113,6 +110,8 @@ def _rows(
         logits = run_logits(engine, images)
         reference = logits if reference is None else reference
         rows[backend, "", "fp32"] = _row((backend, "", "fp32"), reference, logits, labels)
+    if reference is None:
+        raise SystemExit("neither ONNX Runtime nor OpenVINO can be run here: install one")
     for variant in variants:
         target, method, weights = variant
         kind = backend_class(TARGET_BACKENDS[target])
@@ -130,9 +129,11 @@ def _rows(
             far = np.abs(exact - logits).max(axis=1) > 0.05
             rows[variant]["saturated"] = f"{far.mean():.2%}"
     if speed:
-        samples = time_backends(engines, images, LatencyProtocol.for_quick())
-        for variant, times in samples.items():
-            base = samples[TARGET_BACKENDS[variant[0]], "", "fp32"]
+        labelled = {"/".join(variant): engine for variant, engine in engines.items()}
+        samples = time_backends(labelled, images, LatencyProtocol.for_quick())
+        for variant in engines:
+            times = samples["/".join(variant)]
+            base = samples["/".join((TARGET_BACKENDS[variant[0]], "", "fp32"))]
             rows[variant]["p50_ms"] = f"{times.p50_ms:.3f}"
             rows[variant]["speedup"] = f"{base.p50_ms / times.p50_ms:.2f}x"
     for engine in engines.values():
@@ -160,27 +161,26 @@ def _row(
 
 
 def _write(fp32: Path, path: Path, ranges: Ranges, placement: Placement, weights: str) -> None:
-    original: Callable[..., object] = quantise_weights
     if weights == "full 8 bits":
         placement = replace(placement, weights="full")
     elif weights == "saturation-safe":
         placement = replace(placement, weights="saturation-safe")
     elif weights == "7 bits":
         placement = replace(placement, weights="full")
-        int8_module.quantise_weights = _seven_bits
+        setattr(int8_module, "quantise_weights", _seven_bits)  # noqa: B010 - for mypy
     try:
         model, _ = quantise(load_model(fp32), ranges, placement)
     finally:
-        int8_module.quantise_weights = original
+        setattr(int8_module, "quantise_weights", quantise_weights)  # noqa: B010
     save_model(model, path)
 
 
-def _seven_bits(weights: np.ndarray, **options: object) -> tuple[np.ndarray, np.ndarray]:
-    axis = int(str(options["axis"]))
+def _seven_bits(
+    weights: np.ndarray, *, axis: int = 0, min_scale: np.ndarray | None = None, **_: object
+) -> tuple[np.ndarray, np.ndarray]:
     moved = np.moveaxis(weights, axis, 0)
     largest = np.abs(moved.reshape(len(moved), -1)).max(axis=1)
-    floor = options.get("min_scale")
-    scales = np.maximum(largest / 63, 1e-30 if floor is None else floor).astype(np.float32)
+    scales = np.maximum(largest / 63, 1e-30 if min_scale is None else min_scale).astype(np.float32)
     steps = scales.reshape(-1, *[1] * (weights.ndim - 1))
     return np.moveaxis(np.rint(moved / steps).astype(np.int8), 0, axis), scales
 

@@ -69,7 +69,7 @@ class TorchCuda:
         torch.backends.cudnn.benchmark = True
         model, described = model_from_weights(weights)
         self.dtype = torch.float16 if half else torch.float32
-        self.model = model.eval().cuda().to(self.dtype).to(memory_format=torch.channels_last)
+        self.model: Any = model.eval().cuda().to(self.dtype).to(memory_format=torch.channels_last)
         preprocessing = described.preprocessing
         self.scale = 1.0 / (255.0 * preprocessing.std)
         self.offset = preprocessing.mean / preprocessing.std

@@ -126,7 +126,10 @@ class Enlarged(CalibrationSet):
 def enlarged(images: np.ndarray, size: int, channels: int) -> np.ndarray:
     """Return u8[N,channels,size,size] for u8[N,48,48], bilinear."""
     if images.shape[1] != size:
-        sized = [Image.fromarray(image).resize((size, size), Image.BILINEAR) for image in images]
+        sized = [
+            Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
+            for image in images
+        ]
         images = np.stack([np.asarray(image) for image in sized])
     return np.ascontiguousarray(np.repeat(images[:, None], channels, axis=1))
 

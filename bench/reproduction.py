@@ -169,8 +169,8 @@ def _epochs_per_fold(row: Row, recipe: Recipe, minutes: float) -> int:
             f"how long an epoch of {row.recipe} takes is not known yet",
             fix=f"run it first: python bench/reproduction.py run {row.recipe}, or give --epochs",
         )
-    known = json.loads(result.read_text(encoding="utf-8"))
-    of_all = known["minutes"] / known["epochs"]["run"]
+    known: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    of_all = float(known["minutes"] / known["epochs"]["run"])
     per_fold = of_all * (row.folds - 1) / row.folds
     return max(1, min(recipe.epochs, math.floor(minutes / row.folds / per_fold)))
 

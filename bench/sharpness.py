@@ -38,7 +38,7 @@ def probabilities(
 ) -> Tensor:
     """Return f32[N, 7] of ``images``, f32[N, 1, H, W] from 0 to 255."""
     view = (images / 255 - preprocessing.mean) / preprocessing.std
-    return torch.cat([model(part).float().softmax(1) for part in view.split(batch)])
+    return torch.cat([model(part).float().softmax(1) for part in torch.split(view, batch)])
 
 
 def scores(answers: Tensor, labels: Tensor) -> tuple[float, float]:

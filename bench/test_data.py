@@ -9,10 +9,12 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from fer_edge.data import FerDataset, Split, load, load_calibration_recipe, select_calibration
 from fer_edge.data.audit import audit
@@ -22,7 +24,7 @@ PREFIX = {Split.TRAIN: "Training", Split.PUBLIC: "PublicTest", Split.PRIVATE: "P
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     before = os.environ.get("FER_EDGE_CACHE")
     os.environ["FER_EDGE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
@@ -76,42 +78,42 @@ def csv_file(faces: FerDataset, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-def note(benchmark, faces: FerDataset) -> None:
+def note(benchmark: BenchmarkFixture, faces: FerDataset) -> None:
     benchmark.extra_info.update(source=faces.source, images=len(faces))
 
 
-def test_read_zip_first_time(benchmark, source: Path) -> None:
+def test_read_zip_first_time(benchmark: BenchmarkFixture, source: Path) -> None:
     note(benchmark, benchmark.pedantic(load, (source,), {"cache": False}, rounds=2))
 
 
-def test_read_zip_from_the_cache(benchmark, source: Path) -> None:
+def test_read_zip_from_the_cache(benchmark: BenchmarkFixture, source: Path) -> None:
     load(source)
     note(benchmark, benchmark.pedantic(load, (source,), rounds=5))
 
 
-def test_read_folder_first_time(benchmark, folder: Path) -> None:
+def test_read_folder_first_time(benchmark: BenchmarkFixture, folder: Path) -> None:
     note(benchmark, benchmark.pedantic(load, (folder,), {"cache": False}, rounds=1))
 
 
-def test_read_folder_from_the_cache(benchmark, folder: Path) -> None:
+def test_read_folder_from_the_cache(benchmark: BenchmarkFixture, folder: Path) -> None:
     load(folder)
     note(benchmark, benchmark.pedantic(load, (folder,), rounds=3))
 
 
-def test_read_csv_first_time(benchmark, csv_file: Path) -> None:
+def test_read_csv_first_time(benchmark: BenchmarkFixture, csv_file: Path) -> None:
     note(benchmark, benchmark.pedantic(load, (csv_file,), {"cache": False}, rounds=1))
 
 
-def test_draw_synthetic_faces(benchmark) -> None:
+def test_draw_synthetic_faces(benchmark: BenchmarkFixture) -> None:
     note(benchmark, benchmark.pedantic(synthetic_faces, (1280,), rounds=3, warmup_rounds=1))
 
 
-def test_audit(benchmark, faces: FerDataset) -> None:
+def test_audit(benchmark: BenchmarkFixture, faces: FerDataset) -> None:
     note(benchmark, faces)
     benchmark.pedantic(audit, (faces,), rounds=1)
 
 
-def test_select_calibration(benchmark, faces: FerDataset) -> None:
+def test_select_calibration(benchmark: BenchmarkFixture, faces: FerDataset) -> None:
     note(benchmark, faces)
     recipe = load_calibration_recipe("stratified-512")
     benchmark.pedantic(select_calibration, (faces, recipe), rounds=3)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 from training_throughput import plain_batches
 
 from fer_edge.data import FerDataset, load
@@ -44,7 +45,7 @@ def session(faces: FerDataset, recipe: Recipe, tmp_path: Path) -> Iterator[Sessi
 
 
 @pytest.mark.benchmark(group="training step, batch 128")
-def test_our_step(benchmark, session: Session) -> None:
+def test_our_step(benchmark: BenchmarkFixture, session: Session) -> None:
     objective = recipe_objective(session)
 
     def step() -> float:
@@ -57,13 +58,13 @@ def test_our_step(benchmark, session: Session) -> None:
 
 
 @pytest.mark.benchmark(group="training step, batch 128")
-def test_plain_step(benchmark, faces: FerDataset, recipe: Recipe) -> None:
+def test_plain_step(benchmark: BenchmarkFixture, faces: FerDataset, recipe: Recipe) -> None:
     batches = plain_batches(faces, recipe, workers=0)
     benchmark.pedantic(lambda: next(batches), rounds=5, warmup_rounds=1)
 
 
 @pytest.mark.benchmark(group="augmentation, batch 128")
-def test_our_augmentation(benchmark, session: Session) -> None:
+def test_our_augmentation(benchmark: BenchmarkFixture, session: Session) -> None:
     steps = itertools.cycle(range(session.batches.steps))
     benchmark.pedantic(
         lambda: session.batches.batch(0, next(steps)).part(0, 1), rounds=20, warmup_rounds=2
@@ -71,7 +72,9 @@ def test_our_augmentation(benchmark, session: Session) -> None:
 
 
 @pytest.mark.benchmark(group="augmentation, batch 128")
-def test_torchvision_augmentation(benchmark, faces: FerDataset, recipe: Recipe) -> None:
+def test_torchvision_augmentation(
+    benchmark: BenchmarkFixture, faces: FerDataset, recipe: Recipe
+) -> None:
     from training_throughput import Pictures
 
     pictures = Pictures(faces.select("train"), recipe)
@@ -81,7 +84,7 @@ def test_torchvision_augmentation(benchmark, faces: FerDataset, recipe: Recipe) 
 
 
 @pytest.mark.benchmark(group="epoch end")
-def test_scoring_public(benchmark, session: Session) -> None:
+def test_scoring_public(benchmark: BenchmarkFixture, session: Session) -> None:
     def run() -> dict[str, float]:
         return score(
             session.average.model,
@@ -96,6 +99,6 @@ def test_scoring_public(benchmark, session: Session) -> None:
 
 
 @pytest.mark.benchmark(group="epoch end")
-def test_saving_the_state(benchmark, session: Session) -> None:
+def test_saving_the_state(benchmark: BenchmarkFixture, session: Session) -> None:
     train_step(session, recipe_objective(session))
     benchmark.pedantic(session.save, rounds=5, warmup_rounds=1)
