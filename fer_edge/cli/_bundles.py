@@ -29,8 +29,8 @@ def resolve_bundle(option: str | None) -> Path:
     """Return a bundle's folder: the one named, a run's (by name or folder), or the pretrained one.
 
     The pretrained bundle has the name ``pretrained``, too. When none is named, stderr says which it
-    is. :class:`~fer_edge.errors.UsageError` where the run has no bundle yet, or this copy of the
-    package holds none. That a named folder *is* a bundle is for
+    is. :class:`~fer_edge.errors.UsageError` where the run has no bundle yet, is a cross-validation,
+    or this copy of the package holds none. That a named folder *is* a bundle is for
     :meth:`fer_edge.bundle.Bundle.open` to say.
     """
     from fer_edge.errors import UsageError
@@ -46,6 +46,10 @@ def resolve_bundle(option: str | None) -> Path:
         return path
     run = path if (path / "run.json").is_file() else _RUNS / option
     if not (run / "run.json").is_file():
+        from fer_edge.training.runs import refuse_cross_validation
+
+        for folder in (path, _RUNS / option):
+            refuse_cross_validation(folder)
         return pretrained_path() if option == PRETRAINED and not path.exists() else path
     if not (run / "bundle").is_dir():
         raise UsageError(f"the run {run} has no bundle yet", fix=f"fer-edge build {run}")

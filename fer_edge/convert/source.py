@@ -40,9 +40,9 @@ def find_source(source: str | Path | None, output: str | Path | None = None) -> 
     beside the file, or back into the bundle itself. ``pretrained`` is the shipped bundle, of which
     a copy is made in ``output``. :class:`UsageError` says what was not found.
     """
-    if source is None:
-        from fer_edge.training.runs import newest_run
+    from fer_edge.training.runs import newest_run, refuse_cross_validation
 
+    if source is None:
         path = newest_run(_RUNS)
         return _from_run(path, output, f"the newest run, {path}")
     path = Path(source)
@@ -62,6 +62,8 @@ def find_source(source: str | Path | None, output: str | Path | None = None) -> 
         return BuildSource(f"the graph {path}", path.stem, None, path, _existing(folder), folder)
     if not path.exists() and (_RUNS / path / "run.json").is_file():
         return _from_run(_RUNS / path, output, f"the run {_RUNS / path}")
+    for folder in (path, _RUNS / path):
+        refuse_cross_validation(folder)
     if not path.exists():
         raise UsageError(
             f"there is no {path}",

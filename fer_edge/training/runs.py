@@ -34,6 +34,7 @@ __all__ = [
     "is_main_process",
     "make_run_folder",
     "newest_run",
+    "refuse_cross_validation",
     "run_to_resume",
 ]
 
@@ -246,11 +247,21 @@ def find_run(name_or_path: str, root: Path = Path("runs")) -> RunFolder:
     for path in (Path(name_or_path), root / name_or_path):
         if (path / "run.json").is_file():
             return RunFolder(path)
+        refuse_cross_validation(path)
     names = ", ".join(run.name for run in _runs(root)[:8])
     raise UsageError(
         f"there is no run {name_or_path!r}",
         fix=f"runs in {root}/: {names}" if names else "start one: `fer-edge train`",
     )
+
+
+def refuse_cross_validation(path: Path) -> None:
+    """Raise UsageError where ``path`` holds a cross-validation, which has a network per fold."""
+    if (path / "cv.json").is_file():
+        raise UsageError(
+            f"{path} is a cross-validation: its networks are those of its folds",
+            fix=f"name one of them, such as {path / 'fold-1'}",
+        )
 
 
 def run_to_resume(name: str | None, root: Path = Path("runs")) -> RunFolder:

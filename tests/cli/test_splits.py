@@ -148,6 +148,17 @@ def test_folds_print_their_table_and_are_not_mixed_up_with_runs(
     main(["train", "--resume", "cv", "--folds", "2"])
     assert "mean" in capsys.readouterr().out
     assert "exists already" in _refused(capsys, "train", *FACES, "--folds", "2", "--name", "cv")
+    for words in (
+        ["evaluate", "cv"],
+        ["explain", "runs/cv", "--class", "happy"],
+        ["plot", "history", "cv"],
+        ["build", "runs/cv"],
+        ["build", "cv"],
+        ["bench", "cv"],
+    ):
+        said = _refused(capsys, *words)
+        assert "runs/cv is a cross-validation" in said
+        assert "runs/cv/fold-1" in said
 
 
 @pytest.mark.parametrize(
