@@ -144,7 +144,12 @@ def _head(row: Row, recipe: dict[str, Any], described: dict[str, Any]) -> dict[s
 
 def _engines(bundle: Bundle) -> dict[str, Any]:
     """Return times, accuracies and gates of a bundle's engines, joined by their files."""
-    proofs = _json(bundle, "verify.json").get("verifications", [])
+    checkpoint = bundle.find(format="safetensors")
+    proofs = [
+        proof
+        for proof in _json(bundle, "verify.json").get("verifications", [])
+        if checkpoint and proof["reference"]["artifact_sha256"] == checkpoint.sha256
+    ]
     bench = _json(bundle, "bench.json")
     engines = []
     for timed in bench.get("rows", []):

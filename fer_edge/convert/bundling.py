@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from fer_edge.convert.golden import golden_bytes
 from fer_edge.convert.graph import UINT8, load_model
 from fer_edge.convert.steps import CHECKPOINT, FP16, FP32, Work
 from fer_edge.measure.environment import capture
-from fer_edge.measure.record import VERIFY_FILE, with_verification
+from fer_edge.measure.record import VERIFY_FILE, verifications_of, with_verification
 from fer_edge.preprocessing import SIZE
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def write_bundle(
         elif int8 is not None and any(each.path == name for each in writer.artifacts()):
             writer.remove(name)
         writer.add_bytes(golden_bytes(work.golden, work.logits), GOLDEN, format="npz")
-        verified = _add_verifications(work, writer, source.base)
         digests = {artifact.sha256 for artifact in writer.artifacts()}
+        verified = _add_verifications(work, writer, source.base, digests)
         results = measured_results(verified, digests)
         before = source.base.manifest.model.get("use", {}) if source.base else {}
         writer.set(
@@ -98,14 +99,16 @@ def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[st
 
 
 def _add_verifications(
-    work: Work, writer: BundleWriter, base: Bundle | None
+    work: Work, writer: BundleWriter, base: Bundle | None, digests: Collection[str]
 ) -> list[dict[str, Any]]:
     """Add what was proved to ``verify.json``, where ``fer-edge verify`` keeps its results, too.
 
+    Those of files that are not among ``digests`` any more, of earlier weights mostly, are left out.
     Returns all that stands there.
     """
     listed = base.find(path=VERIFY_FILE) if base else None
     text = base.file(listed).read_text(encoding="utf-8") if base and listed else None
+    text = text and verifications_of(text, digests)
     for proven in work.proven.values():
         text = with_verification(text, proven.verification.to_dict())
     if text is None:

@@ -8,7 +8,7 @@ bundle travels to devices.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "VERIFY_FILE",
     "record_bench",
     "record_verification",
+    "verifications_of",
     "with_verification",
 ]
 
@@ -45,7 +46,17 @@ def with_verification(before: str | None, verification: Mapping[str, Any]) -> st
 
     old = json.loads(before)["verifications"] if before else []
     kept = [one for one in old if key(one) != key(verification)]
-    content = {"schema": VERIFY_SCHEMA, "verifications": [*kept, verification]}
+    return _text([*kept, verification])
+
+
+def verifications_of(text: str, digests: Collection[str]) -> str:
+    """Return ``verify.json``'s ``text`` without the engines whose SHA-256 is not in ``digests``."""
+    before = json.loads(text)["verifications"]
+    return _text([one for one in before if one["engine"]["artifact_sha256"] in digests])
+
+
+def _text(verifications: Sequence[Mapping[str, Any]]) -> str:
+    content = {"schema": VERIFY_SCHEMA, "verifications": verifications}
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

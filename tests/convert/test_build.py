@@ -22,6 +22,7 @@ from fer_edge.measure.environment import capture
 from fer_edge.measure.gate import GatePolicy
 from fer_edge.measure.latency import LatencyProtocol, SpeedEvidence
 from fer_edge.measure.verification import measured_speedup
+from fer_edge.models.weights import load_weights, save_weights
 
 QUICK = {"calibration": "stratified-128", "target": "onnxruntime"}
 
@@ -152,6 +153,24 @@ def test_other_engines_are_added_to_the_bundle(own: Path, faces: FerDataset) -> 
     assert bundle.manifest.model["use"] == {"onnxruntime": "fp16", "openvino": "int8"}
     assert report.ranges is not None
     assert report.ranges.cached, "both INT8 graphs have one calibration"
+
+
+def test_engines_of_earlier_weights_leave_no_verification(
+    own: Path, weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    trained = load_weights(weights)
+    state = {name: 1.01 * value for name, value in trained.state.items()}
+    later = tmp_path / "later.safetensors"
+    save_weights(later, state, trained.spec, trained.preprocessing, trained.meta)
+    text = json.loads((own / "verify.json").read_text())["verifications"]
+    assert {one["engine"]["precision"] for one in text} == {"fp32", "int8"}
+    report = build(later, precision="fp16", data=faces, output=own, target="onnxruntime")
+    assert report.use == "fp16"
+    held = {artifact.sha256 for artifact in Bundle.open(own).manifest.artifacts}
+    left = json.loads((own / "verify.json").read_text())["verifications"]
+    assert {one["engine"]["precision"] for one in left} == {"fp32", "fp16"}
+    assert {one["engine"]["artifact_sha256"] for one in left} <= held
+    assert {one["reference"]["artifact_sha256"] for one in left} <= held
 
 
 def test_without_verification_it_says_so(weights: Path, faces: FerDataset, tmp_path: Path) -> None:
