@@ -48,8 +48,7 @@ def resolve_bundle(option: str | None) -> Path:
     if not (run / "run.json").is_file():
         from fer_edge.training.runs import refuse_cross_validation
 
-        for folder in (path, _RUNS / option):
-            refuse_cross_validation(folder)
+        refuse_cross_validation(path, _RUNS)
         return pretrained_path() if option == PRETRAINED and not path.exists() else path
     if not (run / "bundle").is_dir():
         raise UsageError(f"the run {run} has no bundle yet", fix=f"fer-edge build {run}")

@@ -62,8 +62,7 @@ def find_source(source: str | Path | None, output: str | Path | None = None) -> 
         return BuildSource(f"the graph {path}", path.stem, None, path, _existing(folder), folder)
     if not path.exists() and (_RUNS / path / "run.json").is_file():
         return _from_run(_RUNS / path, output, f"the run {_RUNS / path}")
-    for folder in (path, _RUNS / path):
-        refuse_cross_validation(folder)
+    refuse_cross_validation(path, _RUNS)
     if not path.exists():
         raise UsageError(
             f"there is no {path}",

@@ -247,7 +247,7 @@ def find_run(name_or_path: str, root: Path = Path("runs")) -> RunFolder:
     for path in (Path(name_or_path), root / name_or_path):
         if (path / "run.json").is_file():
             return RunFolder(path)
-        refuse_cross_validation(path)
+    refuse_cross_validation(name_or_path, root)
     names = ", ".join(run.name for run in _runs(root)[:8])
     raise UsageError(
         f"there is no run {name_or_path!r}",
@@ -255,13 +255,14 @@ def find_run(name_or_path: str, root: Path = Path("runs")) -> RunFolder:
     )
 
 
-def refuse_cross_validation(path: Path) -> None:
-    """Raise UsageError where ``path`` holds a cross-validation, which has a network per fold."""
-    if (path / "cv.json").is_file():
-        raise UsageError(
-            f"{path} is a cross-validation: its networks are those of its folds",
-            fix=f"name one of them, such as {path / 'fold-1'}",
-        )
+def refuse_cross_validation(name_or_path: str | Path, root: Path = Path("runs")) -> None:
+    """Raise UsageError where that path, or name below ``root``, has a network per fold."""
+    for path in (Path(name_or_path), root / name_or_path):
+        if (path / "cv.json").is_file():
+            raise UsageError(
+                f"{path} is a cross-validation: its networks are those of its folds",
+                fix=f"name one of them, such as {path / 'fold-1'}",
+            )
 
 
 def run_to_resume(name: str | None, root: Path = Path("runs")) -> RunFolder:
