@@ -1,0 +1,34 @@
+"""How a long operation reports what it does: counts per stage, and notes for the person.
+
+Library functions take ``reporter: Reporter = SILENT`` and never print. A command passes a subclass
+that draws bars and writes notes to stderr. What nobody has to act on goes to the logger
+``fer_edge`` of the standard library, not to a reporter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+__all__ = ["SILENT", "Advance", "Reporter"]
+
+Advance = Callable[[int, int], None]
+"""``advance(done, total)``: how much of one stage is done; called often, so it must be cheap."""
+
+
+class Reporter:
+    """Receives progress and notes. This one ignores both; subclasses show them."""
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """``done`` of the ``total`` units of ``stage`` are finished; the first call may have 0."""
+
+    def note(self, text: str) -> None:
+        """One line that the person should read, and that asks for no action."""
+
+    def stage(self, name: str) -> Advance:
+        """Return :meth:`progress` of one stage, for functions that do not know its name."""
+        return partial(self.progress, name)
+
+
+SILENT = Reporter()
+"""The default of every ``reporter`` parameter."""
