@@ -32,6 +32,7 @@ LEVELS: dict[str, int] = {
     "pretrained": 1,
     "cpu": 1,
     "swap": 1,
+    "progress": 1,
 }
 """Part of the package -> its level. It may import lower levels, and level 1 whatever its own."""
 
