@@ -46,11 +46,11 @@ from fer_edge.data import (
     load,
     resolve_source,
 )
-from fer_edge.data.cache import cache_dir
 from fer_edge.errors import FerEdgeError, UnavailableError, UsageError
 from fer_edge.files import sha256_file, write_bytes, write_text
 from fer_edge.measure.environment import capture, finish
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples, min_samples, time_backends
+from fer_edge.paths import cache_dir
 from fer_edge.pretrained import pretrained_path
 
 HERE = Path(__file__).resolve().parent

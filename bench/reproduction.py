@@ -50,7 +50,8 @@ from reproduction_table import table
 
 from fer_edge.bundle import Bundle
 from fer_edge.data import FerDataset, Resplit, load, resolve_source
-from fer_edge.data.resplit import OFFICIAL, resplit_as_recorded
+from fer_edge.data.resplit import OFFICIAL
+from fer_edge.data.resplitting import apply_resplit, resplit_as_recorded
 from fer_edge.errors import FerEdgeError, UsageError
 from fer_edge.files import write_json, write_text
 from fer_edge.training.config import Recipe, load_recipe
@@ -105,7 +106,7 @@ def train_row(
             return run
     else:
         if row.split != OFFICIAL:
-            dataset = Resplit(row.split, duplicates_across=row.naive).apply(dataset)
+            dataset = apply_resplit(Resplit(row.split, duplicates_across=row.naive), dataset)
         run = start_run(folder, row.name, recipe, dataset, data)
     if minutes:
         check_schedule(recipe)

@@ -16,13 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fer_edge import __version__
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import sha256_file
 from fer_edge.manifest import MANIFEST, Artifact, Manifest, path_problem, plain_json
 from fer_edge.preprocessing import SIZE, Preprocessing
 from fer_edge.pretrained import PRETRAINED, is_packaged
 from fer_edge.swap import Stage, settled, swap
+from fer_edge.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,7 +17,7 @@ from fer_edge import Classifier
 from fer_edge.bundle import Bundle
 from fer_edge.cli import main
 from fer_edge.convert.golden import golden_images
-from fer_edge.data import FerDataset, Resplit, load
+from fer_edge.data import FerDataset, Resplit, apply_resplit, load
 from fer_edge.data.dataset import image_keys
 from fer_edge.errors import GateError, UsageError
 from fer_edge.measure.gate import GatePolicy
@@ -216,11 +216,13 @@ def test_the_commands_name_folds_files_and_splits(
     cv = create_cross_validation(root, "cv", run.recipe(), faces, "fer.zip", count=2, seed=4)
     teachers = []
     for i, fold in enumerate(cv.runs):
-        create_run(cv.path, fold.name, run.recipe(), cv.splits[i].apply(faces).described(), "")
+        create_run(
+            cv.path, fold.name, run.recipe(), apply_resplit(cv.splits[i], faces).described(), ""
+        )
         content = {"name": "cv", "path": str(fold.model), "sha256": str(i) * 64}
         teachers.append({**content, "fold": i + 1, "folds": 2})
     best = {"name": "best", "path": str(run.best), "sha256": "d" * 64}
-    described = Resplit("80/10/10", 5, duplicates_across=True).apply(faces).described()
+    described = apply_resplit(Resplit("80/10/10", 5, duplicates_across=True), faces).described()
     student = create_run(root, "student", run.recipe(), described, "fer.zip")
     student.update(teachers=[*teachers, best], init=best)
     folds, first, last = ship._provenance(student)["commands"]

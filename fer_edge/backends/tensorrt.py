@@ -28,9 +28,9 @@ from fer_edge.backends.tensorrt_library import (
     message_log,
     tensorrt_version,
 )
-from fer_edge.data.cache import cache_dir
 from fer_edge.errors import EngineMismatchError, UnavailableError, UsageError
 from fer_edge.files import write_bytes
+from fer_edge.paths import cache_dir
 from fer_edge.preprocessing import SIZE, Preprocessing
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from importlib import import_module
 
 import click
 
-from fer_edge import __version__
 from fer_edge.errors import FerEdgeError
+from fer_edge.version import __version__
 
 __all__ = ["COMMANDS", "main"]
 

@@ -57,7 +57,7 @@ def command(
     from fer_edge.cli.train import train_run
     from fer_edge.convert.qat import plan_from_weights
     from fer_edge.data import load, resolve_source
-    from fer_edge.data.resplit import resplit_as_recorded
+    from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
     from fer_edge.models.weights import load_weights
     from fer_edge.training.qat import qat_recipe

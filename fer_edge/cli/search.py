@@ -151,13 +151,13 @@ def command(
     chosen = load_recipe(recipe or searched.recipe or "default", overrides)
     resplit = resplit_from_options(split, split_seed, duplicates_across)
 
-    from fer_edge.data import load, resolve_source
+    from fer_edge.data import apply_resplit, load, resolve_source
     from fer_edge.training.search import Search
 
     source = resolve_source(data)
     dataset = load(source)
     if resplit is not None:
-        dataset = resplit.apply(dataset)
+        dataset = apply_resplit(resplit, dataset)
     for text in dataset.notes:
         note(text)
     search = Search(

@@ -35,7 +35,7 @@ def command(runs: tuple[str, ...], data: str | None, name: str, out: Path, fmt: 
 
     from fer_edge.cli._output import note, print_rows, progress
     from fer_edge.data import load, resolve_source
-    from fer_edge.data.resplit import resplit_as_recorded
+    from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
     from fer_edge.training.runs import check_new_name, find_run
 

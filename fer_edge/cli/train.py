@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -143,7 +144,8 @@ def command(
             raise UsageError("--name starts a new run, --resume goes on with one", fix="drop one")
         if init is not None:
             raise UsageError("--init starts a new run, --resume goes on with one", fix="drop one")
-        from fer_edge.data.resplit import recorded_resplit, resplit_as_recorded
+        from fer_edge.data.resplit import recorded_resplit
+        from fer_edge.data.resplitting import resplit_as_recorded
         from fer_edge.training.folds import cross_validation_to_resume
         from fer_edge.training.runs import RunFolder
 
@@ -165,14 +167,14 @@ def command(
         if teachers:
             _same_teachers(run, teachers, out, dataset)
     else:
-        from fer_edge.data import resolve_source
+        from fer_edge.data import apply_resplit, resolve_source
         from fer_edge.training.start import start_run
         from fer_edge.training.teachers import find_teachers
 
         resplit = resplit_from_options(split, split_seed, duplicates_across, folds=bool(folds))
         chosen = load_recipe(recipe or "default", changes)
         source = resolve_source(data)
-        dataset = _load(source, resplit.apply if resplit else None)
+        dataset = _load(source, partial(apply_resplit, resplit) if resplit else None)
         if folds is not None:
             from fer_edge.training.folds import create_cross_validation
 

@@ -110,7 +110,7 @@ def _held_out_by(meta: dict[str, Any], run: Path) -> tuple[float, int]:
 
 
 def _as_trained(dataset: FerDataset, meta: dict[str, Any], run: Path) -> FerDataset:
-    from fer_edge.data.resplit import resplit_as_recorded
+    from fer_edge.data.resplitting import resplit_as_recorded
 
     described = meta.get("dataset", {})
     dataset = resplit_as_recorded(dataset, described, str(run))

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fer_edge import __version__
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.graph import inline_identities, save_model, set_metadata
 from fer_edge.errors import NumericsError, UsageError, require
+from fer_edge.version import __version__
 
 __all__ = ["FP32_MAX_ABS", "InputKind", "graph_from_module", "onnx_from_weights"]
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fer_edge import __version__
 from fer_edge.backends.gpu import Gpu, find_gpu, gpu_or_reason
 from fer_edge.backends.plan_sidecar import PlanSidecar, layers_path
 from fer_edge.backends.tensorrt_library import (
@@ -40,6 +39,7 @@ from fer_edge.convert.timing_cache import TimingCache
 from fer_edge.errors import EngineMismatchError, UnavailableError, UsageError
 from fer_edge.files import atomic_path, sha256_bytes, write_json
 from fer_edge.preprocessing import SIZE
+from fer_edge.version import __version__
 
 __all__ = ["PlanReport", "plan_from_onnx"]
 

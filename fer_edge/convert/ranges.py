@@ -12,9 +12,9 @@ import numpy as np
 
 from fer_edge.convert.graph import FLOAT, affine_input, load_model, metadata, wiring
 from fer_edge.convert.thresholds import METHODS, entropy_threshold, percentile_threshold
-from fer_edge.data.cache import cache_dir
 from fer_edge.errors import NumericsError, UsageError, require
 from fer_edge.files import sha256_bytes, sha256_file, write_json
+from fer_edge.paths import cache_dir
 from fer_edge.preprocessing import Preprocessing
 
 if TYPE_CHECKING:

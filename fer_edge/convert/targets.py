@@ -18,7 +18,7 @@ from typing import Any
 from fer_edge.backends.gpu import gpu_or_reason
 from fer_edge.backends.tensorrt_library import FLAVOURS, import_tensorrt, tensorrt_version
 from fer_edge.errors import EngineMismatchError, RecipeError, UnavailableError, UsageError
-from fer_edge.resources import resource_dir
+from fer_edge.paths import resource_dir
 
 if sys.version_info >= (3, 11):
     import tomllib

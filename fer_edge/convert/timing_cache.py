@@ -14,8 +14,8 @@ from typing import Any
 
 from fer_edge.backends.gpu import Gpu
 from fer_edge.backends.tensorrt_library import flavour_of
-from fer_edge.data.cache import cache_dir
 from fer_edge.files import write_bytes
+from fer_edge.paths import cache_dir
 
 __all__ = ["TimingCache", "timing_cache_path"]
 

@@ -15,7 +15,8 @@ from fer_edge.data.calibration import (
 )
 from fer_edge.data.dataset import FerDataset, duplicate_mask
 from fer_edge.data.fer2013 import load, resolve_source
-from fer_edge.data.resplit import Resplit, resplit_as_recorded
+from fer_edge.data.resplit import Resplit
+from fer_edge.data.resplitting import apply_resplit, resplit_as_recorded
 from fer_edge.data.splits import Split
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "FerDataset",
     "Resplit",
     "Split",
+    "apply_resplit",
     "duplicate_mask",
     "load",
     "load_calibration_recipe",

@@ -26,19 +26,12 @@ from fer_edge.data.readers_images import list_folder
 from fer_edge.data.readers_npz import SCHEMA, npz_from_dataset, read_npz
 from fer_edge.errors import DataError
 from fer_edge.files import sha256_file, write_text
+from fer_edge.paths import cache_dir
 
-__all__ = ["cache_dir", "cached_entry", "cached_source", "source_digest"]
+__all__ = ["cached_entry", "cached_source", "source_digest"]
 
 # Longer than the time stamps of any usual file system are coarse (FAT: 2 s).
 _SETTLED_NS = 3_000_000_000
-
-
-def cache_dir() -> Path:
-    """``$FER_EDGE_CACHE``, else ``$XDG_CACHE_HOME/fer-edge``, else ``~/.cache/fer-edge``."""
-    if named := os.environ.get("FER_EDGE_CACHE"):
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fer-edge"
 
 
 def cached_source(path: Path, read: Callable[[], FerDataset]) -> FerDataset:

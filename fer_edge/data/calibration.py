@@ -24,7 +24,7 @@ from fer_edge.data.splits import Split
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, RecipeError
 from fer_edge.files import sha256_bytes
-from fer_edge.resources import resource_dir
+from fer_edge.paths import resource_dir
 
 if sys.version_info >= (3, 11):
     import tomllib

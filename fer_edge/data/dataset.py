@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from fer_edge.data.resplit import Resplit
 from fer_edge.data.splits import OFFICIAL_COUNTS, SELECTIONS, Split, compare_official
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, UsageError
 from fer_edge.preprocessing import SIZE
-
-if TYPE_CHECKING:
-    from fer_edge.data.resplit import Resplit
 
 __all__ = [
     "FerDataset",

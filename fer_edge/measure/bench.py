@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fer_edge import __version__
 from fer_edge.backends import BACKENDS, backend_class, backend_from_bundle
 from fer_edge.errors import FerEdgeError, UsageError
 from fer_edge.files import sha256_file
@@ -26,6 +25,7 @@ from fer_edge.measure.latency import (
 from fer_edge.measure.reference import open_reference
 from fer_edge.measure.result import BenchResult, BenchRow, RowStatus
 from fer_edge.measure.verification import artifact_of, describe_dataset, duplicates_of_train
+from fer_edge.version import __version__
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend

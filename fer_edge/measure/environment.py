@@ -13,9 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fer_edge import __version__
 from fer_edge.cpu import cpu_features
 from fer_edge.files import sha256_bytes
+from fer_edge.version import __version__
 
 __all__ = ["capture", "clocks_mhz", "cpu_features", "finish", "machine_of", "same_machine"]
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge import __version__
 from fer_edge.backends.base import softmax
 from fer_edge.emotions import EMOTIONS
 from fer_edge.files import sha256_file
@@ -17,6 +16,7 @@ from fer_edge.measure.accuracy import Accuracy, evaluate
 from fer_edge.measure.reliability import ConfidenceBin, confidence_bins
 from fer_edge.measure.verification import describe_dataset, duplicates_of_train
 from fer_edge.measure.views import VIEWS, view_logits
+from fer_edge.version import __version__
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge import __version__
 from fer_edge.backends import backend_from_bundle
 from fer_edge.errors import DataError, UnavailableError, UsageError
 from fer_edge.measure.accuracy import Accuracy, Agreement, compare, evaluate, run_logits
@@ -18,6 +17,7 @@ from fer_edge.measure.gate import GatePolicy, GateResult, judge
 from fer_edge.measure.record import BENCH_FILE
 from fer_edge.measure.reference import open_reference
 from fer_edge.measure.result import BenchResult
+from fer_edge.version import __version__
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend

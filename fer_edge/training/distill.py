@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from fer_edge.data import FerDataset
 from fer_edge.data.dataset import image_keys
-from fer_edge.data.resplit import resplit_as_recorded
+from fer_edge.data.resplitting import resplit_as_recorded
 from fer_edge.models.folding import folded
 from fer_edge.models.weights import Weights
 from fer_edge.preprocessing import Preprocessing

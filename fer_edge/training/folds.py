@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_edge.data import FerDataset, Resplit, resplit_as_recorded
+from fer_edge.data import FerDataset, Resplit, apply_resplit, resplit_as_recorded
 from fer_edge.data.resplit import folds
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import write_json, write_text
@@ -143,7 +143,7 @@ def create_cross_validation(
 
     check_network(recipe)
     splits = folds(count, seed, duplicates_across=duplicates_across)
-    splits[0].apply(dataset)
+    apply_resplit(splits[0], dataset)
 
     def create() -> Path:
         default = f"{recipe.model.name}-{count}-folds-{datetime.now():%Y%m%d-%H%M%S}"
@@ -229,7 +229,7 @@ def train_folds(
         for run, split, status in found:
             if status == "finished":
                 continue
-            own = split.apply(dataset)
+            own = apply_resplit(split, dataset)
             if status is None:
                 if is_main_process() and run.path.exists():
                     shutil.rmtree(run.path)  # killed between the folder and its run.json

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fer_edge import __version__
 from fer_edge.data import FerDataset
 from fer_edge.data.holdout import holdout_mask
 from fer_edge.errors import RecipeError, UsageError
@@ -32,6 +31,7 @@ from fer_edge.training.optim import Average, Monitor, Muon, build_optimizer
 from fer_edge.training.replicas import Replicas, Workers, replica_count
 from fer_edge.training.runs import RunFolder
 from fer_edge.training.teachers import Teacher
+from fer_edge.version import __version__
 
 __all__ = ["Plan", "Progress", "Session"]
 

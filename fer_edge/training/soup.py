@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fer_edge import __version__
 from fer_edge.data import FerDataset
 from fer_edge.data.holdout import holdout_mask
 from fer_edge.errors import UsageError
@@ -28,6 +27,7 @@ from fer_edge.training.replicas import Workers
 from fer_edge.training.runs import RunFolder, create_run, find_run
 from fer_edge.training.scoring import score
 from fer_edge.training.start import location
+from fer_edge.version import __version__
 
 __all__ = ["Ingredient", "find_ingredients", "make_soup", "mean_state"]
 

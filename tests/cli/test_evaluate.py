@@ -16,7 +16,7 @@ from PIL import Image
 from fer_edge import cli
 from fer_edge.backends.pytorch import PyTorchBackend
 from fer_edge.bundle import Bundle, BundleWriter
-from fer_edge.data import FerDataset, Resplit, load
+from fer_edge.data import FerDataset, Resplit, apply_resplit, load
 from fer_edge.data.readers_npz import npz_from_dataset
 from fer_edge.models.weights import save_weights
 from fer_edge.report import canvas
@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(path)
         faces = load(FACES)
         make_run("mine", faces)
-        make_run("split", Resplit("80/10/10", 1).apply(faces))
+        make_run("split", apply_resplit(Resplit("80/10/10", 1), faces))
         for i in range(2):
             Image.fromarray(faces.images[i]).resize((90, 120)).save(f"face{i}.png")
     return path
@@ -153,14 +153,14 @@ def test_tables(ask: Ask) -> None:
 def test_a_run_of_another_split_is_judged_on_its_own_test_images(ask: Ask) -> None:
     _, text, said = ask("evaluate", "split", "--format", "json")
     content = json.loads(text)
-    own = Resplit("80/10/10", 1).apply(load(FACES)).select("private")
+    own = apply_resplit(Resplit("80/10/10", 1), load(FACES)).select("private")
     assert content["dataset"]["sha256"] == own.sha256
     assert content["split"] == "private"
     assert "own 80/10/10 split, seed 1" in said
     assert "never seen in training" in said
     code, _, said = ask("evaluate", "split", "--data", "synthetic:350")
     assert code == 2
-    assert "cannot be told" in said
+    assert "is unknown" in said
 
 
 def test_a_bundle_and_a_runs_bundle(ask: Ask, own_bundle: Bundle) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from fer_edge.bundle import Bundle
 from fer_edge.cli import main
-from fer_edge.data import Resplit, load
+from fer_edge.data import Resplit, apply_resplit, load
 from fer_edge.models.weights import load_weights
 from fer_edge.training import loop
 from fer_edge.training.runs import RunFolder
@@ -55,7 +55,7 @@ def _refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 @pytest.mark.usefixtures("_there")
 def test_a_run_and_its_weights_record_the_split() -> None:
-    made = Resplit("80/10/10", 1, duplicates_across=True).apply(load("synthetic:160"))
+    made = apply_resplit(Resplit("80/10/10", 1, duplicates_across=True), load("synthetic:160"))
     run = RunFolder(Path("runs/naive"))
     assert run.info()["dataset"] == made.described()
     assert load_weights(run.model).meta["dataset"] == made.described()
@@ -73,7 +73,7 @@ def test_resume_repeats_the_split(capsys: pytest.CaptureFixture[str], tmp_path: 
         capsys, "train", "--resume", "naive", "--folds", "2"
     )
     said = _refused(capsys, "train", "--resume", "naive", "--data", "synthetic:170")
-    assert "which of its images are test images cannot be told" in said
+    assert "which of its images are test images is unknown" in said
     main(["train", "--resume", "naive", "--split", "80/10/10"])
     assert "NAIVE 80/10/10 split, seed 1: TRAIN" in capsys.readouterr().err
     assert run.info()["dataset"] == info["dataset"]
@@ -83,7 +83,7 @@ def test_resume_repeats_the_split(capsys: pytest.CaptureFixture[str], tmp_path: 
 def test_build_verify_and_bench_use_the_runs_own_split(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    made = Resplit("80/10/10", 1, duplicates_across=True).apply(load("synthetic:160"))
+    made = apply_resplit(Resplit("80/10/10", 1, duplicates_across=True), load("synthetic:160"))
     recipe = tmp_path / "few.toml"
     recipe.write_text('strategy = "stratified"\ncount = 32\nmethod = "minmax"\n')
     common = ["build", "runs/naive", *FACES, "--calibration", str(recipe), "--no-speed"]
@@ -107,7 +107,7 @@ def test_build_verify_and_bench_use_the_runs_own_split(
 
     for command in ("verify", "bench", "build"):
         said = _refused(capsys, command, "runs/naive/bundle", "--data", "synthetic:170")
-        assert "which of its images are test images cannot be told" in said
+        assert "which of its images are test images is unknown" in said
 
 
 @pytest.mark.usefixtures("_there")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from fer_edge.data import cache, fer2013, load
-from fer_edge.data.cache import cache_dir
 from fer_edge.errors import DataError
+from fer_edge.paths import cache_dir
 
 
 @pytest.fixture

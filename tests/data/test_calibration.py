@@ -23,7 +23,7 @@ from fer_edge.data.calibration import _equal_shares, _proportional_shares, read_
 from fer_edge.data.dataset import dataset_from_rows
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, RecipeError
-from fer_edge.resources import resource_dir
+from fer_edge.paths import resource_dir
 
 RECIPES = sorted(path.stem for path in resource_dir("calibration").glob("*.toml"))
 SMALL = CalibrationRecipe("small", count=14)

@@ -13,6 +13,7 @@ from fer_edge.data import (
     FerDataset,
     Resplit,
     Split,
+    apply_resplit,
     duplicate_mask,
     load,
     load_calibration_recipe,
@@ -122,7 +123,7 @@ def test_every_group_is_taken_or_left() -> None:
 def test_a_resplit_pools_train_and_public_and_never_holds_private(
     faces: FerDataset, name: str
 ) -> None:
-    made = Resplit(name, 1).apply(faces)
+    made = apply_resplit(Resplit(name, 1), faces)
     pool = {i for i, split in zip(faces.ids, faces.split) if split != Split.PRIVATE}
     assert set(made.ids) == pool
     assert len(made) == len(pool)
@@ -132,13 +133,13 @@ def test_a_resplit_pools_train_and_public_and_never_holds_private(
     percent = [float(part) for part in name.split("/")]
     for split, part in zip(Split, percent):
         assert int((made.split == split).sum()) == pytest.approx(len(pool) * part / 100, abs=7)
-    assert made.sha256 not in {faces.sha256, Resplit(name, 2).apply(faces).sha256}
-    assert made.sha256 == Resplit(name, 1).apply(faces).sha256
+    assert made.sha256 not in {faces.sha256, apply_resplit(Resplit(name, 2), faces).sha256}
+    assert made.sha256 == apply_resplit(Resplit(name, 1), faces).sha256
     assert f"{name} split, seed 1: TRAIN" in made.notes[-1]
 
 
 def test_folds_cut_train_alone_and_each_row_is_held_out_once(faces: FerDataset) -> None:
-    made = [fold.apply(faces) for fold in folds(3, seed=4)]
+    made = [apply_resplit(fold, faces) for fold in folds(3, seed=4)]
     train = faces.select("train")
     held: list[str] = []
     for one in made:
@@ -156,7 +157,7 @@ def test_folds_cut_train_alone_and_each_row_is_held_out_once(faces: FerDataset) 
 
 
 def test_a_naive_split_says_so_and_counts_its_copies(faces: FerDataset) -> None:
-    made = Resplit("80/10/10", 1, duplicates_across=True).apply(faces)
+    made = apply_resplit(Resplit("80/10/10", 1, duplicates_across=True), faces)
     copies = _across(made)
     assert copies > 0
     assert f" ({copies} of the " in made.notes[-1]
@@ -173,7 +174,7 @@ def test_a_naive_split_says_so_and_counts_its_copies(faces: FerDataset) -> None:
 
 
 def test_calibration_of_a_resplit_stays_in_its_own_train(faces: FerDataset) -> None:
-    made = Resplit("80/10/10", 3).apply(faces)
+    made = apply_resplit(Resplit("80/10/10", 3), faces)
     recipe = replace(load_calibration_recipe("stratified-512"), count=128)
     chosen = select_calibration(made, replace(recipe, ids_file=None))
     assert {int(made.split[row]) for row in chosen.indices} == {Split.TRAIN}
@@ -182,7 +183,7 @@ def test_calibration_of_a_resplit_stays_in_its_own_train(faces: FerDataset) -> N
 
 
 def test_a_part_of_a_resplits_train_can_be_held_out(faces: FerDataset) -> None:
-    train = Resplit("70/30").apply(faces).select("train")
+    train = apply_resplit(Resplit("70/30"), faces).select("train")
     mask = holdout_mask(train, 0.1, 0)
     held, kept = (train.take(np.flatnonzero(side)) for side in (mask, ~mask))
     assert len(held) == pytest.approx(len(train) / 10, abs=7)
@@ -190,7 +191,7 @@ def test_a_part_of_a_resplits_train_can_be_held_out(faces: FerDataset) -> None:
 
 
 def test_a_recorded_split_is_made_again_from_the_same_data_only(faces: FerDataset) -> None:
-    made = Resplit("80/10/10", 5).apply(faces)
+    made = apply_resplit(Resplit("80/10/10", 5), faces)
     record = made.described()
     again = resplit_as_recorded(faces, record)
     assert again.sha256 == made.sha256
@@ -226,9 +227,9 @@ def test_a_name_that_is_no_split_is_refused(name: str, message: str) -> None:
 def test_what_cannot_be_split_is_refused(faces: FerDataset) -> None:
     with pytest.raises(UsageError, match="seed of -1"):
         Resplit("70/30", -1)
-    with pytest.raises(UsageError, match="split anew already"):
-        Resplit("70/30").apply(Resplit("70/30").apply(faces))
+    with pytest.raises(UsageError, match="already re-split"):
+        apply_resplit(Resplit("70/30"), apply_resplit(Resplit("70/30"), faces))
     with pytest.raises(DataError, match="too few"):
-        Resplit("98/1/1").apply(faces.take(range(5)))
+        apply_resplit(Resplit("98/1/1"), faces.take(range(5)))
     with pytest.raises(DataError, match="0 images of TRAIN are too few"):
-        Resplit("fold 1 of 2").apply(faces.select("private"))
+        apply_resplit(Resplit("fold 1 of 2"), faces.select("private"))

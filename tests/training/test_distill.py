@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_edge.convert.card import model_card
-from fer_edge.data import FerDataset, load
+from fer_edge.data import FerDataset, apply_resplit, load
 from fer_edge.data.dataset import dataset_from_rows, image_keys
 from fer_edge.data.resplit import Resplit, folds
 from fer_edge.errors import FerEdgeError, IntegrityError, UsageError
@@ -66,7 +66,7 @@ def _fold_folder(root: Path, splits: Sequence[Resplit], dataset: FerDataset) -> 
         folder = root / f"any-{9 - i}"
         folder.mkdir(parents=True)
         (folder / "run.json").write_text('{"status": "finished"}')
-        _weights(folder / "model.safetensors", split.apply(dataset), seed=i)
+        _weights(folder / "model.safetensors", apply_resplit(split, dataset), seed=i)
     return root
 
 
@@ -158,7 +158,7 @@ def test_out_of_fold_no_network_teaches_what_it_was_fitted_to(
     view = _view(1)
     for path in sorted(folder.glob("*/model.safetensors")):
         split = Resplit.from_dict(load_weights(path).meta["dataset"]["resplit"])
-        fitted = replace(split, of="").apply(twins).select("train")
+        fitted = apply_resplit(replace(split, of=""), twins).select("train")
         answers[frozenset(image_keys(fitted.images).tolist())] = _answer(path, view, 2.0)
     keys = image_keys(train_set.images).tolist()
     for row in (0, 1, 17, len(train_set) - 1):
@@ -263,7 +263,7 @@ def test_what_is_no_teacher_is_refused(faces: FerDataset, tmp_path: Path) -> Non
 
     other = load("synthetic:160:7")
     refused("trained on other images", str(_weights(tmp_path / "o.safetensors", other, 0)))
-    pooled = Resplit("80/10/10").apply(faces)
+    pooled = apply_resplit(Resplit("80/10/10"), faces)
     refused("trained on other images", str(_weights(tmp_path / "p.safetensors", pooled, 0)))
 
     _fold_folder(tmp_path / "missing", folds(3)[:2], faces)

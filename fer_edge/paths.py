@@ -1,12 +1,21 @@
-"""Where the text files of the repository's top-level folders are, installed or not."""
+"""Where fer-edge keeps its cache, and where its packaged text files are."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from fer_edge.errors import UsageError
 
-__all__ = ["resource_dir"]
+__all__ = ["cache_dir", "resource_dir"]
+
+
+def cache_dir() -> Path:
+    """``$FER_EDGE_CACHE``, else ``$XDG_CACHE_HOME/fer-edge``, else ``~/.cache/fer-edge``."""
+    if named := os.environ.get("FER_EDGE_CACHE"):
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fer-edge"
 
 
 def resource_dir(name: str) -> Path:
