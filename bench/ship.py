@@ -39,6 +39,7 @@ from fer_edge.report.card import card_markdown
 from fer_edge.training.config import Recipe, load_recipe, recipe_names
 from fer_edge.training.folds import CrossValidation
 from fer_edge.training.runs import RunFolder, find_run
+from fer_edge.usable import BEST_FIRST, engines_of
 
 PACKAGED = Path(__file__).resolve().parents[1] / "fer_edge" / "pretrained" / "compact"
 LIMIT = 8_000_000
@@ -379,9 +380,8 @@ def _check(staged: Bundle, limit: int, say: Say) -> None:
         if reason:
             say(f"not tried: {backend}: {reason}")
             continue
-        for precision in ("fp32", "fp16", "int8"):
-            target = backend if precision == "int8" else ""
-            if staged.find(format="onnx", precision=precision, target=target) is None:
+        for precision in BEST_FIRST:
+            if not engines_of(staged, backend_class(backend), precision):
                 continue
             with Classifier(staged, backend=backend, precision=precision) as classifier:
                 test = classifier.self_test

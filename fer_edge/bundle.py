@@ -13,6 +13,7 @@ import shutil
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -126,11 +127,29 @@ class Bundle:
             return found
         wanted = path or " ".join(word for word in (precision, format, target) if word)
         have = ", ".join(artifact.path for artifact in self.manifest.artifacts) or "nothing"
+        raise UsageError(
+            f"the bundle {self.path} has no {wanted}; it has: {have}",
+            fix=self.build_command(precision or "", target or ""),
+        )
+
+    def graph(self, precision: str, placement: str) -> Artifact | None:
+        """Return the ONNX graph of ``precision``; an INT8 graph only of this ``placement``."""
+        target = placement if precision == "int8" else ""
+        return self.find(format="onnx", precision=precision, target=target)
+
+    def build_command(self, precision: str = "", target: str = "") -> str:
+        """Return the command that adds an engine to this bundle, or to a copy of a packaged one.
+
+        Plain words where the bundle has nothing to build from.
+        """
+        if not (self.find(format="safetensors") or self.graph("fp32", "")):
+            return "build from the run that it was made from"
         packaged = is_packaged(self.path)
-        build = f"fer-edge build {f'{PRETRAINED} -o compact' if packaged else self.path}"
-        build += f" --precision {precision}" if precision else ""
-        build += f" --target {target}" if target else ""
-        raise UsageError(f"the bundle {self.path} has no {wanted}; it has: {have}", fix=build)
+        command = (
+            f"fer-edge build {f'{PRETRAINED} -o compact' if packaged else quote(str(self.path))}"
+        )
+        command += f" --precision {precision}" if precision else ""
+        return command + (f" --target {target}" if target else "")
 
     def file(self, artifact: Artifact) -> Path:
         """Return where an artifact lies."""

@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fer_edge.backends import backend_class
-from fer_edge.backends.base import Backend, softmax, softmax_row
+from fer_edge.backends import backend_from_bundle
+from fer_edge.backends.base import softmax, softmax_row
 from fer_edge.backends.selftest import SelfTest, self_test
 from fer_edge.bundle import Bundle
-from fer_edge.errors import UsageError
 from fer_edge.faces import face_from_image
 from fer_edge.pretrained import pretrained_path
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier", "Prediction"]
 
-_BEST_FIRST = ("int8", "fp16", "fp32")
 _BATCH = 64
 
 
@@ -59,14 +57,15 @@ class Classifier:
     """A bundle's network on one backend, loaded, and proved on the bundle's golden inputs.
 
     ``bundle`` None is the pretrained one that comes with the package.
-    ``precision`` None takes the first of INT8, FP16, FP32 that the bundle has for ``backend`` and
-    whose gate it did not fail; the attributes ``precision`` and ``engine_path`` say which, and
-    ``provider`` what runs it.
+    ``precision`` None takes the best engine that is usable here (:mod:`fer_edge.usable`): the first
+    of INT8, FP16, FP32 whose gate has not failed; the attributes ``precision`` and ``engine_path``
+    say which, and ``provider`` what runs it.
     Several threads may call one object: they take turns.
 
     :class:`~fer_edge.errors.IntegrityError` if a file is not what the manifest says,
     :class:`~fer_edge.errors.NumericsError` if the engine fails the self-test,
-    :class:`~fer_edge.errors.UsageError` if the bundle lacks the precision asked for.
+    :class:`~fer_edge.errors.UsageError` if the bundle has no such engine, or every one failed its
+    gate.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class Classifier:
         self.labels = bundle.labels
         self.threshold = bundle.threshold
         self._lock = threading.Lock()
-        self._backend = _choose(self.bundle, backend, precision, threads)
+        self._backend = backend_from_bundle(self.bundle, backend, precision, threads=threads)
         self._backend.load()
         self.backend = self._backend.name
         self.precision = self._backend.precision
@@ -154,35 +153,3 @@ class Classifier:
             f"Classifier({str(self.bundle.path)!r}, backend={self.backend!r}, "
             f"precision={self.precision!r}, threads={self.threads})"
         )
-
-
-def _choose(bundle: Bundle, backend: str, precision: str | None, threads: int) -> Backend:
-    kind = backend_class(backend)
-    if precision is not None:
-        return kind.from_bundle(bundle, precision, threads=threads)
-    missing: UsageError | None = None
-    failed = []
-    for candidate in _BEST_FIRST:
-        if _failed_gate(bundle, candidate, backend):
-            failed.append(candidate)
-            continue
-        try:
-            return kind.from_bundle(bundle, candidate, threads=threads)
-        except UsageError as error:
-            missing = error
-    if missing and not failed:
-        raise missing
-    raise UsageError(
-        f"{bundle.path}: {' and '.join(failed)} for {backend} failed the gate, "
-        "and there is no other precision",
-        fix="name the precision to use it all the same",
-    )
-
-
-def _failed_gate(bundle: Bundle, precision: str, backend: str) -> bool:
-    return any(
-        gate.get("precision") == precision
-        and gate.get("target") in {None, "", backend}
-        and gate.get("passed") is False
-        for gate in bundle.manifest.gates
-    )

@@ -37,7 +37,7 @@ LEVELS: dict[str, int] = {
 }
 """Part of the package -> its level. It may import lower levels, and level 1 whatever its own."""
 
-SAME_PART = {"manifest": "bundle", "packing": "bundle"}
+SAME_PART = {"manifest": "bundle", "packing": "bundle", "usable": "bundle"}
 """Modules that are one part with another."""
 
 TORCH_PARTS = {"models", "training"}

@@ -38,6 +38,7 @@ DEVICE = modules(
     "swap",
     "manifest",
     "bundle",
+    "usable",
     "packing",
     "faces",
     "classifier",

@@ -47,9 +47,11 @@ def backend_class(name: str) -> type[Backend]:
     return found
 
 
-def backend_from_bundle(bundle: Bundle, name: str, precision: str, *, threads: int = 1) -> Backend:
-    """Return the backend ``name`` for the bundle's file of ``precision``, not loaded.
+def backend_from_bundle(
+    bundle: Bundle, name: str, precision: str | None = None, *, threads: int = 1
+) -> Backend:
+    """Return the backend ``name`` for the engine of the bundle that it uses, not loaded.
 
-    :class:`UsageError` where the bundle has no such file (INT8 graphs are shaped per backend).
+    See :mod:`fer_edge.usable` for which engine that is, and for the errors.
     """
     return backend_class(name).from_bundle(bundle, precision, threads=threads)

@@ -13,6 +13,7 @@ import numpy as np
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import UsageError
 from fer_edge.preprocessing import SIZE, Preprocessing
+from fer_edge.usable import require_engine
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,6 +36,8 @@ class Backend(ABC):
     name: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
     """The artifact formats that it loads."""
+    placement: ClassVar[str] = ""
+    """The shape of the INT8 graph that it takes, or that its plans are built from."""
 
     def __init__(
         self,
@@ -60,17 +63,22 @@ class Backend(ABC):
         return None
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, precision: str, *, threads: int = 1) -> Self:
-        """Choose the bundle's file of this ``precision`` and make a backend for it, not loaded.
+    def misfit(cls, engine: Path) -> str | None:
+        """Return why this machine cannot load a file made for another one, or None."""
+        return None
 
-        INT8 graphs are shaped for one backend: another one's is never taken in its place.
-        :class:`~fer_edge.errors.UsageError` lists what there is and names the build command.
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, precision: str | None = None, *, threads: int = 1) -> Self:
+        """Make a backend, not loaded, for the engine that :mod:`fer_edge.usable` names.
+
+        Without a ``precision`` it is the best whose gate has not failed. Raises
+        :class:`~fer_edge.errors.UsageError` or :class:`~fer_edge.errors.UnavailableError` with the
+        command that builds what is missing.
         """
-        target = cls.name if precision == "int8" else ""
-        artifact = bundle.artifact(format="onnx", precision=precision, target=target)
+        engine = require_engine(bundle, cls, precision)
         return cls(
-            bundle.file(artifact),
-            precision=precision,
+            engine.path,
+            precision=engine.precision,
             threads=threads,
             preprocessing=bundle.preprocessing,
         )

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from fer_edge.backends.base import Backend, check_images
 from fer_edge.emotions import EMOTIONS
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from fer_edge.bundle import Bundle
 
 __all__ = ["NullBackend"]
 
@@ -22,11 +17,6 @@ class NullBackend(Backend):
 
     name: ClassVar[str] = "null"
     formats: ClassVar[tuple[str, ...]] = ()
-
-    @classmethod
-    def from_bundle(cls, bundle: Bundle, precision: str, *, threads: int = 1) -> Self:
-        """Make one; no file is read."""
-        return cls(None, precision=precision, threads=threads)
 
     def load(self) -> None:
         """Do nothing."""

@@ -31,6 +31,7 @@ class OnnxRuntimeBackend(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     formats: ClassVar[tuple[str, ...]] = ("onnx",)
+    placement: ClassVar[str] = "onnxruntime"
 
     def __init__(
         self,

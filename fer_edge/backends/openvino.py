@@ -24,6 +24,7 @@ class OpenVINOBackend(Backend):
 
     name: ClassVar[str] = "openvino"
     formats: ClassVar[tuple[str, ...]] = ("onnx",)
+    placement: ClassVar[str] = "openvino"
 
     def __init__(
         self,

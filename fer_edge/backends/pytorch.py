@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fer_edge.backends.base import Backend, check_images
-from fer_edge.errors import UsageError, require
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from fer_edge.bundle import Bundle
+from fer_edge.errors import require
 
 __all__ = ["PyTorchBackend"]
 
@@ -40,27 +35,6 @@ class PyTorchBackend(Backend):
             if find_spec(module) is None:
                 return f"{module} is not installed: pip install 'fer-edge[train]'"
         return None
-
-    @classmethod
-    def from_bundle(cls, bundle: Bundle, precision: str, *, threads: int = 1) -> Self:
-        """Make one for the bundle's checkpoint; FP32 is the only precision."""
-        if precision != "fp32":
-            raise UsageError(
-                f"the pytorch backend runs the FP32 reference, not {precision}",
-                fix="--precision fp32, or --backend onnxruntime",
-            )
-        artifact = bundle.find(format="safetensors")
-        if artifact is None:
-            raise UsageError(
-                f"the bundle {bundle.path} carries no PyTorch checkpoint",
-                fix="its FP32 graph is the same network: --backend onnxruntime --precision fp32",
-            )
-        return cls(
-            bundle.file(artifact),
-            precision=precision,
-            threads=threads,
-            preprocessing=bundle.preprocessing,
-        )
 
     def load(self) -> None:
         """Build the network and read its weights."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,15 +28,10 @@ from fer_edge.backends.tensorrt_library import (
     message_log,
     tensorrt_version,
 )
-from fer_edge.errors import EngineMismatchError, UnavailableError, UsageError
+from fer_edge.errors import UnavailableError, UsageError
 from fer_edge.files import write_bytes
 from fer_edge.paths import cache_dir
 from fer_edge.preprocessing import SIZE, Preprocessing
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from fer_edge.bundle import Bundle
 
 __all__ = ["TensorRTBackend", "TensorRTRTXBackend"]
 
@@ -50,6 +45,8 @@ class TensorRTBackend(Backend):
 
     name: ClassVar[str] = "tensorrt"
     formats: ClassVar[tuple[str, ...]] = ("plan",)
+    # TensorRT-RTX builds from the same INT8 graph.
+    placement: ClassVar[str] = "tensorrt"
 
     def __init__(
         self,
@@ -103,38 +100,13 @@ class TensorRTBackend(Backend):
         return "; ".join(reasons) or None
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, precision: str, *, threads: int = 1) -> Self:
-        """Choose the bundle's plan of this precision for the library and GPU that are here.
+    def misfit(cls, engine: Path) -> str | None:
+        """Return why the library and the GPU here cannot load a plan, by its sidecar, or None.
 
-        :class:`UsageError` if the bundle has no such plan at all;
-        :class:`EngineMismatchError` if those that it has were built for another release or GPU.
+        :class:`UnavailableError` where there is no library or no GPU.
         """
-        plans = [
-            artifact
-            for artifact in bundle.manifest.artifacts
-            if artifact.format == "plan"
-            and artifact.precision == precision
-            and artifact.target == cls.name
-        ]
-        command = f"fer-edge build {bundle.path} --precision {precision} --target {cls.name}"
-        if not plans:
-            raise UsageError(
-                f"{bundle.path} has no {precision} plan for {FLAVOURS[cls.name].title}", fix=command
-            )
-        version, sm = cls._here()
-        mismatches = []
-        for artifact in plans:
-            path = bundle.file(artifact)
-            reason = PlanSidecar.read(path).mismatch(cls.name, version, sm)
-            if reason is None:
-                return cls(
-                    path,
-                    precision=precision,
-                    threads=threads,
-                    preprocessing=bundle.preprocessing,
-                )
-            mismatches.append(f"{artifact.path} was {reason}")
-        raise EngineMismatchError("; ".join(mismatches), fix=command)
+        sidecar = PlanSidecar.read(engine)
+        return sidecar.mismatch(cls.name, *cls._here())
 
     @classmethod
     def _here(cls) -> tuple[str, int]:

@@ -38,13 +38,13 @@ def engine_options(command: F) -> F:
     """``--backend`` and ``--precision``, both None when not given."""
     backend = click.option(
         "--backend",
-        help="The engine: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.  [default: "
+        help="The backend: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.  [default: "
         "pytorch for a run, onnxruntime for a bundle]",
     )
     precision = click.option(
         "--precision",
         type=click.Choice(["fp32", "fp16", "int8"]),
-        help="Of a bundle.  [default: the lowest whose gate has not failed]",
+        help="Of a bundle.  [default: the best whose gate has not failed]",
     )
     return backend(precision(command))
 
@@ -67,15 +67,14 @@ class Subject:
     def engine(self, backend: str | None, precision: str | None, threads: int) -> Backend:
         """Return the engine that the options name, not loaded."""
         from fer_edge.backends import backend_from_bundle
-        from fer_edge.measure.verification import default_precision
 
         if self.bundle is None:
             from fer_edge.backends.pytorch import PyTorchBackend
 
             return PyTorchBackend(self.weights, threads=threads)
-        backend = backend or "onnxruntime"
-        chosen = precision or default_precision(self.bundle, backend)
-        return backend_from_bundle(self.bundle, backend, chosen, threads=threads)
+        return backend_from_bundle(
+            self.bundle, backend or "onnxruntime", precision, threads=threads
+        )
 
     def checkpoint(self) -> Path:
         """Return the PyTorch weights; UsageError for a bundle that carries none."""

@@ -148,7 +148,7 @@ def build(
             calibrated["method"] = ranges.method
         use = precision if error is None else work.fallback(precision)
         with work.stage("write"):
-            write_bundle(work, use=use, int8=int8, calibration=calibrated, synthetic=synthetic)
+            write_bundle(work, int8=int8, calibration=calibrated, synthetic=synthetic)
         plan = ""
         if profile is not None:
             with work.stage("plan"):

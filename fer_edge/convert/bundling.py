@@ -26,7 +26,6 @@ __all__ = ["write_bundle"]
 def write_bundle(
     work: Work,
     *,
-    use: str,
     int8: Int8Result | None,
     calibration: dict[str, Any] | None,
     synthetic: bool,
@@ -34,8 +33,8 @@ def write_bundle(
     """Write the bundle, or add to the one that is there.
 
     An INT8 graph that failed its gate is not written, and an older one of the same target goes: it
-    would be taken for the result. ``use`` is the precision to use on this target; ``calibration``
-    what the manifest says of it; ``synthetic`` whether drawn faces took part.
+    would be taken for the result. ``calibration`` is what the manifest says of it; ``synthetic``
+    whether drawn faces took part.
     """
     source, target = work.source, work.target
     with BundleWriter(source.output, base=source.base) as writer:
@@ -64,13 +63,12 @@ def write_bundle(
         digests = {artifact.sha256 for artifact in writer.artifacts()}
         verified = _add_verifications(work, writer, source.base, digests)
         results = measured_results(verified, digests)
-        before = source.base.manifest.model.get("use", {}) if source.base else {}
         writer.set(
             name=source.name,
             synthetic=synthetic,
             preprocessing=work.preprocessing.to_dict(),
             input=_input(work.folder / FP32),
-            model={**work.described["model"], "use": {**before, target.shape: use}},
+            model=work.described["model"],
             dataset=work.described["dataset"],
             environment=capture(work.threads),
             card=_card(work, synthetic, results),

@@ -28,8 +28,7 @@ def prepared_graph(bundle: Bundle, precision: str, profile: TargetProfile) -> Ar
 
     None if it is not there, or if the target cannot read it (TensorRT 8.6 takes no FP16 scales).
     """
-    shape = "tensorrt" if precision == "int8" else ""
-    graph = bundle.find(format="onnx", precision=precision, target=shape)
+    graph = bundle.graph(precision, "tensorrt")
     if graph is None:
         return None
     half_scales = graph.meta.get("remainder") == "fp16"

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fer_edge.backends import backend_class
 from fer_edge.backends.plan_sidecar import PlanSidecar
 from fer_edge.backends.tensorrt_library import short_version
 from fer_edge.bundle import Artifact, Bundle
@@ -21,6 +22,7 @@ from fer_edge.convert.folders import new_folder
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import sha256_file
 from fer_edge.preprocessing import SIZE
+from fer_edge.usable import BEST_FIRST, engines_of, require_engine
 
 __all__ = ["CONFIG", "LABELS", "TritonModel", "triton_from_bundle"]
 
@@ -30,7 +32,6 @@ DEFAULT_MAX_BATCH = 64
 """Of the ONNX model, whose batch is free; a plan's is that of its optimisation profile."""
 
 _QUEUE_DELAY_US = 100
-_BEST_FIRST = ("int8", "fp16", "fp32")
 _TYPES = {
     "uint8": "TYPE_UINT8",
     "float32": "TYPE_FP32",
@@ -83,10 +84,10 @@ def triton_from_bundle(
     """Write an ONNX Runtime model, and a TensorRT one if the bundle has plans, into ``out``.
 
     ``out`` is the repository: other models in it are left alone, and ``replace`` lets new models
-    take the place of earlier ones of the same name. ``precision`` None takes the best of INT8,
-    FP16, FP32 that is there and did not fail its gate, for each model by itself.
+    take the place of earlier ones of the same name. ``precision`` None takes the best whose gate
+    has not failed, for each model by itself (:mod:`fer_edge.usable`).
 
-    :class:`UsageError` if the bundle has no such graph or a model of that name exists.
+    :class:`UsageError` if the bundle has no such engine or a model of that name exists.
     """
     served = [_onnx_model(bundle, Path(out), precision, max_batch)]
     plans = _plan_model(bundle, Path(out), precision)
@@ -108,16 +109,9 @@ def _onnx_model(bundle: Bundle, out: Path, precision: str | None, max_batch: int
     if max_batch < 1:
         raise UsageError(f"a batch holds at least one image, not {max_batch}")
 
-    def graph(wanted: str) -> dict[str, str]:
-        return {
-            "format": "onnx",
-            "precision": wanted,
-            "target": "onnxruntime" if wanted == "int8" else "",
-        }
-
-    found = [each for each in _BEST_FIRST if bundle.find(**graph(each))]
-    chosen = precision or _best(bundle, found, "onnxruntime") or "fp32"
-    artifact = bundle.artifact(**graph(chosen))
+    engine = require_engine(bundle, backend_class("onnxruntime"), precision)
+    assert engine.artifact is not None
+    chosen, artifact = engine.precision, engine.artifact
     notes: tuple[str, ...] = ()
     if chosen == "int8":
         notes = ("INT8 is shaped for ONNX Runtime on CPUs, so this model runs on the CPU",)
@@ -135,17 +129,16 @@ def _onnx_model(bundle: Bundle, out: Path, precision: str | None, max_batch: int
 
 
 def _plan_model(bundle: Bundle, out: Path, precision: str | None) -> _Served | None:
-    plans = [
-        artifact
-        for artifact in bundle.manifest.artifacts
-        if artifact.format == "plan"
-        and artifact.target == "tensorrt"
-        and precision in {None, artifact.precision}
-    ]
-    chosen = precision or _best(bundle, {plan.precision for plan in plans}, "tensorrt")
-    plans = [plan for plan in plans if plan.precision == chosen]
-    if chosen is None or not plans:
+    kind = backend_class("tensorrt")
+    by_precision = {
+        each: engines_of(bundle, kind, each)
+        for each in (BEST_FIRST if precision is None else (precision,))
+    }
+    if not any(by_precision.values()):
         return None
+    # The plans run on the servers: whether this machine can load them does not matter.
+    chosen = require_engine(bundle, kind, precision, here=False).precision
+    plans = by_precision[chosen]
     newest: dict[int, tuple[tuple[int, ...], Artifact, PlanSidecar]] = {}
     notes = []
     for plan in plans:
@@ -188,17 +181,6 @@ def _plan_model(bundle: Bundle, out: Path, precision: str | None) -> _Served | N
             f"{sm // 10}.{sm % 10}": file for sm, file in zip(sorted(newest), files, strict=True)
         },
     )
-
-
-def _best(bundle: Bundle, precisions: Iterable[str], target: str) -> str | None:
-    """Return the best precision that there is and that did not fail its gate for ``target``."""
-    failed = {
-        gate.get("precision")
-        for gate in bundle.manifest.gates
-        if gate.get("passed") is False and gate.get("target") in {None, "", target}
-    }
-    there = set(precisions) - failed
-    return next((each for each in _BEST_FIRST if each in there), None)
 
 
 def _tensor(description: dict[str, Any], dims: Sequence[int]) -> _Tensor:

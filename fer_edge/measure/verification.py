@@ -28,7 +28,6 @@ __all__ = [
     "Side",
     "Verification",
     "artifact_of",
-    "default_precision",
     "describe_dataset",
     "duplicates_of_train",
     "measured_speedup",
@@ -126,13 +125,12 @@ def verify_bundle(
 
     ``dataset`` is the whole set as it was loaded: it is split as the network's training data was
     (DataError where that cannot be), and images that also stand in its TRAIN are marked.
-    ``precision`` None takes :func:`default_precision`. A gate that fails is in the result; errors
-    are raised for what cannot be compared at all (UsageError, UnavailableError, NumericsError for
-    logits that are not finite).
+    ``precision`` None takes the engine of :mod:`fer_edge.usable`. A gate that fails is in the
+    result; errors are raised for what cannot be compared at all (UsageError, UnavailableError,
+    NumericsError for logits that are not finite).
     """
     from fer_edge.data import resplit_as_recorded
 
-    precision = precision or default_precision(bundle, backend)
     dataset = resplit_as_recorded(dataset, bundle.manifest.dataset, str(bundle.path))
     environment = capture(threads)
     selected = dataset.select(split)
@@ -140,6 +138,7 @@ def verify_bundle(
     if bundle.manifest.synthetic:
         notes.append("the network was made from synthetic faces, not from FER2013")
     engine = backend_from_bundle(bundle, backend, precision, threads=threads)
+    precision = engine.precision
     reference = open_reference(bundle, threads=threads)
     try:
         if reference.note:
@@ -207,36 +206,6 @@ def verify_bundle(
         notes=tuple(dict.fromkeys(notes)),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def default_precision(bundle: Bundle, backend: str) -> str:
-    """Return the lowest precision (int8, fp16, fp32) of ``backend`` whose gate has not failed.
-
-    UsageError if the bundle holds no engine for this backend.
-    """
-    if backend == "pytorch":
-        return "fp32"
-    # Both TensorRTs take the INT8 graph of the one placement.
-    shape = "tensorrt" if backend.startswith("tensorrt") else backend
-    held = [
-        precision
-        for precision in ("int8", "fp16", "fp32")
-        if bundle.find(
-            format="onnx", precision=precision, target=shape if precision == "int8" else ""
-        )
-    ]
-    failed = {
-        gate.get("precision")
-        for gate in bundle.manifest.gates
-        if gate.get("passed") is False and gate.get("target") in (None, "", shape)
-    }
-    usable = [precision for precision in held if precision not in failed]
-    if not held:
-        raise UsageError(
-            f"{bundle.path} holds no engine for {backend}",
-            fix=f"fer-edge build {bundle.path} --precision int8",
-        )
-    return (usable or held)[0]
 
 
 def duplicates_of_train(

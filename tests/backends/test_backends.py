@@ -401,7 +401,7 @@ def test_from_bundle(tiny_bundle: Bundle) -> None:
 
 def test_int8_of_another_backend_is_not_taken(bundle_maker: Callable[..., Bundle]) -> None:
     bundle = bundle_maker(int8=("onnxruntime",))
-    with pytest.raises(UsageError, match="no int8 onnx openvino") as caught:
+    with pytest.raises(UsageError, match="no int8 graph for openvino") as caught:
         backend_from_bundle(bundle, "openvino", "int8")
     assert "--precision int8 --target openvino" in str(caught.value.fix)
     with pytest.raises(UsageError, match="FP32 reference, not int8"):

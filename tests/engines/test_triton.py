@@ -201,7 +201,7 @@ def test_a_graph_that_changed_is_not_served(tiny_bundle: Bundle, tmp_path: Path)
 
 
 def test_mistakes(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no fp16 onnx"):
+    with pytest.raises(UsageError, match="has no fp16 graph for onnxruntime"):
         triton_from_bundle(tiny_bundle, tmp_path, precision="fp16")
     with pytest.raises(UsageError, match="at least one image"):
         triton_from_bundle(tiny_bundle, tmp_path, max_batch=0)

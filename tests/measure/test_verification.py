@@ -27,7 +27,6 @@ from fer_edge.measure.record import (
 from fer_edge.measure.reference import open_reference
 from fer_edge.measure.result import BenchResult, BenchRow
 from fer_edge.measure.verification import (
-    default_precision,
     duplicates_of_train,
     measured_speedup,
     verify_bundle,
@@ -194,23 +193,6 @@ def test_duplicates_of_train(small_dataset: FerDataset, make_dataset: DatasetMak
     assert mask is None
     assert "no TRAIN" in str(note)
     assert duplicates_of_train(small_dataset, small_dataset.select("train")) == (None, None)
-
-
-def test_the_default_is_the_lowest_precision_whose_gate_has_not_failed(own_bundle: Bundle) -> None:
-    assert default_precision(own_bundle, "onnxruntime") == "int8"
-    assert default_precision(own_bundle, "openvino") == "fp32"
-    assert default_precision(own_bundle, "pytorch") == "fp32"
-    with BundleWriter(own_bundle.path, base=own_bundle) as writer:
-        writer.add_gate({"precision": "int8", "target": "onnxruntime", "passed": False})
-    assert default_precision(Bundle.open(own_bundle.path), "onnxruntime") == "fp32"
-
-
-def test_no_engine_for_a_backend_names_the_build_command(tmp_path: Path) -> None:
-    with BundleWriter(tmp_path / "empty") as writer:
-        writer.add_bytes(b"{}", "notes.json", format="json")
-    with pytest.raises(UsageError, match="no engine for openvino") as caught:
-        default_precision(Bundle.open(tmp_path / "empty"), "openvino")
-    assert "fer-edge build" in str(caught.value.fix)
 
 
 def test_speed_comes_from_a_bench_of_this_machine_and_these_files(own_bundle: Bundle) -> None:

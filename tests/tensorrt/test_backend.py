@@ -22,6 +22,7 @@ from fer_edge.backends.device_memory import CudaBindings, PyCuda
 from fer_edge.backends.gpu import Gpu
 from fer_edge.backends.plan_sidecar import PlanSidecar
 from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
+from fer_edge.bundle import Artifact, Bundle, Manifest
 from fer_edge.errors import (
     EngineMismatchError,
     IntegrityError,
@@ -438,45 +439,29 @@ def test_a_plan_in_a_bundle_names_the_bundle_in_its_fix(rig: Rig, tmp_path: Path
     assert caught.value.fix == f"fer-edge build {tmp_path} --precision int8 --target tensorrt"
 
 
-class FakeArtifact:
-    format, precision, target = "plan", "int8", "tensorrt"
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-
-class FakeBundle:
-    preprocessing = Preprocessing()
-
-    def __init__(self, path: Path, plans: list[str]) -> None:
-        self.path = path
-        self.manifest = type("Manifest", (), {"artifacts": [FakeArtifact(name) for name in plans]})
-
-    def file(self, artifact: FakeArtifact) -> Path:
-        return self.path / artifact.path
-
-
 @pytest.fixture
-def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bundle]:
     monkeypatch.setattr(TensorRTBackend, "_here", classmethod(lambda cls: ("10.3.0", 87)))
 
-    def make(*built: tuple[str, int]) -> Any:
-        names = []
+    def make(*built: tuple[str, int]) -> Bundle:
+        plans = []
         for release, sm in built:
-            names.append(f"sm{sm}-trt{release}-int8.plan")
-            replace(SIDECAR, tensorrt=release, sm=sm).write(tmp_path / names[-1])
-        return FakeBundle(tmp_path, names)
+            name = f"sm{sm}-trt{release}-int8.plan"
+            plans.append(Artifact(name, "plan", "int8", "tensorrt", "0" * 64, 0))
+            replace(SIDECAR, tensorrt=release, sm=sm).write(tmp_path / name)
+        graph = Artifact("model.fp32.onnx", "onnx", "fp32", "", "0" * 64, 0)
+        return Bundle(tmp_path, Manifest("faces", "", "", artifacts=(graph, *plans)))
 
     return make
 
 
-def test_the_bundles_plan_for_this_device_is_chosen(bundle: Callable[..., Any]) -> None:
+def test_the_bundles_plan_for_this_device_is_chosen(bundle: Callable[..., Bundle]) -> None:
     chosen = TensorRTBackend.from_bundle(bundle(("10.13.3", 90), ("10.3.0", 87)), "int8")
     assert chosen.path is not None
     assert chosen.path.name == "sm87-trt10.3.0-int8.plan"
 
 
-def test_plans_of_other_devices_are_named(bundle: Callable[..., Any]) -> None:
+def test_plans_of_other_devices_are_named(bundle: Callable[..., Bundle]) -> None:
     with pytest.raises(EngineMismatchError) as caught:
         TensorRTBackend.from_bundle(bundle(("10.13.3", 90), ("8.6.2", 87)), "int8")
     assert "built with TensorRT 10.13.3 for sm_90" in str(caught.value)
@@ -484,7 +469,7 @@ def test_plans_of_other_devices_are_named(bundle: Callable[..., Any]) -> None:
     assert "--precision int8 --target tensorrt" in str(caught.value.fix)
 
 
-def test_a_bundle_without_plans_names_the_build_command(bundle: Callable[..., Any]) -> None:
+def test_a_bundle_without_plans_names_the_build_command(bundle: Callable[..., Bundle]) -> None:
     with pytest.raises(UsageError, match="no fp16 plan") as caught:
         TensorRTBackend.from_bundle(bundle(("10.3.0", 87)), "fp16")
     assert "--precision fp16 --target tensorrt" in str(caught.value.fix)

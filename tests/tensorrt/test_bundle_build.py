@@ -46,7 +46,7 @@ def test_a_plan_is_added_to_the_bundle_with_its_chain(rtx: ModuleType, bundle: B
     # Plain: nothing is put before the plan's own bytes.
     with pytest.raises(UsageError, match="no int8 plan"):
         TensorRTRTXBackend.from_bundle(after, "int8")
-    with pytest.raises(UsageError, match="no fp32 plan for TensorRT"):
+    with pytest.raises(UsageError, match="no fp32 plan for tensorrt"):
         TensorRTBackend.from_bundle(after, "fp32")
 
 

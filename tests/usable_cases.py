@@ -1,0 +1,134 @@
+"""Bundles of every combination of graphs, plans and gates, for the rule of ``fer_edge.usable``.
+
+The files hold no network: the rule looks at the manifest, and at the JSON beside a plan.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fer_edge.backends.plan_sidecar import PlanSidecar
+from fer_edge.bundle import Bundle, BundleWriter
+from fer_edge.files import sha256_bytes
+
+__all__ = ["HERE", "Case", "cases", "make_bundle"]
+
+HERE = ("10.3.0", 87)
+"""TensorRT release and compute capability of the machine in these cases."""
+
+Gates = tuple[tuple[str, str, bool | None], ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One bundle and one question. A plan is (precision, TensorRT, compute capability)."""
+
+    backend: str
+    precision: str | None = None
+    graphs: tuple[tuple[str, str], ...] = (("fp32", ""),)
+    plans: tuple[tuple[str, str, int], ...] = ()
+    gates: Gates = ()
+    checkpoint: bool = False
+
+
+def cases() -> Iterator[Case]:
+    """Yield the cases of the backends that the C++ runner has too."""
+    yield from _graph_cases()
+    yield from _plan_cases()
+
+
+def make_bundle(path: Path, case: Case) -> Bundle:
+    """Write the bundle of a case."""
+    with BundleWriter(path) as writer:
+        if case.checkpoint:
+            writer.add_bytes(b"weights", "checkpoint.safetensors", format="safetensors")
+        for precision, target in case.graphs:
+            writer.add_bytes(
+                f"{precision} {target}".encode(),
+                f"model.{precision}{target and '.'}{target}.onnx",
+                format="onnx",
+                precision=precision,
+                target=target,
+            )
+        for precision, release, sm in case.plans:
+            _add_plan(writer, precision, release, sm)
+        for precision, target, passed in case.gates:
+            writer.add_gate({"precision": precision, "target": target, "passed": passed})
+    return Bundle.open(path)
+
+
+def _add_plan(writer: BundleWriter, precision: str, release: str, sm: int) -> None:
+    name = f"engines/sm{sm}-trt{release}-{precision}"
+    content = name.encode()
+    sidecar = PlanSidecar(
+        package="tensorrt",
+        tensorrt=release,
+        sm=sm,
+        gpu="",
+        target="",
+        precision=precision,
+        parent_sha256="",
+        sha256=sha256_bytes(content),
+        size=len(content),
+        batch={"min": 1, "opt": 1, "max": 1},
+        input={},
+        output={},
+        build_seconds=0,
+        created="",
+    )
+    writer.add_bytes(content, f"{name}.plan", format="plan", precision=precision, target="tensorrt")
+    writer.add_bytes(json.dumps(sidecar.to_dict()).encode(), f"{name}.json", format="json")
+
+
+def _graph_cases() -> Iterator[Case]:
+    own, other = ("int8", "openvino"), ("int8", "onnxruntime")
+    quantised: list[tuple[tuple[tuple[str, str], ...], Gates]] = [
+        ((), ()),
+        ((), (("int8", "openvino", False),)),
+        ((own,), ()),
+        ((own,), (("int8", "openvino", True),)),
+        ((own,), (("int8", "openvino", None),)),
+        ((own,), (("int8", "openvino", False),)),
+        ((own,), (("int8", "onnxruntime", False),)),
+        ((own,), (("int8", "", False),)),
+        ((other,), (("int8", "onnxruntime", True),)),
+    ]
+    floats: list[tuple[tuple[tuple[str, str], ...], Gates]] = [
+        (((name, ""),), ((name, "", passed),))
+        for name in ("fp16", "fp32")
+        for passed in (True, False)
+    ]
+    none: tuple[tuple[tuple[str, str], ...], Gates] = ((), ())
+    for int8, fp16, fp32 in itertools.product(quantised, (none, *floats[:2]), (none, *floats[2:])):
+        graphs, gates = int8[0] + fp16[0] + fp32[0], int8[1] + fp16[1] + fp32[1]
+        yield Case("openvino", graphs=graphs, gates=gates)
+    for precision in ("int8", "fp16", "fp32"):
+        for graphs, gates in quantised:
+            yield Case("openvino", precision, graphs, gates=gates, checkpoint=True)
+
+
+def _plan_cases() -> Iterator[Case]:
+    plans: list[tuple[tuple[str, int], ...]] = [
+        (),
+        (HERE,),
+        (("10.3.0", 90),),
+        (("10.13.3", 87), ("10.3.0", 90)),
+        (("10.3.0", 90), HERE),
+    ]
+    for int8, fp16 in itertools.product(plans, plans[:3]):
+        made = (*(("int8", *each) for each in int8), *(("fp16", *each) for each in fp16))
+        for graph, int8_passed, fp16_passed in itertools.product(
+            (False, True), (True, False), (True, False)
+        ):
+            graphs = (("fp32", ""), ("fp16", ""), *((("int8", "tensorrt"),) if graph else ()))
+            gates = (("int8", "tensorrt", int8_passed), ("fp16", "", fp16_passed))
+            yield Case("tensorrt", None, graphs, made, gates)
+        for precision in ("int8", "fp16", "fp32"):
+            yield Case("tensorrt", precision, (("fp32", ""),), made)
+    failed = tuple((name, "", False) for name in ("int8", "fp16", "fp32"))
+    yield Case("tensorrt", None, (("fp32", ""), ("fp16", "")), (), failed)
+    yield Case("tensorrt", None, (), (), ())
