@@ -29,7 +29,10 @@ class Preprocessing:
         import numpy as np
 
         scale = np.float32(1.0 / (255.0 * self.std))
-        return images.astype(np.float32) * scale - np.float32(self.mean / self.std)
+        normalised: np.ndarray = images.astype(np.float32) * scale - np.float32(
+            self.mean / self.std
+        )
+        return normalised
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""

@@ -13,48 +13,38 @@ import fer_edge
 PACKAGE = Path(fer_edge.__file__).parent
 
 
-def modules(*names: str) -> list[str]:
-    """Return modules, and all below those that end in ``.*``."""
-    found: list[str] = []
-    for name in names:
-        if not name.endswith(".*"):
-            found.append(f"fer_edge.{name}")
-            continue
-        folder = PACKAGE / name[:-2]
-        found.append(f"fer_edge.{name[:-2]}")
-        found += [f"fer_edge.{name[:-2]}.{path.stem}" for path in sorted(folder.glob("[a-z]*.py"))]
-    return found
+TRAINING_LIBRARIES = {
+    *("torch", "torchvision", "onnx", "safetensors", "timm", "accelerate", "matplotlib"),
+}
+
+TRAINING_ONLY = {
+    *("cli._training", "convert.qat"),
+    *("models.cbam", "models.compact", "models.filters", "models.folding", "models.gradcam"),
+    *("models.growing", "models.plain", "models.profile", "models.reference", "models.repvgg"),
+    *("models.resnet", "models.temperature", "models.vgg", "models.weights", "models.xception"),
+    *("training.augment", "training.batches", "training.checkpoint", "training.curves"),
+    *("training.distill", "training.fake_quant", "training.loop", "training.losses"),
+    *("training.machine", "training.optim", "training.qat", "training.replicas", "training.sam"),
+    *("training.scoring", "training.search", "training.session", "training.soup"),
+    *("training.start", "training.teachers"),
+}
+"""The modules that may need torch, onnx or another library of the extra ``train`` when imported.
+
+Every other module is imported where none of these is installed: a new one is guarded by default.
+"""
 
 
-DEVICE = modules(
-    "errors",
-    "emotions",
-    "files",
-    "preprocessing",
-    "paths",
-    "version",
-    "pretrained",
-    "cpu",
-    "swap",
-    "manifest",
-    "bundle",
-    "usable",
-    "packing",
-    "faces",
-    "classifier",
-    "data.*",
-    "models",
-    "models.spec",
-    "backends.*",
-    "measure.*",
-    "convert",
-    "convert.plan",
-    "convert.triton",
-    "report.*",
-    "training",
-    "training.runs",
-    "cli.*",
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = sorted(
+    module_of(path)
+    for path in PACKAGE.rglob("*.py")
+    if "_resources" not in path.parts and path.name != "__main__.py"
 )
+DEVICE = [name for name in MODULES if name.partition(".")[2] not in TRAINING_ONLY]
 
 SCRIPT = """
 import importlib.abc, sys
@@ -81,23 +71,25 @@ def run(names: list[str], forbidden: set[str]) -> set[str]:
     return set(ended.stdout.split())
 
 
-def exists(name: str) -> bool:
-    path = PACKAGE.joinpath(*name.split(".")[1:])
-    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+def test_the_list_names_modules_that_exist() -> None:
+    assert {f"fer_edge.{name}" for name in TRAINING_ONLY} <= set(MODULES)
 
 
 def test_device_modules_import_without_torch_and_onnx() -> None:
-    names = [name for name in DEVICE if exists(name)]
-    assert len(names) > 20
-    forbidden = {"torch", "torchvision", "onnx", "safetensors", "timm", "accelerate"}
-    run(names, forbidden)
+    run(DEVICE, TRAINING_LIBRARIES)
+
+
+@pytest.mark.parametrize("name", sorted(TRAINING_ONLY))
+def test_only_what_needs_torch_is_on_the_list(name: str) -> None:
+    """A module that imports without torch does not belong on the list."""
+    with pytest.raises(AssertionError, match="No module named"):
+        run([f"fer_edge.{name}"], TRAINING_LIBRARIES)
 
 
 def test_device_modules_load_no_engine() -> None:
     """Engines and heavy libraries are loaded when they are used, not when a module is imported."""
     heavy = {"torch", "onnx", "onnxruntime", "openvino", "tensorrt", "matplotlib", "sklearn"}
-    loaded = run([name for name in DEVICE if exists(name)], set())
-    assert not loaded & heavy
+    assert not run(DEVICE, set()) & heavy
 
 
 def test_import_fer_edge_is_free() -> None:

@@ -113,7 +113,8 @@ class Lane:
         cuda.synchronize(stream)
         if self._events is not None:
             self.device_ns = cuda.elapsed_ns(*self._events)
-        return self._logits[:n].copy()
+        logits: np.ndarray = self._logits[:n].copy()
+        return logits
 
     def close(self) -> None:
         """Free everything; may be called again."""

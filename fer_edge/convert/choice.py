@@ -225,4 +225,5 @@ class _Chooser:
         """Return a scale that the graph can hold; 1 for a tensor that is always zero."""
         if self.half_scales:
             value = float(np.float16(max(value, _SMALLEST_HALF))) if value else 1.0
-        return np.float32(value or 1.0)
+        scale: np.float32 = np.float32(value or 1.0)
+        return scale
