@@ -192,8 +192,8 @@ def tensorrt_rows(bundle: Bundle, folder: Path, say: Callable[[str], None]) -> I
         for precision in ("fp32", "fp16", "int8"):
             graph = prepared_graph(bundle, precision, profile)
             if graph is None:
-                command = f"fer-edge build {bundle.path} --precision {precision}"
-                note = f"the bundle has no graph for it: {command} --target {profile.name}"
+                command = bundle.build_command(precision, profile.name)
+                note = f"the bundle has no graph for it: {command}"
                 yield Row(kind.name, precision, status="unavailable", note=note)
                 continue
             plan = folder / f"{kind.name}-{precision}.plan"

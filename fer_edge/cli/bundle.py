@@ -84,7 +84,7 @@ def unpack(archive: Path, out: Path | None, replace: bool) -> None:
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
-    help="Default: for each model the best that passed its gate.",
+    help="Default: for each model the best whose gate has not failed (int8, fp16, fp32).",
 )
 @click.option(
     "--max-batch",

@@ -36,7 +36,7 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".gif", "
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
-    help="Default: the lowest that the bundle has for the backend and whose gate passed.",
+    help="Default: the best for the backend whose gate has not failed (int8, fp16, fp32).",
 )
 @click.option(
     "--abstain",

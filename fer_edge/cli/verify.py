@@ -32,7 +32,7 @@ __all__ = ["command"]
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
-    help="Default: the lowest that the bundle has for the backend and whose gate has not failed.",
+    help="Default: the best for the backend whose gate has not failed (int8, fp16, fp32).",
 )
 @click.option(
     "--backend",

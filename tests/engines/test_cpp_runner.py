@@ -56,7 +56,7 @@ def test_it_says_what_python_says(
 ) -> None:
     bundle = bundle_maker(uint8=uint8)
     folder, images = faces
-    result = runner("--engine", "openvino", "--precision", precision, bundle.path, folder)
+    result = runner("--backend", "openvino", "--precision", precision, bundle.path, folder)
     assert result.returncode == 0, result.stderr
     *lines, summary = lines_of(result.stdout)
     with Classifier(bundle, backend="openvino", precision=precision) as classify:
@@ -109,6 +109,14 @@ def test_version_and_help(runner: Runner) -> None:
     assert version.startswith(f"fer-edge-run {__version__}\n")
     assert "openvino 20" in version
     assert "usage: fer-edge-run" in runner("--help").stdout
+
+
+def test_the_old_name_of_an_option_works_and_says_so(runner: Runner, tiny_bundle: Bundle) -> None:
+    result = runner("--engine", "openvino", "--precision", "int8", "--choose", tiny_bundle.path)
+    assert lines_of(result.stdout) == [
+        {"backend": "openvino", "precision": "int8", "model": "model.int8.openvino.onnx"}
+    ]
+    assert result.stderr == "note: --engine is deprecated: use --backend\n"
 
 
 @pytest.mark.parametrize("name", ["model.fp32.onnx", "golden.npz", "manifest.json"])
@@ -255,7 +263,7 @@ def test_a_name_that_is_not_utf8(runner: Runner, tiny_bundle: Bundle, tmp_path: 
         (["--precision", "fp8", "x"], 2, "fp8"),
         (["/no/such/bundle"], 2, "is not a bundle"),
         (["{bundle}", "/no/such/face.pgm"], 2, "no such file"),
-        (["{bundle}", "--engine", "frob"], 2, "frob"),
+        (["{bundle}", "--backend", "frob"], 2, "frob"),
         (["{bundle}", "--precision", "fp16"], 2, "fp16"),
         (["{bundle}", "{bundle}"], 2, "no .pgm or .raw file"),
         (["{bundle}", "/dev/zero"], 2, "/dev/zero"),

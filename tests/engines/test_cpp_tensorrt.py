@@ -103,7 +103,7 @@ def test_a_plan_is_preferred_and_run_as_a_cuda_graph(
     result = runner(bundle.path, *sorted(tmp_path.glob("*.raw")))
     assert result.returncode == 0, result.stderr
     summary = last_line(result.stdout)
-    assert summary["engine"] == "tensorrt"
+    assert summary["backend"] == summary["engine"] == "tensorrt"
     assert summary["model"] == "engines/sm87-trt10.3.0-fp16.plan"
     assert summary["provider"] == "TensorRT 10.3.0, sm_87, CUDA graph"
     expected = fake_logits(images, floats=False)
@@ -128,7 +128,7 @@ def test_a_plan_that_takes_float_pixels(runner: Runner, bundle: Bundle) -> None:
     with BundleWriter(bundle.path, base=bundle) as writer:
         writer.add_bytes(buffer.getvalue(), "golden.npz", format="npz")
     add_plan(Bundle.open(bundle.path), b"FAKEPLAN f32", precision="fp32")
-    result = runner(bundle.path, "--engine", "tensorrt")
+    result = runner(bundle.path, "--backend", "tensorrt")
     assert result.returncode == 0, result.stderr
 
 
@@ -153,7 +153,7 @@ def test_a_plan_that_may_not_be_used(
     words: str,
 ) -> None:
     add_plan(bundle, b"FAKEPLAN u8", **fields)
-    result = runner(bundle.path, "--engine", "tensorrt", **env)
+    result = runner(bundle.path, "--backend", "tensorrt", **env)
     assert result.returncode == code, result.stderr
     assert words in result.stderr
     assert result.stderr.count("\n") <= 2
@@ -161,11 +161,12 @@ def test_a_plan_that_may_not_be_used(
 
 def test_what_tensorrt_logs_says_why_a_plan_does_not_load(runner: Runner, bundle: Bundle) -> None:
     add_plan(bundle, b"no plan at all")
-    result = runner(bundle.path, "--engine", "tensorrt")
+    result = runner(bundle.path, "--backend", "tensorrt")
     assert result.returncode == 5
     assert "cannot load" in result.stderr
     assert "magicTag does not match" in result.stderr
-    assert "fix:   fer-edge build --precision fp16 --target tensorrt" in result.stderr
+    command = f"fer-edge build {bundle.path} --precision fp16 --target tensorrt"
+    assert f"fix:   {command}" in result.stderr
 
 
 def test_the_plan_of_this_device_is_chosen(runner: Runner, bundle: Bundle) -> None:
@@ -175,7 +176,7 @@ def test_the_plan_of_this_device_is_chosen(runner: Runner, bundle: Bundle) -> No
     assert chosen["model"] == "engines/sm87-trt10.3.0-fp16.plan"
     neither = runner(bundle.path, FAKE_SM="110")
     assert neither.returncode == 5
-    assert "for sm_90, engines/sm87-trt10.3.0-fp16.plan was built" in neither.stderr
+    assert "on sm_110; engines/sm87-trt10.3.0-fp16.plan was built" in neither.stderr
 
 
 @pytest.mark.parametrize("suffix", [".plan", ".json"])
@@ -202,9 +203,9 @@ def test_a_plan_without_its_json_is_refused(runner: Runner, bundle: Bundle) -> N
 
 def test_tensorrt_rtx_plans_are_not_taken(runner: Runner, bundle: Bundle) -> None:
     add_plan(bundle, b"FAKEPLAN u8", package="tensorrt-rtx")
-    result = runner(bundle.path, "--engine", "tensorrt")
+    result = runner(bundle.path, "--backend", "tensorrt")
     assert result.returncode == 2
-    assert "fer-edge build --precision int8 --target tensorrt" in result.stderr
+    assert f"fer-edge build {bundle.path} --precision fp32 --target tensorrt" in result.stderr
 
 
 def test_it_compiles_for_tensorrt_8_6(runner: Runner, tmp_path: Path) -> None:

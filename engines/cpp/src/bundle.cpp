@@ -1,6 +1,7 @@
 #include "bundle.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -90,6 +91,25 @@ Gate gate_from_json(const json& content) {
   return gate;
 }
 
+// Whether it is the bundle inside the Python package, which `fer-edge build` does not write to.
+bool is_packaged(const std::filesystem::path& path) {
+  std::error_code failed;
+  const auto folder = std::filesystem::canonical(path, failed).parent_path();
+  return !failed && folder.filename() == "pretrained" &&
+         folder.parent_path().filename() == "fer_edge";
+}
+
+// As Python's shlex.quote.
+std::string shell_quoted(const std::string& word) {
+  const auto safe = [](unsigned char c) {
+    return std::isalnum(c) != 0 || std::strchr("_@%+=:,./-", c) != nullptr;
+  };
+  if (!word.empty() && std::all_of(word.begin(), word.end(), safe)) return word;
+  std::string quoted = "'";
+  for (const char c : word) quoted += c == '\'' ? std::string("'\"'\"'") : std::string(1, c);
+  return quoted + "'";
+}
+
 template <typename T>
 std::vector<T> rows(const std::string& bytes) {
   std::vector<T> out(bytes.size() / sizeof(T));
@@ -159,11 +179,21 @@ std::optional<Artifact> Bundle::find(const std::string& path) const {
   return std::nullopt;
 }
 
-bool Bundle::failed_gate(const std::string& precision, const std::string& engine) const {
+bool Bundle::failed_gate(const std::string& precision, const std::string& placement) const {
   return std::any_of(gates_.begin(), gates_.end(), [&](const Gate& gate) {
-    return gate.precision == precision && (gate.target.empty() || gate.target == engine) &&
+    return gate.precision == precision && (gate.target.empty() || gate.target == placement) &&
            gate.passed == false;
   });
+}
+
+std::string Bundle::build_command(const std::string& precision, const std::string& target) const {
+  const bool weights =
+      std::any_of(artifacts_.begin(), artifacts_.end(),
+                  [](const Artifact& artifact) { return artifact.format == "safetensors"; });
+  if (!weights && !find("onnx", "fp32", "")) return "build from the run that it was made from";
+  const std::string source =
+      is_packaged(path_) ? "pretrained -o compact" : shell_quoted(path_.string());
+  return "fer-edge build " + source + " --precision " + precision + " --target " + target;
 }
 
 std::string Bundle::read(const Artifact& artifact) const {

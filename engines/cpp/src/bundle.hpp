@@ -49,8 +49,14 @@ class Bundle {
                                              const std::string& target) const;
   [[nodiscard]] std::optional<Artifact> find(const std::string& path) const;
 
-  // Whether this precision lost too much in its gate: then it is used only when asked for by name.
-  [[nodiscard]] bool failed_gate(const std::string& precision, const std::string& engine) const;
+  // Whether a precision lost too much in its gate for this placement: then it is used only when it
+  // is asked for by name.
+  [[nodiscard]] bool failed_gate(const std::string& precision, const std::string& placement) const;
+
+  // The command that adds an engine to this bundle, or to a copy of the one in the Python package;
+  // plain words where the bundle has nothing to build from.
+  [[nodiscard]] std::string build_command(const std::string& precision,
+                                          const std::string& target) const;
 
   // Returns an artifact's bytes after comparing them with its digest: what is returned is what was
   // verified, so that a file changed in between cannot be used. Error(integrity) otherwise.

@@ -10,8 +10,7 @@
 namespace fer_edge {
 
 struct EngineOptions {
-  std::string precision;  // "fp32", "fp16" or "int8"
-  int threads = 1;        // what the engine may use on the CPU
+  int threads = 1;  // what the engine may use on the CPU
   bool cuda_graph = true;
 };
 
@@ -30,17 +29,20 @@ class Engine {
   [[nodiscard]] virtual std::string model() const = 0;
 };
 
-// A row of the table of engines that this runner was built with.
-struct EngineKind {
+// A row of the table of backends that this runner was built with. Its name is also the placement
+// of the INT8 graph that it takes, or that its plans are built from.
+struct BackendKind {
   const char* name;
   const char* version;
-  // Whether the bundle holds something of this precision for the engine.
-  bool (*has)(const Bundle& bundle, const std::string& precision);
-  // Loads it; Error(environment) where this machine cannot, Error(integrity) for damaged files.
-  std::unique_ptr<Engine> (*load)(const Bundle& bundle, const EngineOptions& options);
+  bool plans;  // it runs plans, not graphs
+  // Why this machine cannot load an engine, or nothing; null for a backend that loads all.
+  std::string (*misfit)(const Bundle& bundle, const Artifact& engine);
+  // Loads an engine; Error(environment) where this machine cannot, Error(integrity) for damage.
+  std::unique_ptr<Engine> (*load)(const Bundle& bundle, const Artifact& engine,
+                                  const EngineOptions& options);
 };
 
-[[nodiscard]] const std::vector<EngineKind>& engines();
+[[nodiscard]] const std::vector<BackendKind>& backends();
 
 // The first line of a library's message: errors here are one line.
 [[nodiscard]] std::string first_line(const std::string& text);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cctype>
 #include <openvino/openvino.hpp>
-#include <optional>
 #include <sstream>
 
 #include "errors.hpp"
@@ -42,11 +41,6 @@ std::string computes_in(const ov::CompiledModel& compiled) {
   std::string all = types.front();
   for (std::size_t i = 1; i < types.size(); ++i) all += "+" + types[i];
   return all;
-}
-
-std::optional<Artifact> artifact_for(const Bundle& bundle, const std::string& precision) {
-  // INT8 graphs are shaped per engine: another engine's is never taken in its place.
-  return bundle.find("onnx", precision, precision == "int8" ? "openvino" : "");
 }
 
 class OpenVinoEngine final : public Engine {
@@ -132,13 +126,9 @@ class OpenVinoEngine final : public Engine {
 
 const char* openvino_version() { return ov::get_openvino_version().buildNumber; }
 
-bool openvino_has(const Bundle& bundle, const std::string& precision) {
-  return artifact_for(bundle, precision).has_value();
-}
-
-std::unique_ptr<Engine> openvino_load(const Bundle& bundle, const EngineOptions& options) {
-  return std::make_unique<OpenVinoEngine>(bundle, *artifact_for(bundle, options.precision),
-                                          options);
+std::unique_ptr<Engine> openvino_load(const Bundle& bundle, const Artifact& graph,
+                                      const EngineOptions& options) {
+  return std::make_unique<OpenVinoEngine>(bundle, graph, options);
 }
 
 }  // namespace fer_edge

@@ -6,8 +6,7 @@
 namespace fer_edge {
 
 [[nodiscard]] const char* openvino_version();
-[[nodiscard]] bool openvino_has(const Bundle& bundle, const std::string& precision);
-[[nodiscard]] std::unique_ptr<Engine> openvino_load(const Bundle& bundle,
+[[nodiscard]] std::unique_ptr<Engine> openvino_load(const Bundle& bundle, const Artifact& graph,
                                                     const EngineOptions& options);
 
 }  // namespace fer_edge

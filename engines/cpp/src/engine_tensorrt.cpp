@@ -154,23 +154,22 @@ int compute_capability() {
 
 class TensorRtEngine final : public Engine {
  public:
-  TensorRtEngine(const Bundle& bundle, const EngineOptions& options)
-      : preprocessing_(bundle.preprocessing()) {
-    const int sm = compute_capability();
-    const Plan plan = choose_plan(bundle, options.precision, runtime_version(), sm);
-    const std::string content = bundle.read(plan.artifact);
-    file_ = plan.artifact.path;
-    provider_ = "TensorRT " + runtime_version() + ", sm_" + std::to_string(sm);
+  TensorRtEngine(const Bundle& bundle, const Artifact& plan, const EngineOptions& options)
+      : preprocessing_(bundle.preprocessing()),
+        file_(plan.path),
+        rebuild_(bundle.build_command(plan.precision, "tensorrt")) {
+    const std::string content = bundle.read(plan);
+    provider_ = "TensorRT " + runtime_version() + ", sm_" + std::to_string(compute_capability());
 
     runtime_.reset(nvinfer1::createInferRuntime(log_));
-    if (!runtime_) throw unusable("TensorRT does not start", plan);
+    if (!runtime_) throw unusable("TensorRT does not start");
     // Null, not an exception, where the plan does not fit; why, only the log knows.
     engine_.reset(runtime_->deserializeCudaEngine(content.data(), content.size()));
-    if (!engine_) throw unusable("TensorRT cannot load " + file_, plan);
-    name_tensors(plan);
+    if (!engine_) throw unusable("TensorRT cannot load " + file_);
+    name_tensors();
     context_.reset(engine_->createExecutionContext());
-    if (!context_) throw unusable("TensorRT has no execution context", plan);
-    prepare(plan);
+    if (!context_) throw unusable("TensorRT has no execution context");
+    prepare();
     if (options.cuda_graph) capture();
   }
 
@@ -193,17 +192,16 @@ class TensorRtEngine final : public Engine {
   [[nodiscard]] std::string model() const override { return file_; }
 
  private:
-  Error unusable(const std::string& what, const Plan& plan) {
-    return Error(Exit::environment, what + ": " + log_.last(),
-                 "fer-edge build --precision " + plan.artifact.precision + " --target tensorrt");
+  Error unusable(const std::string& what) {
+    return Error(Exit::environment, what + ": " + log_.last(), rebuild_);
   }
 
-  void name_tensors(const Plan& plan) {
+  void name_tensors() {
     for (std::int32_t i = 0; i < engine_->getNbIOTensors(); ++i) {
       const char* name = engine_->getIOTensorName(i);
       const bool in = engine_->getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT;
       std::string& kept = in ? input_ : output_;
-      if (!kept.empty()) throw unusable(file_ + " has too many tensors", plan);
+      if (!kept.empty()) throw unusable(file_ + " has too many tensors");
       kept = name;
     }
     const auto takes = engine_->getTensorDataType(input_.c_str());
@@ -211,7 +209,7 @@ class TensorRtEngine final : public Engine {
     const bool known = floats_ || takes == nvinfer1::DataType::kUINT8;
     if (!known || !fits(input_, {1, 1, kSize, kSize}) || !fits(output_, {1, kClasses}) ||
         engine_->getTensorDataType(output_.c_str()) != nvinfer1::DataType::kFLOAT) {
-      throw unusable(file_ + " is no network of fer-edge", plan);
+      throw unusable(file_ + " is no network of fer-edge");
     }
   }
 
@@ -226,7 +224,7 @@ class TensorRtEngine final : public Engine {
     return true;
   }
 
-  void prepare(const Plan& plan) {
+  void prepare() {
     in_ = std::make_unique<Buffer>(kPixels * (floats_ ? sizeof(float) : 1));
     out_ = std::make_unique<Buffer>(sizeof(Logits));
     nvinfer1::Dims one{};
@@ -236,7 +234,7 @@ class TensorRtEngine final : public Engine {
     if (!context_->setInputShape(input_.c_str(), one) ||
         !context_->setTensorAddress(input_.c_str(), in_->device()) ||
         !context_->setTensorAddress(output_.c_str(), out_->device())) {
-      throw unusable("TensorRT refuses a batch of one", plan);
+      throw unusable("TensorRT refuses a batch of one");
     }
     // Once plainly: lazy loading of kernels may not happen inside a capture.
     std::memset(in_->host<char>(), 0, kPixels);
@@ -260,6 +258,7 @@ class TensorRtEngine final : public Engine {
   // Members are destroyed from the last to the first: context before engine before runtime.
   Preprocessing preprocessing_;
   std::string file_;
+  std::string rebuild_;
   std::string provider_;
   std::string input_;
   std::string output_;
@@ -281,12 +280,13 @@ const char* tensorrt_version() {
   return version.c_str();
 }
 
-bool tensorrt_has(const Bundle& bundle, const std::string& precision) {
-  return has_plan(bundle, precision);
+std::string tensorrt_misfit(const Bundle& bundle, const Artifact& plan) {
+  return plan_misfit(bundle, plan, runtime_version(), compute_capability());
 }
 
-std::unique_ptr<Engine> tensorrt_load(const Bundle& bundle, const EngineOptions& options) {
-  return std::make_unique<TensorRtEngine>(bundle, options);
+std::unique_ptr<Engine> tensorrt_load(const Bundle& bundle, const Artifact& plan,
+                                      const EngineOptions& options) {
+  return std::make_unique<TensorRtEngine>(bundle, plan, options);
 }
 
 }  // namespace fer_edge

@@ -7,8 +7,9 @@
 namespace fer_edge {
 
 [[nodiscard]] const char* tensorrt_version();
-[[nodiscard]] bool tensorrt_has(const Bundle& bundle, const std::string& precision);
-[[nodiscard]] std::unique_ptr<Engine> tensorrt_load(const Bundle& bundle,
+// Why the TensorRT and the GPU here cannot load a plan, or nothing.
+[[nodiscard]] std::string tensorrt_misfit(const Bundle& bundle, const Artifact& plan);
+[[nodiscard]] std::unique_ptr<Engine> tensorrt_load(const Bundle& bundle, const Artifact& plan,
                                                     const EngineOptions& options);
 
 }  // namespace fer_edge

@@ -3,12 +3,14 @@
 #include <chrono>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "engine.hpp"
 #include "errors.hpp"
 #include "options.hpp"
 #include "self_test.hpp"
 #include "statistics.hpp"
+#include "usable.hpp"
 
 namespace fer_edge {
 namespace {
@@ -21,61 +23,37 @@ void print(const Json& line) {
   std::cout << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
 }
 
-std::string names(const std::vector<EngineKind>& kinds) {
+std::string names(const std::vector<BackendKind>& kinds) {
   std::string all;
-  for (const EngineKind& kind : kinds) all += (all.empty() ? "" : ", ") + std::string(kind.name);
+  for (const BackendKind& kind : kinds) all += (all.empty() ? "" : ", ") + std::string(kind.name);
   return all.empty() ? "none" : all;
 }
 
-// The best precision in the bundle that did not fail its gate; empty if there is none.
-std::string best_precision(const EngineKind& kind, const Bundle& bundle) {
-  for (const char* precision : {"int8", "fp16", "fp32"}) {
-    if (kind.has(bundle, precision) && !bundle.failed_gate(precision, kind.name)) return precision;
-  }
-  return "";
-}
+struct Choice {
+  const BackendKind& backend;
+  UsableEngine engine;
+};
 
-// Chooses an engine that was asked for, or the first that has something in the bundle.
-const EngineKind& choose_engine(const Options& options, const Bundle& bundle) {
-  const auto& kinds = engines();
-  for (const EngineKind& kind : kinds) {
-    if (options.engine.empty()) {
-      const bool usable = options.precision.empty() ? !best_precision(kind, bundle).empty()
-                                                    : kind.has(bundle, options.precision);
-      if (usable) return kind;
-    } else if (options.engine == kind.name) {
-      return kind;
+// Chooses the backend that was asked for, or the first with a usable engine, and that engine.
+Choice choose(const Options& options, const Bundle& bundle) {
+  const bool any = options.backend.empty();
+  std::optional<Error> why_not;
+  for (const BackendKind& kind : backends()) {
+    if (!any && options.backend != kind.name) continue;
+    try {
+      return {kind, usable_engine(bundle, kind, options.precision)};
+    } catch (const Error& error) {
+      // Plans that do not fit this machine are a reason to stop; to have none is not.
+      if (!any || error.exit_code() != static_cast<int>(Exit::usage)) throw;
+      if (!why_not) why_not = error;
     }
   }
-  if (!options.engine.empty()) {
-    throw Error(options.engine == "tensorrt" || options.engine == "openvino" ? Exit::environment
+  if (why_not) throw *why_not;
+  throw Error(options.backend == "tensorrt" || options.backend == "openvino" ? Exit::environment
                                                                              : Exit::usage,
-                "this runner was built without the engine '" + options.engine + "'; it has " +
-                    names(kinds),
-                "engines/cpp/README.md says how to build it");
-  }
-  throw Error(Exit::usage,
-              bundle.path().string() + " has no " +
-                  (options.precision.empty() ? "usable" : options.precision) +
-                  " file for the engines of this runner (" + names(kinds) + ")",
-              "fer-edge build --precision " +
-                  (options.precision.empty() ? "int8" : options.precision) + " --target " +
-                  (kinds.empty() ? "openvino" : kinds.front().name));
-}
-
-EngineOptions engine_options(const Options& options, const EngineKind& kind,
-                             const Bundle& bundle) {
-  EngineOptions chosen{options.precision, options.threads, options.cuda_graph};
-  if (chosen.precision.empty()) chosen.precision = best_precision(kind, bundle);
-  if (chosen.precision.empty() || !kind.has(bundle, chosen.precision)) {
-    const std::string precision = chosen.precision.empty() ? "int8" : chosen.precision;
-    throw Error(Exit::usage,
-                bundle.path().string() + " has no " +
-                    (chosen.precision.empty() ? "usable" : chosen.precision) + " file for " +
-                    kind.name,
-                "fer-edge build --precision " + precision + " --target " + kind.name);
-  }
-  return chosen;
+              "this runner was built without the backend '" + options.backend + "'; it has " +
+                  names(backends()),
+              "engines/cpp/README.md says how to build it");
 }
 
 // Replays the bundle's golden images, one by one as a camera would, and judges the logits.
@@ -137,21 +115,28 @@ int run(int argc, char** argv) {
   }
   if (options.version) {
     std::cout << "fer-edge-run " FER_EDGE_VERSION "\n";
-    for (const EngineKind& kind : engines()) {
+    for (const BackendKind& kind : backends()) {
       std::cout << kind.name << ' ' << kind.version << '\n';
     }
     return 0;
   }
   const std::vector<NamedImage> images = read_images(options.inputs);
   const Bundle bundle = Bundle::open(options.bundle);
-  const EngineKind& kind = choose_engine(options, bundle);
-  const EngineOptions chosen = engine_options(options, kind, bundle);
-  const std::unique_ptr<Engine> engine = kind.load(bundle, chosen);
+  const auto [kind, chosen] = choose(options, bundle);
+  if (options.choose) {
+    print({{"backend", kind.name},
+           {"precision", chosen.precision},
+           {"model", chosen.artifact.path}});
+    return 0;
+  }
+  const std::unique_ptr<Engine> engine =
+      kind.load(bundle, chosen.artifact, {options.threads, options.cuda_graph});
   const SelfTest test = self_test(*engine, bundle, chosen.precision);
 
   Json line = summary(classify(*engine, images, bundle, options.repeat));
   line["bundle"] = bundle.name();
-  line["engine"] = kind.name;
+  line["backend"] = kind.name;
+  line["engine"] = kind.name;  // the name of this field before
   line["provider"] = engine->provider();
   line["precision"] = chosen.precision;
   line["model"] = engine->model();

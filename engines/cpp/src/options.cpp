@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cstring>
+#include <iostream>
 
 #include "errors.hpp"
 
@@ -15,12 +16,15 @@ then one with the latency percentiles. The bundle's golden self-test runs first;
 is all that runs.
 
   INPUT              a .pgm (P5) or .raw (2,304 bytes) file, or a folder of such files
-  --engine NAME      the inference engine (default: the first one below with a file in the bundle)
-  --precision P      fp32, fp16 or int8 (default: the best that the bundle has for the engine)
-  --threads N        CPU threads of the engine (default: 1)
+  --backend NAME     what runs it: tensorrt or openvino (default: the first that was built in and
+                     has a usable engine in the bundle)
+  --precision P      fp32, fp16 or int8 (default: the best that the bundle has for the backend and
+                     whose gate has not failed)
+  --threads N        CPU threads of the backend (default: 1)
   --repeat N         classify all inputs N times, for percentiles from few images (default: 1)
   --no-graph         TensorRT: enqueue the network without a CUDA graph
-  -V, --version      the version, and the engines that this runner was built with
+  --choose           print which backend and which engine would be used, and load nothing
+  -V, --version      the version, and the backends that this runner was built with
   -h, --help         this text
 
 Example:
@@ -62,8 +66,11 @@ Options options_from(int argc, char** argv) {
       }
     } else if (word == "--") {
       only_files = true;
-    } else if (word == "--engine") {
-      options.engine = value();
+    } else if (word == "--backend" || word == "--engine") {
+      options.backend = value();
+      if (word == "--engine") std::cerr << "note: --engine is deprecated: use --backend\n";
+    } else if (word == "--choose") {
+      options.choose = true;
     } else if (word == "--precision") {
       options.precision = value();
       if (options.precision != "fp32" && options.precision != "fp16" &&

@@ -9,11 +9,12 @@ namespace fer_edge {
 struct Options {
   std::string bundle;
   std::vector<std::string> inputs;
-  std::string engine;     // empty: the first that is built in and has a file in the bundle
-  std::string precision;  // empty: the best there is, int8 before fp16 before fp32
+  std::string backend;    // empty: the first that is built in and has a usable engine
+  std::string precision;  // empty: the best whose gate has not failed
   int threads = 1;
   int repeat = 1;
   bool cuda_graph = true;
+  bool choose = false;
   bool help = false;
   bool version = false;
 };

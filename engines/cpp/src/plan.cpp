@@ -1,6 +1,5 @@
 #include "plan.hpp"
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "errors.hpp"
@@ -21,18 +20,16 @@ std::string short_version(const std::string& version) {
   return version.substr(0, at);
 }
 
-bool is_plan(const Artifact& artifact, const std::string& precision) {
-  return artifact.format == "plan" && artifact.target == "tensorrt" &&
-         artifact.precision == precision;
-}
+}  // namespace
 
-Plan plan_from(const Bundle& bundle, const Artifact& artifact) {
+std::string plan_misfit(const Bundle& bundle, const Artifact& plan, const std::string& tensorrt,
+                        int sm) {
   const std::string name =
-      std::filesystem::path(artifact.path).replace_extension(".json").generic_string();
+      std::filesystem::path(plan.path).replace_extension(".json").generic_string();
   const std::string where = (bundle.path() / name).string();
   const auto refuse = [&](const std::string& why) {
     return Error(Exit::integrity, where + ": " + why,
-                 "fer-edge build --precision " + artifact.precision + " --target tensorrt");
+                 bundle.build_command(plan.precision, "tensorrt"));
   };
   const auto sidecar = bundle.find(name);
   if (!sidecar) throw refuse("the bundle does not list it, and so not what built the plan");
@@ -40,39 +37,17 @@ Plan plan_from(const Bundle& bundle, const Artifact& artifact) {
   try {
     const json fields = json::parse(content);
     if (fields.at("schema").get<int>() != kSchema) throw refuse("it is of another schema");
-    if (fields.at("sha256").get<std::string>() != artifact.sha256) {
+    if (fields.at("sha256").get<std::string>() != plan.sha256) {
       throw refuse("it describes another plan");
     }
-    return {artifact, short_version(fields.at("tensorrt").get<std::string>()),
-            fields.at("sm").get<int>()};
+    const std::string built = short_version(fields.at("tensorrt").get<std::string>());
+    const int built_sm = fields.at("sm").get<int>();
+    if (built == tensorrt && built_sm == sm) return "";
+    return "built with TensorRT " + built + " for sm_" + std::to_string(built_sm) +
+           ", this is TensorRT " + tensorrt + " on sm_" + std::to_string(sm);
   } catch (const json::exception& error) {
     throw refuse(error.what());
   }
-}
-
-}  // namespace
-
-bool has_plan(const Bundle& bundle, const std::string& precision) {
-  const auto& artifacts = bundle.artifacts();
-  return std::any_of(artifacts.begin(), artifacts.end(),
-                     [&](const Artifact& artifact) { return is_plan(artifact, precision); });
-}
-
-Plan choose_plan(const Bundle& bundle, const std::string& precision, const std::string& tensorrt,
-                 int sm) {
-  std::string others;
-  for (const Artifact& artifact : bundle.artifacts()) {
-    if (!is_plan(artifact, precision)) continue;
-    const Plan plan = plan_from(bundle, artifact);
-    if (plan.tensorrt == tensorrt && plan.sm == sm) return plan;
-    others += artifact.path + " was built with TensorRT " + plan.tensorrt + " for sm_" +
-              std::to_string(plan.sm) + ", ";
-  }
-  if (others.empty()) others = bundle.path().string() + " has no " + precision + " plan; ";
-  throw Error(Exit::environment,
-              others + "this is TensorRT " + tensorrt + " on sm_" + std::to_string(sm),
-              "fer-edge build " + bundle.path().string() + " --precision " + precision +
-                  " --target tensorrt");
 }
 
 }  // namespace fer_edge

@@ -8,14 +8,14 @@
 
 namespace fer_edge {
 
-const std::vector<EngineKind>& engines() {
+const std::vector<BackendKind>& backends() {
   // In the order in which they are preferred.
-  static const std::vector<EngineKind> kinds = {
+  static const std::vector<BackendKind> kinds = {
 #ifdef FER_EDGE_WITH_TENSORRT
-      {"tensorrt", tensorrt_version(), tensorrt_has, tensorrt_load},
+      {"tensorrt", tensorrt_version(), true, tensorrt_misfit, tensorrt_load},
 #endif
 #ifdef FER_EDGE_WITH_OPENVINO
-      {"openvino", openvino_version(), openvino_has, openvino_load},
+      {"openvino", openvino_version(), false, nullptr, openvino_load},
 #endif
   };
   return kinds;

@@ -1,0 +1,95 @@
+#include "usable.hpp"
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "errors.hpp"
+
+namespace fer_edge {
+namespace {
+
+using Words = std::vector<std::string>;
+
+std::string joined(const Words& words, const char* separator) {
+  std::string all;
+  for (const std::string& word : words) all += (all.empty() ? "" : separator) + word;
+  return all;
+}
+
+std::optional<Artifact> graph_of(const Bundle& bundle, const BackendKind& backend,
+                                 const std::string& precision) {
+  // An INT8 graph is shaped for one backend: another backend never takes it.
+  return bundle.find("onnx", precision, precision == "int8" ? backend.name : "");
+}
+
+// The bundle's files of one precision that the backend runs, here or elsewhere.
+std::vector<Artifact> engines_of(const Bundle& bundle, const BackendKind& backend,
+                                 const std::string& precision) {
+  std::vector<Artifact> found;
+  if (!backend.plans) {
+    if (const auto graph = graph_of(bundle, backend, precision)) found.push_back(*graph);
+    return found;
+  }
+  for (const Artifact& artifact : bundle.artifacts()) {
+    if (artifact.format == "plan" && artifact.target == backend.name &&
+        artifact.precision == precision) {
+      found.push_back(artifact);
+    }
+  }
+  return found;
+}
+
+Error missing(const Bundle& bundle, const BackendKind& backend, const std::string& precision,
+              const Words& failed) {
+  std::string message = bundle.path().string() + " has no " +
+                        (precision.empty() ? "" : precision + " ") +
+                        (backend.plans ? "plan" : "graph") + " for " + backend.name;
+  if (!failed.empty()) message += " (" + joined(failed, ", ") + " failed the gate)";
+  if (!backend.plans) {
+    Words held;
+    for (const Artifact& artifact : bundle.artifacts()) held.push_back(artifact.path);
+    message += "; it has: " + (held.empty() ? "nothing" : joined(held, ", "));
+  }
+  return Error(Exit::usage, message,
+               bundle.build_command(precision.empty() ? "int8" : precision, backend.name));
+}
+
+}  // namespace
+
+UsableEngine usable_engine(const Bundle& bundle, const BackendKind& backend,
+                           const std::string& precision) {
+  const Words asked = precision.empty() ? Words{"int8", "fp16", "fp32"} : Words{precision};
+  Words failed;
+  Words candidates;
+  for (const std::string& each : asked) {
+    // A graph without its plan counts: then that plan is what is missing.
+    if (engines_of(bundle, backend, each).empty() && !graph_of(bundle, backend, each)) continue;
+    const bool refused = precision.empty() && bundle.failed_gate(each, backend.name);
+    (refused ? failed : candidates).push_back(each);
+  }
+  if (candidates.empty() && !failed.empty()) {
+    throw Error(Exit::usage,
+                "every engine of " + bundle.path().string() + " for " + backend.name +
+                    " failed its gate: " + joined(failed, ", "),
+                "to use one all the same, name it: --precision " + failed.back());
+  }
+  std::optional<Error> misfits;
+  for (const std::string& each : candidates) {
+    Words reasons;
+    for (const Artifact& artifact : engines_of(bundle, backend, each)) {
+      const std::string reason =
+          backend.misfit == nullptr ? "" : backend.misfit(bundle, artifact);
+      if (reason.empty()) return {each, artifact};
+      reasons.push_back(artifact.path + " was " + reason);
+    }
+    if (!reasons.empty() && !misfits) {
+      misfits = Error(Exit::environment, joined(reasons, "; "),
+                      bundle.build_command(each, backend.name));
+    }
+  }
+  if (misfits) throw *misfits;
+  throw missing(bundle, backend, candidates.empty() ? precision : candidates.front(), failed);
+}
+
+}  // namespace fer_edge
