@@ -160,7 +160,7 @@ def torch_rows(bundle: Bundle) -> Iterator[Row]:
 def onnxruntime_rows(bundle: Bundle) -> Iterator[Row]:
     for provider in ("CPUExecutionProvider", "CUDAExecutionProvider"):
         for precision in ("fp32", "fp16"):
-            graph = bundle.find(format="onnx", precision=precision, target="")
+            graph = bundle.graph(precision, "")
             if graph is None:
                 continue
             row = Row(f"onnxruntime {provider.removesuffix('ExecutionProvider')}", precision)

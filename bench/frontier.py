@@ -278,8 +278,7 @@ def _times(times: LatencySamples) -> dict[str, Any]:
 
 def measured_accuracy(bundle: Bundle, precision: str) -> dict[str, Any] | None:
     """Return what the bundle's own proof says of ONNX Runtime on PublicTest, or None."""
-    target = "onnxruntime" if precision == "int8" else ""
-    artifact = bundle.find(format="onnx", precision=precision, target=target)
+    artifact = bundle.graph(precision, "onnxruntime")
     listed = bundle.find(path="verify.json")
     if listed is None or artifact is None:
         return None
