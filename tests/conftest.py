@@ -15,6 +15,7 @@ from fixtures_bundle import (
     tiny_bundle,
     tiny_net,
 )
+from fixtures_hypothesis import register_profile
 
 __all__ = [
     "_tiny_template",
@@ -24,6 +25,9 @@ __all__ = [
     "tiny_bundle",
     "tiny_net",
 ]
+
+
+register_profile()
 
 
 @pytest.fixture(scope="session", autouse=True)

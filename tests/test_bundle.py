@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fixtures_hypothesis import SHARED_FIXTURE
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_edge.bundle import Bundle, BundleWriter
@@ -97,7 +98,7 @@ def test_every_byte_of_the_manifest_counts(tiny_bundle: Bundle) -> None:
             Manifest.from_bytes(bytes(damaged))
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=SHARED_FIXTURE)
 @given(data=st.data())
 def test_damaged_manifests_never_crash(tiny_bundle: Bundle, data: st.DataObject) -> None:
     content = tiny_bundle.manifest.to_bytes()
@@ -487,7 +488,6 @@ def test_a_crash_at_any_step_leaves_old_or_new(tmp_path: Path) -> None:
         [sys.executable, "-c", CRASH, str(tmp_path / "bundles")],
         check=True,
         stdout=subprocess.PIPE,
-        timeout=60,
     )
     *crashes, last = json.loads(ended.stdout)
     assert last[0] == 0, "the writer never got to its end"

@@ -38,7 +38,7 @@ def test_predict(tiny_bundle: Bundle, tiny_net: TinyNet) -> None:
     assert prediction.label == EMOTIONS[int(expected.argmax())]
     assert prediction.confidence == max(prediction.probabilities.values())
     assert type(prediction.confidence) is float
-    assert 0 < prediction.latency_ms < 1000
+    assert prediction.latency_ms > 0
     assert classifier.self_test.max_abs < 1e-4
 
 

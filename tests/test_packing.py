@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures_bundle import BundleMaker
-from hypothesis import HealthCheck, given, settings
+from fixtures_hypothesis import SHARED_FIXTURE
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_edge.bundle import Bundle, BundleWriter
@@ -272,9 +273,7 @@ HOSTILE = st.one_of(
 )
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=SHARED_FIXTURE)
 @given(
     name=HOSTILE,
     at=st.integers(0, 6),

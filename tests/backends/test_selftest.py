@@ -8,7 +8,7 @@ from fixtures_bundle import TinyNet, golden_images
 
 from fer_edge.backends import backend_from_bundle
 from fer_edge.backends.null import NullBackend
-from fer_edge.backends.selftest import judge_self_test, self_test
+from fer_edge.backends.selftest import SelfTest, judge_self_test, self_test
 from fer_edge.bundle import Bundle
 from fer_edge.errors import NumericsError
 
@@ -17,8 +17,10 @@ REFERENCE = TinyNet().logits(IMAGES)
 SPREAD = float(REFERENCE.std())
 
 
-def judge(precision: str, logits: np.ndarray) -> None:
-    judge_self_test(logits.astype(np.float32), REFERENCE, NullBackend(None, precision=precision))
+def judge(precision: str, logits: np.ndarray) -> SelfTest:
+    return judge_self_test(
+        logits.astype(np.float32), REFERENCE, NullBackend(None, precision=precision)
+    )
 
 
 def noise(size: float) -> np.ndarray:
@@ -38,7 +40,8 @@ def test_a_good_engine(tiny_bundle: Bundle) -> None:
     ("precision", "size"), [("fp32", 1e-5), ("fp16", 5e-3), ("int8", 0.05 * SPREAD)]
 )
 def test_what_precision_explains_passes(precision: str, size: float) -> None:
-    judge(precision, REFERENCE + noise(size))
+    result = judge(precision, REFERENCE + noise(size))
+    assert 0 < result.max_abs <= 6 * size
 
 
 @pytest.mark.parametrize(
@@ -54,7 +57,8 @@ def test_what_it_does_not_explain_fails(precision: str, size: float) -> None:
 def test_int8_may_be_odd_on_odd_inputs() -> None:
     logits = REFERENCE.copy()
     logits[:6] += noise(3 * SPREAD)[:6]
-    judge("int8", logits)
+    result = judge("int8", logits)
+    assert result.max_abs > SPREAD, "the odd answers are in the result, and pass"
 
 
 BROKEN = {

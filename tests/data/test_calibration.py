@@ -264,7 +264,7 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
 SIZES = st.lists(st.integers(0, 50), min_size=7, max_size=7)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(sizes=SIZES, data=st.data())
 def test_shares_add_up_and_stay_within_what_there_is(sizes: list[int], data) -> None:
     count = data.draw(st.integers(0, sum(sizes)))
@@ -274,7 +274,7 @@ def test_shares_add_up_and_stay_within_what_there_is(sizes: list[int], data) -> 
         assert all(0 <= share <= size for share, size in zip(shares, sizes))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(sizes=SIZES, data=st.data())
 def test_equal_shares_differ_only_where_a_class_is_used_up(sizes: list[int], data) -> None:
     shares = _equal_shares(sizes, data.draw(st.integers(0, sum(sizes))))

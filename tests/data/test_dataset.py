@@ -7,7 +7,8 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fixtures_hypothesis import SHARED_FIXTURE
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_edge.data import Split, duplicate_mask, load
@@ -18,9 +19,7 @@ from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, UsageError
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=SHARED_FIXTURE)
 @given(seed=st.integers(0, 9999))
 def test_the_digest_does_not_depend_on_the_order_of_rows(forms, seed: int) -> None:
     faces = forms.faces()
@@ -174,9 +173,7 @@ def test_npz_round_trip(forms, tmp_path) -> None:
     assert got.source == "x.npz"
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=SHARED_FIXTURE)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), seed=st.integers(0, 3))
 def test_a_flipped_bit_is_refused_or_changes_nothing(forms, tmp_path, place, bit, seed) -> None:
     path = tmp_path / "x.npz"

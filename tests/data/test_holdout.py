@@ -32,7 +32,7 @@ def test_holds_out_the_fraction_of_each_class(forms) -> None:
     assert np.bincount(train.labels[mask], minlength=7).tolist() == [4] * 7
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     per_class=st.integers(2, 12),
     copies=st.integers(0, 6),

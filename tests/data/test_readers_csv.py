@@ -107,14 +107,14 @@ def test_progress_counts_bytes_to_the_end(forms) -> None:
     assert seen[-1] == (len(text), len(text))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(alphabet='01234567,"\n\r Traingemotpxls\x00é', max_size=300))
 def test_any_text_is_read_or_refused_never_a_crash(text: str) -> None:
     with pytest.raises(DataError):
         read("emotion,pixels,Usage\n" + text)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(
         st.tuples(st.integers(0, 6), st.sampled_from(Split), st.integers(0, 2**32 - 1)),

@@ -10,7 +10,8 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fixtures_hypothesis import SHARED_FIXTURE
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -37,9 +38,7 @@ def test_zip_and_folder_have_one_digest_and_the_rows_of_the_files(forms, tmp_pat
     assert (zipped.source, folder.source) == ("a.zip", "b")
 
 
-@settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=10, suppress_health_check=SHARED_FIXTURE)
 @given(seed=st.integers(0, 999))
 def test_the_order_of_members_does_not_matter(forms, tmp_path, seed: int) -> None:
     faces = forms.faces(seed=seed)
@@ -139,9 +138,7 @@ def test_an_image_that_claims_to_be_huge_is_refused_before_it_is_decoded(forms) 
         _gray_from_bytes(bytes(png), "huge.png")
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=SHARED_FIXTURE)
 @given(st.data())
 def test_a_damaged_image_is_read_or_refused_never_a_crash(forms, data) -> None:
     content = bytearray(forms.picture(GRAY, data.draw(st.sampled_from(["PNG", "JPEG", "BMP"]))))

@@ -62,7 +62,7 @@ def collections(draw: st.DrawFn) -> FerDataset:
     return dataset_from_rows(images, labels, np.zeros(count, np.uint8), ids, source="made")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     collections(),
     st.sampled_from([(0.8, 0.1, 0.1), (0.7, 0.3), (1 / 3,) * 3, (0.2,) * 5]),
@@ -95,7 +95,7 @@ def test_parts_keep_copies_together_and_classes_in_proportion(
                 assert abs(got - count * fraction) < 1 + 1e-6
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(collections(), st.integers(0, 100), st.randoms(use_true_random=False))
 def test_names_and_order_of_rows_decide_nothing(dataset: FerDataset, seed: int, random) -> None:  # type: ignore[no-untyped-def]
     order = list(range(len(dataset)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from fixtures_bundle import TinyNet, golden_bytes, golden_images
-from hypothesis import HealthCheck, given, settings
+from fixtures_hypothesis import SHARED_FIXTURE
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fer_edge.backends import selftest
 from fer_edge.backends.selftest import judge_self_test
 from fer_edge.errors import NumericsError
 from fer_edge.measure.latency import LatencySamples, min_samples
@@ -23,10 +26,10 @@ from fer_edge.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from conftest import Runner
 
+SOURCES = Path(__file__).resolve().parents[2] / "engines" / "cpp" / "src"
+
 # A fixture that builds a program is the same for every example; a process takes its time.
-slow = settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+slow = settings(max_examples=20, suppress_health_check=SHARED_FIXTURE)
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 55, 56, 63, 64, 65, 119, 120, 128, 100_000])
@@ -127,6 +130,18 @@ def test_a_damaged_pgm_never_crashes(runner: Runner, content: bytes) -> None:
         Path(file.name).write_bytes(content)
         result = runner.probe("pgm", file.name)
     assert result.returncode in {0, 2}, result.stderr.decode()
+
+
+def test_the_self_tests_limits_are_pythons() -> None:
+    source = (SOURCES / "self_test.cpp").read_text(encoding="utf-8")
+    limits = dict(re.findall(r"constexpr double (k\w+) = ([0-9.e-]+);", source))
+    assert {name: float(value) for name, value in limits.items()} == {
+        "kFp32MaxAbs": selftest.FP32_MAX_ABS,
+        "kFp16TypicalAbs": selftest.FP16_TYPICAL_ABS,
+        "kInt8TypicalShare": selftest.INT8_TYPICAL_SHARE,
+        "kCorrelation": selftest.INT8_CORRELATION,
+        "kAgreement": selftest.INT8_AGREEMENT,
+    }
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

@@ -37,7 +37,7 @@ def one_hot(predicted: list[int]) -> np.ndarray:
     return np.eye(7, dtype=np.float32)[predicted]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 300), classes=st.integers(1, 7))
 def test_scores_are_those_of_scikit_learn(seed: int, n: int, classes: int) -> None:
     logits, labels = sample(seed, n, classes)
@@ -98,7 +98,7 @@ def test_mcnemar_of_thousands_of_pairs_neither_overflows_nor_vanishes() -> None:
     assert 0 <= mcnemar_exact(0, 7178) < 1e-300
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 200))
 def test_ece_is_the_weighted_gap_of_each_bin(seed: int, n: int) -> None:
     logits, labels = sample(seed, n)

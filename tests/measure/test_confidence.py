@@ -30,7 +30,7 @@ def honest(n: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return logits.astype(np.float32), (logits + gumbel).argmax(axis=1).astype(np.uint8)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.floats(0.3, 5.0))
 def test_the_temperature_that_spoilt_the_logits_is_found(factor: float) -> None:
     logits, labels = honest()

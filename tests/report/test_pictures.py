@@ -227,9 +227,12 @@ def test_maps_are_drawn_even_where_nobody_was_right(evaluation: Evaluation, tmp_
     said = answers(evaluation.images, evaluation.logits, range(2))
     unknown = [replace(answer, true="") for answer in said]
     options = {"title": "mine", "subtitle": "layer"}
-    pixels_of(draw_explanations(images, maps, unknown, tmp_path / "e.png", **options))
+    each = pixels_of(draw_explanations(images, maps, unknown, tmp_path / "e.png", **options))
     nobody = mean_maps(images, maps, said, ["happy", said[0].true])
-    pixels_of(draw_mean_maps(nobody, tmp_path / "m.png", **options))
+    assert nobody[0].n == 0
+    means = pixels_of(draw_mean_maps(nobody, tmp_path / "m.png", **options))
+    for pixels in (each, means):
+        assert np.ptp(pixels.astype(int), axis=2).max() > 60, "a heat map has colours"
 
 
 # -- histories -------------------------------------------------------------------------------------

@@ -27,9 +27,7 @@ TYPED = {"8.6.1": False, "10.3.0": True, "10.13.3.9": True, "11.4.0.106": True}
 def child(script: str, folder: str, module: str, cache: Path) -> dict[str, Any]:
     command = [sys.executable, "-W", "error", str(HERE / script), folder, module]
     environment = {**os.environ, "FER_EDGE_CACHE": str(cache)}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env=environment, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer

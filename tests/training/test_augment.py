@@ -137,7 +137,7 @@ def test_erasing_covers_one_rectangle_of_the_asked_area() -> None:
         assert int(mask.sum()) == int(rows.sum()) * int(columns.sum()), "a full rectangle"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.builds(
         Augment,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import pytest
@@ -120,5 +119,10 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 
 @given(st.text(max_size=30))
 def test_no_override_ends_in_anything_but_a_recipe_error(text: str) -> None:
-    with contextlib.suppress(RecipeError):
-        load_recipe("default", [text])
+    try:
+        recipe = load_recipe("default", [text])
+    except RecipeError as error:
+        assert str(error)
+        assert error.fix
+    else:
+        assert recipe_from_dict(recipe.to_dict()) == recipe
