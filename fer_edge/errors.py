@@ -19,6 +19,8 @@ An error says what is wrong in one line (``str(error)``) and what to do about it
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 from typing import ClassVar
@@ -35,6 +37,7 @@ __all__ = [
     "UnavailableError",
     "UsageError",
     "require",
+    "unknown",
 ]
 
 
@@ -115,3 +118,27 @@ def require(module: str, extra: str) -> ModuleType:
         if missing != module.partition(".")[0]:
             raise
         raise MissingExtraError(module, extra) from None
+
+
+def unknown(
+    kind: str,
+    name: object,
+    known: Iterable[str],
+    *,
+    where: str = "",
+    or_else: str = "",
+    error: type[UsageError] = UsageError,
+) -> UsageError:
+    """Return the error for a ``name`` that is not among the ``known`` ones of its ``kind``.
+
+    Its fix is the most similar known name, or all of them where none is similar. ``where`` is the
+    file or thing that has the name; ``or_else`` is what the user may give instead of a known name.
+    """
+    names = list(known)
+    # The right word without its table ("lr" for "optim.lr") is the most frequent mistake.
+    near = [known for known in names if known.rpartition(".")[2] == name]
+    near = near or get_close_matches(str(name), names, n=1, cutoff=0.5)
+    fix = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}"
+    if or_else and not near:
+        fix += f", or give {or_else}"
+    return error(f"{where}: " * bool(where) + f"unknown {kind} {str(name)!r}", fix=fix)

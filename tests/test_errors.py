@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fer_edge import errors
-from fer_edge.errors import FerEdgeError, MissingExtraError, require
+from fer_edge.errors import FerEdgeError, MissingExtraError, RecipeError, require, unknown
 
 
 def _tree() -> dict[str, type[FerEdgeError]]:
@@ -27,7 +27,7 @@ def test_the_docstring_draws_the_tree_as_it_is() -> None:
 
 
 def test_all_lists_every_error() -> None:
-    assert set(errors.__all__) == {*_tree(), "require"}
+    assert set(errors.__all__) == {*_tree(), "require", "unknown"}
 
 
 def test_a_missing_extra_names_the_exact_pip_line() -> None:
@@ -50,3 +50,14 @@ def test_a_package_broken_inside_keeps_its_own_error(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="something_it_lacks"):
         require("installed_but_broken", "train")
+
+
+def test_an_unknown_name_suggests_the_most_similar_or_all() -> None:
+    error = unknown("key", "lr", ["epochs", "optim.lr"], where="a.toml", error=RecipeError)
+    assert type(error) is RecipeError
+    assert str(error) == "a.toml: unknown key 'lr'"
+    assert error.fix == "did you mean 'optim.lr'?"
+    assert unknown("model", "compcat", ["vgg", "compact"]).fix == "did you mean 'compact'?"
+    error = unknown("recipe", "zzz", ["default", "quick"], or_else="the path of a TOML file")
+    assert str(error) == "unknown recipe 'zzz'"
+    assert error.fix == "choose from: default, quick, or give the path of a TOML file"

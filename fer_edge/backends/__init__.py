@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fer_edge.errors import UnavailableError, UsageError
+from fer_edge.errors import UnavailableError, unknown
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
@@ -30,13 +30,7 @@ BACKENDS: dict[str, str] = {
 def backend_class(name: str) -> type[Backend]:
     """Import and return a backend's class; :class:`UsageError` suggests the nearest name."""
     if name not in BACKENDS:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, BACKENDS, n=1)
-        raise UsageError(
-            f"there is no backend {name!r}",
-            fix=f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(BACKENDS)}",
-        )
+        raise unknown("backend", name, BACKENDS)
     module, _, class_name = BACKENDS[name].partition(":")
     try:
         found: type[Backend] = getattr(import_module(module), class_name)

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import click
 
-from fer_edge.errors import FerEdgeError
+from fer_edge.errors import FerEdgeError, unknown
 from fer_edge.version import __version__
 
 __all__ = ["COMMANDS", "main"]
@@ -55,11 +55,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Name the nearest command when there is none of that name."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            ctx.fail(f"there is no command '{args[0]}'.{hint}")
+            raise unknown("command", args[0], COMMANDS)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
 from fer_edge.convert.targets import TargetProfile, default_target, load_target, target_names
-from fer_edge.errors import UsageError
+from fer_edge.errors import unknown
 
 __all__ = ["TARGETS", "BuildTarget", "find_target"]
 
@@ -61,11 +60,7 @@ def find_target(name: str | None, say: Callable[[str], None] = lambda text: None
         return TARGETS[name]
     known = [*TARGETS, *target_names(), "tensorrt", "tensorrt-rtx"]
     if name not in known:
-        near = get_close_matches(name, known, n=1)
-        raise UsageError(
-            f"there is no target {name!r}",
-            fix=f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(known)}",
-        )
+        raise unknown("target", name, known)
     return _from_profile(load_target(name))
 
 

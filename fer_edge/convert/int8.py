@@ -30,7 +30,7 @@ from fer_edge.convert.graph import (
 from fer_edge.convert.placement import Placement, Weights, placement_for
 from fer_edge.convert.ranges import Ranges
 from fer_edge.convert.weights import quantise_weights
-from fer_edge.errors import UsageError, require
+from fer_edge.errors import UsageError, require, unknown
 from fer_edge.files import sha256_file
 
 __all__ = ["WEIGHTED", "Quantised", "Remainder", "int8_from_onnx", "quantise"]
@@ -319,12 +319,5 @@ def _check_source(model: Any, exclude: Collection[str]) -> None:
             fix="export it again with opset 17",
         )
     names = [node.name for node in nodes]
-    unknown = sorted(set(exclude) - set(names))
-    if unknown:
-        from difflib import get_close_matches
-
-        near = get_close_matches(unknown[0], names, n=1, cutoff=0.5)
-        raise UsageError(
-            f"there is no node {unknown[0]!r} in this graph",
-            fix=f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(names)}",
-        )
+    for name in sorted(set(exclude) - set(names)):
+        raise unknown("node", name, names, where="this graph")

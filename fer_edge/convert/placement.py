@@ -7,10 +7,9 @@ they differ in is data (:class:`Placement`); :mod:`fer_edge.convert.int8` is the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
-from fer_edge.errors import UsageError
+from fer_edge.errors import unknown
 
 __all__ = ["PLACEMENTS", "Placement", "Weights", "placement_for"]
 
@@ -86,7 +85,7 @@ PLACEMENTS: dict[str, Placement] = {
         raw_pixels=True,
         saturates=True,
     ),
-    # The placement of NVIDIA's own quantiser on a residual CNN (shared/design/TENSORRT.md): the
+    # The placement of NVIDIA's own quantiser (ModelOpt) on a residual CNN: the
     # convolution that feeds an Add gives its float accumulator to it, so Conv+Add+ReLU is one
     # kernel; the shortcut arrives as INT8.
     "tensorrt": Placement(
@@ -113,9 +112,5 @@ PLACEMENTS: dict[str, Placement] = {
 def placement_for(target: str) -> Placement:
     """Return a target's placement; :class:`UsageError` suggests the nearest name."""
     if target not in PLACEMENTS:
-        near = get_close_matches(target, PLACEMENTS, n=1)
-        raise UsageError(
-            f"there is no INT8 target {target!r}",
-            fix=f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(PLACEMENTS)}",
-        )
+        raise unknown("INT8 target", target, PLACEMENTS)
     return PLACEMENTS[target]

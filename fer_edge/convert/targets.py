@@ -11,13 +11,12 @@ import platform
 import re
 import sys
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from fer_edge.backends.gpu import gpu_or_reason
 from fer_edge.backends.tensorrt_library import FLAVOURS, import_tensorrt, tensorrt_version
-from fer_edge.errors import EngineMismatchError, RecipeError, UnavailableError, UsageError
+from fer_edge.errors import EngineMismatchError, RecipeError, UnavailableError, unknown
 from fer_edge.paths import resource_dir
 
 if sys.version_info >= (3, 11):
@@ -129,12 +128,7 @@ def load_target(name: str) -> TargetProfile:
         return local_target()
     path = _folder() / f"{_ALIASES.get(name, name)}.toml"
     if not path.is_file():
-        names = [*target_names(), *_ALIASES, "tensorrt"]
-        near = get_close_matches(name, names, n=1)
-        raise UsageError(
-            f"there is no target {name!r}",
-            fix=f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}",
-        )
+        raise unknown("target", name, [*target_names(), *_ALIASES, "tensorrt"])
     return _read(path)
 
 

@@ -13,7 +13,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,7 +21,7 @@ import numpy as np
 from fer_edge.data.dataset import FerDataset, image_keys
 from fer_edge.data.splits import Split
 from fer_edge.emotions import EMOTIONS
-from fer_edge.errors import DataError, RecipeError
+from fer_edge.errors import DataError, RecipeError, unknown
 from fer_edge.files import sha256_bytes
 from fer_edge.paths import resource_dir
 
@@ -175,11 +174,12 @@ def load_calibration_recipe(name_or_path: str | Path) -> CalibrationRecipe:
         folder = resource_dir("calibration")
         known = sorted(file.stem for file in folder.glob("*.toml"))
         if str(name_or_path) not in known:
-            near = get_close_matches(str(name_or_path), known, n=1)
-            raise RecipeError(
-                f"there is no calibration recipe {str(name_or_path)!r}"
-                + (f"; did you mean {near[0]!r}?" if near else ""),
-                fix=f"use one of {', '.join(known)}, or the path of a .toml file",
+            raise unknown(
+                "calibration recipe",
+                name_or_path,
+                known,
+                or_else="the path of a .toml file",
+                error=RecipeError,
             )
         path = folder / f"{name_or_path}.toml"
     try:
@@ -189,11 +189,7 @@ def load_calibration_recipe(name_or_path: str | Path) -> CalibrationRecipe:
     keys = {field.name for field in fields(CalibrationRecipe)} - {"name"}
     for key in content:
         if key not in keys:
-            near = get_close_matches(key, keys, n=1)
-            raise RecipeError(
-                f"{path}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-                fix=f"the keys are {', '.join(sorted(keys))}",
-            )
+            raise unknown("key", key, sorted(keys), where=str(path), error=RecipeError)
     if "ids_file" in content:
         content["ids_file"] = str(path.parent / str(content["ids_file"]))
     return CalibrationRecipe(name=path.stem, **content)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fer_edge.errors import UsageError, require
+from fer_edge.errors import require, unknown
 from fer_edge.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -137,11 +136,7 @@ def model_entry(name: str) -> ModelEntry:
     try:
         return MODELS[name]
     except KeyError:
-        near = get_close_matches(name, MODELS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(
-            f"there is no model {name!r}", fix=f"{hint}`fer-edge models` lists them"
-        ) from None
+        raise unknown("model", name, MODELS) from None
 
 
 def build_model(spec: ModelSpec) -> nn.Module:

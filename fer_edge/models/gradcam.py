@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer_edge.errors import UsageError, require
+from fer_edge.errors import UsageError, require, unknown
 from fer_edge.models.spec import ModelSpec
 from fer_edge.models.weights import model_from_weights
 from fer_edge.preprocessing import Preprocessing
@@ -104,13 +103,8 @@ class GradCam:
         for found in self.maps:
             if found.layer == layer:
                 return found
-        names = [found.layer for found in self.maps]
-        near = get_close_matches(layer, names, n=1)
-        raise UsageError(
-            f"model {self._spec.name!r} has no layer {layer!r} with a map of its own",
-            fix=(f"did you mean {near[0]!r}? " if near else "")
-            + f"choose from: {', '.join(names)}",
-        )
+        layers = [found.layer for found in self.maps]
+        raise unknown("layer", layer, layers, where=f"model {self._spec.name!r}")
 
 
 def gradcam_from_weights(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from fer_edge.errors import UsageError
+from fer_edge.errors import UsageError, unknown
 
 __all__ = ["options_from_mapping"]
 
@@ -23,11 +22,7 @@ def options_from_mapping(kind: type[T], model: str, content: Mapping[str, Any]) 
     values: dict[str, Any] = {}
     for key, value in content.items():
         if key not in defaults:
-            near = get_close_matches(key, defaults, n=1)
-            raise UsageError(
-                f"model {model!r} has no option {key!r}",
-                fix=f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(defaults)}",
-            )
+            raise unknown("option", key, defaults, where=f"model {model!r}")
         if not _fits(value, defaults[key]):
             raise UsageError(
                 f"option {key!r} of model {model!r} is {value!r}",

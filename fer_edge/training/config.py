@@ -10,11 +10,10 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from fer_edge.errors import RecipeError
+from fer_edge.errors import RecipeError, UsageError, unknown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -299,11 +298,8 @@ def _recipe_path(name_or_path: str | Path) -> Path:
     path = Path(text)
     if path.is_file():
         return path
-    near = get_close_matches(text, recipe_names(), n=1)
-    raise RecipeError(
-        f"there is no recipe {text!r}",
-        fix=(f"did you mean {near[0]!r}? " if near else "")
-        + f"known: {', '.join(recipe_names())}, or the path of a TOML file",
+    raise unknown(
+        "recipe", text, recipe_names(), or_else="the path of a TOML file", error=RecipeError
     )
 
 
@@ -359,13 +355,8 @@ def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _unknown(key: str, known: list[str], source: str) -> RecipeError:
-    near = get_close_matches(key, known, n=1, cutoff=0.5)
-    if not near:  # the right word in the wrong table is the commonest slip of all
-        last = key.rpartition(".")[2]
-        near = [name for name in known if name.rpartition(".")[2] == last]
-    fix = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-    return RecipeError(f"{source}: unknown key {key!r}", fix=fix)
+def _unknown(key: str, known: list[str], source: str) -> UsageError:
+    return unknown("key", key, known, where=source, error=RecipeError)
 
 
 def _read(kind: type[T], content: Any, prefix: str, source: str) -> T:
@@ -424,12 +415,7 @@ def _check(recipe: Recipe, source: str) -> None:
     for name, choices in _CHOICES.items():
         value = _lookup(recipe, name)
         if value not in choices:
-            near = get_close_matches(str(value), choices, n=1)
-            raise RecipeError(
-                f"{source}: {name} is {value!r}",
-                fix=(f"did you mean {near[0]!r}? " if near else "")
-                + f"{name} takes {', '.join(choices)}",
-            )
+            raise unknown(name, value, choices, where=source, error=RecipeError)
     for name, (low, high) in _RANGES.items():
         value = _lookup(recipe, name)
         if not low <= value <= high:

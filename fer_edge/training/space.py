@@ -28,11 +28,10 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_edge.errors import RecipeError
+from fer_edge.errors import RecipeError, unknown
 from fer_edge.training.config import Recipe, with_overrides
 
 if sys.version_info >= (3, 11):
@@ -185,17 +184,10 @@ def _parameter(path: Path, key: str, content: Any) -> Parameter:
         )
     kind = content["type"]
     if kind not in _KEYS:
-        near = get_close_matches(str(kind), _KEYS, n=1)
-        raise RecipeError(
-            f"{path}: {key} has the type {kind!r}",
-            fix=(f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(_KEYS)}",
-        )
+        raise unknown("type", kind, _KEYS, where=f"{path}: {key}", error=RecipeError)
     for name in content:
         if name != "type" and name not in _KEYS[kind]:
-            raise RecipeError(
-                f"{path}: {key} has an unknown key {name!r}",
-                fix=f"a {kind} takes {', '.join(_KEYS[kind])}",
-            )
+            raise unknown("key", name, _KEYS[kind], where=f"{path}: {key}", error=RecipeError)
     values = dict(content)
     if kind == "categorical":
         choices = values.get("choices")
@@ -215,9 +207,6 @@ def _space_path(text: str) -> Path:
     path = Path(text)
     if path.is_file():
         return path
-    near = get_close_matches(text, space_names(), n=1)
-    raise RecipeError(
-        f"there is no search space {text!r}",
-        fix=(f"did you mean {near[0]!r}? " if near else "")
-        + f"known: {', '.join(space_names())}, or the path of a TOML file",
+    raise unknown(
+        "search space", text, space_names(), or_else="the path of a TOML file", error=RecipeError
     )

@@ -81,9 +81,9 @@ def test_without_verification(
     ("arguments", "says"),
     [
         (("nowhere", "--data", "synthetic:700"), "there is no nowhere"),
-        (("--target", "orin"), "there is no target 'orin'"),
+        (("--target", "orin"), "unknown target 'orin'"),
         (("--calibration", "stratifed-128", "--data", "synthetic:700"), "stratified-128"),
-        (("--exclude", "stem", "--data", "synthetic:700"), "no node 'stem'"),
+        (("--exclude", "stem", "--data", "synthetic:700"), "unknown node 'stem'"),
     ],
 )
 def test_mistakes_end_in_one_line_and_a_fix(

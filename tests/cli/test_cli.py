@@ -30,7 +30,7 @@ def test_help_lists_every_command() -> None:
 def test_an_unknown_command_names_the_nearest() -> None:
     result = _run("biuld")
     assert result.returncode == 2
-    assert "Did you mean 'build'?" in result.stderr
+    assert "did you mean 'build'?" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -114,7 +114,7 @@ def test_the_picture_shows_every_kind_of_parameter(tmp_path: Path) -> None:
         (["--space", "soc"], "did you mean 'soc25'"),
         (["--set", "optim.lr=0.1"], "optim.lr is searched, and --set fixes it"),
         (["--split-seed", "1"], "there is none"),
-        (["--set", "model.name=nothing"], "no model 'nothing'"),
+        (["--set", "model.name=nothing"], "unknown model 'nothing'"),
         (["--storage", "nothing://x"], "nothing://x"),
     ],
 )

@@ -122,11 +122,11 @@ def test_resume_refuses_another_recipe(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--recipe", "defualt"], "no recipe 'defualt'"),
+        (["--recipe", "defualt"], "unknown recipe 'defualt'"),
         (["--set", "optim.lrr=1"], "unknown key 'optim.lrr'"),
         (["--set", "optim.lr"], "is not key=value"),
-        (["--model", "compcat"], "no model 'compcat'"),
-        (["--set", "model.options.width=[8]"], "no option 'width'"),
+        (["--model", "compcat"], "unknown model 'compcat'"),
+        (["--set", "model.options.width=[8]"], "unknown option 'width'"),
         (["--name", "a/b"], "not a name for a run"),
         (["--data", "nowhere.zip"], "nowhere.zip"),
         (["--resume", "nothing"], "no run 'nothing'"),
@@ -143,7 +143,7 @@ def test_no_pretrained_starts_from_random_weights(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("--data", "synthetic:160", "--no-pretrained")
-    assert "has no option 'pretrained'" in _refused(capsys, *words)
+    assert "unknown option 'pretrained'" in _refused(capsys, *words)
 
     def no_start(root: Path, name: str | None, recipe: Recipe, *_: object, **__: object) -> None:
         raise UsageError(f"pretrained {recipe.model.options['pretrained']}", fix="none")

@@ -358,7 +358,7 @@ def test_targets_by_name() -> None:
     assert find_target(None, said.append).name in {"onnxruntime", "tensorrt"}
     assert said[0].startswith("target ")
     assert find_target("orin-jp60").remainder == "fp32"
-    with pytest.raises(UsageError, match="no target 'onxruntime'") as caught:
+    with pytest.raises(UsageError, match="unknown target 'onxruntime'") as caught:
         find_target("onxruntime")
     assert caught.value.fix == "did you mean 'onnxruntime'?"
 

@@ -232,7 +232,7 @@ def test_a_recipe_of_one_s_own(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("cuont = 3", "unknown key 'cuont'; did you mean 'count'"),
+        ("cuont = 3", "unknown key 'cuont'"),
         ('name = "x"', "unknown key 'name'"),
         ('strategy = "random"', "strategy is 'random'"),
         ('method = "max"', "method is 'max'"),
@@ -253,8 +253,9 @@ def test_a_wrong_recipe_is_an_error_that_names_it(tmp_path, text: str, what: str
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(RecipeError, match="did you mean 'stratified-512'"):
+    with pytest.raises(RecipeError, match="unknown calibration") as error:
         load_calibration_recipe("stratifed-512")
+    assert error.value.fix == "did you mean 'stratified-512'?"
     with pytest.raises(RecipeError, match="cannot be read"):
         load_calibration_recipe("/nowhere/x.toml")
 

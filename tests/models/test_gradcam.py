@@ -152,7 +152,6 @@ def test_a_wrong_layer_names_the_right_ones(tmp_path: Path, faces: np.ndarray) -
         gradcam_from_weights(path, layer="stages.9")
     assert error.value.fix is not None
     assert "did you mean 'stages" in error.value.fix
-    assert "stem.2" in error.value.fix
     cam = gradcam_from_weights(path, layer="stem.2")
     assert str(cam.layer) == "stem.2 (8 maps of 24x24)"
     assert cam(faces)[1].shape == (3, 48, 48)
