@@ -1,17 +1,36 @@
-"""Files that are never half-written, and their digests."""
+"""Files that are never half-written, their digests, and the one reader of JSON and of TOML."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["atomic_path", "sha256_bytes", "sha256_file", "write_bytes", "write_json", "write_text"]
+from fer_edge.errors import FerEdgeError, IntegrityError, UsageError
+
+__all__ = [
+    "atomic_path",
+    "parse_json",
+    "parse_toml",
+    "read_json",
+    "read_toml",
+    "sha256_bytes",
+    "sha256_file",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+_LARGEST_JSON = 256 << 20
+_LARGEST_TOML = 1 << 20
+_DEEPEST = 64
+"""How deep tables may be nested: far above what any file here needs, below Python's limit."""
 
 
 @contextmanager
@@ -56,6 +75,80 @@ def write_text(target: Path | str, content: str) -> None:
 def write_json(target: Path | str, content: Any) -> None:
     """Write ``content`` as indented JSON to ``target`` atomically; NaN and infinity are refused."""
     write_text(target, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str, error: type[FerEdgeError] = IntegrityError) -> Any:
+    """Return what a JSON file holds. Raises ``error`` as :func:`parse_json`, or if unreadable."""
+    return parse_json(_read(path, _LARGEST_JSON, error), str(path), error)
+
+
+def parse_json(content: bytes | str, where: str, error: type[FerEdgeError] = IntegrityError) -> Any:
+    """Return what a JSON text (UTF-8) holds; ``where`` names it in errors.
+
+    Raises ``error`` for what is not JSON, NaN and infinity included, and for what is nested more
+    than 64 deep, so that no later reader runs out of stack.
+    """
+    try:
+        text = content.decode("utf-8") if isinstance(content, bytes) else content
+        return _shallow(json.loads(text, parse_constant=_refuse_constant))
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{where} is not JSON: {problem}") from None
+
+
+def read_toml(path: Path | str, error: type[FerEdgeError] = UsageError) -> dict[str, Any]:
+    """Return what a TOML file holds. Raises ``error`` as :func:`parse_toml`, or if unreadable."""
+    return parse_toml(_read(path, _LARGEST_TOML, error), str(path), error)
+
+
+def parse_toml(
+    content: bytes | str, where: str, error: type[FerEdgeError] = UsageError
+) -> dict[str, Any]:
+    """Return what a TOML text (UTF-8) holds; ``where`` names it in errors.
+
+    Raises ``error`` that names the line for what is not TOML or nested more than 64 deep.
+    """
+    # Imported here: most commands read no TOML.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:  # pragma: no cover - the same parser, before it joined the standard library
+        import tomli as tomllib
+
+    try:
+        text = content.decode("utf-8") if isinstance(content, bytes) else content
+        # ValueError: TOMLDecodeError, UnicodeDecodeError, and a number of thousands of digits.
+        table: dict[str, Any] = _shallow(tomllib.loads(text))
+        return table
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{where} is not TOML: {problem}", fix="correct that line") from None
+
+
+def _read(path: Path | str, largest: int, error: type[FerEdgeError]) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(largest + 1)
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror or problem}") from None
+    if len(content) > largest:
+        raise error(f"{path} cannot be read: it is larger than {largest >> 20} MiB")
+    return content
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _shallow(content: Any) -> Any:
+    level = [content]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return content
+    raise ValueError(f"it is nested more than {_DEEPEST} deep")
 
 
 def sha256_bytes(content: bytes | memoryview) -> str:
