@@ -44,7 +44,7 @@ frontier: $(STAMP)
 reproduction: $(STAMP)
 	$(BIN)/python bench/reproduction.py table
 
-# Calibrate, build, verify and put a run's network into the package: make ship RUN=runs/NAME
+# Fit the confidence, build, verify and put a run's network into the package: make ship RUN=runs/NAME
 ship: $(STAMP)
 	$(BIN)/python bench/ship.py $(RUN)
 

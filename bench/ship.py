@@ -26,13 +26,13 @@ from fer_edge.bundle import GOLDEN, MANIFEST, Artifact, Bundle, BundleWriter
 from fer_edge.classifier import Classifier
 from fer_edge.convert.build import CALIBRATION, build
 from fer_edge.convert.card import measured_results
-from fer_edge.convert.confidence import CALIBRATED, calibrate_run, weights_meta
+from fer_edge.convert.confidence import CONFIDENCE_FILES, fit_confidence, weights_meta
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.steps import CHECKPOINT, FP16, FP32
 from fer_edge.data import FerDataset, load, resolve_source
 from fer_edge.data.resplit import recorded_resplit
 from fer_edge.errors import FerEdgeError, GateError, UsageError
-from fer_edge.measure.confidence import TARGET
+from fer_edge.measure.confidence import ACCURACY
 from fer_edge.measure.gate import GatePolicy
 from fer_edge.measure.record import VERIFY_FILE
 from fer_edge.report.card import card_markdown
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=PACKAGED)
     parser.add_argument("--name", default="compact", help="the bundle's name")
     parser.add_argument(
-        "--target", type=float, default=TARGET, help="accuracy above the abstain threshold"
+        "--accuracy", type=float, default=ACCURACY, help="accuracy above the abstain threshold"
     )
     parser.add_argument("--calibration", default=CALIBRATION, help="recipe of INT8 calibration")
     parser.add_argument("--limit", type=int, default=LIMIT, help="bytes of the bundle")
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--no-speed", action="store_true", help="do not time INT8: for a machine that is busy"
     )
     parser.add_argument(
-        "--uncalibrated",
+        "--without-confidence",
         action="store_true",
         help="ship a run that trained on all of TRAIN: without temperature and threshold",
     )
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             options.output,
             name=options.name,
             command=command,
-            target=None if options.uncalibrated else options.target,
+            accuracy=None if options.without_confidence else options.accuracy,
             calibration=options.calibration,
             limit=options.limit,
             max_drop=options.max_drop,
@@ -114,7 +114,7 @@ def ship(
     *,
     name: str = "compact",
     command: str = "",
-    target: float | None = TARGET,
+    accuracy: float | None = ACCURACY,
     calibration: str | Path = CALIBRATION,
     limit: int = LIMIT,
     max_drop: float = MAX_DROP,
@@ -122,17 +122,18 @@ def ship(
     threads: int = 1,
     say: Say = lambda text: print(text, file=sys.stderr, flush=True),
 ) -> Bundle:
-    """Calibrate, build, verify and write; ``output`` is as it was until all of that is done."""
+    """Fit the confidence, build, verify and write; ``output`` changes only when all is done."""
     info = run.info()
     if info["status"] != "finished":
         raise UsageError(
             f"{run.path} is {info['status']}, not finished",
             fix=f"fer-edge train --resume {run.path}",
         )
-    if target is None:
-        (run.path / CALIBRATED).unlink(missing_ok=True)
+    if accuracy is None:
+        for name in CONFIDENCE_FILES:
+            (run.path / name).unlink(missing_ok=True)
     else:
-        found = calibrate_run(run.path, dataset, target=target)
+        found = fit_confidence(run.path, dataset, accuracy=accuracy)
         say(
             f"temperature {found['temperature']:.4f}; ECE on PUBLIC "
             f"{found['public']['ece_before']:.4f} -> {found['public']['ece_after']:.4f}"

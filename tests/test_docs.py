@@ -33,7 +33,7 @@ SHORTER = {
 ``train --init`` and ``--teacher`` fit, for all runs are the same small network.
 """
 
-ELSEWHERE = {"demo", "calibrate"}
+ELSEWHERE = {"demo", "confidence"}
 """Run by tests/cli/test_demo.py, and on a run with a held-out part by test_run_confidence.py."""
 
 

@@ -71,7 +71,7 @@ def make_run(tmp_path: Path, faces: FerDataset) -> Callable[..., RunFolder]:
 
 
 def shipped(run: RunFolder, faces: FerDataset, output: Path, **changes: Any) -> Bundle:
-    options = {"speed": False, "say": lambda text: None, "target": 0.3, **changes}
+    options = {"speed": False, "say": lambda text: None, "accuracy": 0.3, **changes}
     return ship.ship(run, faces, output, **options)
 
 
@@ -257,7 +257,7 @@ def test_nothing_is_shipped_by_halves(
 
     monkeypatch.setattr(ship, "build", failed)
     with pytest.raises(GateError):
-        shipped(run, faces, output, target=None)
+        shipped(run, faces, output, accuracy=None)
     assert not output.exists()
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import NamedTuple
 
 import click
 
 from fer_edge.errors import FerEdgeError, unknown
 from fer_edge.version import __version__
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "DEPRECATED", "Deprecated", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("fer_edge.cli.train", "Train a network on FER2013."),
     "soup": ("fer_edge.cli.soup", "Average the weights of runs fine-tuned from the same ones."),
-    "calibrate": ("fer_edge.cli.calibrate", "Fit a run's confidence on its held-out images."),
+    "confidence": ("fer_edge.cli.confidence", "Fit a run's confidence on its held-out images."),
     "qat": ("fer_edge.cli.qat", "Fine-tune a run for INT8, where quantising it loses too much."),
     "search": ("fer_edge.cli.search", "Search hyper-parameters, alone or with other workers."),
     "build": ("fer_edge.cli.build", "Build a verified FP32, FP16 or INT8 engine into a bundle."),
@@ -24,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("fer_edge.cli.evaluate", "Score a network: tables, confusion, reliability."),
     "explain": ("fer_edge.cli.explain", "Draw Grad-CAM maps of faces."),
     "plot": ("fer_edge.cli.plot", "Draw predictions beside faces, or learning curves."),
-    "inspect": ("fer_edge.cli.inspect", "Show a bundle's manifest and verify its digests."),
+    "inspect": ("fer_edge.cli.inspect", "Show a bundle's manifest and check its digests."),
     "predict": ("fer_edge.cli.predict", "Classify faces in image files."),
     "models": ("fer_edge.cli.models", "List the networks that can be trained."),
     "data": ("fer_edge.cli.data", "Describe or audit a data set."),
@@ -33,6 +34,24 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("fer_edge.cli.demo", "Train, build and bench in about two minutes."),
 }
 """Command name -> (module that holds ``command``, one line for ``--help``)."""
+
+
+class Deprecated(NamedTuple):
+    """The current name of a command or option, and the versions that its old name works in."""
+
+    new: str
+    since: str
+    removed_in: str
+
+
+DEPRECATED: dict[tuple[str, ...], Deprecated] = {
+    ("calibrate",): Deprecated("confidence", since="0.1.0", removed_in="0.3.0"),
+    ("confidence", "--target"): Deprecated("--accuracy", since="0.1.0", removed_in="0.3.0"),
+}
+"""Old name -> new name: ``(command,)``, or ``(command, --option)`` with the command's current name.
+
+The old names do the same as the new ones and print one line on stderr. They are in no ``--help``.
+"""
 
 
 class LazyGroup(click.Group):
@@ -53,7 +72,8 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Name the nearest command when there is none of that name."""
+        """Replace deprecated names, and name the nearest command if the given one is unknown."""
+        args = _current_names(args)
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise unknown("command", args[0], COMMANDS)
         return super().resolve_command(ctx, args)
@@ -62,6 +82,29 @@ class LazyGroup(click.Group):
         """List the commands from the table above: importing them all would take seconds."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def _current_names(args: list[str]) -> list[str]:
+    """Return a command line, command first, with each deprecated name replaced by the new one."""
+    command, *words = args or [""]
+    if (command,) in DEPRECATED:
+        command = _replacement(command, DEPRECATED[(command,)])
+    options = words[: words.index("--")] if "--" in words else words
+    for place, word in enumerate(options):
+        name, equals, value = word.partition("=")
+        if (command, name) in DEPRECATED:
+            new = _replacement(f"{command} {name}", DEPRECATED[command, name])
+            words[place] = f"{new}{equals}{value}"
+    return [command, *words] if args else args
+
+
+def _replacement(old: str, name: Deprecated) -> str:
+    click.echo(
+        f"deprecated: '{old}' is now '{name.new}'; "
+        f"the old name works until version {name.removed_in}",
+        err=True,
+    )
+    return name.new
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -160,7 +160,7 @@ def warn_of_faces(images: FerDataset, *paths: Path) -> None:
 
 
 def _from_run(run: Path) -> Subject:
-    from fer_edge.convert.confidence import calibrated_weights
+    from fer_edge.convert.confidence import confidence_weights
     from fer_edge.errors import UsageError
     from fer_edge.training.runs import RunFolder
 
@@ -173,7 +173,7 @@ def _from_run(run: Path) -> Subject:
     return Subject(
         name=str(run),
         # What `fer-edge build` would build from.
-        weights=calibrated_weights(run) or folder.model,
+        weights=confidence_weights(run) or folder.model,
         bundle=None,
         described=info["dataset"],
         history=run / "history.csv",

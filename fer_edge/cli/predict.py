@@ -79,7 +79,7 @@ def command(
         if abstain and classifier.threshold is None:
             raise UsageError(
                 f"{classifier.bundle.path} has no confidence threshold to abstain by",
-                fix="fit one to its run: fer-edge calibrate RUN, then fer-edge build RUN",
+                fix="fit one to its run: fer-edge confidence RUN, then fer-edge build RUN",
             )
         exact = fmt in {"json", "csv"}
         for path in paths:

@@ -2,7 +2,8 @@
 
 The rows are the held-out part of TRAIN that the run's recipe left out of training. The result is a
 second weights file in the run, with the temperature folded into the last layer, from which builds
-are made from then on: the checkpoint and all graphs give calibrated logits, at no cost.
+are made from then on: the logits of the weights and of all graphs are divided by the temperature,
+at no cost.
 """
 
 from __future__ import annotations
@@ -16,26 +17,39 @@ import numpy as np
 
 from fer_edge.errors import DataError, IntegrityError, UsageError, require
 from fer_edge.files import sha256_file
-from fer_edge.measure.confidence import TARGET, Confidence, confidence_of, selective
+from fer_edge.measure.confidence import ACCURACY, Confidence, confidence_of, selective
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
 
-__all__ = ["CALIBRATED", "calibrate_run", "calibrated_weights", "weights_meta"]
+__all__ = [
+    "CONFIDENCE_FILES",
+    "CONFIDENCE_WEIGHTS",
+    "confidence_weights",
+    "fit_confidence",
+    "weights_meta",
+]
 
-CALIBRATED = "calibrated.safetensors"
+CONFIDENCE_WEIGHTS = "confidence.safetensors"
 """The file in a run's folder."""
+
+CONFIDENCE_FILES = (CONFIDENCE_WEIGHTS, "calibrated.safetensors")
+"""All names that this file has had, the newest first. Older runs have the old one."""
+
+_MADE_FROM, _OLD_MADE_FROM = "without_confidence_sha256", "uncalibrated_sha256"
+"""The header key for the SHA-256 of the weights before the temperature: now, and in older files."""
 
 METHOD = "temperature scaling (Guo et al. 2017, arXiv 1706.04599), least NLL"
 _BATCH = 64
 Progress = Callable[[str, int, int], None]
 
 
-def calibrate_run(
-    run: Path, dataset: FerDataset, *, target: float = TARGET, progress: Progress | None = None
+def fit_confidence(
+    run: Path, dataset: FerDataset, *, accuracy: float = ACCURACY, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Fit temperature and threshold, write ``calibrated.safetensors``, return what it records.
+    """Fit temperature and threshold, write ``confidence.safetensors``, return what it records.
 
+    ``accuracy`` (a fraction) is what the answers above the abstain threshold shall reach.
     ``dataset`` is the whole set that the run was trained on: its held-out rows are found again.
     Those whose pixels also stand in PUBLIC or PRIVATE are left out. PUBLIC only judges what was
     fitted (``public`` in the result); PRIVATE's labels are not read. Raises UsageError for a run
@@ -52,7 +66,7 @@ def calibrate_run(
     dataset = _as_trained(dataset, weights.meta, run)
     rows, dropped = _held_out(dataset, fraction, seed)
     logits = _logits(path, dataset.images[rows], "held-out rows", progress)
-    found = confidence_of(logits, dataset.labels[rows], target=target)
+    found = confidence_of(logits, dataset.labels[rows], accuracy=accuracy)
     content: dict[str, Any] = {
         "method": METHOD,
         "fitted_on": {
@@ -66,23 +80,27 @@ def calibrate_run(
         **found.to_dict(),
         "public": _on_public(path, dataset, found, progress),
     }
-    meta = {**weights.meta, "confidence": content, "uncalibrated_sha256": weights.sha256}
-    save_scaled(weights, run / CALIBRATED, found.temperature, meta)
+    meta = {**weights.meta, "confidence": content, _MADE_FROM: weights.sha256}
+    save_scaled(weights, run / CONFIDENCE_WEIGHTS, found.temperature, meta)
+    for name in CONFIDENCE_FILES[1:]:
+        (run / name).unlink(missing_ok=True)
     return content
 
 
-def calibrated_weights(run: Path) -> Path | None:
-    """Return a run's calibrated weights, or None where none were made.
+def confidence_weights(run: Path) -> Path | None:
+    """Return a run's weights with the temperature folded in, or None if no confidence was fitted.
 
     UsageError if they were made from other weights than the run has now.
     """
-    path = run / CALIBRATED
-    if not path.is_file():
+    path = next((run / name for name in CONFIDENCE_FILES if (run / name).is_file()), None)
+    if path is None:
         return None
-    if weights_meta(path).get("uncalibrated_sha256") != sha256_file(run / "model.safetensors"):
+    meta = weights_meta(path)
+    made_from = meta.get(_MADE_FROM, meta.get(_OLD_MADE_FROM))
+    if made_from != sha256_file(run / "model.safetensors"):
         raise UsageError(
             f"{path} was made from other weights than {run / 'model.safetensors'} has now",
-            fix=f"fer-edge calibrate {run}",
+            fix=f"fer-edge confidence {run}",
         )
     return path
 
@@ -144,7 +162,7 @@ def _on_public(
     public = dataset.select("public")
     logits = _logits(path, public.images, "PUBLIC", progress)
     judged = confidence_of(
-        logits, public.labels, target=found.target, temperature=found.temperature
+        logits, public.labels, accuracy=found.accuracy, temperature=found.temperature
     )
     content = judged.to_dict()
     for name in ("temperature", "at_bound", "target"):

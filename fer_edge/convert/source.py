@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_edge.bundle import MANIFEST, Bundle, BundleWriter
-from fer_edge.convert.confidence import calibrated_weights, weights_meta
+from fer_edge.convert.confidence import confidence_weights, weights_meta
 from fer_edge.errors import UsageError
 from fer_edge.pretrained import PRETRAINED, is_packaged, pretrained_path
 
@@ -81,10 +81,10 @@ def _from_run(path: Path, output: str | Path | None, described: str) -> BuildSou
         raise UsageError(
             f"the run {path} has no weights yet", fix=f"fer-edge train --resume {path}"
         )
-    calibrated = calibrated_weights(path)
-    if calibrated is not None:
-        temperature = weights_meta(calibrated)["confidence"]["temperature"]
-        weights, described = calibrated, f"{described} (calibrated: T = {temperature:.4f})"
+    fitted = confidence_weights(path)
+    if fitted is not None:
+        temperature = weights_meta(fitted)["confidence"]["temperature"]
+        weights, described = fitted, f"{described} (temperature {temperature:.4f})"
     folder = _output(output, path / "bundle")
     name = path.resolve().name
     return BuildSource(described, name, weights, None, _existing(folder), folder)

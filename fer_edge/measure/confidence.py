@@ -23,8 +23,8 @@ from fer_edge.errors import DataError, UsageError
 from fer_edge.measure.accuracy import expected_calibration_error
 
 __all__ = [
+    "ACCURACY",
     "MIN_ANSWERED",
-    "TARGET",
     "Confidence",
     "Selective",
     "abstain_threshold",
@@ -35,7 +35,7 @@ __all__ = [
     "selective",
 ]
 
-TARGET = 0.8
+ACCURACY = 0.8
 """Accuracy of the answers that are not abstained from: four of five. People agree with FER2013's
 labels in about two of three (65 +- 5 %, Goodfellow et al. 2013, arXiv 1307.0414)."""
 
@@ -72,8 +72,8 @@ class Confidence:
     """A temperature, what it mended on the images it was fitted on, and when to abstain.
 
     Fractions; NLL in nats an image. ``abstain`` is at the smallest threshold whose answers reach
-    the accuracy ``target``; None where no threshold does. ``curve`` goes from full coverage down;
-    ``aurc`` is the area under the risk-coverage curve. Confidences are those after scaling.
+    ``accuracy``; None where no threshold does. ``curve`` goes from full coverage down; ``aurc`` is
+    the area under the risk-coverage curve. Confidences are those after scaling.
     """
 
     temperature: float
@@ -84,18 +84,20 @@ class Confidence:
     nll_after: float
     ece_before: float
     ece_after: float
-    target: float
+    accuracy: float
     abstain: Selective | None
     curve: tuple[Selective, ...]
     aurc: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description."""
-        return {**asdict(self), "curve": [point.to_dict() for point in self.curve]}
+        """Return a JSON-ready description; its key ``target`` is :attr:`accuracy`."""
+        content = {**asdict(self), "curve": [point.to_dict() for point in self.curve]}
+        content["target"] = content.pop("accuracy")
+        return content
 
 
 def confidence_of(
-    logits: np.ndarray, labels: np.ndarray, *, target: float = TARGET, temperature: float = 0.0
+    logits: np.ndarray, labels: np.ndarray, *, accuracy: float = ACCURACY, temperature: float = 0.0
 ) -> Confidence:
     """Fit and describe: f32[N,7] ``logits`` of the network as it was trained, u8[N] ``labels``.
 
@@ -112,8 +114,8 @@ def confidence_of(
         nll_after=negative_log_likelihood(scaled, labels),
         ece_before=expected_calibration_error(logits, labels),
         ece_after=expected_calibration_error(scaled, labels),
-        target=target,
-        abstain=abstain_threshold(scaled, labels, target=target),
+        accuracy=accuracy,
+        abstain=abstain_threshold(scaled, labels, accuracy=accuracy),
         curve=coverage_curve(scaled, labels),
         aurc=_aurc(scaled, labels),
     )
@@ -159,21 +161,21 @@ def selective(logits: np.ndarray, labels: np.ndarray, threshold: float) -> Selec
 
 
 def abstain_threshold(
-    logits: np.ndarray, labels: np.ndarray, *, target: float = TARGET
+    logits: np.ndarray, labels: np.ndarray, *, accuracy: float = ACCURACY
 ) -> Selective | None:
-    """Return the smallest threshold, in thousandths, whose answers reach the accuracy ``target``.
+    """Return the smallest threshold, in thousandths, whose answers reach ``accuracy``.
 
     None where none does with at least 50 answers left. It is the sample's own: on other images the
-    accuracy will be near the target, not above it for sure.
+    accuracy will be near it, not above it for sure.
     """
-    if not 0 < target < 1:
-        raise UsageError(f"an accuracy of {target} to reach", fix="use a fraction such as 0.8")
+    if not 0 < accuracy < 1:
+        raise UsageError(f"an accuracy of {accuracy} to reach", fix="use a fraction such as 0.8")
     confidence, right = _answers(logits, labels)
     for step in range(_STEPS):
         found = _at(confidence, right, step / _STEPS)
         if found.answered < MIN_ANSWERED:
             return None
-        if found.accuracy is not None and found.accuracy >= target:
+        if found.accuracy is not None and found.accuracy >= accuracy:
             return found
     return None
 

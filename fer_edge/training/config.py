@@ -162,7 +162,7 @@ class Augment:
 class Data:
     """``holdout`` is the part of TRAIN that is never trained on, drawn by ``holdout_seed``.
 
-    Pixel-identical images stay together. Confidence is calibrated on these images.
+    Pixel-identical images stay together. The confidence is fitted on these images.
     """
 
     holdout: float = 0.0

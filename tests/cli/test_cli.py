@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from fer_edge import cli
 from fer_edge.errors import IntegrityError
+from fer_edge.version import __version__
 
 
 def _run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -32,6 +35,60 @@ def test_an_unknown_command_names_the_nearest() -> None:
     assert result.returncode == 2
     assert "did you mean 'build'?" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split("."))
+
+
+@pytest.mark.parametrize("old", cli.DEPRECATED, ids=" ".join)
+def test_a_deprecated_name_does_what_the_new_one_does_and_says_so(
+    old: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = cli.DEPRECATED[old]
+    name = old[0] if len(old) == 2 else entry.new
+    real = importlib.import_module(cli.COMMANDS[name][0]).command
+    given: list[dict[str, object]] = []
+    monkeypatch.setattr(real, "callback", lambda **options: given.append(options))
+    if len(old) == 1:
+        runs = [([entry.new], []), ([old[0]], [])]
+    else:
+        [option] = [one for one in real.params if entry.new in one.opts]
+        assert old[1] not in option.opts
+        value = "0.5"
+        runs = [([name], [entry.new, value]), ([name], [old[1], value])]
+        runs.append(([name], [f"{old[1]}={value}"]))
+    lines = []
+    for command, options in runs:
+        cli.main([*command, *options])
+        lines.append(capsys.readouterr().err)
+    assert given[1:] == given[:1] * (len(runs) - 1)
+    assert lines[0] == ""
+    for line in lines[1:]:
+        assert line.splitlines() == [
+            f"deprecated: '{' '.join(old)}' is now '{entry.new}'; "
+            f"the old name works until version {entry.removed_in}"
+        ]
+
+
+@pytest.mark.parametrize("old", cli.DEPRECATED, ids=" ".join)
+def test_a_deprecated_name_is_hidden_and_goes_in_time(old: tuple[str, ...]) -> None:
+    entry = cli.DEPRECATED[old]
+    assert _version(entry.since) <= _version(__version__) < _version(entry.removed_in)
+    command = [] if len(old) == 1 else [old[0]]
+    shown = CliRunner().invoke(cli.group, [*command, "--help"]).output
+    assert re.search(rf"(?m)^\s*{re.escape(entry.new)}\b", shown)
+    assert not re.search(rf"(?m)^\s*{re.escape(old[-1])}\b", shown)
+
+
+def test_a_deprecated_name_that_is_a_plain_argument_is_left_alone() -> None:
+    assert cli._current_names(["predict", "calibrate", "--target"]) == [
+        "predict",
+        "calibrate",
+        "--target",
+    ]
+    assert cli._current_names(["confidence", "--", "--target"]) == ["confidence", "--", "--target"]
+    assert cli._current_names([]) == []
 
 
 def test_an_unknown_option_is_usage() -> None:

@@ -72,7 +72,7 @@ def test_abstaining(tiny_bundle: Bundle, faces: Path, capsys: pytest.CaptureFixt
     rows = json.loads(run(capsys, *arguments)[1])
     assert [row["confident"] for row in rows] == [None] * 3
     code, _, err = run(capsys, *arguments, "--abstain")
-    assert (code, "fer-edge calibrate" in err) == (2, True)
+    assert (code, "fer-edge confidence" in err) == (2, True)
 
     between = float(np.median([row["confidence"] for row in rows]))
     with BundleWriter(tiny_bundle.path, tiny_bundle) as writer:

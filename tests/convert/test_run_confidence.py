@@ -16,9 +16,9 @@ from fer_edge.bundle import Bundle
 from fer_edge.cli import main
 from fer_edge.convert.build import build
 from fer_edge.convert.confidence import (
-    CALIBRATED,
-    calibrate_run,
-    calibrated_weights,
+    CONFIDENCE_WEIGHTS,
+    confidence_weights,
+    fit_confidence,
     weights_meta,
 )
 from fer_edge.convert.golden import golden_images
@@ -78,15 +78,17 @@ def run(tmp_path: Path, weights: Path, noisy: FerDataset) -> Path:
 
 
 def test_the_temperature_is_found_and_folded(run: Path, noisy: FerDataset) -> None:
-    found = calibrate_run(run, noisy, target=0.5)
+    found = fit_confidence(run, noisy, accuracy=0.5)
     assert found["temperature"] == pytest.approx(TRUTH, rel=0.2)
     assert found["ece_after"] < found["ece_before"]
+    assert found["target"] == 0.5
+    assert "accuracy" not in found
     assert found["public"]["ece_after"] < found["public"]["ece_before"]
     images = golden_images()
     before = logits_of(run / "model.safetensors", images)
-    after = logits_of(run / CALIBRATED, images)
+    after = logits_of(run / CONFIDENCE_WEIGHTS, images)
     np.testing.assert_allclose(after * found["temperature"], before, rtol=1e-4, atol=1e-4)
-    recorded = weights_meta(run / CALIBRATED)
+    recorded = weights_meta(run / CONFIDENCE_WEIGHTS)
     assert recorded["confidence"] == json.loads(json.dumps(found))
     assert recorded["recipe"] == load_weights(run / "model.safetensors").meta["recipe"]
 
@@ -112,7 +114,7 @@ def test_only_held_out_rows_that_no_test_split_has_are_fitted_on(
         return infer(self, batch)
 
     monkeypatch.setattr(PyTorchBackend, "infer", spy)
-    found = calibrate_run(run, shared)
+    found = fit_confidence(run, shared)
     assert found["fitted_on"]["dropped_test_duplicates"] == 3
     assert found["fitted_on"]["n"] == held.sum() - 3 == found["n"]
     fitted = {image.tobytes() for image in seen[: found["n"]]}
@@ -121,8 +123,8 @@ def test_only_held_out_rows_that_no_test_split_has_are_fitted_on(
     assert judged == [image.tobytes() for image in images[public]]
 
 
-def test_a_build_takes_the_calibrated_weights(run: Path, noisy: FerDataset) -> None:
-    found = calibrate_run(run, noisy, target=0.5)
+def test_a_build_takes_the_weights_with_confidence(run: Path, noisy: FerDataset) -> None:
+    found = fit_confidence(run, noisy, accuracy=0.5)
     report = build(run, precision="fp32", target="onnxruntime", data=noisy)
     assert report.error is None
     bundle = Bundle.open(report.bundle)
@@ -159,11 +161,11 @@ def test_a_build_takes_the_calibrated_weights(run: Path, noisy: FerDataset) -> N
     assert "biases" not in card  # FER2013's, of which these faces are none
 
 
-def test_stale_calibration_is_refused(run: Path, noisy: FerDataset) -> None:
-    assert calibrated_weights(run) is None
-    calibrate_run(run, noisy)
-    assert calibrated_weights(run) == run / CALIBRATED
-    assert "calibrated: T = " in find_source(run).described
+def test_a_confidence_of_other_weights_is_refused(run: Path, noisy: FerDataset) -> None:
+    assert confidence_weights(run) is None
+    fit_confidence(run, noisy)
+    assert confidence_weights(run) == run / CONFIDENCE_WEIGHTS
+    assert "(temperature " in find_source(run).described
     loaded = load_weights(run / "model.safetensors")
     save_weights(
         run / "model.safetensors",
@@ -174,19 +176,47 @@ def test_stale_calibration_is_refused(run: Path, noisy: FerDataset) -> None:
     )
     with pytest.raises(UsageError, match="other weights") as raised:
         find_source(run)
-    assert raised.value.fix == f"fer-edge calibrate {run}"
+    assert raised.value.fix == f"fer-edge confidence {run}"
+
+
+def test_a_confidence_that_an_older_version_fitted_is_read(run: Path, noisy: FerDataset) -> None:
+    fit_confidence(run, noisy)
+    fitted = load_weights(run / CONFIDENCE_WEIGHTS)
+    meta = dict(fitted.meta)
+    meta["uncalibrated_sha256"] = meta.pop("without_confidence_sha256")
+    older = run / "calibrated.safetensors"
+    save_weights(older, fitted.state, fitted.spec, fitted.preprocessing, meta)
+    (run / CONFIDENCE_WEIGHTS).unlink()
+    assert confidence_weights(run) == older
+    assert find_source(run).weights == older
+    fit_confidence(run, noisy)
+    assert confidence_weights(run) == run / CONFIDENCE_WEIGHTS
+    assert not older.exists()
+
+
+def test_an_older_confidence_of_other_weights_is_refused(run: Path, noisy: FerDataset) -> None:
+    fit_confidence(run, noisy)
+    fitted = load_weights(run / CONFIDENCE_WEIGHTS)
+    meta = dict(fitted.meta)
+    del meta["without_confidence_sha256"]
+    meta["uncalibrated_sha256"] = "0" * 64
+    older = run / "calibrated.safetensors"
+    save_weights(older, fitted.state, fitted.spec, fitted.preprocessing, meta)
+    (run / CONFIDENCE_WEIGHTS).unlink()
+    with pytest.raises(UsageError, match="other weights"):
+        confidence_weights(run)
 
 
 def test_refusals(tmp_path: Path, run: Path, weights: Path, noisy: FerDataset) -> None:
     whole = make_run(tmp_path / "whole", weights, noisy)
     with pytest.raises(UsageError, match="all of TRAIN") as raised:
-        calibrate_run(whole, noisy)
+        fit_confidence(whole, noisy)
     assert "data.holdout=0.05" in str(raised.value.fix)
     with pytest.raises(DataError, match="was trained on"):
-        calibrate_run(run, noisy.take(range(len(noisy) - 1)))
+        fit_confidence(run, noisy.take(range(len(noisy) - 1)))
     few = make_run(tmp_path / "few", weights, noisy, holdout=0.01)
     with pytest.raises(DataError, match="means nothing"):
-        calibrate_run(few, noisy)
+        fit_confidence(few, noisy)
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(IntegrityError):
         weights_meta(tmp_path / "bad.safetensors")
@@ -201,13 +231,13 @@ def test_the_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     npz_from_dataset(noisy, tmp_path / "noisy.npz")
-    words = ["calibrate", "mine", "--data", "noisy.npz", "--target", "0.5"]
+    words = ["confidence", "mine", "--data", "noisy.npz", "--accuracy", "0.5"]
     main(words)
     captured = capsys.readouterr()
     assert "abstain below" in captured.out
     assert "held-out TRAIN" in captured.out
     assert "PUBLIC" in captured.out
-    assert f"written: runs/mine/{CALIBRATED}" in captured.err
+    assert f"written: runs/mine/{CONFIDENCE_WEIGHTS}" in captured.err
     main([*words, "--format", "json"])
     assert json.loads(capsys.readouterr().out)["method"].startswith("temperature scaling")
 

@@ -95,9 +95,9 @@ def test_selective_counts() -> None:
     assert selective(logits, labels, 0.0).coverage == 1
 
 
-def test_the_threshold_is_the_smallest_that_reaches_the_target() -> None:
+def test_the_threshold_is_the_smallest_that_reaches_the_accuracy() -> None:
     logits, labels = honest()
-    found = abstain_threshold(logits, labels, target=0.9)
+    found = abstain_threshold(logits, labels, accuracy=0.9)
     assert found is not None
     assert found.accuracy is not None
     assert found.accuracy >= 0.9
@@ -105,16 +105,16 @@ def test_the_threshold_is_the_smallest_that_reaches_the_target() -> None:
         below = selective(logits, labels, step / 1000)
         assert below.accuracy is not None
         assert below.accuracy < 0.9
-    easy = abstain_threshold(logits, labels, target=0.2)
+    easy = abstain_threshold(logits, labels, accuracy=0.2)
     assert easy is not None
     assert (easy.threshold, easy.coverage) == (0.0, 1.0)
 
 
 def test_a_target_out_of_reach_has_no_threshold() -> None:
     logits, labels = honest(400)
-    assert abstain_threshold(logits, 6 - labels, target=0.95) is None
+    assert abstain_threshold(logits, 6 - labels, accuracy=0.95) is None
     with pytest.raises(UsageError):
-        abstain_threshold(logits, labels, target=1.0)
+        abstain_threshold(logits, labels, accuracy=1.0)
 
 
 def test_the_curve_rises_as_coverage_falls() -> None:

@@ -1,4 +1,4 @@
-"""``fer-edge calibrate``: fit a run's confidence on the rows that it never trained on."""
+"""``fer-edge confidence``: fit a run's confidence on the rows that it never trained on."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ __all__ = ["command"]
 @click.argument("run", required=False)
 @data_option
 @click.option(
-    "--target",
+    "--accuracy",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.8,
     show_default=True,
     help="The accuracy that answers above the abstain threshold shall have.",
 )
 @format_option
-def command(run: str | None, data: str | None, target: float, fmt: str) -> None:
+def command(run: str | None, data: str | None, accuracy: float, fmt: str) -> None:
     """Fit the confidence of RUN (by default the newest): temperature and abstain threshold.
 
     Both are fitted on the part of TRAIN that the run held out (`fer-edge train --set
     data.holdout=0.05`), never on PUBLIC, which only judges them. The temperature is folded into the
-    weights (RUN/calibrated.safetensors): `fer-edge build` takes them from then on, and no engine
+    weights (RUN/confidence.safetensors): `fer-edge build` takes them from then on, and no engine
     computes anything more.
 
     \b
     Example:
-      fer-edge calibrate runs/mine --data fer2013.zip
-      fer-edge calibrate runs/mine --data fer2013.zip --target 0.9 --format json
+      fer-edge confidence runs/mine --data fer2013.zip
+      fer-edge confidence runs/mine --data fer2013.zip --accuracy 0.9 --format json
     """
-    from fer_edge.convert.confidence import CALIBRATED, calibrate_run
+    from fer_edge.convert.confidence import CONFIDENCE_WEIGHTS, fit_confidence
     from fer_edge.data import load, resolve_source
     from fer_edge.training.runs import find_run, newest_run
 
@@ -47,11 +47,11 @@ def command(run: str | None, data: str | None, target: float, fmt: str) -> None:
         dataset = load(
             resolve_source(data), progress=lambda done, total: staged("reading images", done, total)
         )
-        found = calibrate_run(folder, dataset, target=target, progress=staged)
+        found = fit_confidence(folder, dataset, accuracy=accuracy, progress=staged)
     _print(folder, found, fmt)
     abstain = found["abstain"]
     if abstain is None:
-        note(f"note: no threshold reaches an accuracy of {target:.0%}: the bundle will have none")
+        note(f"note: no threshold reaches an accuracy of {accuracy:.0%}: the bundle will have none")
     if found["at_bound"]:
         note(
             f"note: the temperature is at its bound, {found['temperature']:g}: "
@@ -59,7 +59,7 @@ def command(run: str | None, data: str | None, target: float, fmt: str) -> None:
         )
     if dataset.synthetic:
         note("note: synthetic faces; of real ones this says nothing")
-    note(f"written: {folder / CALIBRATED}")
+    note(f"written: {folder / CONFIDENCE_WEIGHTS}")
     note(f"next: fer-edge build {folder}")
 
 
