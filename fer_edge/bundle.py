@@ -44,7 +44,7 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
+    def open(cls, path: str | Path, *, check: bool = True) -> Bundle:
         """Read a bundle and (by default) compare every file with its digest.
 
         :class:`UsageError` where ``path`` is no bundle; :class:`IntegrityError`, naming the file,
@@ -54,10 +54,10 @@ class Bundle:
         while True:
             manifest = Manifest.from_bytes(_manifest_bytes(path), str(path / MANIFEST))
             bundle = cls(path, manifest)
-            if not verify:
+            if not check:
                 return bundle
             try:
-                bundle.verify()
+                bundle.check()
             except IntegrityError:
                 # A writer may have swapped the folder between our two reads: then look again.
                 if _manifest_bytes(path) == manifest.to_bytes():
@@ -65,7 +65,7 @@ class Bundle:
                 continue
             return bundle
 
-    def verify(self) -> None:
+    def check(self) -> None:
         """Compare every file with its digest; :class:`IntegrityError` names the first bad one."""
         for artifact in self.manifest.artifacts:
             fault = self.fault(artifact)

@@ -157,7 +157,7 @@ class Manifest:
         :class:`IntegrityError` for any byte that differs from what was written;
         :class:`UsageError` for a manifest that a newer fer-edge wrote.
         """
-        fields = _verified(content, where)
+        fields = _checked(content, where)
         schema = fields.get("schema")
         if type(schema) is not int or schema < 1:
             raise IntegrityError(f"{where}: schema is {schema!r}, not a version number")
@@ -231,7 +231,7 @@ def _canonical(content: Mapping[str, Any]) -> bytes:
     return (text + "\n").encode("utf-8")
 
 
-def _verified(content: bytes, where: str) -> dict[str, Any]:
+def _checked(content: bytes, where: str) -> dict[str, Any]:
     try:
         # RecursionError: a damaged file of a million brackets is damage, not a crash.
         fields = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)

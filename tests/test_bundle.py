@@ -131,10 +131,10 @@ def test_truncated_and_missing_files(tiny_bundle: Bundle) -> None:
     with pytest.raises(IntegrityError, match=r"model\.fp32\.onnx: the file is missing"):
         Bundle.open(tiny_bundle.path)
     # Only reading the manifest is what inspect does to name every bad file.
-    assert Bundle.open(tiny_bundle.path, verify=False).manifest == tiny_bundle.manifest
+    assert Bundle.open(tiny_bundle.path, check=False).manifest == tiny_bundle.manifest
     (tiny_bundle.path / MANIFEST).write_bytes(tiny_bundle.manifest.to_bytes()[:200])
     with pytest.raises(IntegrityError, match="damaged or cut short"):
-        Bundle.open(tiny_bundle.path, verify=False)
+        Bundle.open(tiny_bundle.path, check=False)
 
 
 def test_not_a_bundle(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def command() -> None:
 @click.argument("bundle", required=False)
 @click.option("-o", "--out", type=_OUT, help="The file to write. Default: the bundle's name.fer.")
 def pack(bundle: str | None, out: Path | None) -> None:
-    """Write BUNDLE (by default the pretrained one) as one file, after verifying every byte.
+    """Write BUNDLE (by default the pretrained one) as one file, after a check of every byte.
 
     Equal bundles give equal files. Plans that were built into the bundle go along; files that its
     manifest does not list stay.
@@ -58,7 +58,7 @@ def pack(bundle: str | None, out: Path | None) -> None:
 def unpack(archive: Path, out: Path | None, replace: bool) -> None:
     """Unpack ARCHIVE, which `fer-edge bundle pack` wrote, into a new folder.
 
-    Every byte is verified before the folder appears; if anything is wrong (exit code 6), nothing is
+    Every byte is checked before the folder appears. If anything is wrong (exit code 6), nothing is
     left behind.
 
     \b

@@ -1,4 +1,4 @@
-"""``fer-edge inspect``: show a bundle's manifest and verify its digests."""
+"""``fer-edge inspect``: show a bundle's manifest and check its digests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def command(bundle: str | None, card: bool, fmt: str) -> None:
     """
     from fer_edge.bundle import Bundle
 
-    opened = Bundle.open(resolve_bundle(bundle), verify=False)
+    opened = Bundle.open(resolve_bundle(bundle), check=False)
     faults = {
         artifact.path: fault
         for artifact in opened.manifest.artifacts
@@ -49,7 +49,7 @@ def command(bundle: str | None, card: bool, fmt: str) -> None:
         print_json(
             {
                 "path": str(opened.path),
-                "verified": not faults,
+                "checked": not faults,
                 "faults": faults,
                 "manifest_sha256": opened.manifest.sha256,
                 "unlisted": opened.unlisted(),
@@ -82,7 +82,7 @@ def _row(artifact: Artifact, faults: Mapping[str, str]) -> dict[str, Any]:
         "bytes": artifact.size,
         "sha256": artifact.sha256,
         "parent_sha256": artifact.parent_sha256,
-        "status": faults.get(artifact.path, "verified"),
+        "status": faults.get(artifact.path, "checked"),
     }
 
 
@@ -120,7 +120,7 @@ def _summary(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
         ("environment", _environment(manifest.environment)),
         *_card_lines(manifest.card),
         ("unlisted", ", ".join(bundle.unlisted())),
-        ("digests", "all verified" if not faults else f"{len(faults)} BAD"),
+        ("digests", "all checked" if not faults else f"{len(faults)} BAD"),
     ]
     if manifest.synthetic:
         facts.insert(1, ("SYNTHETIC", "trained or calibrated on drawn faces, not on people's"))
@@ -177,7 +177,7 @@ def _tree(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
 
     def draw(artifact: Artifact, lead: str, below: str) -> None:
         fault = faults.get(artifact.path)
-        state = f"BAD: {fault}" if fault else "verified"
+        state = f"BAD: {fault}" if fault else "checked"
         lost = artifact.parent_sha256 if artifact in roots else None
         origin = f"  from {lost[:12]}, not here" if lost else ""
         lines.append(

@@ -36,7 +36,7 @@ def test_table(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
         "int8 onnxruntime passed",
         "recipe tests, count 8",
         "Apache-2.0",
-        "digests      all verified",
+        "digests      all checked",
     ):
         assert expected in out
     tree = out[out.index("checkpoint.safetensors") :].splitlines()
@@ -51,7 +51,7 @@ def test_json(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, str(tiny_bundle.path), "--format", "json")
     content = json.loads(out)
     assert code == 0
-    assert content["verified"] is True
+    assert content["checked"] is True
     assert content["faults"] == {}
     assert content["unlisted"] == ["notes.txt"]
     assert content["manifest"] == tiny_bundle.manifest.to_dict()
@@ -62,7 +62,7 @@ def test_csv_and_markdown(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str
     _, out, _ = run(capsys, str(tiny_bundle.path), "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["file"] for row in rows] == [a.path for a in tiny_bundle.manifest.artifacts]
-    assert {row["status"] for row in rows} == {"verified"}
+    assert {row["status"] for row in rows} == {"checked"}
     _, out, _ = run(capsys, str(tiny_bundle.path), "--format", "markdown")
     assert "| model.fp32.onnx | onnx | fp32 |" in out
 

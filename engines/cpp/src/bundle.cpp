@@ -36,8 +36,8 @@ bool is_hex(const std::string& text) {
 }
 
 // The manifest is canonical JSON whose last field is the SHA-256 of the same JSON without it:
-// see fer_edge/manifest.py. So its own bytes can be verified without printing JSON again.
-void verify_own_digest(const std::string& content, const std::string& where) {
+// see fer_edge/manifest.py. So its own bytes can be checked without printing JSON again.
+void check_own_digest(const std::string& content, const std::string& where) {
   const std::string before = ",\n  \"manifest_sha256\": \"";
   const std::string after = "\"\n}\n";
   const std::size_t tail = before.size() + 64 + after.size();
@@ -129,7 +129,7 @@ Bundle Bundle::open(const std::filesystem::path& path) {
   }
   const std::string content =
       read_file(manifest, kLargestManifest, static_cast<int>(Exit::integrity));
-  verify_own_digest(content, where);
+  check_own_digest(content, where);
 
   Bundle bundle;
   bundle.path_ = path;

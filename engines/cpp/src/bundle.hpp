@@ -34,7 +34,7 @@ struct Golden {
 
 class Bundle {
  public:
-  // Reads and verifies the manifest. Error(usage): no bundle, or one of a newer schema;
+  // Reads and checks the manifest. Error(usage): no bundle, or one of a newer schema;
   // Error(integrity): any byte of the manifest differs from what was written.
   [[nodiscard]] static Bundle open(const std::filesystem::path& path);
 
@@ -59,7 +59,7 @@ class Bundle {
                                           const std::string& target) const;
 
   // Returns an artifact's bytes after comparing them with its digest: what is returned is what was
-  // verified, so that a file changed in between cannot be used. Error(integrity) otherwise.
+  // checked, so that a file changed in between cannot be used. Error(integrity) otherwise.
   [[nodiscard]] std::string read(const Artifact& artifact) const;
 
   [[nodiscard]] Golden golden() const;

@@ -49,7 +49,7 @@ class OpenVinoEngine final : public Engine {
       : file_(artifact.path), preprocessing_(bundle.preprocessing()) {
     const std::string graph = bundle.read(artifact);
     try {
-      // From the verified bytes, not from the file: it could have changed since.
+      // From the checked bytes, not from the file: it could have changed since.
       auto model = core_.read_model(graph, ov::Tensor());
       check(*model, (bundle.path() / file_).string());
       // With the batch known, OpenVINO plans its memory once.
