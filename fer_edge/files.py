@@ -34,16 +34,16 @@ _DEEPEST = 64
 
 
 @contextmanager
-def atomic_path(target: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside ``target``; on success fsync it and rename it over ``target``.
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success fsync it and rename it over ``path``.
 
-    If the body raises, the temporary file goes and ``target`` is as it was. The suffix is kept,
+    If the body raises, the temporary file goes and ``path`` is as it was. The suffix is kept,
     since some writers choose their format by it.
     """
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
-        prefix=f".{target.stem}.", suffix=f".part{target.suffix}", dir=target.parent
+        prefix=f".{path.stem}.", suffix=f".part{path.suffix}", dir=path.parent
     )
     os.close(handle)
     temporary = Path(name)
@@ -54,27 +54,27 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         _fsync(temporary)
-        temporary.replace(target)
-        _fsync(target.parent)
+        temporary.replace(path)
+        _fsync(path.parent)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
 
 
-def write_bytes(target: Path | str, content: bytes) -> None:
-    """Write ``content`` to ``target`` atomically."""
-    with atomic_path(target) as temporary:
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically."""
+    with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
-def write_text(target: Path | str, content: str) -> None:
-    """Write ``content`` as UTF-8 to ``target`` atomically."""
-    write_bytes(target, content.encode("utf-8"))
+def write_text(path: Path | str, content: str) -> None:
+    """Write ``content`` as UTF-8 to ``path`` atomically."""
+    write_bytes(path, content.encode("utf-8"))
 
 
-def write_json(target: Path | str, content: Any) -> None:
-    """Write ``content`` as indented JSON to ``target`` atomically; NaN and infinity are refused."""
-    write_text(target, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path | str, content: Any) -> None:
+    """Write ``content`` as indented JSON to ``path`` atomically; NaN and infinity are refused."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path | str, error: type[FerEdgeError] = IntegrityError) -> Any:

@@ -142,11 +142,11 @@ def _extract(file: BinaryIO, where: str, folder: Path) -> None:
     seen = [MANIFEST]
     for artifact in manifest.artifacts:
         _member(file, where, artifact.path, artifact.size, seen)
-        target = folder / artifact.path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        path = folder / artifact.path
+        path.parent.mkdir(parents=True, exist_ok=True)
         # "x": two paths that one file system takes for the same must not share a file.
         try:
-            with open(target, "xb") as written:
+            with open(path, "xb") as written:
                 _copy(file, written, artifact, f"{where}: {artifact.path}")
         except FileExistsError:
             raise _refused(where, f"{artifact.path} stands twice in it") from None
@@ -223,7 +223,7 @@ def _end(position: int) -> bytes:
     return bytes(2 * _BLOCK + (-(position + 2 * _BLOCK)) % tarfile.RECORDSIZE)
 
 
-def _copy(source: BinaryIO, target: BinaryIO, artifact: Artifact, where: str) -> None:
+def _copy(source: BinaryIO, destination: BinaryIO, artifact: Artifact, where: str) -> None:
     """Copy an artifact's bytes; :class:`IntegrityError` if they are too few or not its own."""
     digest, left = hashlib.sha256(), artifact.size
     while left:
@@ -231,7 +231,7 @@ def _copy(source: BinaryIO, target: BinaryIO, artifact: Artifact, where: str) ->
         if not chunk:
             raise IntegrityError(f"{where} is cut short", fix=_AGAIN)
         digest.update(chunk)
-        target.write(chunk)
+        destination.write(chunk)
         left -= len(chunk)
     if digest.hexdigest() != artifact.sha256:
         raise IntegrityError(

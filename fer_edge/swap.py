@@ -20,12 +20,12 @@ __all__ = ["Stage", "settled", "swap"]
 
 
 class Stage:
-    """A hidden folder beside ``target``, locked while its writer lives; :meth:`close` rids it."""
+    """A hidden folder beside ``folder``, locked while its writer lives; :meth:`close` rids it."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         # Under the lock, so that no one sweeps the folder before its own lock is taken.
-        with _locked(target.parent):
-            made = tempfile.mkdtemp(prefix=f".{target.name}.staged-", dir=target.parent)
+        with _locked(folder.parent):
+            made = tempfile.mkdtemp(prefix=f".{folder.name}.staged-", dir=folder.parent)
             self.path = Path(made)
             self._lock = _lock(self.path)
         umask = os.umask(0)
@@ -46,40 +46,40 @@ class Stage:
             self._lock = -1
 
 
-def swap(stage: Stage, target: Path) -> None:
-    """Put ``stage`` in the place of ``target``; the caller holds :func:`settled` of it."""
-    old = _old(target)
+def swap(stage: Stage, folder: Path) -> None:
+    """Put ``stage`` in the place of ``folder``; the caller holds :func:`settled` of it."""
+    old = _old(folder)
     # What a crash after the second rename left: its new folder was in place by then.
     shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
+    if folder.exists():
+        folder.rename(old)
     try:
-        stage.path.rename(target)
+        stage.path.rename(folder)
     except OSError:
         if old.exists():
-            old.rename(target)
+            old.rename(folder)
         raise
-    _fsync(target.parent)
+    _fsync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
-    _sweep(target)
+    _sweep(folder)
 
 
 @contextmanager
-def settled(target: Path) -> Iterator[None]:
-    """Hold the lock under which ``target`` is whole: no one swaps it, and a cut swap is undone.
+def settled(folder: Path) -> Iterator[None]:
+    """Hold the lock under which ``folder`` is whole: no one swaps it, and a cut swap is undone.
 
     Waits for a writer that is swapping. Where a file system has no locks, this is as safe as one
     writer makes it.
     """
-    with _locked(target.parent):
-        old = _old(target)
-        if old.exists() and not target.exists():
+    with _locked(folder.parent):
+        old = _old(folder)
+        if old.exists() and not folder.exists():
             try:
-                old.rename(target)
+                old.rename(folder)
             except OSError as error:
                 raise FerEdgeError(
-                    f"writing {target} was interrupted and cannot be undone: {error.strerror}",
-                    fix=f"mv {old} {target}",
+                    f"writing {folder} was interrupted and cannot be undone: {error.strerror}",
+                    fix=f"mv {old} {folder}",
                 ) from None
         yield
 
@@ -95,13 +95,13 @@ def _locked(folder: Path) -> Iterator[None]:
             os.close(lock)
 
 
-def _old(target: Path) -> Path:
-    return target.with_name(f".{target.name}.old")
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
-def _sweep(target: Path) -> None:
+def _sweep(folder: Path) -> None:
     """Remove the stages of writers that died: theirs are the ones that nobody locks."""
-    for stage in target.parent.glob(f".{target.name}.staged-*"):
+    for stage in folder.parent.glob(f".{folder.name}.staged-*"):
         lock = _lock(stage, wait=False)
         if lock >= 0:
             shutil.rmtree(stage, ignore_errors=True)
