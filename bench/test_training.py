@@ -1,4 +1,4 @@
-"""What a training step, its parts, an evaluation and a checkpoint cost, for the compact network.
+"""What a training step, its parts, an evaluation and a saved state cost, for the compact network.
 
 On the real FER2013 when FER_EDGE_DATA names it, on synthetic faces otherwise. For images per second
 against a plain loop: ``python bench/training_throughput.py``.

@@ -10,7 +10,7 @@ from torch import Tensor
 from fer_edge.models.weights import load_weights
 from fer_edge.training.loop import Listener
 from fer_edge.training.runs import RunFolder
-from fer_edge.training.session import Plan
+from fer_edge.training.session import RunOverview
 
 __all__ = ["TINY", "Recorder", "same", "weights_of"]
 
@@ -27,13 +27,13 @@ TINY = (
 
 class Recorder(Listener):
     def __init__(self) -> None:
-        self.plans: list[Plan] = []
+        self.overviews: list[RunOverview] = []
         self.steps: list[tuple[int, int]] = []
         self.rows: list[dict[str, Any]] = []
         self.texts: list[str] = []
 
-    def plan(self, plan: Plan) -> None:
-        self.plans.append(plan)
+    def overview(self, overview: RunOverview) -> None:
+        self.overviews.append(overview)
 
     def step(self, epoch: int, step: int, loss: float, images_per_s: float) -> None:
         assert images_per_s > 0

@@ -18,13 +18,13 @@ from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import NumericsError
 from fer_edge.preprocessing import SIZE
 
-__all__ = ["Lane", "LanePlan"]
+__all__ = ["Lane", "LoadedPlan"]
 
 _GRAPHS_KEPT = 4
 
 
 @dataclass(frozen=True)
-class LanePlan:
+class LoadedPlan:
     """What every lane of one loaded plan shares. ``new_context`` makes an execution context."""
 
     new_context: Callable[[], Any]
@@ -54,7 +54,7 @@ class Lane:
     """
 
     def __init__(
-        self, plan: LanePlan, cuda: Cuda, *, graphs: bool, mapped: bool, timed: bool
+        self, plan: LoadedPlan, cuda: Cuda, *, graphs: bool, mapped: bool, timed: bool
     ) -> None:
         self._plan = plan
         self._cuda = cuda

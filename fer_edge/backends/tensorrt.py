@@ -19,7 +19,7 @@ import numpy as np
 from fer_edge.backends.base import Backend, check_images, check_shapes
 from fer_edge.backends.device_memory import Cuda, cuda_missing_reason, open_cuda
 from fer_edge.backends.gpu import Gpu, find_gpu, gpu_or_reason
-from fer_edge.backends.plan_lane import Lane, LanePlan
+from fer_edge.backends.plan_lane import Lane, LoadedPlan
 from fer_edge.backends.plan_sidecar import PlanSidecar
 from fer_edge.backends.tensorrt_library import (
     FLAVOURS,
@@ -77,7 +77,7 @@ class TensorRTBackend(Backend):
         self._engine: Any = None
         self._runtime: Any = None
         self._logger: Any = None
-        self._plan: LanePlan | None = None
+        self._plan: LoadedPlan | None = None
         self._lanes: dict[int, Lane] = {}
         self._lock = threading.Lock()
         self.sidecar: PlanSidecar | None = None
@@ -222,7 +222,7 @@ class TensorRTBackend(Backend):
     def _before_unload(self) -> None:
         """Hook for what must be saved while the engine still lives."""
 
-    def _lane(self, plan: LanePlan, cuda: Cuda) -> Lane:
+    def _lane(self, plan: LoadedPlan, cuda: Cuda) -> Lane:
         thread = threading.get_ident()
         lane = self._lanes.get(thread)
         if lane is None:
@@ -295,7 +295,7 @@ def _made(context: Any, log: MessageLog) -> Any:
 
 def _lane_plan(
     trt: ModuleType, engine: Any, path: Path, log: MessageLog, new_context: Callable[[], Any]
-) -> LanePlan:
+) -> LoadedPlan:
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     outputs = [name for name in names if name not in inputs]
@@ -317,7 +317,9 @@ def _lane_plan(
             f"{engine.get_tensor_dtype(result)}, not uint8 or float pixels and float logits"
         )
     smallest, _, largest = engine.get_tensor_profile_shape(source, 0)
-    return LanePlan(new_context, source, result, taken, int(smallest[0]), int(largest[0]), log.tail)
+    return LoadedPlan(
+        new_context, source, result, taken, int(smallest[0]), int(largest[0]), log.tail
+    )
 
 
 def _batch_first(engine: Any, name: str) -> list[Any]:

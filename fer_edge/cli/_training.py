@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from fer_edge.cli._output import log
 from fer_edge.training.loop import Listener
-from fer_edge.training.session import Plan
+from fer_edge.training.session import RunOverview
 
 __all__ = ["display"]
 
@@ -33,56 +33,57 @@ class _Display(Listener):
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._task: TaskID | None = None
-        self._plan: Plan | None = None
+        self._overview: RunOverview | None = None
         self._estimated = False
         self._last_line = time.monotonic()
         self._started = time.monotonic()
         self._done = 0
 
-    def plan(self, plan: Plan) -> None:
-        self._plan = plan
-        synthetic = " synthetic" if plan.synthetic else ""
+    def overview(self, overview: RunOverview) -> None:
+        self._overview = overview
+        synthetic = " synthetic" if overview.synthetic else ""
         _note(
-            f"run        {plan.run}\n"
-            f"model      {plan.model}: {plan.parameters:,} parameters, "
-            f"{plan.macs / 1e6:.1f} million multiply-accumulates per image\n"
-            f"images     {plan.images:,}{synthetic} TRAIN to fit, "
-            f"{plan.public_images:,}{synthetic} PUBLIC to watch\n"
-            f"training   {plan.epochs} epochs of {plan.steps} batches of {plan.batch_size}\n"
-            f"precision  {plan.precision}\n"
-            f"device     {plan.device}"
+            f"run        {overview.run}\n"
+            f"model      {overview.model}: {overview.parameters:,} parameters, "
+            f"{overview.macs / 1e6:.1f} million multiply-accumulates per image\n"
+            f"images     {overview.images:,}{synthetic} TRAIN to fit, "
+            f"{overview.public_images:,}{synthetic} PUBLIC to watch\n"
+            f"training   {overview.epochs} epochs of {overview.steps} batches "
+            f"of {overview.batch_size}\n"
+            f"precision  {overview.precision}\n"
+            f"device     {overview.device}"
         )
-        if plan.first_epoch > 1 or plan.first_step:
-            _note(f"resuming   at epoch {plan.first_epoch}, batch {plan.first_step + 1}")
-        self._task = self._bars.add_task("starting", total=plan.steps, speed="")
+        if overview.first_epoch > 1 or overview.first_step:
+            _note(f"resuming   at epoch {overview.first_epoch}, batch {overview.first_step + 1}")
+        self._task = self._bars.add_task("starting", total=overview.steps, speed="")
         self._started = self._last_line = time.monotonic()
 
     def step(self, epoch: int, step: int, loss: float, images_per_s: float) -> None:
-        plan = self._plan
-        assert plan is not None
+        overview = self._overview
+        assert overview is not None
         assert self._task is not None
         self._done += 1
-        behind = (epoch - 1) * plan.steps + step
-        left = (plan.epochs * plan.steps - behind) * plan.batch_size / images_per_s
+        behind = (epoch - 1) * overview.steps + step
+        left = (overview.epochs * overview.steps - behind) * overview.batch_size / images_per_s
         speed = f"{images_per_s:,.0f} images/s, {_duration(left)} left"
-        if not self._estimated and (self._done >= _FIRST_ESTIMATE or step == plan.steps):
+        if not self._estimated and (self._done >= _FIRST_ESTIMATE or step == overview.steps):
             self._estimated = True
             _note(f"time       about {_duration(left)} at {images_per_s:,.0f} images/s")
         self._bars.update(
             self._task,
             completed=step,
-            description=f"epoch {epoch}/{plan.epochs}  loss {loss:.3f}",
+            description=f"epoch {epoch}/{overview.epochs}  loss {loss:.3f}",
             speed=speed,
         )
         if not log.is_terminal and time.monotonic() - self._last_line > _LOG_SECONDS:
             self._last_line = time.monotonic()
-            _note(f"epoch {epoch}/{plan.epochs}  batch {step}/{plan.steps}  {speed}")
+            _note(f"epoch {epoch}/{overview.epochs}  batch {step}/{overview.steps}  {speed}")
 
     def epoch(self, row: dict[str, Any]) -> None:
-        assert self._plan is not None
+        assert self._overview is not None
         self._last_line = time.monotonic()
         _note(
-            f"epoch {row['epoch']:>3}/{self._plan.epochs}  "
+            f"epoch {row['epoch']:>3}/{self._overview.epochs}  "
             f"loss {row['train_loss']:.4f}  PUBLIC loss {row['public_loss']:.4f}  "
             f"top-1 {100 * row['public_top1']:5.2f} %  "
             f"macro-F1 {100 * row['public_macro_f1']:5.2f} %  "

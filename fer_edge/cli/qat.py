@@ -55,7 +55,7 @@ def command(
     """
     from fer_edge.cli._output import note, progress
     from fer_edge.cli.train import train_run
-    from fer_edge.convert.qat import plan_from_weights
+    from fer_edge.convert.qat import setup_from_weights
     from fer_edge.data import load, resolve_source
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
@@ -77,9 +77,9 @@ def command(
     dataset = resplit_as_recorded(dataset, weights.meta.get("dataset", {}), str(source))
     teachers = find_teachers([str(source)], out, dataset)
     with stages() as staged:
-        plan = plan_from_weights(weights.path, dataset, target, progress=staged, say=note)
+        setup = setup_from_weights(weights.path, dataset, target, progress=staged, say=note)
     tuned = start_run(
-        out, name or f"{source.name}-qat", recipe, dataset, location, teachers=teachers, qat=plan
+        out, name or f"{source.name}-qat", recipe, dataset, location, teachers=teachers, qat=setup
     )
-    note(f"fine-tuning {shlex.quote(str(source))} for the INT8 graph of {plan.target}")
+    note(f"fine-tuning {shlex.quote(str(source))} for the INT8 graph of {setup.target}")
     train_run(tuned, recipe, dataset, data)

@@ -1,4 +1,4 @@
-"""FP32 ONNX + ranges -> where its INT8 graph rounds, as a plan that training can follow."""
+"""FP32 ONNX + ranges -> where its INT8 graph rounds, as a setup that training can follow."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from fer_edge.convert.ranges import Ranges
 from fer_edge.convert.source import find_source
 from fer_edge.convert.steps import FP32, Work
 from fer_edge.errors import UsageError, require
-from fer_edge.training.fake_quant import OPERATORS, Grid, Operation, QatPlan
+from fer_edge.training.fake_quant import OPERATORS, Grid, Operation, QatSetup
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
 
-__all__ = ["plan_from_weights", "qat_plan"]
+__all__ = ["qat_setup", "setup_from_weights"]
 
 Progress = Callable[[str, int, int], None]
 
 
-def plan_from_weights(
+def setup_from_weights(
     weights: Path,
     dataset: FerDataset,
     target: str,
     *,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
-) -> QatPlan:
-    """Export a weights file, calibrate it as a build would by default, and return the plan.
+) -> QatSetup:
+    """Export a weights file, calibrate it as a build does by default, and return the setup.
 
     ``target`` is any of :func:`fer_edge.convert.build_target.find_target`; only TRAIN is used.
     """
@@ -46,11 +46,13 @@ def plan_from_weights(
         work.make_fp32("u8")
         _, (ranges, *_), _ = work.calibrate(dataset, CALIBRATION, AUTO)
         half = chosen.remainder == "fp16"
-        return qat_plan(work.folder / FP32, ranges, chosen.shape, half_scales=half)
+        return qat_setup(work.folder / FP32, ranges, chosen.shape, half_scales=half)
 
 
-def qat_plan(src: Path | str, ranges: Ranges, target: str, *, half_scales: bool = False) -> QatPlan:
-    """Return the plan of ``src``, a graph of pixels, as :func:`int8_from_onnx` quantises it.
+def qat_setup(
+    src: Path | str, ranges: Ranges, target: str, *, half_scales: bool = False
+) -> QatSetup:
+    """Return the setup of ``src``, a graph of pixels, as :func:`int8_from_onnx` quantises it.
 
     :class:`UsageError` for a graph with operators that cannot be fine-tuned.
     """
@@ -90,7 +92,7 @@ def qat_plan(src: Path | str, ranges: Ranges, target: str, *, half_scales: bool 
             if placement.bias == "int32":
                 steps[node.name] = float(x.scale)
     low, high = (0, 255) if placement.activation == "uint8" else (-128, 127)
-    return QatPlan(
+    return QatSetup(
         target=target,
         method=ranges.method,
         input=affine.tensor,

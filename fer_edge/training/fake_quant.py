@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fer_edge.errors import UsageError
 
-__all__ = ["OPERATORS", "FakeQuantised", "Grid", "Operation", "QatPlan", "weight_scales"]
+__all__ = ["OPERATORS", "FakeQuantised", "Grid", "Operation", "QatSetup", "weight_scales"]
 
 _PAIR_LIMIT = 128
 
@@ -44,7 +44,7 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class QatPlan:
+class QatSetup:
     """Where an INT8 graph for ``target`` rounds: its nodes from normalised image to logits.
 
     ``grids`` are those of the tensors, ``weights`` how the constants that become integers are
@@ -72,7 +72,7 @@ class QatPlan:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> QatPlan:
+    def from_dict(cls, content: Mapping[str, Any]) -> QatSetup:
         """Read what :meth:`to_dict` wrote."""
         operations = [
             Operation(
@@ -94,17 +94,17 @@ class QatPlan:
 
 
 class FakeQuantised(nn.Module):
-    """The network of a plan: normalised ``f32[N, 1, H, W]`` -> ``f32[N, 7]`` logits.
+    """The network of a setup: normalised ``f32[N, 1, H, W]`` -> ``f32[N, 7]`` logits.
 
     ``weights`` holds the constants of the graph by their names, in float; they are what is trained.
     ``exact`` switches the rounding off.
     """
 
-    def __init__(self, plan: QatPlan, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, setup: QatSetup, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.plan, self.exact = plan, False
-        computed = {plan.input, *(each.output for each in plan.operations)}
-        for name in {name for each in plan.operations for name in each.inputs}:
+        self.setup, self.exact = setup, False
+        computed = {setup.input, *(each.output for each in setup.operations)}
+        for name in {name for each in setup.operations for name in each.inputs}:
             if name in computed:
                 continue
             if name not in weights:
@@ -118,8 +118,8 @@ class FakeQuantised(nn.Module):
 
     def forward(self, view: Tensor) -> Tensor:
         """Return the logits."""
-        plan = self.plan
-        values: dict[str, Tensor] = {plan.input: view if self.exact else view - plan.shift}
+        setup = self.setup
+        values: dict[str, Tensor] = {setup.input: view if self.exact else view - setup.shift}
         rounded: dict[str, Tensor] = {}
 
         def read(name: str, quantised: bool) -> Tensor:
@@ -129,35 +129,35 @@ class FakeQuantised(nn.Module):
             if not quantised or self.exact:
                 return values[name]
             if name not in rounded:
-                grid = plan.grids[name]
+                grid = setup.grids[name]
                 rounded[name] = torch.fake_quantize_per_tensor_affine(
                     values[name], grid.scale, grid.zero, grid.low, grid.high
                 )
             return rounded[name]
 
-        for each in plan.operations:
+        for each in setup.operations:
             inputs = [read(name, on) for name, on in zip(each.inputs, each.quantised)]
-            if len(inputs) > 1 and each.inputs[1] in plan.weights and not self.exact:
+            if len(inputs) > 1 and each.inputs[1] in setup.weights and not self.exact:
                 inputs[1:] = self._rounded_constants(each, *inputs[1:])
             values[each.output] = OPERATORS[each.operator](inputs, each.attributes)
-        return values[plan.output]
+        return values[setup.output]
 
     def _rounded_constants(
         self, operation: Operation, weight: Tensor, bias: Tensor | None = None
     ) -> list[Tensor]:
         """Return the weight, and the bias if there is one, as the engine's integers have them."""
-        plan = self.plan
-        mode = plan.weights[operation.inputs[1]]
-        scales = weight_scales(weight, mode, half=plan.half_scales)
+        setup = self.setup
+        mode = setup.weights[operation.inputs[1]]
+        scales = weight_scales(weight, mode, half=setup.half_scales)
         zeros = torch.zeros_like(scales, dtype=torch.int32)
         weight = torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -127, 127)
-        if plan.shift and operation.inputs[0] == plan.input:
-            sums = plan.shift * weight.flatten(1).sum(1)
+        if setup.shift and operation.inputs[0] == setup.input:
+            sums = setup.shift * weight.flatten(1).sum(1)
             bias = sums if bias is None else bias + sums
         if bias is None:
             return [weight]
-        if operation.name in plan.bias_steps:
-            steps = scales * plan.bias_steps[operation.name]
+        if operation.name in setup.bias_steps:
+            steps = scales * setup.bias_steps[operation.name]
             bias = bias + ((bias / steps).round() * steps - bias).detach()
         return [weight, bias]
 

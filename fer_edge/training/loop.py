@@ -1,4 +1,4 @@
-"""The training loop: epochs, steps, scores, checkpoints, read from top to bottom.
+"""The training loop: epochs, steps, scores, saved states, read from top to bottom.
 
 It runs on one CPU, one GPU, or many processes (``torchrun``, ``accelerate launch``) by the same
 code. All randomness is drawn from (seed, epoch, step), so a run that was killed goes on to the
@@ -30,7 +30,7 @@ from fer_edge.training.qat import QatSession
 from fer_edge.training.runs import RunFolder, is_main_process
 from fer_edge.training.sam import is_sharpness_aware, uphill
 from fer_edge.training.scoring import score
-from fer_edge.training.session import Plan, Session
+from fer_edge.training.session import RunOverview, Session
 
 __all__ = ["Listener", "Objective", "recipe_objective", "train", "train_step"]
 
@@ -52,7 +52,7 @@ _READ_STEPS = 50
 class Listener:
     """Told what happens, on the main process only; this one keeps silent."""
 
-    def plan(self, plan: Plan) -> None:
+    def overview(self, overview: RunOverview) -> None:
         """Training is about to start."""
 
     def step(self, epoch: int, step: int, loss: float, images_per_s: float) -> None:
@@ -76,7 +76,7 @@ def train(
     """Train on TRAIN and score PUBLIC after each epoch, from wherever ``run`` stands.
 
     Returns the last row of the history. ``objective`` replaces the recipe's own.
-    Raises :class:`NumericsError` when a loss is not finite (the last checkpoint stays), what
+    Raises :class:`NumericsError` when a loss is not finite (the last saved state stays), what
     :class:`Session` raises, and ``KeyboardInterrupt``, after saving, when told to stop.
     """
     with ExitStack() as held:
@@ -90,7 +90,7 @@ def train(
         if listener is None or not session.is_main:
             listener = Listener()
         objective = objective or recipe_objective(session)
-        listener.plan(session.plan())
+        listener.overview(session.overview())
         for note in session.notes:
             listener.say(note)
         board = _board(session)
@@ -315,7 +315,7 @@ def _diverged(session: Session, what: str) -> NumericsError:
     if session.is_main:
         session.run.update(status="failed")
     return NumericsError(
-        f"{what}; {session.run.path} keeps its last checkpoint",
+        f"{what}; {session.run.path} keeps its last saved state",
         fix="lower optim.lr, set optim.clip_norm=1, or train in fp32 "
         "(--set run.precision=fp32), in a new run",
     )

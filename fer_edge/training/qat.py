@@ -19,8 +19,8 @@ from fer_edge.models import build_model
 from fer_edge.models.folding import folded, state_from_folded
 from fer_edge.models.profile import count_macs, count_parameters
 from fer_edge.training.config import Recipe, recipe_from_dict, with_overrides
-from fer_edge.training.fake_quant import FakeQuantised, QatPlan
-from fer_edge.training.session import Plan, Session
+from fer_edge.training.fake_quant import FakeQuantised, QatSetup
+from fer_edge.training.session import RunOverview, Session
 
 __all__ = ["TUNING", "QatSession", "qat_recipe"]
 
@@ -54,14 +54,14 @@ def qat_recipe(meta: Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe
 
 
 class QatSession(Session):
-    """A session of a run whose ``run.json`` has ``qat``: the plan, for its one teacher's network.
+    """A session of a run whose ``run.json`` has ``qat``: the setup, for its one teacher's network.
 
     Raises what :class:`Session` and :meth:`Teacher.open` raise, :class:`UsageError` for a network
-    that the plan does not fit.
+    that the setup does not fit.
     """
 
     def _network(self, *, resumed: bool) -> nn.Module:
-        self._plan = QatPlan.from_dict(self.run.info()["qat"])
+        self._setup = QatSetup.from_dict(self.run.info()["qat"])
         source, weights = self.teachers[0].open()
         if weights.preprocessing != self.preprocessing:
             raise UsageError(
@@ -76,13 +76,13 @@ class QatSession(Session):
         # As it is stored, with all its branches and BatchNorms: the frame for the new weights.
         self._frame = build_model(weights.spec.untrained()).eval()
         self._frame.load_state_dict(weights.state)
-        network = FakeQuantised(self._plan, folded(source, example).state_dict())
+        network = FakeQuantised(self._setup, folded(source, example).state_dict())
         self._check(network, source, example)
         return network
 
     @torch.no_grad()
     def _check(self, network: FakeQuantised, source: nn.Module, example: Tensor) -> None:
-        """Make sure, before any work, that the plan is the network's and that a way back exists."""
+        """Check, before any work, that the setup fits the network and that a way back exists."""
         network.exact = True
         found, expected = network(example), source(example)
         network.exact = False
@@ -100,16 +100,16 @@ class QatSession(Session):
         network = self.average.model
         assert isinstance(network, FakeQuantised)
         weights = {name: value.cpu() for name, value in network.named_weights().items()}
-        plan = self._plan
+        setup = self._setup
         return state_from_folded(self._frame, weights), {
             "qat": {
-                "target": plan.target,
-                "method": plan.method,
-                "ranges": {name: list(ends) for name, ends in plan.ranges.items()},
+                "target": setup.target,
+                "method": setup.method,
+                "ranges": {name: list(ends) for name, ends in setup.ranges.items()},
             }
         }
 
-    def plan(self) -> Plan:
+    def overview(self) -> RunOverview:
         """Return what is going to happen; the costs are the network's without the rounding."""
         parameters, macs = self._costs
-        return replace(super().plan(), parameters=parameters, macs=macs)
+        return replace(super().overview(), parameters=parameters, macs=macs)

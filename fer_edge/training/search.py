@@ -29,7 +29,7 @@ from fer_edge.files import write_text
 from fer_edge.training.config import Recipe, recipe_to_toml, with_overrides
 from fer_edge.training.loop import Listener, train
 from fer_edge.training.runs import RunFolder, create_run
-from fer_edge.training.session import Plan
+from fer_edge.training.session import RunOverview
 from fer_edge.training.space import Space
 from fer_edge.training.start import check_network, location
 from fer_edge.training.study import is_lost, make_pruner, make_sampler, open_study, worker
@@ -300,8 +300,8 @@ class _Watch(Listener):
         self._trial, self._monitor, self._listener = trial, monitor, listener
         self._beat = time.monotonic()
 
-    def plan(self, plan: Plan) -> None:
-        self._listener.plan(plan)
+    def overview(self, overview: RunOverview) -> None:
+        self._listener.overview(overview)
 
     def step(self, epoch: int, step: int, loss: float, images_per_s: float) -> None:
         self._listener.step(epoch, step, loss, images_per_s)

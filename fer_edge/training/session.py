@@ -33,11 +33,11 @@ from fer_edge.training.runs import RunFolder
 from fer_edge.training.teachers import Teacher
 from fer_edge.version import __version__
 
-__all__ = ["Plan", "Progress", "Session"]
+__all__ = ["Progress", "RunOverview", "Session"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunOverview:
     """What is going to happen, known before the first batch."""
 
     run: str
@@ -183,9 +183,9 @@ class Session:
         """The row of the best epoch so far."""
         return self.progress.history[self.monitor.best_epoch - 1]
 
-    def plan(self) -> Plan:
+    def overview(self) -> RunOverview:
         """Return what is going to happen."""
-        return Plan(
+        return RunOverview(
             run=str(self.run.path),
             model=self.spec.name,
             parameters=count_parameters(self.model),

@@ -20,7 +20,7 @@ from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.growing import fits_into
 from fer_edge.models.weights import load_weights
 from fer_edge.training.config import Data, Recipe, recipe_from_dict
-from fer_edge.training.fake_quant import QatPlan
+from fer_edge.training.fake_quant import QatSetup
 from fer_edge.training.runs import RunFolder, create_run, is_main_process
 from fer_edge.training.teachers import Teacher
 
@@ -37,14 +37,14 @@ def start_run(
     teachers: Sequence[Teacher] = (),
     init: Path | None = None,
     init_from: Mapping[str, Any] | None = None,
-    qat: QatPlan | None = None,
+    qat: QatSetup | None = None,
 ) -> RunFolder:
     """Make the folder of a new run below ``root``; ``data`` says where the images were read from.
 
     The run will learn from ``teachers``, if there are any, and start from a copy of the weights
     file ``init``, if one is given, rather than from random weights; ``init_from`` is recorded of
     their origin where the file itself does not stay. With ``qat`` it fine-tunes its teacher for the
-    INT8 graph of that plan.
+    INT8 graph of that setup.
 
     Under ``torchrun`` or ``accelerate launch`` the main process makes it and tells the others.
     Raises :class:`UsageError` for a network or an option that does not exist, before any folder is

@@ -19,7 +19,7 @@ from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.graph import load_model
 from fer_edge.convert.int8 import quantise
 from fer_edge.convert.placement import PLACEMENTS, placement_for
-from fer_edge.convert.qat import qat_plan
+from fer_edge.convert.qat import qat_setup
 from fer_edge.convert.ranges import Ranges, ranges_from_onnx
 from fer_edge.convert.weights import quantise_weights
 from fer_edge.data import CalibrationRecipe, CalibrationSet, FerDataset, select_calibration
@@ -30,7 +30,7 @@ from fer_edge.models.weights import load_weights, model_from_weights, save_weigh
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.training import loop
 from fer_edge.training.config import with_overrides
-from fer_edge.training.fake_quant import FakeQuantised, Grid, QatPlan, weight_scales
+from fer_edge.training.fake_quant import FakeQuantised, Grid, QatSetup, weight_scales
 from fer_edge.training.qat import qat_recipe
 from fer_edge.training.start import start_run
 from fer_edge.training.teachers import find_teachers
@@ -67,9 +67,9 @@ def _view(images: np.ndarray) -> Tensor:
     return torch.from_numpy(Preprocessing().normalise(images[:, None]))
 
 
-def _fake(weights: Path, plan: QatPlan) -> FakeQuantised:
+def _fake(weights: Path, setup: QatSetup) -> FakeQuantised:
     model, _ = model_from_weights(weights)
-    return FakeQuantised(plan, folded(model, torch.randn(2, 1, 48, 48)).state_dict())
+    return FakeQuantised(setup, folded(model, torch.randn(2, 1, 48, 48)).state_dict())
 
 
 @torch.no_grad()
@@ -85,7 +85,7 @@ def test_training_rounds_where_the_exported_graph_does(
     network: tuple[Path, Path, Ranges], target: str, half: bool, faces: FerDataset
 ) -> None:
     weights, src, ranges = network
-    fake = _fake(weights, qat_plan(src, ranges, target, half_scales=half))
+    fake = _fake(weights, qat_setup(src, ranges, target, half_scales=half))
     model, _ = quantise(load_model(src), ranges, placement_for(target), half_scales=half)
     images = faces.images[:64]
     exported = step_by_step(model, images)
@@ -121,7 +121,7 @@ def test_tuned_weights_find_the_way_back_into_the_network(
     network: tuple[Path, Path, Ranges], tmp_path: Path
 ) -> None:
     weights, src, ranges = network
-    fake = _fake(weights, qat_plan(src, ranges, "onnxruntime"))
+    fake = _fake(weights, qat_setup(src, ranges, "onnxruntime"))
     with torch.no_grad():
         for value in fake.parameters():
             value.add_(0.1 * torch.randn(value.shape))
@@ -140,13 +140,13 @@ def test_tuning_brings_the_answers_back(
     weights: Path, fp32: Path, ranges: Ranges, faces: FerDataset
 ) -> None:
     """With three bits, where rounding hurts even a tiny network."""
-    plan = qat_plan(fp32, ranges, "onnxruntime")
+    setup = qat_setup(fp32, ranges, "onnxruntime")
 
     def coarse(grid: Grid) -> Grid:
         return Grid(grid.scale * 32, grid.zero // 32, 0, 7)
 
-    plan = replace(plan, grids={name: coarse(grid) for name, grid in plan.grids.items()})
-    fake = _fake(weights, plan)
+    setup = replace(setup, grids={name: coarse(grid) for name, grid in setup.grids.items()})
+    fake = _fake(weights, setup)
     view = _view(faces.images[:24])
     teacher, _ = model_from_weights(weights)
     with torch.no_grad():
@@ -162,12 +162,12 @@ def test_tuning_brings_the_answers_back(
     assert min(losses[-5:]) < 0.6 * losses[0]
 
 
-def test_a_plan_survives_json(network: tuple[Path, Path, Ranges]) -> None:
+def test_a_setup_survives_json(network: tuple[Path, Path, Ranges]) -> None:
     import json
 
     _, src, ranges = network
-    plan = qat_plan(src, ranges, "tensorrt")
-    assert QatPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    setup = qat_setup(src, ranges, "tensorrt")
+    assert QatSetup.from_dict(json.loads(json.dumps(setup.to_dict()))) == setup
 
 
 def test_a_network_that_cannot_be_tuned_is_refused(tmp_path: Path, faces: FerDataset) -> None:
@@ -178,7 +178,7 @@ def test_a_network_that_cannot_be_tuned_is_refused(tmp_path: Path, faces: FerDat
     few = select_calibration(faces, CalibrationRecipe("few", count=8))
     ranges = ranges_from_onnx(src, faces, few, method="minmax", cache=False)
     with pytest.raises(UsageError, match="cannot be fine-tuned for INT8") as raised:
-        qat_plan(src, ranges, "onnxruntime")
+        qat_setup(src, ranges, "onnxruntime")
     assert "--exclude" in str(raised.value.fix)
 
 
@@ -198,7 +198,7 @@ def test_a_stopped_fine_tuning_ends_in_the_same_weights(
     save_weights(path, loaded.state, loaded.spec, loaded.preprocessing, meta)
     teachers = find_teachers([str(path)], tmp_path, few)
     recipe = qat_recipe({}, ("epochs=1", "optim.batch_size=32", "run.threads=1", "optim.lr=1e-4"))
-    plan = qat_plan(fp32, ranges, "onnxruntime")
+    setup = qat_setup(fp32, ranges, "onnxruntime")
 
     class Killed(BaseException):
         pass
@@ -211,7 +211,7 @@ def test_a_stopped_fine_tuning_ends_in_the_same_weights(
     ends = []
     for name in ("whole", "cut"):
         chosen = with_overrides(recipe, ["run.save_minutes=1e-9"])
-        run = start_run(tmp_path, name, chosen, few, "x", teachers=teachers, qat=plan)
+        run = start_run(tmp_path, name, chosen, few, "x", teachers=teachers, qat=setup)
         if name == "cut":
             with pytest.raises(Killed):
                 loop.train(run, chosen, few, listener=Kill())
@@ -266,7 +266,7 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
     assert bundle.manifest.calibration["method"] == "qat"
 
     # The graph that was built answers as the network did in training.
-    fake = _fake(run.model, QatPlan.from_dict(info["qat"]))
+    fake = _fake(run.model, QatSetup.from_dict(info["qat"]))
     engine = bundle.file(bundle.artifact(precision="int8", target="tensorrt"))
     images = faces.images[:64]
     exported = step_by_step(load_model(engine), images)

@@ -237,7 +237,7 @@ def test_a_run_with_teachers_resumes_only_with_the_same_ones(
     path.write_bytes(content)
     recorder = Recorder()
     train(cut, recipe, faces, listener=recorder)
-    assert recorder.plans[0].first_epoch == 2
+    assert recorder.overviews[0].first_epoch == 2
     assert same(weights_of(cut), weights_of(whole))
     assert not same(weights_of(plain), weights_of(whole)), "the teachers had a say"
 

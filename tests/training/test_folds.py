@@ -75,7 +75,7 @@ def test_stopped_folds_go_on_to_the_weights_of_undisturbed_ones(
         assert described["resplit"]["name"] == f"fold {number} of 2"
         assert described["resplit"]["of"] == faces.sha256 == info["dataset"]["sha256"]
         assert load_weights(run.model).meta["dataset"] == described
-    assert sum(listener.plans[0].public_images for listener in (first, second)) == len(
+    assert sum(listener.overviews[0].public_images for listener in (first, second)) == len(
         faces.select("train")
     )
 
@@ -87,7 +87,7 @@ def test_stopped_folds_go_on_to_the_weights_of_undisturbed_ones(
     assert stopped.info()["summary"] is None
     kept = stopped.runs[0].model.stat().st_mtime_ns
     (listener,) = _train(stopped, faces)
-    assert listener.plans[0].first_epoch == 2
+    assert listener.overviews[0].first_epoch == 2
     assert stopped.runs[0].model.stat().st_mtime_ns == kept
     for one, two in zip(whole.runs, stopped.runs):
         assert same(weights_of(one), weights_of(two))
@@ -114,7 +114,7 @@ def test_other_images_are_refused(
 
 def test_a_mistake_leaves_no_folder(tmp_path: Path, faces: FerDataset) -> None:
     for recipe, count, message in (
-        (load_recipe("default", ["model.name=nothing"]), 2, "no model"),
+        (load_recipe("default", ["model.name=nothing"]), 2, "unknown model"),
         (load_recipe("default"), 101, "2 to 100 folds"),
     ):
         with pytest.raises(UsageError) as raised:

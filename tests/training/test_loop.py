@@ -46,12 +46,12 @@ def test_a_run_writes_what_it_promises(
         "recipe.toml", "run.json", "model.safetensors", "best.safetensors",
         "state", "history.csv", "curves.png", "tb",
     }  # fmt: skip
-    (plan,) = recorder.plans
+    (overview,) = recorder.overviews
     train_count = sum(faces.counts()["train"].values())
-    assert (plan.images, plan.epochs, plan.batch_size) == (train_count, 2, 32)
-    assert (plan.steps, plan.first_epoch, plan.first_step) == (train_count // 32, 1, 0)
-    assert plan.synthetic
-    assert recorder.steps == [(e, s) for e in (1, 2) for s in range(1, plan.steps + 1)]
+    assert (overview.images, overview.epochs, overview.batch_size) == (train_count, 2, 32)
+    assert (overview.steps, overview.first_epoch, overview.first_step) == (train_count // 32, 1, 0)
+    assert overview.synthetic
+    assert recorder.steps == [(e, s) for e in (1, 2) for s in range(1, overview.steps + 1)]
 
     with open(run.path / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -169,7 +169,7 @@ def test_bf16_trains_as_asked(faces: FerDataset, tiny: TinyRecipe, new_run: NewR
     recorder = Recorder()
     run = new_run(recipe)
     train(run, recipe, faces, listener=recorder)
-    assert recorder.plans[0].precision.startswith("bf16 (as asked")
+    assert recorder.overviews[0].precision.startswith("bf16 (as asked")
     assert all(value.dtype != torch.bfloat16 for value in weights_of(run).values())
 
 
@@ -298,7 +298,7 @@ def test_held_out_images_are_not_trained_on(
     train_set = faces.select("train")
     held_out = int(holdout_mask(train_set, 0.1, 3).sum())
     assert held_out > 0
-    assert recorder.plans[0].images == len(train_set) - held_out
+    assert recorder.overviews[0].images == len(train_set) - held_out
 
 
 def test_muon_growing_views_and_wsd_run_and_resume_alike(

@@ -132,7 +132,7 @@ def test_a_polite_stop_saves_and_goes_on(
     assert cut.info()["status"] == "interrupted"
     recorder = Recorder()
     train(cut, recipe, faces, listener=recorder)
-    assert (recorder.plans[0].first_epoch, recorder.plans[0].first_step) == (1, 2)
+    assert (recorder.overviews[0].first_epoch, recorder.overviews[0].first_step) == (1, 2)
     assert same(weights_of(cut), whole)
     assert signal.getsignal(signal.SIGINT) is before
 
