@@ -21,8 +21,8 @@ from fer_edge.convert.fp16 import fp16_from_onnx
 from fer_edge.convert.int8 import int8_from_onnx
 from fer_edge.convert.placement import PLACEMENTS
 from fer_edge.convert.ranges import Ranges, ranges_from_onnx
-from fer_edge.convert.sensitivity import rank_layers
 from fer_edge.convert.thresholds import METHODS
+from fer_edge.convert.trials import rank_layers
 from fer_edge.data import CalibrationSet, FerDataset, load, select_calibration
 from fer_edge.data.calibration import CalibrationRecipe
 from fer_edge.models import build_model

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_edge.convert.int8 import Quantised, Remainder, int8_from_onnx
-from fer_edge.convert.saturation import WeightsScore, best_weights
-from fer_edge.convert.sensitivity import LayerCost, rank_layers
+from fer_edge.convert.placement import Weights
+from fer_edge.convert.trials import Trial, best_weights, rank_layers
 
 if TYPE_CHECKING:
     from fer_edge.convert.proof import Engine, Proof, Proven
@@ -60,8 +60,8 @@ class Int8Result:
     report: Quantised
     ranges: Ranges
     attempts: tuple[Attempt, ...]
-    costs: tuple[LayerCost, ...]
-    weights: tuple[WeightsScore, ...] = ()
+    costs: tuple[Trial[str], ...]
+    weights: tuple[Trial[Weights], ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -103,7 +103,7 @@ def int8_within_gate(
     """
     asked = dict.fromkeys(exclude, "asked for")
     attempts: list[Attempt] = []
-    costs: list[LayerCost] = []
+    costs: list[Trial[str]] = []
     out = dict(asked)
     used, *left = ranges if retries else ranges[:1]
     scores = best_weights(
@@ -116,8 +116,8 @@ def int8_within_gate(
         remainder=remainder,
     )
     if scores:
-        told = ", ".join(f"{score.weights} {score.kl:.1e}" for score in scores)
-        say(f"{scores[0].weights} weights lose least on this CPU (nats from FP32: {told})")
+        told = ", ".join(f"{score.name} {score.kl:.1e}" for score in scores)
+        say(f"{scores[0].name} weights lose least on this CPU (nats from FP32: {told})")
     while True:
         report = int8_from_onnx(
             fp32.path,
@@ -126,7 +126,7 @@ def int8_within_gate(
             shape,
             exclude=out,
             remainder=remainder,
-            weights=scores[0].weights if scores else None,
+            weights=scores[0].name if scores else None,
         )
         failure = check(engine)
         proven = None
@@ -158,12 +158,12 @@ def int8_within_gate(
         worst = costs[: 2**layered]
         if len(worst) >= len(costs) or len(worst) < 2**layered:
             break  # nothing that matters would be left
-        out = asked | {cost.node: _reason(cost) for cost in worst}
-        say(f"trying again with {', '.join(cost.node for cost in worst)} in higher precision")
+        out = asked | {cost.name: _reason(cost) for cost in worst}
+        say(f"trying again with {', '.join(cost.name for cost in worst)} in higher precision")
     return Int8Result(replace(engine), report, used, tuple(attempts), tuple(costs), tuple(scores))
 
 
-def _reason(cost: LayerCost) -> str:
+def _reason(cost: Trial[str]) -> str:
     return (
         f"quantised alone it moves the probabilities by {cost.kl:.2e} nats "
         f"and flips {cost.flips:.1%} of the labels"

@@ -33,7 +33,7 @@ class Placement:
     a pair. ``raw_pixels``: a graph of u8 pixels whose normalisation becomes the first convolution's
     scale and zero point, so that nothing is computed in float before it. ``saturates``: on x86
     without VNNI the engine adds products in 16 bits and has no exact mode, so that there a build
-    chooses the weights by trying them (:mod:`fer_edge.convert.saturation`).
+    chooses the weights by trying them (:mod:`fer_edge.convert.trials`).
     """
 
     target: str

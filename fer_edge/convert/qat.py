@@ -11,11 +11,11 @@ from fer_edge.convert.build import CALIBRATION
 from fer_edge.convert.build_target import find_target
 from fer_edge.convert.choice import WEIGHTED, choose
 from fer_edge.convert.graph import affine_input, load_model, wiring
-from fer_edge.convert.methods import AUTO
 from fer_edge.convert.placement import placement_for
 from fer_edge.convert.ranges import Ranges
 from fer_edge.convert.source import find_source
 from fer_edge.convert.steps import FP32, Work
+from fer_edge.convert.trials import AUTO
 from fer_edge.errors import UsageError, require
 from fer_edge.training.fake_quant import OPERATORS, Grid, Operation, QatSetup
 

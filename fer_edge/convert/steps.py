@@ -18,11 +18,11 @@ from fer_edge.convert.export import InputKind, onnx_from_weights
 from fer_edge.convert.fp16 import fp16_from_onnx
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.graph import load_model, metadata
-from fer_edge.convert.methods import AUTO, best_method
 from fer_edge.convert.proof import Engine, Proof, Proven, golden_failure
 from fer_edge.convert.ranges import Ranges, calibration_tensors, ranges_by_method
 from fer_edge.convert.source import BuildSource
 from fer_edge.convert.thresholds import METHODS
+from fer_edge.convert.trials import AUTO, best_method
 from fer_edge.errors import FerEdgeError, GateError, UsageError
 from fer_edge.files import sha256_file
 from fer_edge.preprocessing import Preprocessing
@@ -186,10 +186,10 @@ class Work:
                     chosen.images(dataset)[:_METHOD_IMAGES],
                     progress=self.advance("comparing methods"),
                 )
-                order = [score.method for score in scores]
+                order = [score.name for score in scores]
                 name = order[0]
-                described["compared"] = [score.to_dict() for score in scores]
-                told = ", ".join(f"{score.method} {score.kl:.1e}" for score in scores)
+                described["compared"] = [score.to_dict("method") for score in scores]
+                told = ", ".join(f"{score.name} {score.kl:.1e}" for score in scores)
                 self.say(f"{name} calibration loses least (nats from FP32: {told})")
             described["method"] = name
         self.notes += [each.note for each in found.values() if each.note]
@@ -262,10 +262,10 @@ class Work:
         gate = self.gates[-1]
         gate["attempts"] = [attempt.to_dict() for attempt in result.attempts]
         if result.weights:
-            gate["weights"] = [score.to_dict() for score in result.weights]
+            gate["weights"] = [score.to_dict("weights") for score in result.weights]
         if not result.passed:
             gate["use_instead"] = self.fallback("int8")
-            gate["costs"] = [vars(cost) for cost in result.costs]
+            gate["costs"] = [cost.to_dict("node") for cost in result.costs]
 
 
 def _undecided(precision: str, target: str) -> dict[str, Any]:

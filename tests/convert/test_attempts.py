@@ -14,7 +14,7 @@ import pytest
 from fer_edge.convert.attempts import Int8Result, int8_within_gate
 from fer_edge.convert.proof import Engine, golden_failure
 from fer_edge.convert.ranges import Ranges
-from fer_edge.convert.sensitivity import rank_layers
+from fer_edge.convert.trials import rank_layers
 from fer_edge.data import FerDataset
 from fer_edge.measure.gate import GateCheck
 from fer_edge.preprocessing import Preprocessing
@@ -41,7 +41,7 @@ def test_the_layers_that_read_a_spoiled_tensor_rank_first(
         faces.images[:48],
         progress=lambda done, total: seen.append((done, total)),
     )
-    names = [cost.node for cost in costs]
+    names = [cost.name for cost in costs]
     # The ONNX Runtime shape quantises results too, so what writes the tensor pays as well.
     assert {"stages.1.conv1/Conv", "stages.1.conv2/Conv"} & set(names[:2])
     assert names.index("stages.1.conv2/Conv") < 2

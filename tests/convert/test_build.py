@@ -256,6 +256,7 @@ def test_int8_that_loses_too_much_is_not_in_the_bundle(own: Path, faces: FerData
     assert proof["use_instead"] == "fp32"
     assert len(proof["attempts"]) == 2
     assert len(proof["costs"]) == 10
+    assert set(proof["costs"][0]) == {"node", "kl", "flips"}
     assert require_engine(bundle, backend_class("onnxruntime")).precision == "fp32"
     assert any("ranking its layers" in text for text in said)
     from fer_edge.classifier import Classifier

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from fer_edge.bundle import Bundle
 from fer_edge.convert.build import build
-from fer_edge.convert.divergence import step_by_step
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.graph import load_model
 from fer_edge.convert.int8 import quantise
 from fer_edge.convert.placement import PLACEMENTS, placement_for
 from fer_edge.convert.qat import qat_setup
 from fer_edge.convert.ranges import Ranges, ranges_from_onnx
+from fer_edge.convert.trials import step_by_step
 from fer_edge.convert.weights import quantise_weights
 from fer_edge.data import CalibrationRecipe, CalibrationSet, FerDataset, select_calibration
 from fer_edge.errors import UsageError

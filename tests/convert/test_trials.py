@@ -10,10 +10,9 @@ import pytest
 
 from fer_edge.bundle import Bundle
 from fer_edge.convert.build import build
-from fer_edge.convert.divergence import divergence
-from fer_edge.convert.methods import best_method
 from fer_edge.convert.ranges import ranges_by_method, ranges_from_onnx
 from fer_edge.convert.thresholds import METHODS
+from fer_edge.convert.trials import best_method, compare
 from fer_edge.data import CalibrationSet, FerDataset
 
 
@@ -24,8 +23,8 @@ def test_the_best_is_first_and_a_spoiled_one_last(
     values = {name: (low, 50 * high) for name, (low, high) in ranges["minmax"].values.items()}
     ranges["spoiled"] = replace(ranges["minmax"], values=values)
     scores = best_method(fp32, ranges, "onnxruntime", faces.images[:48])
-    assert {score.method for score in scores} == {*METHODS, "spoiled"}
-    assert scores[-1].method == "spoiled"
+    assert {score.name for score in scores} == {*METHODS, "spoiled"}
+    assert scores[-1].name == "spoiled"
     assert scores == sorted(scores, key=lambda score: score.kl)
     assert scores[0].kl > 0
 
@@ -69,11 +68,11 @@ def test_a_build_takes_it_and_the_manifest_says_why(
     assert any("loses least" in text for text in said)
 
 
-def test_divergence() -> None:
+def test_compare() -> None:
     logits = np.array([[1.0, 2, 3], [3, 2, 1]])
-    same = divergence(logits, logits + 5)
+    same = compare("x", logits, logits + 5)
     assert (same.kl, same.flips) == (pytest.approx(0.0, abs=1e-12), 0.0)
-    other = divergence(logits, logits[:, ::-1])
+    other = compare("x", logits, logits[:, ::-1])
     assert other.flips == 1.0
     p = np.exp(logits[0]) / np.exp(logits[0]).sum()
     assert other.kl == pytest.approx((p * np.log(p / p[::-1])).sum())
