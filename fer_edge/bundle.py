@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +23,7 @@ from fer_edge.files import sha256_file
 from fer_edge.manifest import MANIFEST, Artifact, Manifest, path_problem, plain_json
 from fer_edge.preprocessing import SIZE, Preprocessing
 from fer_edge.pretrained import PRETRAINED, is_packaged
-from fer_edge.swap import Stage, settled, swap
+from fer_edge.swap import new_folder, refuse_taken, settled
 from fer_edge.version import __version__
 
 if TYPE_CHECKING:
@@ -231,20 +232,16 @@ class BundleWriter:
         self._base = base
         self._artifacts: dict[str, Artifact] = {}
         self._fields: dict[str, Any] = {"name": self.path.name}
-        self._stage: Stage | None = None
+        self._stage: Path | None = None
         self._before: bytes | None = None
+        self._folder = ExitStack()
 
     def __enter__(self) -> BundleWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with settled(self.path):
-            self._before = self._existing()
-        self._stage = Stage(self.path)
-        try:
+        with ExitStack() as stack:
+            self._stage = stack.enter_context(new_folder(self.path, self._check))
             if self._base:
                 self._copy_base(self._base)
-        except BaseException:
-            self._stage.close()
-            raise
+            self._folder = stack.pop_all()
         return self
 
     def __exit__(
@@ -253,12 +250,13 @@ class BundleWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._stage is not None
         try:
-            if kind is None:
-                self._commit(self._stage)
+            if kind is not None:
+                self._folder.__exit__(kind, error, trace)
+                return
+            with self._folder:
+                self._write_manifest()
         finally:
-            self._stage.close()
             self._stage = None
 
     def artifacts(self) -> tuple[Artifact, ...]:
@@ -328,7 +326,7 @@ class BundleWriter:
         problem = path_problem(name)
         if problem:
             raise UsageError(f"{name!r} {problem}: it cannot be a bundle's file")
-        staged = self._stage.path / name
+        staged = self._stage / name
         staged.parent.mkdir(parents=True, exist_ok=True)
         return staged
 
@@ -378,18 +376,22 @@ class BundleWriter:
             if child.parent_sha256 == artifact.sha256 and child.path in self._artifacts:
                 self._drop(child)
 
-    def _existing(self) -> bytes | None:
-        """Return the manifest of the bundle to be replaced; refuse to replace anything else."""
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return None
-        if not (self.path / MANIFEST).is_file():
+    def _check(self) -> None:
+        """At the start: replace nothing but a bundle. At the end: only the one of the start."""
+        path = self.path / MANIFEST
+        if self._stage is None:
+            refuse_taken(self.path, MANIFEST, "a bundle", replace=True)
+            if path.is_file():
+                self._before = path.read_bytes()
+                Manifest.from_bytes(self._before, str(path))
+            return
+        if (path.read_bytes() if path.is_file() else None) != self._before:
             raise UsageError(
-                f"{self.path} exists and is not a bundle: it is not overwritten",
-                fix="name another folder with -o",
+                f"{self.path} was changed by another process while this one worked on it",
+                fix="run the command again",
             )
-        content = (self.path / MANIFEST).read_bytes()
-        Manifest.from_bytes(content, str(self.path / MANIFEST))
-        return content
+        if self._before is not None:
+            self._keep_unlisted(self._stage, Manifest.from_bytes(self._before))
 
     def _copy_base(self, base: Bundle) -> None:
         for artifact in base.manifest.artifacts:
@@ -407,7 +409,8 @@ class BundleWriter:
         fields["labels"] = base.labels
         self._fields = fields
 
-    def _commit(self, stage: Stage) -> None:
+    def _write_manifest(self) -> None:
+        assert self._stage is not None
         manifest = Manifest(
             **self._fields,
             artifacts=self.artifacts(),
@@ -416,18 +419,7 @@ class BundleWriter:
         )
         content = manifest.to_bytes()
         Manifest.from_bytes(content)
-        (stage.path / MANIFEST).write_bytes(content)
-        with settled(self.path):
-            path = self.path / MANIFEST
-            if (path.read_bytes() if path.is_file() else None) != self._before:
-                raise UsageError(
-                    f"{self.path} was changed by another process while this one worked on it",
-                    fix="run the command again",
-                )
-            if self._before is not None:
-                self._keep_unlisted(stage.path, Manifest.from_bytes(self._before))
-            stage.sync()
-            swap(stage, self.path)
+        (self._stage / MANIFEST).write_bytes(content)
 
     def _keep_unlisted(self, stage: Path, old: Manifest) -> None:
         for name in _unlisted(self.path, old):

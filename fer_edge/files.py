@@ -1,21 +1,24 @@
-"""Files that are never half-written, their digests, and the one reader of JSON and of TOML."""
+"""Files that are never half-written, locks, digests, and the one reader of JSON and of TOML."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import stat
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, NoReturn
 
 from fer_edge.errors import FerEdgeError, IntegrityError, UsageError
 
 __all__ = [
     "atomic_path",
+    "fsync",
+    "lock",
     "parse_json",
     "parse_toml",
     "read_json",
@@ -42,23 +45,20 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{path.stem}.", suffix=f".part{path.suffix}", dir=path.parent
-    )
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem}.{token_hex(8)}.part{path.suffix}")
+    # Created here for its mode: the kernel applies the umask, which no thread-safe call can read.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    os.close(descriptor)
     try:
         yield temporary
-        # mkstemp makes 0600; a file that others may not read would surprise.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        _fsync(temporary)
+        # The body may have put a file of another mode here.
+        temporary.chmod(mode)
+        fsync(temporary)
         temporary.replace(path)
-        _fsync(path.parent)
+        fsync(path.parent)
     finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -165,9 +165,30 @@ def sha256_file(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
+
+
+def lock(path: Path, *, wait: bool = True) -> int:
+    """Lock a folder, or a file that is created where it is missing; return an open descriptor.
+
+    Closing it releases the lock; the kernel does so too when the process dies. BlockingIOError
+    without ``wait`` where another process has the lock, another OSError where a lock is impossible.
+    """
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError("this system has no file locks") from error
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -20,7 +20,7 @@ from fer_edge.bundle import Bundle
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import atomic_path
 from fer_edge.manifest import MANIFEST, Artifact, Manifest, path_problem
-from fer_edge.swap import Stage, settled, swap
+from fer_edge.swap import new_folder, refuse_taken
 
 __all__ = ["SUFFIX", "Packed", "pack_bundle", "unpack_bundle"]
 
@@ -29,14 +29,16 @@ SUFFIX = ".fer"
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 1 << 20
 _LARGEST_MANIFEST = 16 << 20
+_TOO_LARGE = 8**11
+"""Bytes that the size field of an ustar header cannot hold."""
 _TYPES = {
-    b"1": "a hard link",
-    b"2": "a symbolic link",
-    b"3": "a device",
-    b"4": "a device",
-    b"5": "a folder",
-    b"6": "a pipe",
-    b"S": "a sparse file",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.DIRTYPE: "a folder",
+    tarfile.FIFOTYPE: "a pipe",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
 }
 _AGAIN = "copy the file again, or pack it again: fer-edge bundle pack"
 
@@ -94,41 +96,19 @@ def unpack_bundle(archive: Path | str, out: Path | str, *, replace: bool = False
     missing = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _unpack(archive, out, replace)
+        with (
+            new_folder(
+                out, lambda: refuse_taken(out, MANIFEST, "a bundle", replace=replace)
+            ) as folder,
+            open(archive, "rb") as file,
+        ):
+            _extract(file, str(archive), folder)
     except BaseException:
         for folder in missing:
             with suppress(OSError):
                 folder.rmdir()
         raise
     return Bundle.open(out)
-
-
-def _unpack(archive: Path, out: Path, replace: bool) -> None:
-    with settled(out):
-        _check_free(out, replace)
-    stage = Stage(out)
-    try:
-        with open(archive, "rb") as file:
-            _extract(file, str(archive), stage.path)
-        with settled(out):
-            # Again: it may have been taken meanwhile.
-            _check_free(out, replace)
-            stage.sync()
-            swap(stage, out)
-    finally:
-        stage.close()
-
-
-def _check_free(out: Path, replace: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / MANIFEST).is_file():
-        raise UsageError(
-            f"{out} exists and is not a bundle: it is not overwritten",
-            fix="name another folder with -o",
-        )
-    if not replace:
-        raise UsageError(f"{out} is a bundle already", fix="name another with -o, or add --replace")
 
 
 def _extract(file: BinaryIO, where: str, folder: Path) -> None:
@@ -149,7 +129,7 @@ def _extract(file: BinaryIO, where: str, folder: Path) -> None:
             with open(path, "xb") as written:
                 _copy(file, written, artifact, f"{where}: {artifact.path}")
         except FileExistsError:
-            raise _refused(where, f"{artifact.path} stands twice in it") from None
+            raise _refused(where, f"{artifact.path} is in it twice") from None
         _zeros(file, _padding(artifact.size), where)
         seen.append(artifact.path)
     end = _end(file.tell())
@@ -166,39 +146,38 @@ def _member(
 ) -> int:
     """Read a header, which must be the one of ``path``; return the member's size."""
     header = _exactly(file, _BLOCK, where)
-    claimed = size
-    if claimed is None:
-        field = header[124:135]
-        claimed = int(field, 8) if field.isdigit() and set(field) <= set(b"01234567") else -1
-    if claimed < 0 or header != _header(path, claimed):
+    if size is None:
+        member = _parsed(header)
+        size = member.size if member else -1
+    if not 0 <= size < _TOO_LARGE or header != _header(path, size):
         raise _refused(where, _surplus(header, seen, path))
-    return claimed
+    return size
 
 
 def _surplus(header: bytes, seen: list[str] | tuple[str, ...], expected: str = "") -> str:
     """Say what a member is that has no place in the archive, as far as its header tells."""
-    place = f"where {expected} should stand" if expected else "after the bundle's last file"
-    if header[257:262] != b"ustar":
-        return f"it has something that is no tar member {place}"
-    name, kind = _name_of(header), header[156:157]
-    if kind in _TYPES:
-        return f"{name!r} is {_TYPES[kind]}, {place}"
+    place = f"where {expected} should be" if expected else "after the bundle's last file"
+    member = _parsed(header)
+    if member is None:
+        return f"it has something that is not a tar member {place}"
+    name = member.name
+    if member.type in _TYPES:
+        return f"{name!r} is {_TYPES[member.type]}, {place}"
     problem = None if name == MANIFEST else path_problem(name)
     if problem:
         return f"the path {name!r} {problem}"
     if name in seen:
-        return f"{name} stands twice in it"
+        return f"{name} is in it twice"
     if name == expected:
         return f"{name} has a header that fer-edge bundle pack does not write"
     return f"{name!r} is not in its manifest, {place}"
 
 
-def _name_of(header: bytes) -> str:
-    def text(field: bytes) -> str:
-        return field.partition(b"\0")[0].decode("utf-8", "replace")
-
-    prefix = text(header[345:500])
-    return f"{prefix}/{text(header[:100])}" if prefix else text(header[:100])
+def _parsed(header: bytes) -> tarfile.TarInfo | None:
+    try:
+        return tarfile.TarInfo.frombuf(header, "utf-8", "replace")
+    except tarfile.HeaderError:
+        return None
 
 
 def _header(path: str, size: int) -> bytes:

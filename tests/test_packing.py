@@ -113,7 +113,7 @@ def test_a_file_changed_since_the_bundle_was_opened(tiny_bundle: Bundle, tmp_pat
 def test_out_must_be_free(packed: Path, there: Path) -> None:
     there.mkdir()
     unpack_bundle(packed, there)  # an empty folder is free
-    with pytest.raises(UsageError, match="is a bundle already"):
+    with pytest.raises(UsageError, match="exists already"):
         unpack_bundle(packed, there)
     (there / "engines").mkdir()
     (there / "engines" / "old.plan").write_bytes(b"plan")
@@ -234,7 +234,7 @@ def test_special_members_are_refused(
 
 def test_a_member_that_stands_twice(packed: Path, there: Path) -> None:
     rewrite(packed, lambda members: members.append(members[2]), tarfile.USTAR_FORMAT)
-    with pytest.raises(IntegrityError, match="stands twice"):
+    with pytest.raises(IntegrityError, match="twice"):
         unpack_bundle(packed, there)
     assert nothing_left(there)
 
@@ -318,7 +318,7 @@ def test_a_manifest_that_claims_gigabytes(packed: Path, there: Path) -> None:
 def test_a_crash_between_the_renames_is_undone(packed: Path, there: Path) -> None:
     unpack_bundle(packed, there)
     there.rename(there.with_name(".tiny.old"))
-    with pytest.raises(UsageError, match="is a bundle already"):
+    with pytest.raises(UsageError, match="exists already"):
         unpack_bundle(packed, there)
     assert Bundle.open(there)
 

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from fer_edge.bundle import Artifact, Bundle
-from fer_edge.convert.folders import new_folder
 from fer_edge.convert.graph import (
     FLOAT,
     affine_input,
@@ -28,6 +27,7 @@ from fer_edge.convert.graph import (
 )
 from fer_edge.errors import NumericsError, UsageError, require
 from fer_edge.preprocessing import SIZE, Preprocessing
+from fer_edge.swap import new_folder, refuse_taken
 
 __all__ = ["CONFIG", "LumaRange", "Scaling", "deepstream_from_bundle", "scaling_for"]
 
@@ -102,7 +102,9 @@ def deepstream_from_bundle(
     settings = _settings(
         graph, precision, batch, threshold, detector_id, face_class, scaling, bundle
     )
-    with new_folder(out, sign=CONFIG, replace=replace) as folder:
+    path = Path(out).resolve()
+    kind = "a folder that this command wrote"
+    with new_folder(path, lambda: refuse_taken(path, CONFIG, kind, replace=replace)) as folder:
         _write_graph(bundle, artifact, folder / graph)
         (folder / LABELS).write_text(";".join(bundle.labels) + "\n", encoding="utf-8")
         (folder / CONFIG).write_text(_config(settings, bundle, luma), encoding="utf-8")

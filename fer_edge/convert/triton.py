@@ -18,10 +18,10 @@ from fer_edge.backends import backend_class
 from fer_edge.backends.plan_sidecar import PlanSidecar
 from fer_edge.backends.tensorrt_library import short_version
 from fer_edge.bundle import Artifact, Bundle
-from fer_edge.convert.folders import new_folder
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import sha256_file
 from fer_edge.preprocessing import SIZE
+from fer_edge.swap import new_folder, refuse_taken
 from fer_edge.usable import BEST_FIRST, engines_of, require_engine
 
 __all__ = ["CONFIG", "LABELS", "TritonModel", "triton_from_bundle"]
@@ -195,7 +195,9 @@ def _model_name(bundle: Bundle) -> str:
 
 
 def _write(served: _Served, bundle: Bundle, replace: bool) -> None:
-    with new_folder(served.model.folder, sign=CONFIG, replace=replace) as folder:
+    path = Path(served.model.folder).resolve()
+    kind = "a model that this command wrote"
+    with new_folder(path, lambda: refuse_taken(path, CONFIG, kind, replace=replace)) as folder:
         (folder / "1").mkdir()
         for name, artifact in served.files.items():
             copy = folder / "1" / name

@@ -9,7 +9,6 @@ mean of others), best and last (rows of the history, or null).
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_edge.errors import IntegrityError, UsageError
-from fer_edge.files import write_json, write_text
+from fer_edge.files import lock, write_json, write_text
 from fer_edge.training.config import Recipe, recipe_from_dict, recipe_to_toml
 
 __all__ = [
@@ -119,15 +118,14 @@ class RunFolder:
 
         Raises :class:`UsageError` when another process trains it.
         """
-        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"{self.path} is being trained by another process",
-                    fix="wait for it, or stop it first",
-                ) from None
+            handle = lock(self.path / ".lock", wait=False)
+        except BlockingIOError:
+            raise UsageError(
+                f"{self.path} is being trained by another process",
+                fix="wait for it, or stop it first",
+            ) from None
+        try:
             yield
         finally:
             os.close(handle)

@@ -38,7 +38,7 @@ def test_pack_and_unpack(
 
     code, out, err = run(capsys, "unpack", "tiny.fer")
     assert (code, out) == (2, "")
-    assert "is a bundle already" in err
+    assert "exists already" in err
     assert run(capsys, "unpack", "tiny.fer", "--replace")[0] == 0
     assert run(capsys, "pack", "tiny", "-o", "again.fer")[1] == "again.fer\n"
     assert Path("again.fer").read_bytes() == Path("tiny.fer").read_bytes()

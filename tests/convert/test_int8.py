@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from fer_edge.convert import saturation
+from fer_edge.convert import trials
 from fer_edge.convert.attempts import int8_within_gate
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.golden import golden_images
@@ -453,7 +453,7 @@ def test_weights_are_tried_where_an_engine_saturates_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("openvino")
-    monkeypatch.setattr(saturation, "int8_dot_saturates", lambda: saturates)
+    monkeypatch.setattr(trials, "int8_dot_saturates", lambda: saturates)
     out = tmp_path / "int8.onnx"
 
     def engine(path: Path, precision: str) -> Engine:

@@ -196,7 +196,7 @@ def test_mistakes(tiny_bundle: Bundle, tmp_path: Path) -> None:
         deepstream_from_bundle(tiny_bundle, tmp_path / "out", batch=0)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
-    with pytest.raises(UsageError, match="not written by this command"):
+    with pytest.raises(UsageError, match="is not a"):
         deepstream_from_bundle(tiny_bundle, tmp_path / "out", replace=True)
     deepstream_from_bundle(tiny_bundle, tmp_path / "new")
     with pytest.raises(UsageError, match="exists already"):

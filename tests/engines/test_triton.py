@@ -189,7 +189,7 @@ def test_only_its_own_models_are_replaced(tiny_bundle: Bundle, tmp_path: Path) -
     assert not (model.folder / "2").exists()
     assert (tmp_path / "other").is_dir()
     (model.folder / "config.pbtxt").unlink()
-    with pytest.raises(UsageError, match="not written by this command"):
+    with pytest.raises(UsageError, match="is not a"):
         triton_from_bundle(tiny_bundle, tmp_path, replace=True)
 
 
