@@ -190,7 +190,7 @@ def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -
 
     weights = weights_of(run)
     done = _judged(run)
-    left = [target for target in targets if find_target(target).shape not in done]
+    left = [target for target in targets if find_target(target).placement not in done]
     for target in left:
         with stages() as staged:
             # The gate's verdict is the result: one that failed is in the manifest, and no error.

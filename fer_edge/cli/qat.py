@@ -81,5 +81,5 @@ def command(
     tuned = start_run(
         out, name or f"{source.name}-qat", recipe, dataset, location, teachers=teachers, qat=setup
     )
-    note(f"fine-tuning {shlex.quote(str(source))} for the INT8 graph of {setup.target}")
+    note(f"fine-tuning {shlex.quote(str(source))} for the INT8 graph of {setup.placement}")
     train_run(tuned, recipe, dataset, data)

@@ -1,4 +1,4 @@
-"""What ``--target`` may be: the shape of its INT8 graph, who verifies it, how it is finished.
+"""What ``--target`` may be: its INT8 placement, the backend that verifies it, and its device.
 
 A target of ONNX Runtime or OpenVINO is its graph. A TensorRT target (``engines/targets/*.toml``) is
 a graph that any machine can make and verify, and a plan that only the device can build.
@@ -20,7 +20,7 @@ __all__ = ["TARGETS", "BuildTarget", "find_target"]
 class BuildTarget:
     """A target of ``fer-edge build``.
 
-    ``shape`` names the placement of its INT8 graph, and the target that the bundle's artifact is
+    ``placement`` names that of its INT8 graph, and the target that the bundle's artifact is
     marked with. ``backend`` runs that graph here for the gate; ``timed_here``: whether it is also
     what the engine will run on, so that its speed says something. ``fallback``: the next higher
     precision that the target runs well. ``remainder``: what is not INT8 in its INT8 graph.
@@ -28,7 +28,7 @@ class BuildTarget:
     """
 
     name: str
-    shape: str
+    placement: str
     backend: str
     timed_here: bool = True
     fallback: Literal["fp32", "fp16"] = "fp32"
@@ -37,7 +37,7 @@ class BuildTarget:
 
     def artifact(self, precision: str) -> str:
         """Return the name of its graph of a precision in a bundle."""
-        middle = f"int8.{self.shape}" if precision == "int8" else precision
+        middle = f"int8.{self.placement}" if precision == "int8" else precision
         return f"model.{middle}.onnx"
 
 
@@ -67,7 +67,7 @@ def find_target(name: str | None, say: Callable[[str], None] = lambda text: None
 def _from_profile(profile: TargetProfile) -> BuildTarget:
     return BuildTarget(
         name=profile.name,
-        shape="tensorrt",
+        placement="tensorrt",
         backend="onnxruntime",
         timed_here=False,
         fallback="fp16",

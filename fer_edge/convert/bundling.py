@@ -53,7 +53,7 @@ def write_bundle(
                 name,
                 format="onnx",
                 precision="int8",
-                target=target.shape,
+                target=target.placement,
                 parent=fp32,
                 meta=dict(int8.report.meta),
             )

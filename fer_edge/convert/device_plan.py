@@ -58,8 +58,8 @@ def add_plan(
         return ""
     graph = prepared_graph(opened, precision, profile)
     if graph is None:
-        shape = "tensorrt" if precision == "int8" else ""
-        graph = opened.artifact(format="onnx", precision=precision, target=shape)
+        placement = "tensorrt" if precision == "int8" else ""
+        graph = opened.artifact(format="onnx", precision=precision, target=placement)
     with tempfile.TemporaryDirectory(prefix="fer-edge-plan-") as folder:
         report = plan_from_onnx(
             opened.file(graph),

@@ -1,4 +1,4 @@
-"""FP32 ONNX + ranges -> INT8 ONNX with explicit Q/DQ pairs, in the shape that a target fuses.
+"""FP32 ONNX + ranges -> INT8 ONNX with explicit Q/DQ pairs, placed where a runtime fuses them.
 
 The graph says all that an engine needs: which tensors are 8 bits, with which scale. What a target
 wants is data in :mod:`fer_edge.convert.placement`; :mod:`fer_edge.convert.choice` applies it to a
@@ -45,7 +45,6 @@ class Quantised:
     ``weighted`` are those of the quantised that hold weights, in the order of the graph.
     """
 
-    target: str
     quantised: tuple[str, ...]
     excluded: tuple[tuple[str, str], ...]
     weighted: tuple[str, ...]
@@ -56,18 +55,18 @@ def int8_from_onnx(
     src: Path | str,
     out: Path | str,
     ranges: Ranges,
-    target: str,
+    placement: str,
     *,
     exclude: Mapping[str, str] | Collection[str] = (),
     remainder: Remainder = "fp32",
     weights: Weights | None = None,
 ) -> Quantised:
-    """Write the INT8 graph of ``src`` for ``target`` (onnxruntime, openvino, tensorrt) to ``out``.
+    """Write the INT8 graph of ``src`` to ``out``, with the pairs of the named ``placement``.
 
     ``exclude`` names nodes to leave in higher precision (with the reason, if it is a mapping).
     Input and output keep their names, types and shapes. ``remainder="fp16"`` writes all that is not
     INT8 in half precision, scales included, with opset 19, the first to allow that: what a strongly
-    typed TensorRT runs fastest. ``weights`` overrides the target's.
+    typed TensorRT runs fastest. ``weights`` overrides the placement's.
 
     :class:`UsageError` if ``src`` is quantised already, the ranges are another graph's, or nothing
     can be quantised.
@@ -78,13 +77,13 @@ def int8_from_onnx(
             f"the calibration belongs to another graph than {src}",
             fix="calibrate this file: fer-edge build --precision int8",
         )
-    placement = placement_for(target)
+    rules = placement_for(placement)
     if weights is not None:
-        placement = replace(placement, weights=weights)
+        rules = replace(rules, weights=weights)
     model = load_model(src)
     if remainder == "fp16":
         model = _with_opset(model, 19)
-    model, report = quantise(model, ranges, placement, exclude, half_scales=remainder == "fp16")
+    model, report = quantise(model, ranges, rules, exclude, half_scales=remainder == "fp16")
     if remainder == "fp16":
         model = half_precision(model)
     report = replace(report, meta={**report.meta, "remainder": remainder})
@@ -129,12 +128,11 @@ def _report(
     excluded = tuple(choice.left.items())
     symmetry = "symmetric" if placement.symmetric else "asymmetric"
     return Quantised(
-        target=placement.target,
         quantised=tuple(choice.chosen),
         excluded=excluded,
         weighted=weighted,
         meta={
-            "target": placement.target,
+            "target": placement.name,
             "activations": f"{placement.activation} {symmetry}",
             "weights": f"int8 symmetric per channel, {placement.weights}",
             "bias": placement.bias,

@@ -1,7 +1,7 @@
-"""Where quantise/dequantise pairs go, per target: one calibration, one graph shape per engine.
+"""Where quantise/dequantise pairs go: one calibration, one placement per kind of runtime.
 
-Every engine has its own idea of an INT8 graph, and each runs another's slowly or not at all. What
-they differ in is data (:class:`Placement`); :mod:`fer_edge.convert.int8` is the one reader of it.
+Every runtime wants another INT8 graph, and runs a graph made for another one slowly or not at all.
+The differences are data (:class:`Placement`), which :mod:`fer_edge.convert.int8` reads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LAYOUT = {"Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
 
 @dataclass(frozen=True)
 class Placement:
-    """The shape of one target's INT8 graph.
+    """Which tensors of an INT8 graph carry Q/DQ pairs, and of what kind. ``name``: its own name.
 
     ``activation``: the integer type; ``symmetric``: zero point 0. ``weights``: ``"full"`` uses all
     of -127..127; ``"saturation-safe"`` scales each output channel so that no two neighbouring
@@ -36,7 +36,7 @@ class Placement:
     chooses the weights by trying them (:mod:`fer_edge.convert.trials`).
     """
 
-    target: str
+    name: str
     activation: Literal["uint8", "int8"]
     symmetric: bool
     weights: Weights
@@ -51,7 +51,7 @@ class Placement:
 
     def reason(self, operator: str) -> str:
         """Say why an operator stays in higher precision."""
-        return dict(self.reasons).get(operator, f"{self.target} has no INT8 form of {operator}")
+        return dict(self.reasons).get(operator, f"{self.name} has no INT8 form of {operator}")
 
 
 PLACEMENTS: dict[str, Placement] = {
@@ -59,7 +59,7 @@ PLACEMENTS: dict[str, Placement] = {
     # scales, ReLU swallowed by the zero point of the Q that follows it. x86 without VNNI multiplies
     # with vpmaddubsw, which saturates: hence the weights.
     "onnxruntime": Placement(
-        target="onnxruntime",
+        name="onnxruntime",
         activation="uint8",
         symmetric=False,
         weights="saturation-safe",
@@ -74,7 +74,7 @@ PLACEMENTS: dict[str, Placement] = {
     # OpenVINO fuses Conv + Add + ReLU and requantises by itself: pairs on inputs are enough, and
     # the main branch reaches its Add unrounded.
     "openvino": Placement(
-        target="openvino",
+        name="openvino",
         activation="uint8",
         symmetric=False,
         weights="full",
@@ -89,7 +89,7 @@ PLACEMENTS: dict[str, Placement] = {
     # convolution that feeds an Add gives its float accumulator to it, so Conv+Add+ReLU is one
     # kernel; the shortcut arrives as INT8.
     "tensorrt": Placement(
-        target="tensorrt",
+        name="tensorrt",
         activation="int8",
         symmetric=True,
         weights="full",
@@ -109,8 +109,8 @@ PLACEMENTS: dict[str, Placement] = {
 }
 
 
-def placement_for(target: str) -> Placement:
-    """Return a target's placement; :class:`UsageError` suggests the nearest name."""
-    if target not in PLACEMENTS:
-        raise unknown("INT8 target", target, PLACEMENTS)
-    return PLACEMENTS[target]
+def placement_for(name: str) -> Placement:
+    """Return the placement of this name; :class:`UsageError` suggests the nearest name."""
+    if name not in PLACEMENTS:
+        raise unknown("INT8 placement", name, PLACEMENTS)
+    return PLACEMENTS[name]

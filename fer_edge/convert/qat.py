@@ -46,11 +46,11 @@ def setup_from_weights(
         work.make_fp32("u8")
         _, (ranges, *_), _ = work.calibrate(dataset, CALIBRATION, AUTO)
         half = chosen.remainder == "fp16"
-        return qat_setup(work.folder / FP32, ranges, chosen.shape, half_scales=half)
+        return qat_setup(work.folder / FP32, ranges, chosen.placement, half_scales=half)
 
 
 def qat_setup(
-    src: Path | str, ranges: Ranges, target: str, *, half_scales: bool = False
+    src: Path | str, ranges: Ranges, placement: str, *, half_scales: bool = False
 ) -> QatSetup:
     """Return the setup of ``src``, a graph of pixels, as :func:`int8_from_onnx` quantises it.
 
@@ -58,8 +58,8 @@ def qat_setup(
     """
     model = load_model(src)
     wires = wiring(model)
-    placement = placement_for(target)
-    choice = choose(model, wires, ranges, placement, {}, half_scales=half_scales)
+    rules = placement_for(placement)
+    choice = choose(model, wires, ranges, rules, {}, half_scales=half_scales)
     affine = affine_input(model, wires)
     if affine is None:
         raise UsageError(
@@ -80,20 +80,19 @@ def qat_setup(
                 attributes=_attributes(node),
                 # As the INT8 graph is wired, where whole groups fuse and where they do not.
                 quantised=tuple(
-                    name in choice.params and (name in mine or placement.outputs)
-                    for name in node.input
+                    name in choice.params and (name in mine or rules.outputs) for name in node.input
                 ),
             )
         )
         if node.name in choice.chosen and node.op_type in WEIGHTED:
-            weights[node.input[1]] = placement.weights
+            weights[node.input[1]] = rules.weights
             raw = choice.raw is not None and node.input[0] == choice.raw.tensor
             x = choice.raw_params if raw else choice.params[node.input[0]]
-            if placement.bias == "int32":
+            if rules.bias == "int32":
                 steps[node.name] = float(x.scale)
-    low, high = (0, 255) if placement.activation == "uint8" else (-128, 127)
+    low, high = (0, 255) if rules.activation == "uint8" else (-128, 127)
     return QatSetup(
-        target=target,
+        placement=placement,
         method=ranges.method,
         input=affine.tensor,
         output=wires.outputs[0],

@@ -182,7 +182,7 @@ class Work:
                 scores = best_method(
                     src,
                     found,
-                    self.target.shape,
+                    self.target.placement,
                     chosen.images(dataset)[:_METHOD_IMAGES],
                     progress=self.advance("comparing methods"),
                 )
@@ -220,7 +220,7 @@ class Work:
                 fp32,
                 self.engine("int8", target.artifact("int8")),
                 ranges,
-                target.shape,
+                target.placement,
                 remainder=target.remainder,
                 check=check,
                 proof=self.proof,
@@ -252,13 +252,13 @@ class Work:
         self.gates.append(proven.to_gate(target))
 
     def _record_int8(self, result: Int8Result) -> None:
-        shape, last = self.target.shape, result.attempts[-1]
+        placement, last = self.target.placement, result.attempts[-1]
         if result.proven is not None:
-            self._adopt("int8", result.proven, shape)
+            self._adopt("int8", result.proven, placement)
         elif result.passed:
-            self.gates.append(_undecided("int8", shape))
+            self.gates.append(_undecided("int8", placement))
         else:
-            self.gates.append(_failed("int8", shape, last.failure))
+            self.gates.append(_failed("int8", placement, last.failure))
         gate = self.gates[-1]
         gate["attempts"] = [attempt.to_dict() for attempt in result.attempts]
         if result.weights:

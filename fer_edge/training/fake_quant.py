@@ -45,7 +45,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class QatSetup:
-    """Where an INT8 graph for ``target`` rounds: its nodes from normalised image to logits.
+    """Where an INT8 graph of this ``placement`` rounds: its nodes from normalised image to logits.
 
     ``grids`` are those of the tensors, ``weights`` how the constants that become integers are
     scaled (``full`` or ``saturation-safe``), ``ranges`` all that was calibrated, by ``method``.
@@ -55,7 +55,7 @@ class QatSetup:
     ``half_scales``: weights have only scales that FP16 holds exactly.
     """
 
-    target: str
+    placement: str
     method: str
     input: str
     output: str
@@ -68,8 +68,10 @@ class QatSetup:
     half_scales: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description."""
-        return asdict(self)
+        """Return a JSON-ready description; the key of the placement is ``target``."""
+        content = asdict(self)
+        content["target"] = content.pop("placement")
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> QatSetup:
@@ -86,11 +88,13 @@ class QatSetup:
             for each in content["operations"]
         ]
         known = {
+            "placement": content["target"],
             "operations": tuple(operations),
             "grids": {name: Grid(**each) for name, each in content["grids"].items()},
             "ranges": {name: (low, high) for name, (low, high) in content["ranges"].items()},
         }
-        return cls(**{**content, **known})
+        others = {key: value for key, value in content.items() if key != "target"}
+        return cls(**{**others, **known})
 
 
 class FakeQuantised(nn.Module):

@@ -103,7 +103,7 @@ class QatSession(Session):
         setup = self._setup
         return state_from_folded(self._frame, weights), {
             "qat": {
-                "target": setup.target,
+                "target": setup.placement,
                 "method": setup.method,
                 "ranges": {name: list(ends) for name, ends in setup.ranges.items()},
             }

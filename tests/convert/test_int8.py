@@ -364,7 +364,7 @@ def test_a_node_can_stay_in_float(
 
 def test_what_is_refused(fp32: Path, ranges: Ranges, tmp_path: Path) -> None:
     out = tmp_path / "int8.onnx"
-    with pytest.raises(UsageError, match="unknown INT8 target 'onnxrutime'") as caught:
+    with pytest.raises(UsageError, match="unknown INT8 placement 'onnxrutime'") as caught:
         int8_from_onnx(fp32, out, ranges, "onnxrutime")
     assert caught.value.fix == "did you mean 'onnxruntime'?"
     with pytest.raises(UsageError, match=r"unknown node 'stages\.0\.conv1'") as caught:
