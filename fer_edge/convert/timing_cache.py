@@ -6,6 +6,7 @@ the same kernels. (TensorRT-RTX times nothing at build time and has no such cach
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from fer_edge.backends.gpu import Gpu
 from fer_edge.backends.tensorrt_library import flavour_of
-from fer_edge.files import write_bytes
+from fer_edge.files import lock, write_bytes
 from fer_edge.paths import cache_dir
 
 __all__ = ["TimingCache", "timing_cache_path"]
@@ -35,20 +36,36 @@ class TimingCache:
 
     def give_to(self, config: Any) -> None:
         """Let a build use it; one that the library refuses is replaced by an empty one."""
-        content = self.path.read_bytes() if self.path.is_file() else b""
+        content = self._stored()
         cache = config.create_timing_cache(content)
         # ignore_mismatch=False: timings of another device are worse than none.
         if cache is not None and config.set_timing_cache(cache, False):
             self.status = "used" if content else "new"
             return
-        self.status = "refused, begun anew"
+        self.status = "refused, restarted"
         empty = config.create_timing_cache(b"")
         if empty is not None:
             config.set_timing_cache(empty, False)
 
     def take_from(self, config: Any) -> None:
-        """Keep what a build learnt; the cache only saves time, so a full disk is no error."""
+        """Add what a build learnt to the file, which another build may have written meanwhile.
+
+        The cache only saves time, so a full disk is no error.
+        """
         cache = config.get_timing_cache()
-        if cache is not None:
-            with suppress(OSError):
+        if cache is None:
+            return
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = lock(self.path.with_name(f"{self.path.name}.lock"))
+            try:
+                stored = config.create_timing_cache(self._stored())
+                if stored is not None:
+                    # False, as above: timings of another device on the disk are replaced.
+                    cache.combine(stored, False)
                 write_bytes(self.path, bytes(cache.serialize()))
+            finally:
+                os.close(descriptor)
+
+    def _stored(self) -> bytes:
+        return self.path.read_bytes() if self.path.is_file() else b""

@@ -27,6 +27,7 @@ _BUILD = {
     "runtime": "Runtime",
     "error": "ParserError",
     "cache": "ITimingCache",
+    "stored": "ITimingCache",
 }
 RECEIVERS: dict[str, dict[str, str]] = {
     "convert/plan.py": _BUILD,

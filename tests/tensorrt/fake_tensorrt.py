@@ -70,7 +70,7 @@ class FakeBuilder:
             monitor.phase_finish("Building")
         self._trt.seen["flags"] = sorted(config.set_flags)
         self._trt.seen["cleared"] = sorted(config.cleared)
-        config.cache = Plain(serialize=lambda: b"timings")
+        config.cache = FakeTimings({b"timings"})
         profile = unwrap(config.profile).shapes["images"]
         word = {"input": network.dtype, "batch": [shape[0] for shape in profile]}
         return json.dumps(word).encode()
@@ -149,13 +149,30 @@ class FakeConfig:
         return 0
 
     def create_timing_cache(self, serialized_timing_cache: Any) -> Any:
-        return Plain(content=bytes(serialized_timing_cache))
+        return FakeTimings(set(bytes(serialized_timing_cache).splitlines()))
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-        return bytes(unwrap(cache).content) != b"of another device"
+        return b"of another device" not in unwrap(cache).lines
 
     def get_timing_cache(self) -> Any:
         return self.cache
+
+
+class FakeTimings:
+    """A timing cache: a set of lines."""
+
+    def __init__(self, lines: set[bytes]) -> None:
+        self.lines = lines
+
+    def combine(self, input_cache: Any, ignore_mismatch: bool) -> bool:
+        other = unwrap(input_cache).lines
+        if b"of another device" in other and not ignore_mismatch:
+            return False
+        self.lines |= other
+        return True
+
+    def serialize(self) -> bytes:
+        return b"\n".join(sorted(self.lines))
 
 
 class FakeParser:

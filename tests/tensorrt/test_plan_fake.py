@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_tensorrt import fake_tensorrt
+from fake_tensorrt import FakeConfig, FakeTimings, fake_tensorrt
 
 from fer_edge.backends.gpu import Gpu
 from fer_edge.convert import plan as plan_module
 from fer_edge.convert.plan import PlanReport, plan_from_onnx
 from fer_edge.convert.targets import load_target
-from fer_edge.convert.timing_cache import timing_cache_path
+from fer_edge.convert.timing_cache import TimingCache, timing_cache_path
 from fer_edge.errors import UnavailableError, UsageError
 
 ORIN = Gpu("Orin (nvgpu)", 87, "12.6", 8 << 30, True, True, 8, 918)
@@ -52,8 +52,21 @@ def test_timings_of_another_device_are_refused_and_replaced(build: Build) -> Non
     path = timing_cache_path("tensorrt", "10.3.0", ORIN)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"of another device")
-    assert build("fp32").sidecar.timing_cache == "refused, begun anew"
+    assert build("fp32").sidecar.timing_cache == "refused, restarted"
     assert path.read_bytes() == b"timings"
+
+
+def test_two_builds_at_once_keep_each_others_timings(private_cache: Path) -> None:
+    path = timing_cache_path("tensorrt", "10.3.0", ORIN)
+    trt = fake_tensorrt("10.3.0")
+    started = FakeConfig(trt)
+    cache = TimingCache(trt, ORIN)
+    cache.give_to(started)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"of a build that ended first\n")
+    started.cache = FakeTimings({b"of this build"})
+    cache.take_from(started)
+    assert set(path.read_bytes().splitlines()) == {b"of a build that ended first", b"of this build"}
 
 
 def test_each_device_driver_and_release_has_a_cache_of_its_own() -> None:
