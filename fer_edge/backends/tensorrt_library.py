@@ -7,7 +7,7 @@ of its version number.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -177,8 +177,3 @@ def message_log(
             log.add(str(severity), msg)
 
     return _Logger(), log
-
-
-def first_lines(texts: Sequence[str], count: int = 3) -> str:
-    """Join the first lines of some messages into one."""
-    return "; ".join(text.splitlines()[0] for text in texts[:count] if text)

@@ -13,6 +13,7 @@ import click
 
 from fer_edge.cli._options import data_option, format_option
 from fer_edge.cli._splits import resplit_from_options, split_options
+from fer_edge.training.study import PRUNERS, SAMPLERS
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
@@ -60,14 +61,14 @@ __all__ = ["command"]
 )
 @click.option(
     "--pruner",
-    type=click.Choice(["median", "hyperband", "none"]),
+    type=click.Choice(PRUNERS),
     default="median",
     show_default=True,
     help="How trials that promise little are ended early.",
 )
 @click.option(
     "--sampler",
-    type=click.Choice(["tpe", "random"]),
+    type=click.Choice(SAMPLERS),
     default="tpe",
     show_default=True,
     help="How values are chosen.",

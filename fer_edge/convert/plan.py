@@ -46,15 +46,14 @@ __all__ = ["PlanReport", "plan_from_onnx"]
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan that was built: the file, what its sidecar says, and the layers file if there is one.
+    """A plan that was built: the file and what its sidecar says.
 
-    ``no_layers`` says why the engine inspector could not be asked (it needs a GPU).
+    ``layers`` is the file of TensorRT's engine inspector; None without a GPU that loads the plan.
     """
 
     path: Path
     sidecar: PlanSidecar
     layers: Path | None
-    no_layers: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,7 @@ def plan_from_onnx(
     with atomic_path(out) as temporary:
         temporary.write_bytes(plan)
     sidecar.write(out)
-    layers, no_layers = _write_layers(library, logger, out, plan, gpu)
-    return PlanReport(out, sidecar, layers, no_layers)
+    return PlanReport(out, sidecar, _write_layers(library, logger, out, plan, gpu))
 
 
 def _check_release(trt: ModuleType, kind: Flavour, target: TargetProfile) -> None:
@@ -284,22 +282,19 @@ def _describe(tensor: Any) -> dict[str, Any]:
 
 def _write_layers(
     trt: ModuleType, logger: Any, out: Path, plan: bytes, gpu: Gpu | None
-) -> tuple[Path | None, str]:
-    """Save what the engine inspector tells of the layers that were fused and chosen."""
+) -> Path | None:
+    """Save what the engine inspector reports of the layers; None where it cannot be asked."""
     path = layers_path(out)
     path.unlink(missing_ok=True)
     if gpu is None:
-        return (
-            None,
-            f"the layers of a plan are told only where it can be loaded: {gpu_or_reason()[1]}",
-        )
+        return None
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        return None, "the plan that was built cannot be loaded on this GPU"
+        return None
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     try:
         write_json(path, json.loads(text))
     except ValueError:
-        return None, "the engine inspector's answer is no JSON"
-    return path, ""
+        return None
+    return path

@@ -16,7 +16,7 @@ from typing import Any
 
 from fer_edge.backends.gpu import gpu_or_reason
 from fer_edge.backends.tensorrt_library import FLAVOURS, import_tensorrt, tensorrt_version
-from fer_edge.errors import EngineMismatchError, RecipeError, UnavailableError, unknown
+from fer_edge.errors import RecipeError, UnavailableError, unknown
 from fer_edge.paths import resource_dir
 
 if sys.version_info >= (3, 11):
@@ -96,15 +96,6 @@ class TargetProfile:
             wanted = " or ".join(f"sm_{sm}" for sm in self.sm)
             return f"{self.name} is {wanted}, this GPU ({gpu.name}) is sm_{gpu.sm}"
         return None
-
-    def check_here(self) -> None:
-        """:class:`EngineMismatchError` (exit code 5) if :meth:`why_not_here` finds a reason."""
-        reason = self.why_not_here()
-        if reason is not None:
-            raise EngineMismatchError(
-                f"a plan for {self.name} cannot be built here: {reason}",
-                fix=f"copy the bundle to the device and run there: {self.build_command()}",
-            )
 
     def build_command(self, bundle: str = "BUNDLE", precision: str | None = None) -> str:
         """Return the command that builds the plan on the device."""

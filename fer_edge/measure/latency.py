@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
@@ -115,10 +115,6 @@ class LatencyProtocol:
             repeats=11,
             quick=True,
         )
-
-    def paced(self, hz: float | None) -> LatencyProtocol:
-        """Return this protocol at a camera's rate."""
-        return replace(self, pace_hz=hz)
 
     def estimated_seconds(self, engines: int) -> float:
         """Return how long ``engines`` take, if each answers within a few milliseconds."""

@@ -18,10 +18,10 @@ from typing import Any, Literal
 from fer_edge.errors import UsageError
 from fer_edge.files import write_text
 from fer_edge.measure.accuracy import Accuracy, Agreement
-from fer_edge.measure.environment import machine_of, same_machine
+from fer_edge.measure.environment import machine_of
 from fer_edge.measure.latency import LatencySamples
 
-__all__ = ["SCHEMA", "BenchResult", "BenchRow", "RowStatus", "merge"]
+__all__ = ["SCHEMA", "BenchResult", "BenchRow", "RowStatus"]
 
 SCHEMA = 1
 
@@ -230,36 +230,6 @@ class BenchResult:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} cannot be read: {error}") from None
         return cls.from_json(text, str(path))
-
-
-def merge(results: Sequence[BenchResult]) -> BenchResult:
-    """Put the rows of several runs into one table.
-
-    UsageError unless they were made on one machine, with one protocol, thread count and data set:
-    rows that may not be compared must not stand in one table.
-    """
-    if not results:
-        raise UsageError("there are no results to merge")
-    first = results[0]
-    for other in results[1:]:
-        if not same_machine(first.environment, other.environment):
-            raise UsageError(
-                f"results of different machines are not merged: {first.machine} "
-                f"({first.environment['machine']['host']}) and {other.machine} "
-                f"({other.environment['machine']['host']})",
-                fix="look at them side by side: fer-edge bench compare A.json B.json",
-            )
-        for what, a, b in (
-            ("protocols", first.protocol, other.protocol),
-            ("thread counts", first.environment["threads"], other.environment["threads"]),
-            ("data sets", first.dataset["sha256"], other.dataset["sha256"]),
-            ("references", first.reference, other.reference),
-        ):
-            if a != b:
-                raise UsageError(f"results of different {what} are not merged: {a} and {b}")
-    rows = tuple(row for result in results for row in result.rows)
-    notes = dict.fromkeys(note for result in results for note in result.notes)
-    return replace(first, rows=rows, notes=tuple(notes))
 
 
 def _kept(lines: list[str], repeat: Sequence[int]) -> str:

@@ -22,8 +22,8 @@ _PADDING = {"reflect": "reflection", "border": "border", "mean": "zeros"}
 class Draw:
     """What happens to each of N images: all tensors on the CPU.
 
-    ``theta`` f32[N, 2, 3] maps output to input coordinates, both in -1..1; ``gain`` and ``lift``
-    f32[N] are contrast and brightness factors; ``box`` f32[N, 4] is top, bottom, left, right of
+    ``theta`` f32[N, 2, 3] maps output to input coordinates, both in -1..1; ``contrast``
+    and ``brightness`` f32[N] are factors; ``box`` f32[N, 4] is top, bottom, left, right of
     the erased rectangle in 0..1, empty when nothing is erased.
     """
 

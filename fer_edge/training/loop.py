@@ -37,11 +37,9 @@ __all__ = ["Listener", "Objective", "recipe_objective", "train", "train_step"]
 Objective = Callable[[Tensor, Tensor, Sources], Callable[[Tensor], Tensor]]
 """Takes a part's view, targets and sources; returns the loss as a function of the logits.
 
-What does not depend on the student (a teacher's answers) is found once, however often a step asks.
-"""
-"""``(view f32[N,1,H,W] as the network saw it, logits and targets f32[N,7], sources) -> loss``.
-
-Called from several threads at once where a CPU trains replicas.
+The view is f32[N,1,H,W] as the network saw it; targets and logits are f32[N,7]; the loss is a
+scalar. What does not depend on the student (a teacher's answers) is computed once, however often a
+step asks. Called from several threads at once where a CPU trains replicas.
 """
 
 _PLOT_SECONDS = 30.0

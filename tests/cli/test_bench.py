@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def source(small_dataset: FerDataset, tmp_path: Path) -> str:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, source: str, own_bundle: Bundle) -> object:
     """``run(*arguments)`` benches ``own_bundle`` on the small data set, in milliseconds."""
-    monkeypatch.setattr(module, "_protocol", lambda quick, pace: SHORT.paced(pace))
+    monkeypatch.setattr(module, "_protocol", lambda quick, pace: replace(SHORT, pace_hz=pace))
 
     def invoke(*arguments: str) -> Result:
         words = [str(own_bundle.path), "--data", source, "--backend", "onnxruntime", *arguments]

@@ -252,7 +252,8 @@ def test_the_protocol_describes_itself() -> None:
     full, quick = LatencyProtocol(), LatencyProtocol.for_quick()
     assert "QUICK" in quick.describe()
     assert "QUICK" not in full.describe()
-    assert "30 Hz" in full.paced(30).describe()
+    paced = LatencyProtocol(pace_hz=30)
+    assert "30 Hz" in paced.describe()
     assert full.to_dict()["scope"] == "e2e"
     assert (full.warmup_s, full.warmup_queries) == (1.0, 100)
     assert (full.measure_s, full.min_queries, full.repeats) == (10.0, 1024, 5)
@@ -260,7 +261,7 @@ def test_the_protocol_describes_itself() -> None:
     assert quick.min_queries >= min_samples(99)
     assert LatencyProtocol.for_quick(30).min_queries >= min_samples(95)
     assert full.estimated_seconds(8) == 440
-    assert full.paced(30).estimated_seconds(1) > full.estimated_seconds(1)
+    assert paced.estimated_seconds(1) > full.estimated_seconds(1)
 
 
 def test_a_protocol_that_measures_nothing_is_refused() -> None:

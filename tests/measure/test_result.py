@@ -15,7 +15,7 @@ from fer_edge.errors import UsageError
 from fer_edge.measure.accuracy import compare, evaluate
 from fer_edge.measure.comparison import compare_results
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples
-from fer_edge.measure.result import SCHEMA, BenchResult, BenchRow, merge
+from fer_edge.measure.result import SCHEMA, BenchResult, BenchRow
 
 ENVIRONMENT: dict[str, Any] = {
     "machine": {
@@ -132,33 +132,6 @@ def test_a_missing_file_another_schema_and_a_bad_row_are_refused(tmp_path: Path)
         BenchResult.from_json(json.dumps({**content, "schema": 99}))
     with pytest.raises(UsageError, match="a row that is none"):
         BenchResult.from_json(json.dumps({**content, "rows": [{"backend": "x"}]}))
-
-
-def test_results_of_one_machine_merge() -> None:
-    a, b = result(row("onnxruntime", "fp32", 1.0)), result(row("openvino", "fp32", 2.0))
-    merged = merge([a, b])
-    assert [r.backend for r in merged.rows] == ["onnxruntime", "openvino"]
-    assert merged.notes == ("a note",)
-
-
-def test_results_of_different_machines_do_not_merge() -> None:
-    with pytest.raises(UsageError, match="different machines are not merged") as caught:
-        merge([result(), on_host(result(), "bbbbbbbbbbbb")])
-    assert "aaaaaaaaaaaa" in str(caught.value)
-    assert "bbbbbbbbbbbb" in str(caught.value)
-    assert "compare" in str(caught.value.fix)
-
-
-def test_other_differences_do_not_merge_either() -> None:
-    a = result()
-    quick = replace(a, protocol=LatencyProtocol.for_quick().to_dict())
-    threads = replace(a, environment={**a.environment, "threads": 2})
-    dataset = replace(a, dataset={**a.dataset, "sha256": "2" * 64})
-    for b, what in ((quick, "protocols"), (threads, "thread counts"), (dataset, "data sets")):
-        with pytest.raises(UsageError, match=f"different {what}"):
-            merge([a, b])
-    with pytest.raises(UsageError, match="no results"):
-        merge([])
 
 
 def test_a_comparison_on_one_machine_gives_ratios() -> None:
