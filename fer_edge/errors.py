@@ -127,8 +127,8 @@ def unknown(
     *,
     where: str = "",
     or_else: str = "",
-    error: type[UsageError] = UsageError,
-) -> UsageError:
+    error: type[FerEdgeError] = UsageError,
+) -> FerEdgeError:
     """Return the error for a ``name`` that is not among the ``known`` ones of its ``kind``.
 
     Its fix is the most similar known name, or all of them where none is similar. ``where`` is the

@@ -16,25 +16,43 @@ Types are exact (JSON ``true`` is not the number 1); a whole number is accepted 
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from fer_edge.errors import FerEdgeError, IntegrityError, UsageError
+from fer_edge.errors import FerEdgeError, IntegrityError, UsageError, unknown
 
-__all__ = ["Finite", "OpenRecord", "Positive", "Record", "Sha256", "read_record", "to_dict"]
+__all__ = [
+    "Count",
+    "Finite",
+    "Fraction",
+    "NonNegative",
+    "OpenRecord",
+    "Record",
+    "Seed",
+    "Sha256",
+    "keys",
+    "read_record",
+    "to_dict",
+]
 
 _LARGEST = sys.float_info.max
 
 Finite = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
 """Any number but NaN and the infinities."""
-Positive = Annotated[float, Meta(ge=0, le=_LARGEST)]
-"""0 or more, finite."""
+NonNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]
+"""A finite number from 0."""
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+"""A number from 0 to 1."""
+Count = Annotated[int, Meta(ge=0)]
+"""A whole number from 0."""
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""What random generators take."""
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """A SHA-256 as 64 hex digits."""
 
@@ -64,18 +82,26 @@ class OpenRecord(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 def read_record(
-    kind: type[T], content: Any, where: str, error: type[FerEdgeError] = IntegrityError
+    kind: type[T],
+    content: Any,
+    where: str,
+    error: type[FerEdgeError] = IntegrityError,
+    *,
+    fix: str | None = None,
 ) -> T:
     """Return ``content``, as a JSON or TOML reader gave it, as a record of type ``kind``.
 
     Raises ``error``: one line that starts with ``where`` and names the field by its path, such as
-    ``artifacts[0].size``. Its ``fix`` suggests the nearest key for an unknown one.
+    ``artifacts[0].size``. Its ``fix`` is the most similar key for an unknown one; for a
+    :class:`UsageError` what the field takes; else the ``fix`` given.
     """
     try:
         record = msgspec.convert(content, kind)
     # ValueError: a number of thousands of digits, which Python does not print.
     except (msgspec.ValidationError, ValueError, OverflowError, RecursionError) as problem:
-        raise _explained(kind, content, str(problem), where, error) from None
+        explained = _explained(kind, content, str(problem), where, error)
+        explained.fix = explained.fix or fix
+        raise explained from None
     _keep(record, content)
     return record
 
@@ -87,7 +113,9 @@ def to_dict(record: msgspec.Struct) -> dict[str, Any]:
         for field in msgspec.structs.fields(record)
     }
     if not isinstance(record, OpenRecord):
-        return {name: _plain(value) for name, (value, _) in values.items()}
+        tag = record.__struct_config__
+        head = {} if tag.tag_field is None else {tag.tag_field: tag.tag}
+        return head | {name: _plain(value) for name, (value, _) in values.items()}
     del values["(as read)"]
     content: dict[str, Any] = {}
     for name, old in record.as_read.items():
@@ -136,94 +164,125 @@ def _explained(
     kind: Any, content: Any, problem: str, where: str, error: type[FerEdgeError]
 ) -> FerEdgeError:
     text, _, place = problem.partition(" - at `$")
-    path = place.removesuffix("`").removeprefix(".")
+    parts = _parts(kind, content, place.removesuffix("`"))
+    spot = f"{where}: {_path(parts)}" if parts else where
     named = re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", text, re.S)
     if named is not None:
-        key = f"{path}.{named[2]}" if path else named[2]
+        key = _path([*parts, named[2]])
         if named[1] == "missing required":
             return error(f"{where}: {key} is missing")
-        return error(f"{where}: unknown key {key!r}", fix=_nearest(key, list(_keys(kind))))
-    table = "a table" if issubclass(error, UsageError) else "an object"
-    spot = f"{where}: {path}" if path else where
-    value, expected = _at(kind, content, path, table)
-    if not text.startswith(("Expected", "Invalid enum", "Number out of range", "Exceeds")):
-        return error(f"{spot} {text}")  # what a record's own __post_init__ has to say
-    if value is _UNKNOWN:
-        return error(f"{spot}: {text[0].lower()}{text[1:]}")
-    if issubclass(error, UsageError):
-        near = get_close_matches(_shown(value).strip("'"), _choices(kind, path), n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
-        return error(f"{spot} is {_shown(value)}", fix=f"{guess}{path or where} takes {expected}")
+        return unknown("key", key, _keys_at(kind, content, parts), where=where, error=error)
+    if not text.startswith(("Expected", "Invalid", "Number out of range", "Exceeds")):
+        return error(f"{spot} {text}")  # from a record's own __post_init__
+    value, info = _at(kind, content, parts)
+    usage = issubclass(error, UsageError)
+    expected = _expected(info, "a table" if usage else "an object")
+    if usage:
+        choices = [str(each) for each in getattr(info, "values", ())]
+        if choices and isinstance(value, str):
+            return unknown(_path(parts), value, choices, where=where, error=error)
+        return error(f"{spot} is {_shown(value)}", fix=f"{_path(parts) or where} takes {expected}")
     return error(f"{spot} is {_shown(value)}, not {expected}")
 
 
-def _nearest(key: str, known: list[str]) -> str:
-    plain = re.sub(r"\[\d+\]", "[]", key)
-    near = get_close_matches(plain, known, n=1, cutoff=0.5)
-    if not near:  # the right word in the wrong table is the commonest slip of all
-        last = plain.rpartition(".")[2]
-        near = [name for name in known if name.rpartition(".")[2] == last]
-    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+def _parts(kind: Any, content: Any, place: str) -> list[str | int]:
+    """Return msgspec's path as its parts; for ``[...]`` (of a dict) the key is looked for."""
+    parts: list[str | int] = []
+    for name, index, any_key in re.findall(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])", place):
+        if any_key:
+            table = _inner(content, parts)
+            parts.append(next(key for key in table if not _fits(kind, content, parts, key)))
+        else:
+            parts.append(name or int(index))
+    return parts
 
 
-_UNKNOWN = object()
+def _inner(content: Any, parts: Sequence[str | int]) -> Any:
+    for part in parts:
+        content = content[part]
+    return content
 
 
-def _at(kind: Any, content: Any, path: str, table: str) -> tuple[Any, str]:
-    """Return the value at ``path`` and what it should have been."""
-    info = _type_at(kind, path)
-    if info is None:
-        return _UNKNOWN, ""
-    for part in re.findall(r"[^.\[\]]+", path):
-        content = content[int(part) if isinstance(content, list | tuple) else part]
-    return content, _expected(info, table)
+def _fits(kind: Any, content: Any, parts: Sequence[str | int], key: str) -> bool:
+    """Whether ``content`` is right once the dict at ``parts`` has no other key than ``key``."""
+    only: Any = {key: _inner(content, parts)[key]}
+    for i in range(len(parts) - 1, -1, -1):
+        outer = _inner(content, parts[:i]).copy()
+        outer[parts[i]] = only
+        only = outer
+    try:
+        msgspec.convert(only, kind)
+    except (msgspec.ValidationError, ValueError, OverflowError):
+        return False
+    return True
 
 
-def _type_at(kind: Any, path: str) -> Any:
+def _path(parts: Sequence[str | int]) -> str:
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += "." * bool(text) + (part if re.fullmatch(r"[\w-]+", part) else json.dumps(part))
+    return text
+
+
+def _at(kind: Any, content: Any, parts: Sequence[str | int]) -> tuple[Any, Any]:
+    """Return the value at the path ``parts`` and the type that it should have."""
     import msgspec.inspect as inspect
 
     info: Any = inspect.type_info(kind)
-    for part in re.findall(r"[^.\[\]]+|\[\.\.\.\]", path):
-        # Of a union (``Side | None``) the member that has parts.
-        inner = getattr(info, "types", (info,))
-        info = next((each for each in inner if not isinstance(each, inspect.NoneType)), None)
+    for part in parts:
+        if isinstance(info, inspect.UnionType):
+            info = _member(info, content, part)
         if isinstance(info, inspect.StructType):
-            info = next((f.type for f in info.fields if f.encode_name == part), None)
+            info = next((f.type for f in info.fields if f.encode_name == part), info)
         elif isinstance(info, inspect.TupleType):
             info = info.item_types[int(part)]
+        elif isinstance(info, inspect.DictType):
+            info = info.value_type
         else:
-            info = None if part == "[...]" else getattr(info, "item_type", None)
-    return info
+            info = getattr(info, "item_type", info)
+        content = content[part]
+    return content, info
 
 
-def _choices(kind: Any, path: str) -> list[str]:
-    info = _type_at(kind, path)
-    inner = getattr(info, "types", (info,))
-    return [str(value) for each in inner for value in getattr(each, "values", ())]
+def _member(union: Any, content: Any, part: str | int) -> Any:
+    """Return the member of a union that ``content`` is read as, or the choice of their tags."""
+    import msgspec.inspect as inspect
+
+    members = [each for each in union.types if not isinstance(each, inspect.NoneType)]
+    tags = {each.tag: each for each in members if getattr(each, "tag_field", None) is not None}
+    if not tags:
+        return members[0]
+    if part == members[0].tag_field:
+        return inspect.VarTupleType(inspect.LiteralType(tuple(tags)))
+    return tags[content[members[0].tag_field]]
 
 
 def _expected(info: Any, table: str) -> str:
     import msgspec.inspect as inspect
 
     if isinstance(info, inspect.UnionType):
-        inner = [_expected(each, table) for each in info.types]
-        return " or ".join(text for text in inner if text != "null") + (
-            " or null" if "null" in inner and table == "an object" else ""
-        )
+        inner = list(dict.fromkeys(_expected(each, table) for each in info.types))
+        if "a number" in inner and "a whole number" in inner:
+            inner.remove("a whole number")
+        # TOML has no null.
+        return " or ".join(each for each in inner if each != "null" or table == "an object")
     if isinstance(info, inspect.IntType | inspect.FloatType):
         return _number(info)
     if isinstance(info, inspect.LiteralType):
-        return ", ".join(str(value) for value in info.values)
+        return f"one of {', '.join(str(value) for value in info.values)}"
     if isinstance(info, inspect.StrType):
         if info.pattern is not None:
             return "a SHA-256 in hex" if "{64}" in info.pattern else f"a text like {info.pattern}"
         return "a text" if not info.min_length else "a text that is not empty"
     if isinstance(info, inspect.TupleType):
-        return f"a list of {len(info.item_types)}: {_expected(info.item_types[0], table)} each"
+        return f"a list of {len(info.item_types)}, each {_expected(info.item_types[0], table)}"
     item = getattr(info, "item_type", None)
     if item is not None:
-        least = f"{info.min_length} or more: " if info.min_length else ""
-        return f"a list of {least}{_expected(item, table)} each"
+        least = f"{info.min_length} or more, each " if info.min_length else ""
+        return f"a list of {least or 'any length, each '}{_expected(item, table)}"
     words = {"BoolType": "true or false", "NoneType": "null", "AnyType": "any value"}
     return words.get(type(info).__name__, table)
 
@@ -240,22 +299,36 @@ def _number(info: Any) -> str:
     return text if info.lt is None else f"{text} to below {info.lt:g}"
 
 
-def _keys(kind: Any) -> Iterator[str]:
-    """All dotted keys of a record, for suggestions; a list's items are ``name[]``."""
+def keys(kind: type[msgspec.Struct]) -> list[str]:
+    """Return all dotted keys of a record: for suggestions. A list's items are ``name[]``."""
     import msgspec.inspect as inspect
 
-    def inside(info: Any, prefix: str, above: tuple[Any, ...]) -> Iterator[str]:
-        for each in getattr(info, "types", (info,)):
-            if isinstance(each, inspect.StructType) and each.cls not in above:
-                for field in each.fields:
-                    if not field.encode_name.startswith("("):
-                        name = f"{prefix}{field.encode_name}"
-                        yield name
-                        yield from inside(field.type, f"{name}.", (*above, each.cls))
-            elif hasattr(each, "item_type"):
-                yield from inside(each.item_type, f"{prefix[:-1]}[].", above)
+    return list(_keys_of(inspect.type_info(kind), "", ()))
 
-    return inside(inspect.type_info(kind), "", ())
+
+def _keys_of(info: Any, prefix: str, above: tuple[Any, ...]) -> Iterator[str]:
+    import msgspec.inspect as inspect
+
+    for each in getattr(info, "types", (info,)):
+        if isinstance(each, inspect.StructType) and each.cls not in above:
+            for field in each.fields:
+                if not field.encode_name.startswith("("):
+                    name = f"{prefix}{field.encode_name}"
+                    yield name
+                    yield from _keys_of(field.type, f"{name}.", (*above, each.cls))
+        elif hasattr(each, "item_type"):
+            yield from _keys_of(each.item_type, f"{prefix[:-1]}[].", above)
+
+
+def _keys_at(kind: Any, content: Any, parts: Sequence[str | int]) -> list[str]:
+    """The keys that an unknown one in the record at ``parts`` may stand for."""
+    import msgspec.inspect as inspect
+
+    inner, info = _at(kind, content, parts)
+    if isinstance(info, inspect.UnionType):
+        info = _member(info, inner, "")
+    own = [_path([*parts, key]) for key in _keys_of(info, "", ()) if "." not in key]
+    return list(dict.fromkeys([*own, *(key for key in keys(kind) if "[" not in key)]))
 
 
 def _shown(value: Any) -> str:

@@ -14,7 +14,16 @@ from msgspec.structs import replace
 
 from fer_edge.errors import IntegrityError, RecipeError, UsageError
 from fer_edge.files import parse_json, parse_toml, read_json, read_toml
-from fer_edge.records import Finite, OpenRecord, Record, Sha256, read_record, to_dict
+from fer_edge.records import (
+    Finite,
+    NonNegative,
+    OpenRecord,
+    Record,
+    Sha256,
+    keys,
+    read_record,
+    to_dict,
+)
 
 
 class Part(Record, frozen=True):
@@ -38,12 +47,21 @@ class Open(OpenRecord, frozen=True, kw_only=True, eq=False):
     inner: Open | None = None
 
 
+class Disk(Record, frozen=True, tag_field="form", tag="disk"):
+    radius: NonNegative
+
+
+class Square(Record, frozen=True, tag_field="form", tag="square"):
+    side: NonNegative
+
+
 class Whole(Record, frozen=True):
     part: Part
     parts: tuple[Part, ...] = ()
     by_name: dict[str, Part] = field(default_factory=dict)
     rest: dict[str, Any] = field(default_factory=dict)
     open: Open | None = None
+    shape: Disk | Square = Square(1.0)
 
 
 @pytest.mark.parametrize(
@@ -58,9 +76,13 @@ class Whole(Record, frozen=True):
         ({"part": {"mean": True}}, "f: part.mean is True", "takes a number from 0 to 1"),
         ({"part": {"any_number": math.nan}}, "f: part.any_number is nan", "takes a number"),
         ({"part": {"any_number": math.inf}}, "f: part.any_number is inf", "takes a number"),
-        ({"part": {"kind": "rund"}}, "f: part.kind is 'rund'", "did you mean 'round'? part.kind"),
-        ({"part": {"kind": 3}}, "f: part.kind is 3", "takes flat, round"),
-        ({"part": {"pair": [0.5]}}, "f: part.pair is [0.5]", "takes a list of 2: a number from 0"),
+        ({"part": {"kind": "rund"}}, "f: unknown part.kind 'rund'", "did you mean 'round'?"),
+        ({"part": {"kind": 3}}, "f: part.kind is 3", "takes one of flat, round"),
+        (
+            {"part": {"pair": [0.5]}},
+            "f: part.pair is [0.5]",
+            "list of 2, each a number from 0",
+        ),
         ({"part": {"pair": [0, 1]}}, "f: part.pair[1] is 1", "takes a number from 0 to below 1"),
         ({"part": {"names": ["a", 1]}}, "f: part.names[1] is 1", "takes a text"),
         ({"part": {"digest": "abc"}}, "f: part.digest is 'abc'", "takes a SHA-256 in hex"),
@@ -71,9 +93,21 @@ class Whole(Record, frozen=True):
         ({"part": {"sise": 1}}, "f: unknown key 'part.sise'", "did you mean 'part.size'?"),
         ({"part": {}, "mean": 1}, "f: unknown key 'mean'", "did you mean 'part.mean'?"),
         ({"part": {}, "parts": [{"seize": 1}]}, "f: unknown key 'parts[0].seize'", "size'?"),
-        ({"part": {}, "zzzzzz": 1}, "f: unknown key 'zzzzzz'", "known keys: part, part.size"),
+        ({"part": {}, "zzzzzz": 1}, "f: unknown key 'zzzzzz'", "choose from: part, parts, by_name"),
         ({"part": {}, "parts": [{}, {"size": -2}]}, "f: parts[1].size is -2", "from 1"),
-        ({"part": {}, "by_name": {"x": {"size": 0}}}, "f: by_name[...].size", "None"),
+        ({"part": {}, "by_name": {"x": {"size": 0}}}, "f: by_name.x.size is 0", "from 1"),
+        ({"part": {}, "by_name": {"x": {}, "a.b": {"on": 1}}}, 'f: by_name."a.b".on is 1', "true"),
+        ({"part": {}, "by_name": {"x": {}, "y": 1}}, "f: by_name.y is 1", "takes a table"),
+        (
+            {"part": {}, "by_name": {"x": {"sise": 1}}},
+            "f: unknown key 'by_name.x.s",
+            "size'?",
+        ),
+        ({"part": {}, "shape": {"form": "disk"}}, "f: shape.radius is missing", "None"),
+        ({"part": {}, "shape": {"form": "disk", "side": 1}}, "f: unknown key 'shape.side'", "mean"),
+        ({"part": {}, "shape": {"form": "disc"}}, "f: unknown shape.form 'disc'", "'disk'?"),
+        ({"part": {}, "shape": {"form": "square", "side": -1}}, "f: shape.side is -1", "from 0"),
+        ({"part": {}, "shape": {}}, "f: shape.form is missing", "None"),
         ({"part": {}, "open": {"name": 1}}, "f: open.name is 1", "takes a text"),
         ({"part": {}, "open": {}}, "f: open.name is missing", "None"),
         ({}, "f: part is missing", "None"),
@@ -192,3 +226,8 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
         read_json(tmp_path)
     assert parse_toml("a = 1", "x") == {"a": 1}
     assert parse_json('{"a": [1, 2.5, null]}', "x") == {"a": [1, 2.5, None]}
+
+
+def test_keys_are_dotted() -> None:
+    assert keys(Open) == ["name", "speed", "inner"]
+    assert {"part", "part.size", "parts[].size", "open.name", "shape.side"} <= set(keys(Whole))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import ship
 import torch
+from msgspec.structs import replace
 
 from fer_edge import Classifier
 from fer_edge.bundle import Bundle

@@ -145,7 +145,7 @@ def command(
         )
     searched = load_space(space)
     for key in (override.partition("=")[0].strip() for override in overrides):
-        if key in {parameter.key for parameter in searched.parameters}:
+        if key in searched.parameters:
             raise UsageError(
                 f"{key} is searched, and --set fixes it", fix="drop --set, or use another --space"
             )
@@ -281,7 +281,7 @@ def _row(trial: Trial, search: Search, *, exact: bool) -> dict[str, Any]:
         "trial": trial.number,
         "state": trial.state,
         search.monitor: value,
-        **{each.key: _value(trial.values.get(each.key)) for each in search.space.parameters},
+        **{key: _value(trial.values.get(key)) for key in search.space.parameters},
         "epochs": trial.epochs,
         "time": seconds,
         "note": "best" if best is not None and best.number == trial.number else trial.reason,

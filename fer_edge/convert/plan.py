@@ -113,11 +113,11 @@ def plan_from_onnx(
             f"{src} was to become an {precision} plan, but its tensors say {parsed.precision}",
             fix=f"fer-edge build --precision {precision} --target {target.name}",
         )
-    batches = {"min": 1, "opt": 1, "max": max_batch or target.max_batch}
-    workspace = workspace_mib or target.workspace_mib
+    batches = {"min": 1, "opt": 1, "max": max_batch or target.build.max_batch}
+    workspace = workspace_mib or target.build.workspace_mib
     config = builder.create_builder_config()
     config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, workspace << 20)
-    config.builder_optimization_level = target.level if level is None else level
+    config.builder_optimization_level = target.build.level if level is None else level
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
     flags = _set_flags(library, config, parsed.precision)
     config.add_optimization_profile(_profile(builder, parsed.input, batches))

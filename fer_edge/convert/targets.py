@@ -1,28 +1,24 @@
 """The devices that engines are built for: ``engines/targets/*.toml``, read and matched.
 
-A target says what a *graph* must look like (opset, typing) and what must be there to build its
-plan (TensorRT release, compute capability), so that a graph can be prepared on any machine and the
-plan be built on the device.
+A target says how its graph is typed and what its plan needs (TensorRT release, compute
+capability), so that a graph can be prepared on any machine and the plan be built on the device.
 """
 
 from __future__ import annotations
 
 import platform
 import re
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from fer_edge.backends.gpu import gpu_or_reason
 from fer_edge.backends.tensorrt_library import FLAVOURS, import_tensorrt, tensorrt_version
 from fer_edge.errors import RecipeError, UnavailableError, unknown
+from fer_edge.files import read_toml
 from fer_edge.paths import resource_dir
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from fer_edge.records import Record, read_record
 
 __all__ = [
     "TargetProfile",
@@ -35,29 +31,37 @@ __all__ = [
 _ALIASES = {"tensorrt-rtx": "rtx-pc"}
 
 
-@dataclass(frozen=True)
-class TargetProfile:
+class Limits(Record, frozen=True):
+    """What a plan is built with: the largest batch, the builder's workspace and effort (0 to 5)."""
+
+    max_batch: Annotated[int, Meta(ge=1)]
+    workspace_mib: Annotated[int, Meta(ge=1)]
+    level: Annotated[int, Meta(ge=0, le=5)]
+
+
+class TargetProfile(Record, frozen=True, kw_only=True):
     """One device, or family of devices, that a TensorRT or TensorRT-RTX plan is built for."""
 
     name: str
+    """The stem of its file."""
     summary: str
-    package: str
-    """``tensorrt`` or ``tensorrt-rtx``: also the backend that runs its plans."""
+    """What the device is."""
+    advice: str
+    """Which precision to try, and why. ``fer-edge doctor`` shows both on the device."""
+    package: Literal["tensorrt", "tensorrt-rtx"]
+    """Also the backend that runs its plans."""
     tensorrt: str
-    """Releases that serve it, ``>=10.3,<10.4``."""
-    sm: tuple[int, ...]
+    """The releases that serve it, ``>=10.3,<10.4``."""
+    sm: tuple[Annotated[int, Meta(ge=1)], ...]
     """Compute capabilities (87 is 8.7); empty for any that the library supports."""
     machine: str
     """``platform.machine()`` of the device."""
-    opset: int
-    precisions: tuple[str, ...]
-    """All that it runs, the recommended first."""
-    advice: str
-    max_batch: int
-    workspace_mib: int
-    level: int
-    cuda_bindings: str = ""
-    jetpack: str = ""
+    precision: Literal["fp32", "fp16", "int8"]
+    """The one to try first."""
+    build: Limits
+
+    def __post_init__(self) -> None:
+        _lowest(self.tensorrt)
 
     @property
     def strongly_typed(self) -> bool:
@@ -100,7 +104,7 @@ class TargetProfile:
     def build_command(self, bundle: str = "BUNDLE", precision: str | None = None) -> str:
         """Return the command that builds the plan on the device."""
         return (
-            f"fer-edge build {bundle} --precision {precision or self.precisions[0]} "
+            f"fer-edge build {bundle} --precision {precision or self.precision} "
             f"--target {self.name}"
         )
 
@@ -160,7 +164,7 @@ def default_target() -> tuple[str, str]:
         profile = local_target()
     except UnavailableError as error:
         return "onnxruntime", f"no TensorRT here: {error}"
-    return "tensorrt", f"TensorRT and a GPU are here ({profile.name})"
+    return "tensorrt", f"this is {profile.name} ({profile.summary}). {profile.advice}"
 
 
 def _folder() -> Path:
@@ -168,22 +172,8 @@ def _folder() -> Path:
 
 
 def _read(path: Path) -> TargetProfile:
-    try:
-        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        build = content.pop("build")
-        profile = TargetProfile(
-            name=path.stem,
-            sm=tuple(int(sm) for sm in content.pop("sm")),
-            precisions=tuple(content.pop("precisions")),
-            **content,
-            **build,
-        )
-        _lowest(profile.tensorrt)
-    except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError) as error:
-        raise RecipeError(f"the target profile {path} is wrong: {error}") from None
-    if profile.package not in FLAVOURS:
-        raise RecipeError(f"the target profile {path} is wrong: package {profile.package!r}")
-    return profile
+    content = {**read_toml(path, RecipeError), "name": path.stem}
+    return read_record(TargetProfile, content, f"the target profile {path}", RecipeError)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -193,7 +183,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _clauses(wanted: str) -> list[tuple[str, tuple[int, ...]]]:
     found = re.findall(r"(>=|<)\s*([\d.]+)", wanted)
     if not found or ",".join(f"{op}{v}" for op, v in found) != wanted.replace(" ", ""):
-        raise ValueError(f"{wanted!r} is no version range (such as '>=10.3,<10.4')")
+        raise ValueError(f"{wanted!r} is not a version range such as '>=10.3,<10.4'")
     return [(op, _numbers(v)) for op, v in found]
 
 

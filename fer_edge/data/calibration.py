@@ -10,25 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
+from msgspec.structs import replace
 
 from fer_edge.data.dataset import FerDataset, image_keys
 from fer_edge.data.splits import Split
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, RecipeError, unknown
-from fer_edge.files import sha256_bytes
+from fer_edge.files import read_toml, sha256_bytes
 from fer_edge.paths import resource_dir
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from fer_edge.records import Record, Seed, keys, read_record, to_dict
 
 __all__ = [
     "CalibrationRecipe",
@@ -38,51 +35,29 @@ __all__ = [
     "select_calibration",
 ]
 
-Strategy = Literal["stratified", "natural"]
-Method = Literal["minmax", "entropy", "percentile"]
 
-
-@dataclass(frozen=True)
-class CalibrationRecipe:
+class CalibrationRecipe(Record, frozen=True):
     """How many images, which, and how activation ranges come from them.
 
     ``stratified`` takes the same number of each class (a class too small for its share gives all it
     has, and the others make up for it); ``natural`` keeps the class frequencies of TRAIN.
     ``ids_file`` is the path of a frozen list. ``percentile`` is in percent and ``bins`` counts
-    histogram bins; only the methods of that kind use them. Raises RecipeError for a bad value.
+    histogram bins; only the methods of that kind use them.
     """
 
     name: str
-    strategy: Strategy = "stratified"
-    count: int = 512
-    seed: int = 0
-    method: Method = "minmax"
-    percentile: float = 99.99
-    bins: int = 2048
+    strategy: Literal["stratified", "natural"] = "stratified"
+    count: Annotated[int, Meta(ge=1)] = 512
+    seed: Seed = 0
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    percentile: Annotated[float, Meta(gt=50, le=100)] = 99.99
+    bins: Annotated[int, Meta(ge=128)] = 2048
     ids_file: str | None = None
-
-    def __post_init__(self) -> None:
-        for key, allowed in (("strategy", get_args(Strategy)), ("method", get_args(Method))):
-            if getattr(self, key) not in allowed:
-                raise RecipeError(
-                    f"calibration recipe {self.name!r}: {key} is {getattr(self, key)!r}",
-                    fix=f"use one of {', '.join(allowed)}",
-                )
-        for key, kind in (("count", int), ("seed", int), ("bins", int), ("percentile", float)):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, (kind, int)):
-                raise RecipeError(f"calibration recipe {self.name!r}: {key} is {value!r}")
-        if self.count < 1 or self.seed < 0 or self.bins < 128 or not 50 < self.percentile <= 100:
-            raise RecipeError(
-                f"calibration recipe {self.name!r}: out of range",
-                fix="count >= 1, seed >= 0, bins >= 128, 50 < percentile <= 100",
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description; of the frozen list only the file's name."""
-        content = asdict(self)
-        content["ids_file"] = Path(self.ids_file).name if self.ids_file else None
-        return content
+        name = Path(self.ids_file).name if self.ids_file else None
+        return {**to_dict(self), "ids_file": name}
 
 
 @dataclass(frozen=True)
@@ -182,17 +157,14 @@ def load_calibration_recipe(name_or_path: str | Path) -> CalibrationRecipe:
                 error=RecipeError,
             )
         path = folder / f"{name_or_path}.toml"
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read: {error}") from None
-    keys = {field.name for field in fields(CalibrationRecipe)} - {"name"}
-    for key in content:
-        if key not in keys:
-            raise unknown("key", key, sorted(keys), where=str(path), error=RecipeError)
-    if "ids_file" in content:
-        content["ids_file"] = str(path.parent / str(content["ids_file"]))
-    return CalibrationRecipe(name=path.stem, **content)
+    content = read_toml(path, RecipeError)
+    if "name" in content:  # it is the file's
+        known = [key for key in keys(CalibrationRecipe) if key != "name"]
+        raise unknown("key", "name", known, where=str(path), error=RecipeError)
+    recipe = read_record(CalibrationRecipe, {**content, "name": path.stem}, str(path), RecipeError)
+    if recipe.ids_file is None:
+        return recipe
+    return replace(recipe, ids_file=str(path.parent / recipe.ids_file))
 
 
 def read_ids(path: Path | str) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ Attention is CBAM, Woo et al. 2018 (arXiv 1807.06521): first which channels, the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -14,19 +13,19 @@ from torch import Tensor, nn
 from fer_edge.errors import UsageError
 from fer_edge.models.compact import Block
 from fer_edge.models.filters import FILTERS, FixedFilters
-from fer_edge.models.options import options_from_mapping
+from fer_edge.models.options import Dropout, Size, Sizes, options_from_mapping
 from fer_edge.models.spec import ModelSpec
+from fer_edge.records import Record
 
 __all__ = ["Attention", "Cbam", "CbamOptions", "FilterResnet", "FilterResnetOptions", "build"]
 
 
-@dataclass(frozen=True)
-class FilterResnetOptions:
+class FilterResnetOptions(Record, frozen=True):
     """``stem`` channels, then one residual block per width, each halving height and width."""
 
-    stem: int = 32
-    widths: tuple[int, ...] = (64, 128, 256)
-    dropout: float = 0.0
+    stem: Size = 32
+    widths: Sizes = (64, 128, 256)
+    dropout: Dropout = 0.0
 
 
 class FilterResnet(nn.Module):
@@ -81,19 +80,18 @@ class Attention(nn.Module):
         return scaled
 
 
-@dataclass(frozen=True)
-class CbamOptions:
+class CbamOptions(Record, frozen=True):
     """A block per width: convolution, BatchNorm, ReLU, attention, 2x2 max-pooling.
 
     ``reduction`` and ``window`` are the attention's, as in its paper; the last map is flattened
     into ``hidden`` values, with ``dropout`` before the classifier.
     """
 
-    widths: tuple[int, ...] = (64, 128, 256)
-    reduction: int = 16
-    window: int = 7
-    hidden: int = 512
-    dropout: float = 0.5
+    widths: Sizes = (64, 128, 256)
+    reduction: Size = 16
+    window: Size = 7
+    hidden: Size = 512
+    dropout: Dropout = 0.5
 
 
 class Cbam(nn.Module):
@@ -134,27 +132,20 @@ def build(spec: ModelSpec) -> nn.Module:
     """Build the network of ``spec``; a :class:`UsageError` names a wrong option."""
     if spec.name == "filter-resnet":
         plain = options_from_mapping(FilterResnetOptions, spec.name, spec.options)
-        _check(spec, plain.widths, (plain.stem,), plain.dropout)
+        _check(spec, plain.widths)
         return FilterResnet(spec, plain)
     options = options_from_mapping(CbamOptions, spec.name, spec.options)
-    _check(spec, options.widths, (options.reduction, options.hidden), options.dropout)
-    if options.window < 1 or options.window % 2 == 0:
+    _check(spec, options.widths)
+    if options.window % 2 == 0:
         raise UsageError(
             f"model {spec.name!r}: window is {options.window}", fix="choose an odd number, like 7"
         )
     return Cbam(spec, options)
 
 
-def _check(
-    spec: ModelSpec, widths: tuple[int, ...], counts: tuple[int, ...], dropout: float
-) -> None:
-    if not widths or min(*widths, *counts) < 1 or spec.size >> len(widths) < 1:
+def _check(spec: ModelSpec, widths: tuple[int, ...]) -> None:
+    if spec.size >> len(widths) < 1:
         raise UsageError(
-            f"model {spec.name!r}: widths {list(widths)} do not fit {spec.size} pixels, "
-            "or a number is below 1",
-            fix="correct [model.options]",
-        )
-    if not 0 <= dropout < 1:
-        raise UsageError(
-            f"model {spec.name!r}: dropout is {dropout}", fix="choose 0 <= dropout < 1"
+            f"model {spec.name!r}: {len(widths)} poolings leave nothing of {spec.size} pixels",
+            fix="give fewer widths",
         )

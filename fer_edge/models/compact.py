@@ -7,30 +7,28 @@ kernel for each of them. The residual block is He et al. 2016 (arXiv 1512.03385)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_edge.errors import UsageError
-from fer_edge.models.options import options_from_mapping
+from fer_edge.models.options import Dropout, Size, Sizes, options_from_mapping
 from fer_edge.models.spec import ModelSpec
+from fer_edge.records import Record
 
 __all__ = ["Compact", "CompactOptions", "build"]
 
 
-@dataclass(frozen=True)
-class CompactOptions:
+class CompactOptions(Record, frozen=True):
     """``widths`` and ``blocks`` per stage; each stage after the first halves height and width.
 
     ``stem_stride`` 2 halves the image in the first convolution; ``dropout`` stands before the
     linear layer. The default has 0.744M parameters and 31.2M multiply-accumulates.
     """
 
-    widths: tuple[int, ...] = (32, 64, 128, 160)
-    blocks: tuple[int, ...] = (1, 1, 1, 1)
-    stem_stride: int = 2
-    dropout: float = 0.0
+    widths: Sizes = (32, 64, 128, 160)
+    blocks: Sizes = (1, 1, 1, 1)
+    stem_stride: Size = 2
+    dropout: Dropout = 0.0
 
 
 class Block(nn.Module):
@@ -97,18 +95,9 @@ class Compact(nn.Module):
 def build(spec: ModelSpec) -> nn.Module:
     """Build the network of ``spec``; a :class:`UsageError` names a wrong option."""
     options = options_from_mapping(CompactOptions, spec.name, spec.options)
-    if not options.widths or len(options.widths) != len(options.blocks):
+    if len(options.widths) != len(options.blocks):
         raise UsageError(
             f"model {spec.name!r}: {len(options.widths)} widths for {len(options.blocks)} blocks",
             fix="give one width and one number of blocks for each stage",
-        )
-    if min(*options.widths, *options.blocks, options.stem_stride) < 1:
-        raise UsageError(
-            f"model {spec.name!r}: widths, blocks and stem_stride must be at least 1",
-            fix="correct [model.options]",
-        )
-    if not 0 <= options.dropout < 1:
-        raise UsageError(
-            f"model {spec.name!r}: dropout is {options.dropout}", fix="choose 0 <= dropout < 1"
         )
     return Compact(spec, options)

@@ -6,14 +6,13 @@ alone. Weights start as torch's layers make them, which is what those systems di
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from fer_edge.errors import UsageError
 from fer_edge.models.filters import FILTERS, FixedFilters
-from fer_edge.models.options import options_from_mapping
+from fer_edge.models.options import Dropout, Size, Sizes, options_from_mapping
 from fer_edge.models.spec import ModelSpec
+from fer_edge.records import Record
 
 __all__ = [
     "ConvBlocksOptions",
@@ -27,8 +26,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class PlainOptions:
+class PlainOptions(Record, frozen=True):
     """A block is ``depth`` 3x3 convolutions of one of ``widths``, then 2x2 max-pooling.
 
     ``norm`` puts BatchNorm after each convolution, ``block_dropout`` drops whole values after each
@@ -37,52 +35,47 @@ class PlainOptions:
     ``filters`` puts a fixed layer of five edge filters before all.
     """
 
-    widths: tuple[int, ...] = (32, 64, 128)
-    depth: int = 1
+    widths: Sizes = (32, 64, 128)
+    depth: Size = 1
     norm: bool = False
-    block_dropout: float = 0.0
+    block_dropout: Dropout = 0.0
     average: bool = False
-    hidden: tuple[int, ...] = (256,)
-    dropout: float = 0.5
+    hidden: tuple[Size, ...] = (256,)
+    dropout: Dropout = 0.5
     filters: bool = False
 
 
-@dataclass(frozen=True)
-class PytorchCnnOptions(PlainOptions):
+class PytorchCnnOptions(PlainOptions, frozen=True):
     """Report A; its description gives the kinds of layers, the widths are ours."""
 
-    widths: tuple[int, ...] = (32, 64, 128, 256)
-    depth: int = 2
+    widths: Sizes = (32, 64, 128, 256)
+    depth: Size = 2
     norm: bool = True
-    block_dropout: float = 0.1
+    block_dropout: Dropout = 0.1
     average: bool = True
-    hidden: tuple[int, ...] = (128,)
-    dropout: float = 0.3
+    hidden: tuple[Size, ...] = (128,)
+    dropout: Dropout = 0.3
 
 
-@dataclass(frozen=True)
-class Soc25Options(PlainOptions):
+class Soc25Options(PlainOptions, frozen=True):
     """Report B's baseline, as described: 48x48 becomes 128 maps of 6x6, 4608 values."""
 
 
-@dataclass(frozen=True)
-class ConvBlocksOptions(PlainOptions):
+class ConvBlocksOptions(PlainOptions, frozen=True):
     """Report C; its description gives the kinds of layers, the widths are ours."""
 
-    widths: tuple[int, ...] = (64, 128, 256, 512)
+    widths: Sizes = (64, 128, 256, 512)
     norm: bool = True
-    hidden: tuple[int, ...] = (512, 256)
+    hidden: tuple[Size, ...] = (512, 256)
 
 
-@dataclass(frozen=True)
-class EmotionCnnOptions(PlainOptions):
+class EmotionCnnOptions(PlainOptions, frozen=True):
     """Report E's first network; the fully connected layer is ours."""
 
-    block_dropout: float = 0.25
+    block_dropout: Dropout = 0.25
 
 
-@dataclass(frozen=True)
-class FilteredEmotionCnnOptions(EmotionCnnOptions):
+class FilteredEmotionCnnOptions(EmotionCnnOptions, frozen=True):
     """Report E's second network: the first behind the fixed filters."""
 
     filters: bool = True
@@ -134,20 +127,10 @@ class Plain(nn.Module):
 def build(spec: ModelSpec) -> nn.Module:
     """Build the network of ``spec``; a :class:`UsageError` names a wrong option."""
     options = options_from_mapping(_OPTIONS[spec.name], spec.name, spec.options)
-    if not options.widths or min(*options.widths, *options.hidden, options.depth) < 1:
-        raise UsageError(
-            f"model {spec.name!r}: widths, depth and hidden must be at least 1, widths not empty",
-            fix="correct [model.options]",
-        )
     if spec.size >> len(options.widths) < 1:
         raise UsageError(
             f"model {spec.name!r}: {len(options.widths)} poolings leave nothing of {spec.size} "
             "pixels",
             fix="give fewer widths",
         )
-    for name, value in (("dropout", options.dropout), ("block_dropout", options.block_dropout)):
-        if not 0 <= value < 1:
-            raise UsageError(
-                f"model {spec.name!r}: {name} is {value}", fix=f"choose 0 <= {name} < 1"
-            )
     return Plain(spec, options)

@@ -9,7 +9,6 @@ additions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +17,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from fer_edge.errors import UsageError
 from fer_edge.models.folding import neutral
-from fer_edge.models.options import options_from_mapping
+from fer_edge.models.options import Dropout, Size, Sizes, options_from_mapping
 from fer_edge.models.spec import ModelSpec
+from fer_edge.records import Record
 
 __all__ = ["RepBlock", "RepVgg", "RepVggOptions", "build"]
 
 
-@dataclass(frozen=True)
-class RepVggOptions:
+class RepVggOptions(Record, frozen=True):
     """``widths`` and ``blocks`` per stage; the first block of each stage halves height and width.
 
     ``stem`` is the width of the first convolution and ``stem_stride`` its stride; a first stage
@@ -33,11 +32,11 @@ class RepVggOptions:
     default has 0.85M parameters and 30.3M multiply-accumulates once folded.
     """
 
-    stem: int = 32
-    stem_stride: int = 2
-    widths: tuple[int, ...] = (32, 64, 128, 160)
-    blocks: tuple[int, ...] = (1, 2, 3, 2)
-    dropout: float = 0.0
+    stem: Size = 32
+    stem_stride: Size = 2
+    widths: Sizes = (32, 64, 128, 160)
+    blocks: Sizes = (1, 2, 3, 2)
+    dropout: Dropout = 0.0
 
 
 class RepBlock(nn.Module):
@@ -170,18 +169,9 @@ def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 def build(spec: ModelSpec) -> nn.Module:
     """Build the network of ``spec``; a :class:`UsageError` names a wrong option."""
     options = options_from_mapping(RepVggOptions, spec.name, spec.options)
-    if not options.widths or len(options.widths) != len(options.blocks):
+    if len(options.widths) != len(options.blocks):
         raise UsageError(
             f"model {spec.name!r}: {len(options.widths)} widths for {len(options.blocks)} blocks",
             fix="give one width and one number of blocks for each stage",
-        )
-    if min(*options.widths, *options.blocks, options.stem, options.stem_stride) < 1:
-        raise UsageError(
-            f"model {spec.name!r}: stem, stem_stride, widths and blocks must be at least 1",
-            fix="correct [model.options]",
-        )
-    if not 0 <= options.dropout < 1:
-        raise UsageError(
-            f"model {spec.name!r}: dropout is {options.dropout}", fix="choose 0 <= dropout < 1"
         )
     return RepVgg(spec, options)

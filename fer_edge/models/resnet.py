@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import nn
 from torchvision.models import resnet18
 
-from fer_edge.errors import UsageError
-from fer_edge.models.options import options_from_mapping
+from fer_edge.models.options import Dropout, options_from_mapping
 from fer_edge.models.spec import ModelSpec
+from fer_edge.records import Record
 
 __all__ = ["Resnet18Options", "build"]
 
 
-@dataclass(frozen=True)
-class Resnet18Options:
+class Resnet18Options(Record, frozen=True):
     """``dropout`` stands before the linear layer."""
 
-    dropout: float = 0.5
+    dropout: Dropout = 0.5
 
 
 def build(spec: ModelSpec) -> nn.Module:
@@ -28,10 +25,6 @@ def build(spec: ModelSpec) -> nn.Module:
     classifier. 48x48 pixels end as 2x2: the 7x7 stem and its pooling were made for 224x224.
     """
     options = options_from_mapping(Resnet18Options, spec.name, spec.options)
-    if not 0 <= options.dropout < 1:
-        raise UsageError(
-            f"model {spec.name!r}: dropout is {options.dropout}", fix="choose 0 <= dropout < 1"
-        )
     model: nn.Module = resnet18(num_classes=spec.classes)
     stem = nn.Conv2d(spec.channels, 64, 7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")

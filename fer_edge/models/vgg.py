@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import timm
 import torch
 from huggingface_hub import hf_hub_download
+from msgspec import Meta
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fer_edge.errors import UnavailableError, UsageError
-from fer_edge.models.options import options_from_mapping
+from fer_edge.models.options import Dropout, Size, options_from_mapping
 from fer_edge.models.spec import ModelSpec
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.records import Record
 
 __all__ = ["Vgg19", "Vgg19Options", "build"]
 
@@ -23,18 +25,17 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What ImageNet's red, green and blue were normalised with when those weights were trained."""
 
 
-@dataclass(frozen=True)
-class Vgg19Options:
+class Vgg19Options(Record, frozen=True):
     """``pretrained`` starts from ImageNet's weights, which are fetched from the Hugging Face hub.
 
     The classifier is ``dropout``, a linear layer of ``hidden``, ReLU, ``dropout``, and the logits.
-    ``size``: the images are enlarged to this side inside the network.
+    ``size``: the images are enlarged to this side inside the network; five poolings halve it.
     """
 
     pretrained: bool = False
-    hidden: int = 512
-    dropout: float = 0.3
-    size: int = 48
+    hidden: Size = 512
+    dropout: Dropout = 0.3
+    size: Annotated[int, Meta(ge=32)] = 48
 
 
 class Vgg19(nn.Module):
@@ -105,15 +106,6 @@ def build(spec: ModelSpec) -> nn.Module:
     :class:`UnavailableError` where ImageNet's weights are asked for and cannot be fetched.
     """
     options = options_from_mapping(Vgg19Options, spec.name, spec.options)
-    if not 0 <= options.dropout < 1:
-        raise UsageError(
-            f"model {spec.name!r}: dropout is {options.dropout}", fix="choose 0 <= dropout < 1"
-        )
-    if options.hidden < 1 or options.size < 32:
-        raise UsageError(
-            f"model {spec.name!r}: hidden is {options.hidden}, size is {options.size}",
-            fix="choose hidden of at least 1, size of at least 32: five poolings halve it",
-        )
     if options.pretrained and spec.channels != 1:
         raise UsageError(
             f"model {spec.name!r} fits ImageNet's weights to one gray channel, not {spec.channels}",

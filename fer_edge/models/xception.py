@@ -7,27 +7,25 @@ The smallest network with a published accuracy on FER2013 that is widely used: t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor, nn
 
-from fer_edge.errors import UsageError
-from fer_edge.models.options import options_from_mapping
+from fer_edge.models.options import Size, Sizes, options_from_mapping
 from fer_edge.models.spec import ModelSpec
+from fer_edge.records import Record
 
 __all__ = ["MiniXception", "MiniXceptionOptions", "build"]
 
 
-@dataclass(frozen=True)
-class MiniXceptionOptions:
+class MiniXceptionOptions(Record, frozen=True):
     """``stem`` channels, then one residual module per width, each halving height and width.
 
     The default is the paper's: 56,951 trained parameters. It was made for 64x64 pixels.
     """
 
-    stem: int = 8
-    widths: tuple[int, ...] = (16, 32, 64, 128)
+    stem: Size = 8
+    widths: Sizes = (16, 32, 64, 128)
 
 
 def _separable(inputs: int, outputs: int) -> list[nn.Module]:
@@ -86,9 +84,4 @@ class MiniXception(nn.Module):
 def build(spec: ModelSpec) -> nn.Module:
     """Build the network of ``spec``; a :class:`UsageError` names a wrong option."""
     options = options_from_mapping(MiniXceptionOptions, spec.name, spec.options)
-    if not options.widths or min(*options.widths, options.stem) < 1:
-        raise UsageError(
-            f"model {spec.name!r}: stem and widths must be at least 1, widths not empty",
-            fix="correct [model.options]",
-        )
     return MiniXception(spec, options)

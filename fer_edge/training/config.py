@@ -1,24 +1,29 @@
-"""A training recipe: frozen dataclasses read from TOML, overridden by ``--set key=value``.
+"""A training recipe: frozen records read from TOML, overridden by ``--set key=value``.
 
-The defaults of the dataclasses are the recipe ``default``; a TOML file names only what differs.
+The defaults of the records are the recipe ``default``; a TOML file names only what differs.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, field
 
 from fer_edge.errors import RecipeError, UsageError, unknown
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the same parser, before it joined the standard library
-    import tomli as tomllib
+from fer_edge.files import parse_toml, read_toml
+from fer_edge.records import (
+    Count,
+    Fraction,
+    NonNegative,
+    Record,
+    Seed,
+    keys,
+    read_record,
+    to_dict,
+)
 
 __all__ = [
     "Augment",
@@ -41,19 +46,17 @@ __all__ = [
 
 RECIPES = Path(__file__).parent / "recipes"
 
-T = TypeVar("T")
+Beta = Annotated[float, Meta(ge=0, lt=1)]
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(Record, frozen=True):
     """Which network; ``options`` are the model's own (``fer-edge models`` lists the networks)."""
 
     name: str = "compact"
     options: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Optim:
+class Optim(Record, frozen=True):
     """``batch_size`` is global: several processes share it. ``clip_norm`` 0 means no clipping.
 
     ``momentum`` is SGD's and Muon's (Nesterov); ``betas`` are AdamW's. BatchNorm and biases get no
@@ -64,20 +67,19 @@ class Optim:
     off; it begins when ``sam_from`` of the run is done, and doubles the cost of a step.
     """
 
-    name: str = "sgd"
-    lr: float = 0.1
-    batch_size: int = 128
-    weight_decay: float = 5e-4
-    momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
-    vector_lr: float = 0.003
-    clip_norm: float = 0.0
-    sam: float = 0.0
-    sam_from: float = 0.0
+    name: Literal["sgd", "adamw", "muon"] = "sgd"
+    lr: NonNegative = 0.1
+    batch_size: Annotated[int, Meta(ge=1)] = 128
+    weight_decay: NonNegative = 5e-4
+    momentum: Annotated[float, Meta(ge=0, le=0.9999)] = 0.9
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    vector_lr: NonNegative = 0.003
+    clip_norm: NonNegative = 0.0
+    sam: NonNegative = 0.0
+    sam_from: Fraction = 0.0
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(Record, frozen=True):
     """``cosine``, ``onecycle``, ``plateau``, ``constant`` or ``wsd``, after a linear warm-up.
 
     ``final`` is the last learning rate as a fraction of ``optim.lr`` (cosine and onecycle);
@@ -86,48 +88,44 @@ class Schedule:
     decay: Hu et al. 2024, arXiv 2404.06395), in which the rate falls on a line.
     """
 
-    name: str = "cosine"
-    warmup_epochs: float = 2.0
-    final: float = 0.001
-    peak: float = 0.3
-    decay: float = 0.4
-    factor: float = 0.5
-    patience: int = 5
+    name: Literal["cosine", "onecycle", "plateau", "constant", "wsd"] = "cosine"
+    warmup_epochs: NonNegative = 2.0
+    final: Fraction = 0.001
+    peak: Annotated[float, Meta(ge=0.01, le=0.99)] = 0.3
+    decay: Annotated[float, Meta(ge=0.01, le=1)] = 0.4
+    factor: Annotated[float, Meta(ge=0.001, le=1)] = 0.5
+    patience: Count = 5
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(Record, frozen=True):
     """Cross-entropy; ``class_weights`` are 1/n_c, normalised to sum to the number of classes.
 
     ``mixup`` is the alpha of Beta(alpha, alpha) (Zhang et al. 2018, arXiv 1710.09412); 0 is off.
     """
 
-    label_smoothing: float = 0.1
+    label_smoothing: Annotated[float, Meta(ge=0, le=0.999)] = 0.1
     class_weights: bool = False
-    mixup: float = 0.0
+    mixup: NonNegative = 0.0
 
 
-@dataclass(frozen=True)
-class Distill:
+class Distill(Record, frozen=True):
     """How a student learns from the teachers that ``--teacher`` names; without any, nothing.
 
     ``alpha`` T^2 KL(teacher || student) + (1 - ``alpha``) times the loss above, where T is the
     ``temperature`` of both.
     """
 
-    temperature: float = 2.0
-    alpha: float = 0.9
+    temperature: Annotated[float, Meta(ge=0.1, le=100)] = 2.0
+    alpha: Fraction = 0.9
 
 
-@dataclass(frozen=True)
-class Ema:
+class Ema(Record, frozen=True):
     """Exponential moving average of weights and BatchNorm statistics; ``decay`` 0 is off."""
 
-    decay: float = 0.998
+    decay: Annotated[float, Meta(ge=0, le=0.99999)] = 0.998
 
 
-@dataclass(frozen=True)
-class Augment:
+class Augment(Record, frozen=True):
     """Random changes of each training image, drawn anew each time.
 
     ``flip`` and ``erase`` are probabilities; ``rotate`` is in degrees either way; ``scale``,
@@ -144,45 +142,42 @@ class Augment:
     things first (progressive resizing, as in EfficientNetV2, arXiv 2104.00298).
     """
 
-    flip: float = 0.5
-    warp: float = 1.0
-    rotate: float = 12.0
-    scale: float = 0.12
-    shift: float = 0.10
-    brightness: float = 0.2
-    contrast: float = 0.2
-    erase: float = 0.3
-    erase_area: float = 0.2
-    fill: str = "reflect"
-    start_size: int = 0
-    full_size_at: float = 0.6
+    flip: Fraction = 0.5
+    warp: Fraction = 1.0
+    rotate: Annotated[float, Meta(ge=0, le=180)] = 12.0
+    scale: Annotated[float, Meta(ge=0, le=0.9)] = 0.12
+    shift: Annotated[float, Meta(ge=0, le=0.5)] = 0.10
+    brightness: Fraction = 0.2
+    contrast: Fraction = 0.2
+    erase: Fraction = 0.3
+    erase_area: Annotated[float, Meta(ge=0.01, le=1)] = 0.2
+    fill: Literal["reflect", "border", "mean"] = "reflect"
+    start_size: Annotated[int, Meta(ge=0, le=1024)] = 0
+    full_size_at: Fraction = 0.6
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(Record, frozen=True):
     """``holdout`` is the part of TRAIN that is never trained on, drawn by ``holdout_seed``.
 
     Pixel-identical images stay together. The confidence is fitted on these images.
     """
 
-    holdout: float = 0.0
-    holdout_seed: int = 0
+    holdout: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
+    holdout_seed: Seed = 0
 
 
-@dataclass(frozen=True)
-class Stop:
+class Stop(Record, frozen=True):
     """``monitor`` (of the PUBLIC split) chooses ``best.safetensors`` and drives ``plateau``.
 
     Training stops after ``patience`` epochs without improvement by ``min_delta``; 0 never stops.
     """
 
-    monitor: str = "top1"
-    patience: int = 0
-    min_delta: float = 0.0
+    monitor: Literal["top1", "macro_f1", "loss"] = "top1"
+    patience: Count = 0
+    min_delta: NonNegative = 0.0
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(Record, frozen=True):
     """How the machine is used.
 
     ``precision``: auto, fp32, bf16 or fp16. ``compile`` (torch.compile): on, off, or auto, which is
@@ -191,86 +186,32 @@ class Run:
     takes one for each thread. ``save_minutes``: how much work a kill may cost inside a long epoch.
     """
 
-    precision: str = "auto"
-    compile: str = "auto"
-    threads: int = 0
-    replicas: int = 0
-    save_minutes: float = 5.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    threads: Annotated[int, Meta(ge=0, le=4096)] = 0
+    replicas: Annotated[int, Meta(ge=0, le=4096)] = 0
+    save_minutes: NonNegative = 5.0
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Record, frozen=True):
     """All that decides a training run, apart from the data."""
 
-    epochs: int = 30
-    seed: int = 0
-    model: Model = field(default_factory=Model)
-    optim: Optim = field(default_factory=Optim)
-    schedule: Schedule = field(default_factory=Schedule)
-    loss: Loss = field(default_factory=Loss)
-    distill: Distill = field(default_factory=Distill)
-    ema: Ema = field(default_factory=Ema)
-    augment: Augment = field(default_factory=Augment)
-    data: Data = field(default_factory=Data)
-    stop: Stop = field(default_factory=Stop)
-    run: Run = field(default_factory=Run)
+    epochs: Annotated[int, Meta(ge=1)] = 30
+    seed: Seed = 0
+    model: Model = Model()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    loss: Loss = Loss()
+    distill: Distill = Distill()
+    ema: Ema = Ema()
+    augment: Augment = Augment()
+    data: Data = Data()
+    stop: Stop = Stop()
+    run: Run = Run()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping; :func:`recipe_from_dict` reads it back."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
-
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "optim.name": ("sgd", "adamw", "muon"),
-    "schedule.name": ("cosine", "onecycle", "plateau", "constant", "wsd"),
-    "augment.fill": ("reflect", "border", "mean"),
-    "stop.monitor": ("top1", "macro_f1", "loss"),
-    "run.precision": ("auto", "fp32", "bf16", "fp16"),
-    "run.compile": ("auto", "on", "off"),
-}
-_INFINITY = math.inf
-_RANGES: dict[str, tuple[float, float]] = {
-    "epochs": (1, _INFINITY),
-    "seed": (0, 2**63 - 1),
-    "optim.lr": (0, _INFINITY),
-    "optim.batch_size": (1, _INFINITY),
-    "optim.weight_decay": (0, _INFINITY),
-    "optim.momentum": (0, 0.9999),
-    "optim.vector_lr": (0, _INFINITY),
-    "optim.clip_norm": (0, _INFINITY),
-    "optim.sam": (0, _INFINITY),
-    "optim.sam_from": (0, 1),
-    "schedule.warmup_epochs": (0, _INFINITY),
-    "schedule.final": (0, 1),
-    "schedule.peak": (0.01, 0.99),
-    "schedule.decay": (0.01, 1),
-    "schedule.factor": (0.001, 1),
-    "schedule.patience": (0, _INFINITY),
-    "loss.label_smoothing": (0, 0.999),
-    "loss.mixup": (0, _INFINITY),
-    "distill.temperature": (0.1, 100),
-    "distill.alpha": (0, 1),
-    "ema.decay": (0, 0.99999),
-    "augment.flip": (0, 1),
-    "augment.warp": (0, 1),
-    "augment.rotate": (0, 180),
-    "augment.scale": (0, 0.9),
-    "augment.shift": (0, 0.5),
-    "augment.brightness": (0, 1),
-    "augment.contrast": (0, 1),
-    "augment.erase": (0, 1),
-    "augment.erase_area": (0.01, 1),
-    "augment.start_size": (0, 1024),
-    "augment.full_size_at": (0, 1),
-    "data.holdout": (0, 0.5),
-    "data.holdout_seed": (0, 2**63 - 1),
-    "stop.patience": (0, _INFINITY),
-    "stop.min_delta": (0, _INFINITY),
-    "run.threads": (0, 4096),
-    "run.replicas": (0, 4096),
-    "run.save_minutes": (0, _INFINITY),
-}
+        return to_dict(self)
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -284,10 +225,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     Raises :class:`RecipeError` that names the file and the key, with the nearest known one.
     """
     path = _recipe_path(name_or_path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not TOML: {error}", fix="correct that line") from error
+    content = read_toml(path, RecipeError)
     return with_overrides(recipe_from_dict(content, source=str(path)), overrides)
 
 
@@ -304,10 +242,11 @@ def _recipe_path(name_or_path: str | Path) -> Path:
 
 
 def recipe_from_dict(content: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
-    """Check ``content`` against the dataclasses and return the recipe."""
-    recipe = _read(Recipe, content, "", source)
-    _check(recipe, source)
-    return recipe
+    """Return the recipe that ``content`` holds; :class:`RecipeError` names a key that is wrong."""
+    run = content.get("run")
+    if isinstance(run, Mapping) and isinstance(run.get("compile"), bool):
+        content = {**content, "run": {**run, "compile": "on" if run["compile"] else "off"}}
+    return read_record(Recipe, content, source, RecipeError)
 
 
 def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
@@ -321,133 +260,35 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
                 f"--set {override!r} is not key=value", fix="write e.g. --set optim.lr=0.05"
             )
         *parents, last = key.split(".")
-        place: Any = content
-        kind: Any = Recipe
-        for i, parent in enumerate(parents):
-            known = kind is None or parent in _hints(kind)
-            if not known or not isinstance(place.setdefault(parent, {}), dict):
-                raise _unknown(".".join(parents[: i + 1]), _keys(), "--set")
-            place = place[parent]
-            inner = _hints(kind)[parent] if kind is not None else None
-            kind = inner if is_dataclass(inner) else None
-        place[last] = _value(text.strip())
+        table: Any = content
+        for parent in parents:
+            table = table.setdefault(parent, {})
+            if not isinstance(table, dict):
+                raise unknown("key", key, keys(Recipe), where="--set", error=RecipeError)
+        table[last] = _value(text.strip())
     return recipe_from_dict(content, source="--set")
 
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}", "--set")["value"]
+    except UsageError:
         return text
-
-
-def _keys() -> list[str]:
-    """All dotted keys of a recipe, for suggestions."""
-    keys = []
-    for name, kind in _hints(Recipe).items():
-        keys.append(name)
-        if is_dataclass(kind):
-            keys += [f"{name}.{inner}" for inner in _hints(kind)]
-    return keys
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _unknown(key: str, known: list[str], source: str) -> UsageError:
-    return unknown("key", key, known, where=source, error=RecipeError)
-
-
-def _read(kind: type[T], content: Any, prefix: str, source: str) -> T:
-    if not isinstance(content, Mapping):
-        raise RecipeError(
-            f"{source}: {prefix[:-1]!r} is {content!r}, not a table",
-            fix=f"write [{prefix[:-1]}] and its keys below, or --set {prefix}KEY=VALUE",
-        )
-    hints = _hints(kind)
-    values: dict[str, Any] = {}
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        if key not in hints:
-            raise _unknown(name, _keys(), source)
-        hint = hints[key]
-        if is_dataclass(hint) and isinstance(hint, type):
-            values[key] = _read(hint, value, f"{name}.", source)
-        else:
-            values[key] = _typed(name, value, hint, source)
-    return kind(**values)
-
-
-def _typed(name: str, value: Any, hint: Any, source: str) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is bool and isinstance(value, bool):
-        return value
-    if hint is float and number and math.isfinite(value):
-        return float(value)
-    if hint is int and number and isinstance(value, int):
-        return value
-    if hint is str and isinstance(value, str):
-        return value
-    if hint is str and name == "run.compile" and isinstance(value, bool):
-        return "on" if value else "off"
-    if hint == dict[str, Any] and isinstance(value, Mapping):
-        return dict(value)
-    if (
-        hint == tuple[float, float]
-        and isinstance(value, list | tuple)
-        and len(value) == 2
-        and all(isinstance(item, int | float) and 0 <= item < 1 for item in value)
-    ):
-        return tuple(float(item) for item in value)
-    expected = {
-        bool: "true or false",
-        float: "a number",
-        int: "a whole number",
-        str: "a text",
-        dict[str, Any]: "a table",
-        tuple[float, float]: "two numbers from 0 to below 1",
-    }[hint]
-    raise RecipeError(f"{source}: {name} is {value!r}", fix=f"{name} takes {expected}")
-
-
-def _check(recipe: Recipe, source: str) -> None:
-    for name, choices in _CHOICES.items():
-        value = _lookup(recipe, name)
-        if value not in choices:
-            raise unknown(name, value, choices, where=source, error=RecipeError)
-    for name, (low, high) in _RANGES.items():
-        value = _lookup(recipe, name)
-        if not low <= value <= high:
-            upper = "" if high == _INFINITY else f" to {high:g}"
-            raise RecipeError(
-                f"{source}: {name} is {value!r}", fix=f"{name} takes {low:g}{upper or ' or more'}"
-            )
-
-
-def _lookup(recipe: Recipe, name: str) -> Any:
-    value: Any = recipe
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
     """Return the recipe in full as TOML; :func:`load_recipe` reads it back to an equal one."""
     lines: list[str] = []
     tables: list[str] = []
-    for item in fields(recipe):
-        value = getattr(recipe, item.name)
-        if is_dataclass(value):
-            tables += ["", f"[{item.name}]"]
-            inner = asdict(value)  # type: ignore[arg-type]
-            options = inner.pop("options", None)
-            tables += [f"{key} = {_toml(inner[key])}" for key in inner]
-            if options:
-                tables += ["", f"[{item.name}.options]"]
-                tables += [f"{json.dumps(key)} = {_toml(options[key])}" for key in options]
-        else:
-            lines.append(f"{item.name} = {_toml(value)}")
+    for name, value in recipe.to_dict().items():
+        if not isinstance(value, dict):
+            lines.append(f"{name} = {_toml(value)}")
+            continue
+        options = value.pop("options", None)
+        tables += ["", f"[{name}]", *(f"{key} = {_toml(value[key])}" for key in value)]
+        if options:
+            tables += ["", f"[{name}.options]"]
+            tables += [f"{json.dumps(key)} = {_toml(options[key])}" for key in options]
     return "\n".join(lines + tables) + "\n"
 
 

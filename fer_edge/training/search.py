@@ -221,7 +221,7 @@ class Search:
             trial.set_user_attr("worker", worker())
             trial.set_user_attr("beat", time.time())
             self.study.sampler = make_sampler(self._sampler, self._seed, trial.number)
-            values = {each.key: each.suggest(trial) for each in self.space.parameters}
+            values = {key: each.suggest(trial, key) for key, each in self.space.parameters.items()}
             value = self._train(trial, values, listen)
         except TrialPruned:
             self._end(trial.number, TrialState.PRUNED)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -188,4 +189,4 @@ def _common_recipe(ingredients: Sequence[Ingredient]) -> Recipe:
         recipe_from_dict(each.weights.meta["recipe"], source=each.name) for each in ingredients
     ]
     unseen = recipes[0].data if all(each.data == recipes[0].data for each in recipes) else Data()
-    return replace(recipes[0], data=unseen)
+    return msgspec.structs.replace(recipes[0], data=unseen)

@@ -25,88 +25,112 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta, field
 
 from fer_edge.errors import RecipeError, unknown
+from fer_edge.files import read_toml
+from fer_edge.records import Finite, Record, read_record, to_dict
 from fer_edge.training.config import Recipe, with_overrides
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the same parser, before it joined the standard library
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Parameter", "Space", "load_space", "space_names"]
+__all__ = [
+    "Choice",
+    "FloatRange",
+    "IntRange",
+    "Parameter",
+    "Space",
+    "load_space",
+    "space_names",
+]
 
 SPACES = Path(__file__).parent / "spaces"
 
-_KEYS = {
-    "float": ("low", "high", "log", "step"),
-    "int": ("low", "high", "log", "step"),
-    "categorical": ("choices",),
-}
 
+class _Range(Record, frozen=True, tag_field="type"):
+    """``low`` to ``high``; ``log`` draws evenly on a logarithmic scale, ``step`` counts from low.
 
-@dataclass(frozen=True)
-class Parameter:
-    """One key of a recipe and the values it may take. Raises RecipeError for bounds that are none.
-
-    ``choices`` are kept as text where they are lists: a study's storage knows scalars only.
+    Raises ValueError for bounds that do not fit together.
     """
 
-    key: str
-    type: str
-    low: float = 0.0
-    high: float = 0.0
+    low: Finite
+    high: Finite
     log: bool = False
-    step: float | None = None
-    choices: tuple[Any, ...] = ()
+    step: Annotated[float, Meta(gt=0)] | None = None
 
     def __post_init__(self) -> None:
-        if self.type == "categorical":
-            if len(self.choices) < 2 or len(set(map(repr, self.choices))) < len(self.choices):
-                raise self._error("needs two or more different choices")
-            return
-        numbers = [self.low, self.high] + ([] if self.step is None else [self.step])
-        if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
-            raise self._error("takes numbers for low, high and step")
-        if self.type == "int" and any(not isinstance(number, int) for number in numbers):
-            raise self._error("is of type int: low, high and step are whole numbers")
         if not self.low < self.high:
-            raise self._error(f"has low {self.low:g}, which is not below high {self.high:g}")
+            raise ValueError(f"has low {self.low:g}, which is not below high {self.high:g}")
         if self.log and (self.low <= 0 or self.step is not None):
-            raise self._error("has log = true: low must be above 0, and there is no step")
-        if self.step is not None and not 0 < self.step <= self.high - self.low:
-            raise self._error("has a step that does not fit between low and high")
-
-    def _error(self, text: str) -> RecipeError:
-        return RecipeError(
-            f"the search space's {self.key} {text}",
-            fix='write type = "float" or "int" with low and high, or type = "categorical" with '
-            "choices = [...]",
-        )
+            raise ValueError("has log = true: low must be above 0, and there is no step")
+        if self.step is not None and self.step > self.high - self.low:
+            raise ValueError("has a step that does not fit between low and high")
 
     @property
     def corners(self) -> tuple[Any, ...]:
-        """The values at its ends, or all choices."""
-        return self.choices or (self.low, self.high)
+        """The values at its ends."""
+        return self.low, self.high
 
-    def suggest(self, trial: optuna.Trial) -> Any:
-        """Ask ``trial`` for a value."""
-        if self.type == "categorical":
-            return trial.suggest_categorical(self.key, list(self.choices))
-        if self.type == "int":
-            step = 1 if self.step is None else int(self.step)
-            return trial.suggest_int(
-                self.key, int(self.low), int(self.high), step=step, log=self.log
-            )
-        return trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
+
+class FloatRange(_Range, frozen=True, tag="float"):
+    """Numbers."""
+
+    def suggest(self, trial: optuna.Trial, key: str) -> Any:
+        """Ask ``trial`` for a value of ``key``."""
+        return trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
+
+
+class IntRange(_Range, frozen=True, tag="int"):
+    """Whole numbers."""
+
+    low: int
+    high: int
+    log: bool = False
+    step: Annotated[int, Meta(ge=1)] | None = None
+
+    def suggest(self, trial: optuna.Trial, key: str) -> Any:
+        """Ask ``trial`` for a value of ``key``."""
+        return trial.suggest_int(key, self.low, self.high, step=self.step or 1, log=self.log)
+
+
+class Choice(Record, frozen=True, tag_field="type", tag="categorical"):
+    """One of several values; a list is asked for as text, as a study stores scalars only."""
+
+    choices: Annotated[tuple[Any, ...], Meta(min_length=2)]
+
+    def __post_init__(self) -> None:
+        if len(set(map(repr, self.choices))) < len(self.choices):
+            raise ValueError("has the same choice twice")
+
+    @property
+    def corners(self) -> tuple[Any, ...]:
+        """All choices, lists as text."""
+        return tuple(json.dumps(each) if isinstance(each, list) else each for each in self.choices)
+
+    def suggest(self, trial: optuna.Trial, key: str) -> Any:
+        """Ask ``trial`` for a value of ``key``."""
+        return trial.suggest_categorical(key, list(self.corners))
+
+
+class _File(Record, frozen=True):
+    space: dict[str, FloatRange | IntRange | Choice] = field(default_factory=dict)
+    recipe: str | None = None
+    epochs: Annotated[int, Meta(ge=1)] | None = None
+
+
+_FIX = (
+    'write [space."optim.lr"], the key in quotes, and below it type = "float" or "int" with low '
+    'and high, or type = "categorical" with choices = [...]'
+)
+
+
+Parameter = FloatRange | IntRange | Choice
 
 
 @dataclass(frozen=True)
@@ -114,15 +138,20 @@ class Space:
     """What is searched; ``recipe`` and ``epochs`` are suggestions for what stays the same."""
 
     name: str
-    parameters: tuple[Parameter, ...]
+    parameters: dict[str, Parameter]
+    """A recipe's key and the values that it may take."""
     recipe: str | None = None
     epochs: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description of the parameters, for telling two spaces apart."""
-        content: dict[str, Any] = json.loads(
-            json.dumps({each.key: asdict(each) for each in self.parameters})
-        )
+        # Studies compare it with what they recorded: every key, whatever the type.
+        empty: dict[str, Any] = {"low": 0.0, "high": 0.0, "log": False, "step": None, "choices": []}
+        content: dict[str, Any] = {}
+        for key, each in self.parameters.items():
+            content[key] = {"key": key, **empty, **to_dict(each)}
+            if isinstance(each, Choice):
+                content[key]["choices"] = list(each.corners)
         return content
 
     def apply(self, recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
@@ -131,10 +160,10 @@ class Space:
 
     def check(self, recipe: Recipe) -> None:
         """Raise RecipeError when ``recipe`` has no such key, or does not take its bounds."""
-        for parameter in self.parameters:
+        for key, parameter in self.parameters.items():
             for value in parameter.corners:
                 try:
-                    self.apply(recipe, {parameter.key: value})
+                    self.apply(recipe, {key: value})
                 except RecipeError as error:
                     text = str(error).removeprefix("--set: ")
                     raise RecipeError(f"search space {self.name}: {text}", fix=error.fix) from None
@@ -155,50 +184,10 @@ def space_names() -> tuple[str, ...]:
 def load_space(name_or_path: str | Path) -> Space:
     """Read a space by name or TOML path. Raises RecipeError that names the file and the key."""
     path = _space_path(str(name_or_path))
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"{path} is not TOML: {error}", fix="correct that line") from None
-    for key in content:
-        if key not in ("recipe", "epochs", "space"):
-            raise RecipeError(
-                f"{path}: unknown key {key!r}",
-                fix=f'write it as [space."{key}"], a table of its own',
-            )
-    table, epochs = content.get("space"), content.get("epochs")
-    if not isinstance(table, dict) or not table:
-        raise RecipeError(f"{path} has no search space", fix='write e.g. [space."optim.lr"]')
-    if epochs is not None and (not isinstance(epochs, int) or epochs < 1):
-        raise RecipeError(f"{path}: epochs is {epochs!r}", fix="a whole number from 1")
-    parameters = tuple(_parameter(path, key, each) for key, each in table.items())
-    recipe = content.get("recipe")
-    return Space(path.stem, parameters, None if recipe is None else str(recipe), epochs)
-
-
-def _parameter(path: Path, key: str, content: Any) -> Parameter:
-    if not isinstance(content, dict) or "type" not in content:
-        raise RecipeError(
-            f"{path}: {key} has no type",
-            fix=f'write [space."{key}"], the key in quotes, and type = "float", "int" or '
-            '"categorical" below',
-        )
-    kind = content["type"]
-    if kind not in _KEYS:
-        raise unknown("type", kind, _KEYS, where=f"{path}: {key}", error=RecipeError)
-    for name in content:
-        if name != "type" and name not in _KEYS[kind]:
-            raise unknown("key", name, _KEYS[kind], where=f"{path}: {key}", error=RecipeError)
-    values = dict(content)
-    if kind == "categorical":
-        choices = values.get("choices")
-        if not isinstance(choices, list):
-            raise RecipeError(f"{path}: {key} has no choices", fix="write choices = [1, 2]")
-        values["choices"] = tuple(
-            json.dumps(each) if isinstance(each, list) else each for each in choices
-        )
-    elif "low" not in values or "high" not in values:
-        raise RecipeError(f"{path}: {key} needs low and high", fix="write low = 0.1, high = 1.0")
-    return Parameter(key=key, **values)
+    file = read_record(_File, read_toml(path, RecipeError), str(path), RecipeError, fix=_FIX)
+    if not file.space:
+        raise RecipeError(f"{path} has no search space", fix=_FIX)
+    return Space(path.stem, file.space, file.recipe, file.epochs)
 
 
 def _space_path(text: str) -> Path:

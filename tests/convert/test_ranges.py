@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -174,7 +175,9 @@ def test_whatever_differs_is_measured_anew(
     model.doc_string = "one byte more"
     saved(model, other_graph)
     recipe = CalibrationRecipe("tests", count=65)
-    recalibrated = replace(calibration, recipe=replace(calibration.recipe, percentile=99.0))
+    recalibrated = replace(
+        calibration, recipe=msgspec.structs.replace(calibration.recipe, percentile=99.0)
+    )
     pixels = tmp_path / "f32.onnx"
     onnx_from_weights(weights, pixels, input="f32")
     for src, chosen, method in (

@@ -60,15 +60,15 @@ def test_compact_options_change_the_network() -> None:
     ("options", "words"),
     [
         ({"width": [16]}, "did you mean 'widths'"),
-        ({"widths": "wide"}, "give a value like [32, 64, 128, 160]"),
-        ({"widths": [16, 32.5]}, "give a value like"),
-        ({"dropout": True}, "give a value like 0.0"),
-        ({"stem_stride": 1.5}, "give a value like 2"),
+        ({"widths": "wide"}, "widths takes a list of 1 or more, each a whole number from 1"),
+        ({"widths": [16, 32.5]}, "widths[1] takes a whole number from 1"),
+        ({"dropout": True}, "dropout takes a number from 0 to below 1"),
+        ({"stem_stride": 1.5}, "stem_stride takes a whole number from 1"),
         ({"zzz": 1}, "choose from: widths, blocks"),
         ({"widths": [16]}, "one width and one number of blocks"),
-        ({"widths": [16, 0], "blocks": [1, 1]}, "correct [model.options]"),
-        ({"dropout": 1.0}, "0 <= dropout < 1"),
-        ({"widths": [], "blocks": []}, "one width"),
+        ({"widths": [16, 0], "blocks": [1, 1]}, "widths[1] takes a whole number from 1"),
+        ({"dropout": 1.0}, "dropout takes a number from 0 to below 1"),
+        ({"widths": [], "blocks": []}, "widths takes a list of 1 or more"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, object], words: str) -> None:

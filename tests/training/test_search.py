@@ -24,15 +24,15 @@ from fer_edge.training import search as search_module
 from fer_edge.training.config import Recipe, load_recipe
 from fer_edge.training.runs import RunFolder
 from fer_edge.training.search import MIN_FOR_IMPORTANCE, Search
-from fer_edge.training.space import Parameter, Space
+from fer_edge.training.space import Choice, FloatRange, Space
 from fer_edge.training.study import is_lost, worker
 
 SPACE = Space(
     "lr",
-    (
-        Parameter("optim.lr", "float", low=1e-3, high=1.0, log=True),
-        Parameter("optim.batch_size", "categorical", choices=(32, 64)),
-    ),
+    {
+        "optim.lr": FloatRange(low=1e-3, high=1.0, log=True),
+        "optim.batch_size": Choice(choices=(32, 64)),
+    },
 )
 
 
@@ -290,7 +290,7 @@ def test_two_studies_are_not_mixed(
     with pytest.raises(UsageError, match="begun with another space"):
         Search(
             tmp_path / "a",
-            Space("lr", SPACE.parameters[:1]),
+            Space("lr", {"optim.lr": SPACE.parameters["optim.lr"]}),
             load_recipe("default", ["epochs=2"]),
             faces,
             "synthetic:160",

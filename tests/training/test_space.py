@@ -17,12 +17,13 @@ def test_the_spaces_that_come_along_fit_their_recipes(name: str) -> None:
     assert space.recipe is not None
     recipe = load_recipe(space.recipe)
     space.check(recipe)
-    assert space.apply(recipe, {each.key: each.corners[-1] for each in space.parameters}) != recipe
+    values = {key: each.corners[-1] for key, each in space.parameters.items()}
+    assert space.apply(recipe, values) != recipe
 
 
 def test_report_bs_search_holds_its_start_and_its_outcome() -> None:
     """lr, batch size and weight decay; from 1e-3, 32, 0 to 5e-4, 64, 1e-3."""
-    parameters = {each.key: each for each in load_space("soc25").parameters}
+    parameters = load_space("soc25").parameters
     assert set(parameters) == {"optim.lr", "optim.batch_size", "optim.weight_decay"}
     rate = parameters["optim.lr"]
     for lr, batch, decay in ((1e-3, 32, 0.0), (5e-4, 64, 1e-3)):
@@ -42,7 +43,7 @@ def test_values_of_every_kind_reach_the_recipe(tmp_path: Path) -> None:
     )
     space = load_space(path)
     assert (space.name, space.epochs, space.recipe) == ("mine", 3, None)
-    values = {each.key: each.corners[0] for each in space.parameters}
+    values = {key: each.corners[0] for key, each in space.parameters.items()}
     recipe = space.apply(load_recipe("default"), values)
     assert recipe.optim.lr == 1e-4
     assert recipe.augment.start_size == 24
@@ -56,20 +57,23 @@ def test_values_of_every_kind_reach_the_recipe(tmp_path: Path) -> None:
     [
         ("", "no search space"),
         ("[space", "is not TOML"),
-        ('["optim.lr"]\nlow = 1', "unknown key 'optim.lr'"),
+        ('["optim.lr"]\nlow = 1', "unknown key '\"optim.lr\"'"),
         ("epochs = 0\n[space.seed]\ntype='int'\nlow=0\nhigh=9", "epochs is 0"),
-        ("[space.optim.lr]\ntype='float'\nlow=0.1\nhigh=1.0", "optim has no type"),
+        ("[space.optim.lr]\ntype='float'\nlow=0.1\nhigh=1.0", "space.optim.type is missing"),
         ("[space.seed]\ntype='integer'\nlow=0\nhigh=9", "did you mean 'int'"),
-        ("[space.seed]\ntype='int'\nlow=0", "needs low and high"),
-        ("[space.seed]\ntype='int'\nlow=0\nhigh=9\nlogs=true", "unknown key 'logs'"),
-        ("[space.seed]\ntype='int'\nlow=0\nhigh=9.5", "whole numbers"),
+        ("[space.seed]\ntype='int'\nlow=0", "space.seed.high is missing"),
+        ("[space.seed]\ntype='int'\nlow=0\nhigh=9\nlogs=true", "unknown key 'space.seed.logs'"),
+        ("[space.seed]\ntype='int'\nlow=0\nhigh=9.5", "space.seed.high takes a whole number"),
         ("[space.seed]\ntype='int'\nlow=9\nhigh=1", "not below high"),
         ("[space.seed]\ntype='int'\nlow=0\nhigh=9\nlog=true", "low must be above 0"),
         ("[space.seed]\ntype='int'\nlow=0\nhigh=9\nstep=20", "step that does not fit"),
-        ("[space.seed]\ntype='int'\nlow='a'\nhigh=9", "takes numbers"),
-        ("[space.seed]\ntype='categorical'", "no choices"),
-        ("[space.seed]\ntype='categorical'\nchoices=[1]", "two or more different choices"),
-        ("[space.seed]\ntype='categorical'\nchoices=[1, 1]", "two or more different choices"),
+        ("[space.seed]\ntype='int'\nlow='a'\nhigh=9", "space.seed.low takes a whole number"),
+        ("[space.seed]\ntype='categorical'", "space.seed.choices is missing"),
+        ("[space.seed]\ntype='categorical'\nchoices=[1]", "a list of 2 or more"),
+        (
+            "[space.seed]\ntype='categorical'\nchoices=[1, 1]",
+            "has the same choice twice",
+        ),
     ],
 )
 def test_a_mistake_is_named(text: str, message: str, tmp_path: Path) -> None:
