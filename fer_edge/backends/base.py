@@ -160,9 +160,9 @@ def check_shapes(where: Any, input_shape: list[Any], output_shape: list[Any]) ->
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return f32[N,7] probabilities for f32[N,7] logits, without overflow."""
+    """Return [N,7] probabilities for [N,7] logits, both f32 or both f64, without overflow."""
     if len(logits) == 1:
-        return np.array([softmax_row(logits[0])], np.float32)
+        return np.array([softmax_row(logits[0])], logits.dtype)
     exponentials: np.ndarray = np.exp(logits - logits.max(axis=1, keepdims=True))
     exponentials /= exponentials.sum(axis=1, keepdims=True)
     return exponentials

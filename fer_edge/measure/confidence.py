@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from fer_edge.backends.base import softmax
 from fer_edge.errors import DataError, UsageError
 from fer_edge.measure.accuracy import expected_calibration_error
 
@@ -133,7 +134,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     def slope(beta: float) -> float:
         """Return the derivative of the NLL by beta = 1/T; it only rises."""
-        return float((_softmax(scores * beta) * scores).sum(1).mean() - scores[rows, labels].mean())
+        return float((softmax(scores * beta) * scores).sum(1).mean() - scores[rows, labels].mean())
 
     low, high = 1 / T_HIGH, 1 / T_LOW
     if slope(low) >= 0:
@@ -199,7 +200,7 @@ def _aurc(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def _answers(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return each image's confidence f64[N] and whether its label is right, bool[N]."""
-    probabilities = _softmax(np.asarray(logits, np.float64))
+    probabilities = softmax(np.asarray(logits, np.float64))
     right: np.ndarray = probabilities.argmax(axis=1) == labels
     return probabilities.max(axis=1), right
 
@@ -213,12 +214,6 @@ def _at(confidence: np.ndarray, right: np.ndarray, threshold: float) -> Selectiv
         accuracy=float(right[answered].mean()) if count else None,
         answered=count,
     )
-
-
-def _softmax(scores: np.ndarray) -> np.ndarray:
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
 
 
 def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fer_edge.backends.base import softmax
+
 __all__ = ["ECE_BINS", "ConfidenceBin", "calibration_error", "confidence_bins"]
 
 ECE_BINS = 15
@@ -27,9 +29,7 @@ def confidence_bins(
     logits: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS
 ) -> tuple[ConfidenceBin, ...]:
     """Sort N images by the confidence of f32[N,7] ``logits`` into bins of equal width."""
-    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
-    probabilities = np.exp(shifted)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    probabilities = softmax(np.asarray(logits, np.float64))
     confidence = probabilities.max(axis=1)
     right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)

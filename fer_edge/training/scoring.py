@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.scores import macro_f1
 from fer_edge.training.augment import normalise
 from fer_edge.training.replicas import Workers
 
@@ -46,18 +47,13 @@ def score(
 
 
 def scores_from_logits(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return the scores of ``logits`` f32[N,7] for ``labels`` i64[N].
-
-    A class without images and without predictions has F1 0, as in scikit-learn.
-    """
+    """Return the scores of ``logits`` f32[N,7] for ``labels`` i64[N]; macro-F1 as in ``verify``."""
     classes = logits.shape[1]
     predicted = logits.argmax(1)
     confusion = torch.bincount(labels * classes + predicted, minlength=classes * classes)
-    confusion = confusion.view(classes, classes).to(torch.float64)
-    hits = confusion.diagonal()
-    f1 = 2 * hits / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
+    counts = confusion.view(classes, classes).cpu().numpy()
     return {
         "loss": float(F.cross_entropy(logits, labels)),
-        "top1": float(hits.sum() / confusion.sum()),
-        "macro_f1": float(f1.mean()),
+        "top1": float(counts.trace() / counts.sum()),
+        "macro_f1": macro_f1(counts),
     }
