@@ -200,7 +200,7 @@ def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -
                 target=target,
                 data=dataset,
                 output=bundle_of(run),
-                progress=staged,
+                progress=staged.progress,
                 say=_say,
             )
     return bool(left)
@@ -228,7 +228,7 @@ def bench_engines(folder: Path, dataset: FerDataset, *, threads: int) -> BenchRe
             threads=threads,
             protocol=bench_protocol(),
             limit=_BENCH_IMAGES,
-            progress=staged,
+            reporter=staged,
         )
     (label,) = labels([bundle])
     record_bench(folder, label, result)

@@ -85,7 +85,7 @@ def test_a_run_is_shipped(
 ) -> None:
     # A network that guesses may lose any recall by INT8: the gate is not what is tested here.
     patched = GatePolicy(max_top1_drop=1.0, max_recall_drop=1.0, max_recall_drop_small=1.0)
-    monkeypatch.setattr("fer_edge.convert.proof.judge", _lenient(patched))
+    monkeypatch.setattr("fer_edge.measure.proof.judge", _lenient(patched))
     run = make_run("data.holdout=0.3")
     output = no_pretrained / "compact"
     bundle = shipped(run, faces, output, calibration=few, command="python bench/ship.py runs/mine")

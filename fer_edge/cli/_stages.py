@@ -7,10 +7,11 @@ would be part of what is measured.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fer_edge.cli._output import log
+from fer_edge.progress import Reporter
 
 __all__ = ["stages"]
 
@@ -18,8 +19,8 @@ _REDRAW_S = 0.2
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield ``advance(stage, done, total)``: a bar per stage, on stderr if that is a terminal."""
+def stages() -> Iterator[Reporter]:
+    """Yield a reporter that draws a bar per stage, on stderr if that is a terminal."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -41,16 +42,17 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
         tasks: dict[str, TaskID] = {}
         drawn = 0.0
 
-        def advance(stage: str, done: int, total: int) -> None:
-            nonlocal drawn
-            now = time.monotonic()
-            new = stage not in tasks
-            if not new and done < total and now - drawn < _REDRAW_S:
-                return
-            if new:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-            bars.refresh()
-            drawn = now
+        class Bars(Reporter):
+            def progress(self, stage: str, done: int, total: int) -> None:
+                nonlocal drawn
+                now = time.monotonic()
+                new = stage not in tasks
+                if not new and done < total and now - drawn < _REDRAW_S:
+                    return
+                if new:
+                    tasks[stage] = bars.add_task(stage, total=total)
+                bars.update(tasks[stage], completed=done, total=total)
+                bars.refresh()
+                drawn = now
 
-        yield advance
+        yield Bars()

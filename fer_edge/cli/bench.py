@@ -196,7 +196,7 @@ def command(
             threads=threads,
             protocol=protocol,
             limit=limit,
-            progress=staged,
+            reporter=staged,
         )
     result.save(saved)
     _print(result, fmt)

@@ -135,7 +135,7 @@ def command(
             split=split,
             retries=retries,
             threads=threads,
-            progress=staged,
+            progress=staged.progress,
             say=note,
         )
     _print(report, fmt)
@@ -161,7 +161,7 @@ def _print(report: BuildReport, fmt: str) -> None:
 def _rows(report: BuildReport, fmt: str) -> list[dict[str, Any]]:
     rows = []
     for precision, proven in report.proven.items():
-        proof, gate, speed = proven.verification, proven.gate, proven.speed
+        proof, gate, speedup = proven.verification, proven.gate, proven.speedup
         before, after = proof.reference.accuracy, proof.engine.accuracy
         plain = fmt == "csv"
         rows.append(
@@ -179,8 +179,8 @@ def _rows(report: BuildReport, fmt: str) -> list[dict[str, Any]]:
                 "max_abs_logit": proof.agreement.max_abs_logit
                 if plain
                 else f"{proof.agreement.max_abs_logit:.1e}",
-                "p50_ms": _speed(speed.fast_p50_ms if speed else None, plain, ".3f"),
-                "speedup": _speed(speed.ratio if speed else None, plain, ".2f"),
+                "p50_ms": _speed(proven.p50_ms, plain, ".3f"),
+                "speedup": _speed(speedup.ratio if speedup else None, plain, ".2f"),
             }
         )
     return rows

@@ -44,10 +44,8 @@ def command(run: str | None, data: str | None, accuracy: float, fmt: str) -> Non
 
     folder = find_run(run).path if run else newest_run()
     with stages() as staged:
-        dataset = load(
-            resolve_source(data), progress=lambda done, total: staged("reading images", done, total)
-        )
-        found = fit_confidence(folder, dataset, accuracy=accuracy, progress=staged)
+        dataset = load(resolve_source(data), progress=staged.stage("reading images"))
+        found = fit_confidence(folder, dataset, accuracy=accuracy, progress=staged.progress)
     _print(folder, found, fmt)
     abstain = found["abstain"]
     if abstain is None:

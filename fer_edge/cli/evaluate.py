@@ -90,7 +90,7 @@ def command(
             split=chosen,
             views=views,
             batch=_MANY if engine.name == "pytorch" else 1,
-            progress=staged,
+            reporter=staged,
         )
     _print(evaluation, mistakes, fmt)
     for text in evaluation.notes:

@@ -99,7 +99,7 @@ def predictions(
         logits = run_logits(
             engine,
             images.images,
-            progress=lambda done, total: staged("images", done, total),
+            advance=staged.stage("images"),
         )
     rows = worst_rows(logits, images.labels, count) if mistakes else range(len(images))
     shown = answers(images, logits, rows)

@@ -77,7 +77,9 @@ def command(
     dataset = resplit_as_recorded(dataset, weights.meta.get("dataset", {}), str(source))
     teachers = find_teachers([str(source)], out, dataset)
     with stages() as staged:
-        setup = setup_from_weights(weights.path, dataset, target, progress=staged, say=note)
+        setup = setup_from_weights(
+            weights.path, dataset, target, progress=staged.progress, say=note
+        )
     tuned = start_run(
         out, name or f"{source.name}-qat", recipe, dataset, location, teachers=teachers, qat=setup
     )

@@ -14,7 +14,7 @@ from fer_edge.cli._stages import stages
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Bundle
-    from fer_edge.measure.verification import Verification
+    from fer_edge.measure.proof import Verification
 
 __all__ = ["command"]
 
@@ -88,7 +88,7 @@ def command(
             backend=backend,
             precision=precision,
             threads=threads,
-            progress=staged,
+            reporter=staged,
         )
     content = verification.to_dict()
     if save is not None:

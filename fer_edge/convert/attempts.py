@@ -13,8 +13,8 @@ from fer_edge.convert.placement import Weights
 from fer_edge.convert.trials import Trial, best_weights, rank_layers
 
 if TYPE_CHECKING:
-    from fer_edge.convert.proof import Engine, Proof, Proven
     from fer_edge.convert.ranges import Ranges
+    from fer_edge.measure.proof import Engine, Proof, Proven
 
 __all__ = ["Attempt", "Int8Result", "int8_within_gate"]
 
@@ -83,7 +83,7 @@ def int8_within_gate(
     remainder: Remainder = "fp32",
     check: Callable[[Engine], str],
     proof: Proof | None,
-    rival: Engine | None,
+    higher: Engine | None,
     images: np.ndarray,
     exclude: Sequence[str] = (),
     retries: int = 3,
@@ -131,7 +131,7 @@ def int8_within_gate(
         failure = check(engine)
         proven = None
         if proof is not None and not failure:
-            proven = proof.judge(engine, rival)
+            proven = proof.judge(engine, higher)
             failure = "" if proven.gate.passed else proven.gate.reason()
         attempts.append(Attempt(used.method, tuple(out), proven, failure))
         slow = proven is not None and {f.name for f in proven.gate.failures} == {"speed"}

@@ -16,12 +16,12 @@ from fer_edge.convert.build_target import BuildTarget, find_target
 from fer_edge.convert.bundling import write_bundle
 from fer_edge.convert.device_plan import add_plan, prepared_graph
 from fer_edge.convert.export import InputKind
-from fer_edge.convert.proof import Proven
 from fer_edge.convert.ranges import Ranges
 from fer_edge.convert.source import BuildSource, find_source
 from fer_edge.convert.steps import Work
 from fer_edge.convert.trials import AUTO
 from fer_edge.errors import FerEdgeError, UnavailableError, UsageError
+from fer_edge.measure.proof import Proven
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset

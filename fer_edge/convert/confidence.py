@@ -187,4 +187,4 @@ def _logits(path: Path, images: np.ndarray, what: str, progress: Progress | None
             progress(what, done, total)
 
     with PyTorchBackend(path) as backend:
-        return run_logits(backend, images, batch=_BATCH, progress=advance)
+        return run_logits(backend, images, batch=_BATCH, advance=advance)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import io
 import zipfile
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fer_edge.backends.selftest import judge_self_test
+from fer_edge.errors import NumericsError, UnavailableError
 from fer_edge.preprocessing import SIZE
 
-__all__ = ["GOLDEN_COUNT", "golden_bytes", "golden_images"]
+if TYPE_CHECKING:
+    from fer_edge.measure.proof import Engine
+
+__all__ = ["GOLDEN_COUNT", "golden_bytes", "golden_failure", "golden_images"]
 
 GOLDEN_COUNT = 32
 
@@ -61,3 +67,22 @@ def golden_bytes(images: np.ndarray, logits: np.ndarray) -> bytes:
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, entry.getvalue())
     return content.getvalue()
+
+
+def golden_failure(
+    engine: Engine, images: np.ndarray, logits: np.ndarray, *, threads: int = 1
+) -> NumericsError | None:
+    """Replay the golden images as a device does on first load; return what is wrong, or None.
+
+    None too where the engine cannot run here: the device will test it.
+    """
+    try:
+        with engine.open(threads) as backend:
+            found = np.concatenate([backend.infer(image[None]) for image in images.copy()])
+            # The path of a build is a temporary one, and a manifest keeps the message.
+            judge_self_test(found, logits, backend, file=engine.artifact)
+    except UnavailableError:
+        return None
+    except NumericsError as error:
+        return error
+    return None

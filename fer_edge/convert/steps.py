@@ -16,16 +16,17 @@ from fer_edge.convert.attempts import Int8Result, int8_within_gate
 from fer_edge.convert.build_target import BuildTarget
 from fer_edge.convert.export import InputKind, onnx_from_weights
 from fer_edge.convert.fp16 import fp16_from_onnx
-from fer_edge.convert.golden import golden_images
+from fer_edge.convert.golden import golden_failure, golden_images
 from fer_edge.convert.graph import load_model, metadata
-from fer_edge.convert.proof import Engine, Proof, Proven, golden_failure
 from fer_edge.convert.ranges import Ranges, calibration_tensors, ranges_by_method
 from fer_edge.convert.source import BuildSource
 from fer_edge.convert.thresholds import METHODS
 from fer_edge.convert.trials import AUTO, best_method
 from fer_edge.errors import FerEdgeError, GateError, UsageError
 from fer_edge.files import sha256_file
+from fer_edge.measure.proof import Engine, Proof, Proven, TestImages, gate_without_proof
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     from fer_edge.data import CalibrationSet, FerDataset
@@ -74,6 +75,11 @@ class Work:
             passed = time.perf_counter() - start
             self.seconds[name] = round(self.seconds.get(name, 0.0) + passed, 3)
 
+    @property
+    def reporter(self) -> Reporter:
+        """The progress function as a reporter."""
+        return _FunctionReporter(self.progress) if self.progress else SILENT
+
     def advance(self, stage: str) -> Callable[[int, int], None]:
         """Return a progress function of one stage."""
 
@@ -113,23 +119,22 @@ class Work:
                 reference, path=self.source.weights, backend="pytorch", artifact=CHECKPOINT
             )
         with self.stage("reference"):
-            self.proof = Proof(
-                self.source.name,
-                dataset,
-                split,
+            self.proof = Proof.against(
                 reference,
+                self.source.name,
+                TestImages(dataset, split),
                 threads=self.threads,
                 policy=policy,
-                progress=self.progress,
+                reporter=self.reporter,
             )
 
     def judge_fp32(self) -> None:
         """Hold the FP32 graph against the reference; raise what is wrong: nothing goes on then."""
         if self.proof is None:
-            self.gates.append(_undecided("fp32", ""))
+            self.gates.append(gate_without_proof("fp32", ""))
             return
         with self.stage("verify fp32"):
-            proven = self.proof.judge(self.engine("fp32", FP32))
+            proven = self.proof.judge(self.engine("fp32", FP32), reporter=self.reporter)
         failure = proven.gate.error()
         if failure is not None:
             raise failure
@@ -142,12 +147,12 @@ class Work:
             fp16_from_onnx(self.folder / FP32, engine.path)
         failure: FerEdgeError | None = golden_failure(engine, self.golden, self.logits)
         if failure is not None:
-            self.gates.append(_failed("fp16", "", str(failure)))
+            self.gates.append(gate_without_proof("fp16", "", str(failure)))
         elif self.proof is None:
-            self.gates.append(_undecided("fp16", ""))
+            self.gates.append(gate_without_proof("fp16", ""))
         else:
             with self.stage("verify fp16"):
-                proven = self.proof.judge(engine)
+                proven = self.proof.judge(engine, reporter=self.reporter)
             self._adopt("fp16", proven, "")
             failure = proven.gate.error()
         if failure is not None:
@@ -210,6 +215,8 @@ class Work:
         """
         target = self.target
         fp32 = self.engine("fp32", FP32)
+        instead = self.fallback("int8")
+        higher = self.engine(instead, target.artifact(instead))
 
         def check(engine: Engine) -> str:
             failure = golden_failure(engine, self.golden, self.logits, threads=self.threads)
@@ -224,7 +231,7 @@ class Work:
                 remainder=target.remainder,
                 check=check,
                 proof=self.proof,
-                rival=fp32 if speed and target.timed_here else None,
+                higher=higher if speed and target.timed_here else None,
                 images=images,
                 exclude=exclude,
                 retries=retries,
@@ -235,7 +242,6 @@ class Work:
         if result.passed:
             return result, None
         tried = len(result.attempts)
-        instead = self.fallback("int8")
         return result, GateError(
             f"INT8 failed its gate{f' {tried} times' if tried > 1 else ''}: "
             f"{result.attempts[-1].failure}; the bundle has {instead} instead",
@@ -256,9 +262,9 @@ class Work:
         if result.proven is not None:
             self._adopt("int8", result.proven, placement)
         elif result.passed:
-            self.gates.append(_undecided("int8", placement))
+            self.gates.append(gate_without_proof("int8", placement))
         else:
-            self.gates.append(_failed("int8", placement, last.failure))
+            self.gates.append(gate_without_proof("int8", placement, last.failure))
         gate = self.gates[-1]
         gate["attempts"] = [attempt.to_dict() for attempt in result.attempts]
         if result.weights:
@@ -268,24 +274,9 @@ class Work:
             gate["costs"] = [cost.to_dict("node") for cost in result.costs]
 
 
-def _undecided(precision: str, target: str) -> dict[str, Any]:
-    return {
-        "precision": precision,
-        "target": target,
-        "passed": None,
-        "status": "not verified",
-        "reason": "built with --no-verify",
-    }
-
-
-def _failed(precision: str, target: str, reason: str) -> dict[str, Any]:
-    return {
-        "precision": precision,
-        "target": target,
-        "passed": False,
-        "status": "failed",
-        "reason": reason,
-    }
+class _FunctionReporter(Reporter):
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress  # type: ignore[assignment,method-assign]
 
 
 def _described_by_weights(path: Path) -> dict[str, Any]:

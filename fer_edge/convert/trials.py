@@ -26,7 +26,7 @@ from fer_edge.measure.accuracy import run_logits
 from fer_edge.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from fer_edge.convert.proof import Engine
+    from fer_edge.measure.proof import Engine
 
 __all__ = ["AUTO", "Trial", "best_method", "best_weights", "compare", "rank_layers", "step_by_step"]
 

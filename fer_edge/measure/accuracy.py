@@ -6,7 +6,6 @@ Numbers follow scikit-learn's definitions (the tests compare them); the device h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -16,6 +15,8 @@ import numpy.typing as npt
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import NumericsError, UsageError
 from fer_edge.measure.reliability import ECE_BINS, calibration_error, confidence_bins
+from fer_edge.progress import Advance
+from fer_edge.scores import f1_scores, macro_f1
 
 __all__ = [
     "Accuracy",
@@ -57,9 +58,9 @@ class ClassScore:
 class Accuracy:
     """Scores of one engine on labelled images, as fractions 0..1.
 
-    ``macro_f1`` averages the classes that are labelled or predicted at least once, and the
-    weighted scores count an undefined precision as 0: scikit-learn's defaults with
-    ``zero_division=0``. ``confusion[i][j]`` counts images of emotion i called j.
+    ``macro_f1`` is :func:`fer_edge.scores.macro_f1`, and the weighted scores count an undefined
+    precision as 0: scikit-learn's defaults with ``zero_division=0``. ``confusion[i][j]`` counts
+    images of emotion i called j.
     ``top1_without_duplicates`` leaves out images whose pixels also stand in TRAIN; None when that
     is not known or nothing remains.
     """
@@ -118,7 +119,7 @@ def run_logits(
     images: np.ndarray,
     *,
     batch: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    advance: Advance | None = None,
 ) -> Logits:
     """Return f32[N,7] logits of u8[N,48,48] ``images``, each sent once through ``backend``.
 
@@ -129,8 +130,8 @@ def run_logits(
     for start in range(0, total, batch):
         part = images[start : start + batch, None]
         logits[start : start + len(part)] = backend.infer(part)
-        if progress is not None:
-            progress(start + len(part), total)
+        if advance is not None:
+            advance(start + len(part), total)
     return logits
 
 
@@ -157,7 +158,6 @@ def evaluate(
     def weighted(values: list[float | None]) -> float:
         return float(sum(w * (v or 0.0) for w, v in zip(weights, values)))
 
-    f1s = [score.f1 for score in scores if score.f1 is not None]
     right = predicted == labels
     without, n_without = None, None
     if duplicate_of_train is not None:
@@ -167,7 +167,7 @@ def evaluate(
     return Accuracy(
         n=n,
         top1=float(right.mean()),
-        macro_f1=float(sum(f1s) / len(f1s)),
+        macro_f1=macro_f1(confusion),
         weighted_precision=weighted([score.precision for score in scores]),
         weighted_recall=weighted([score.recall for score in scores]),
         weighted_f1=weighted([score.f1 for score in scores]),
@@ -230,6 +230,7 @@ def expected_calibration_error(
 
 def _class_scores(confusion: np.ndarray) -> dict[str, ClassScore]:
     scores = {}
+    f1s = f1_scores(confusion)
     for i, emotion in enumerate(EMOTIONS):
         hits = int(confusion[i, i])
         labelled, predicted = int(confusion[i].sum()), int(confusion[:, i].sum())
@@ -237,7 +238,7 @@ def _class_scores(confusion: np.ndarray) -> dict[str, ClassScore]:
             n=labelled,
             recall=hits / labelled if labelled else None,
             precision=hits / predicted if predicted else None,
-            f1=2 * hits / (labelled + predicted) if labelled + predicted else None,
+            f1=f1s[i],
         )
     return scores
 

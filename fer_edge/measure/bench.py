@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -13,7 +13,6 @@ import numpy as np
 from fer_edge.backends import BACKENDS, backend_class, backend_from_bundle
 from fer_edge.errors import FerEdgeError, UsageError
 from fer_edge.files import sha256_file
-from fer_edge.measure.accuracy import compare, evaluate, run_logits
 from fer_edge.measure.environment import capture, finish
 from fer_edge.measure.latency import (
     DIFFERENT_IMAGES,
@@ -22,9 +21,10 @@ from fer_edge.measure.latency import (
     preload,
     time_backends,
 )
+from fer_edge.measure.proof import Answers, TestImages, artifact_of, describe_dataset
 from fer_edge.measure.reference import open_reference
 from fer_edge.measure.result import BenchResult, BenchRow, RowStatus
-from fer_edge.measure.verification import artifact_of, describe_dataset, duplicates_of_train
+from fer_edge.progress import SILENT, Reporter
 from fer_edge.version import __version__
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
 }
 """The rows of the table, in its order."""
 
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass(eq=False)
 class Candidate:
@@ -54,7 +52,7 @@ class Candidate:
     row: BenchRow
     bundle: Bundle | None = None
     backend: Backend | None = None
-    logits: np.ndarray | None = None
+    answers: Answers | None = None
 
     def fail(self, error: Exception) -> None:
         """Turn into a row that says why it has no numbers."""
@@ -110,7 +108,7 @@ def run_bench(
     threads: int = 1,
     protocol: LatencyProtocol | None = None,
     limit: int | None = None,
-    progress: Progress | None = None,
+    reporter: Reporter = SILENT,
 ) -> BenchResult:
     """Score and time every engine of ``bundles`` on ``split`` of ``dataset``.
 
@@ -125,12 +123,9 @@ def run_bench(
     dataset = _split_as_trained(bundles, dataset)
     protocol = protocol or LatencyProtocol()
     environment = capture(threads)
-    whole = selected = dataset.select(split)
-    notes = [*selected.notes]
-    if limit is not None and limit < len(selected):
-        notes.append(f"accuracy on {limit:,} of the {len(selected):,} images of this split")
-        selected = selected.take(np.linspace(0, len(selected) - 1, limit).astype(int))
-    different = len(preload(whole.images, protocol.seed))
+    images = TestImages(dataset, split, limit)
+    notes = [*images.notes]
+    different = len(preload(images.whole.images, protocol.seed))
     if different < DIFFERENT_IMAGES:
         notes.append(f"timed with {different:,} different images, not {DIFFERENT_IMAGES:,}")
     notes += [
@@ -138,8 +133,6 @@ def run_bench(
         for bundle in bundles
         if bundle.manifest.synthetic
     ]
-    duplicates, note = duplicates_of_train(dataset, selected)
-    notes += [note] if note else []
     rows = candidates(bundles, backends, precisions)
     references = []
     with ExitStack() as stack:
@@ -149,16 +142,20 @@ def run_bench(
                 stack.callback(candidate.backend.close)
         for bundle in bundles:
             own = [candidate for candidate in rows if candidate.bundle is bundle]
-            kind, note = _score(bundle, own, selected, duplicates, threads, progress)
+            kind, note = _score(bundle, own, images, threads, reporter)
             references.append(kind)
             notes += [note] if note else []
-        _time(rows, whole.images, protocol, progress)
+        _time(rows, images.whole.images, protocol, reporter)
     reference = " / ".join(dict.fromkeys(references))
     return BenchResult(
         rows=tuple(_finished(candidate, rows) for candidate in rows),
         environment=finish(environment),
         protocol=protocol.to_dict(),
-        dataset={**describe_dataset(selected), "split": split, "different_images": different},
+        dataset={
+            **describe_dataset(images.selected),
+            "split": split,
+            "different_images": different,
+        },
         reference=reference,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         fer_edge=__version__,
@@ -252,91 +249,65 @@ def _open(candidate: Candidate, bundles: Sequence[Bundle], threads: int) -> None
 def _score(
     bundle: Bundle,
     own: Sequence[Candidate],
-    selected: FerDataset,
-    duplicates: np.ndarray | None,
+    images: TestImages,
     threads: int,
-    progress: Progress | None,
+    reporter: Reporter,
 ) -> tuple[str, str]:
     """Fill in accuracy and agreement of one bundle's rows; return what the reference was."""
     for candidate in own:
         if candidate.backend is None:
             continue
         try:
-            candidate.logits = _logits(candidate.backend, candidate.row.name, selected, progress)
-            accuracy = evaluate(candidate.logits, selected.labels, duplicate_of_train=duplicates)
+            candidate.answers = images.answers(candidate.backend, reporter=reporter)
         except Exception as error:  # as above
-            candidate.logits = None
             candidate.fail(error)
-            continue
-        candidate.row = candidate.row.with_accuracy(accuracy, None)
-    kind, note, reference_logits = _reference(bundle, own, selected, threads, progress)
+    reference, note = _reference(bundle, own, images, threads, reporter)
     for candidate in own:
-        if candidate.logits is None or candidate.row.accuracy is None:
+        answers = candidate.answers
+        if answers is None:
             continue
-        if candidate.logits is reference_logits:
+        agreement = None if answers is reference else images.compare(reference, answers)
+        candidate.row = candidate.row.with_accuracy(answers.side.accuracy, agreement)
+        if agreement is None:
             candidate.row = replace(candidate.row, note="reference")
-            continue
-        accuracy = evaluate(candidate.logits, selected.labels, duplicate_of_train=duplicates)
-        agreement = compare(reference_logits, candidate.logits, selected.labels)
-        candidate.row = candidate.row.with_accuracy(accuracy, agreement)
-    return kind, note
+    return reference.side.kind, note
 
 
 def _reference(
     bundle: Bundle,
     own: Sequence[Candidate],
-    selected: FerDataset,
+    images: TestImages,
     threads: int,
-    progress: Progress | None,
-) -> tuple[str, str, np.ndarray]:
-    """Return kind, note and logits of the reference: one of the rows, or run for this."""
-    for candidate in own:
-        if candidate.row.backend == "pytorch" and candidate.logits is not None:
-            return "pytorch fp32", "", candidate.logits
+    reporter: Reporter,
+) -> tuple[Answers, str]:
+    """Return the reference's answers, of one of the rows or run for this, and a note on it."""
+    answered = {c.row.name: c.answers for c in own if c.answers is not None}
+    if "pytorch fp32" in answered:
+        return answered["pytorch fp32"], ""
     broken = [c.row.note for c in own if c.row.backend == "pytorch" and c.row.status == "failed"]
     note = ""
     if broken:
         note = f"the reference is the FP32 ONNX graph, not PyTorch: {broken[0]}"
     else:
         reference = open_reference(bundle, threads=threads)
-        if reference.kind == "pytorch":
-            with reference.backend as backend:
-                return "pytorch fp32", "", _logits(backend, "reference", selected, progress)
-        reference.backend.close()
+        with reference.backend as backend:
+            if reference.kind == "pytorch":
+                return images.answers(backend, reporter=reporter), ""
         note = reference.note
-    for candidate in own:
-        if candidate.row.name == "onnxruntime fp32" and candidate.logits is not None:
-            return "onnxruntime fp32", note, candidate.logits
+    if "onnxruntime fp32" in answered:
+        return answered["onnxruntime fp32"], note
     with backend_from_bundle(bundle, "onnxruntime", "fp32", threads=threads) as backend:
-        return "onnxruntime fp32", note, _logits(backend, "reference", selected, progress)
-
-
-def _logits(
-    backend: Backend, name: str, selected: FerDataset, progress: Progress | None
-) -> np.ndarray:
-    def advance(done: int, total: int) -> None:
-        if progress is not None:
-            progress(f"accuracy: {name}", done, total)
-
-    return run_logits(backend, selected.images, progress=advance)
+        return images.answers(backend, reporter=reporter), note
 
 
 def _time(
-    rows: Sequence[Candidate],
-    images: np.ndarray,
-    protocol: LatencyProtocol,
-    progress: Progress | None,
+    rows: Sequence[Candidate], images: np.ndarray, protocol: LatencyProtocol, reporter: Reporter
 ) -> None:
     """Fill in the latencies of all rows that run, interleaved."""
     running = {str(i): row.backend for i, row in enumerate(rows) if row.backend is not None}
-
-    def advance(done: int, total: int) -> None:
-        if progress is not None:
-            progress("latency", done, total)
-
-    if progress is not None:
-        progress("latency", 0, len(running) * protocol.repeats)
-    samples = time_backends(running, images, protocol, progress=advance)
+    advance = reporter.stage("latency")
+    advance(0, len(running) * protocol.repeats)
+    samples = time_backends(running, images, protocol, advance=advance)
     for index, times in samples.items():
         candidate = rows[int(index)]
         note = "; ".join(part for part in (candidate.row.note, _speed_note(times)) if part)

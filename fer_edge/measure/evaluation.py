@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,10 @@ from fer_edge.backends.base import softmax
 from fer_edge.emotions import EMOTIONS
 from fer_edge.files import sha256_file
 from fer_edge.measure.accuracy import Accuracy, evaluate
+from fer_edge.measure.proof import describe_dataset, duplicates_of_train
 from fer_edge.measure.reliability import ConfidenceBin, confidence_bins
-from fer_edge.measure.verification import describe_dataset, duplicates_of_train
 from fer_edge.measure.views import VIEWS, view_logits
+from fer_edge.progress import SILENT, Reporter
 from fer_edge.version import __version__
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ __all__ = [
     "worst_mistakes",
     "worst_rows",
 ]
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def evaluate_engine(
     split: str = "public",
     views: Sequence[str] = (),
     batch: int = 1,
-    progress: Progress | None = None,
+    reporter: Reporter = SILENT,
 ) -> Evaluation:
     """Send the images of ``split`` through a loaded engine, once and in the further ``views``.
 
@@ -119,7 +118,11 @@ def evaluate_engine(
     duplicates, note = duplicates_of_train(dataset, selected)
     logits = {
         which: view_logits(
-            engine, selected.images, which, batch=batch, progress=_named(progress, which)
+            engine,
+            selected.images,
+            which,
+            batch=batch,
+            advance=reporter.stage(_label(which)),
         )
         for which in dict.fromkeys(("single", *views))
     }
@@ -179,11 +182,8 @@ def random_rows(total: int, count: int, seed: int) -> np.ndarray:
     return np.sort(chosen)
 
 
-def _named(progress: Progress | None, which: str) -> Callable[[int, int], None] | None:
-    if progress is None:
-        return None
-    label = "single view" if which == "single" else f"{which}, {VIEWS[which]} views"
-    return lambda done, total: progress(label, done, total)
+def _label(which: str) -> str:
+    return "single view" if which == "single" else f"{which}, {VIEWS[which]} views"
 
 
 def _describe(engine: Backend) -> dict[str, Any]:

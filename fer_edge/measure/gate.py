@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fer_edge.errors import FerEdgeError, GateError, NumericsError, UsageError
 from fer_edge.measure.accuracy import Accuracy, Agreement
 
-__all__ = ["GateCheck", "GatePolicy", "GateResult", "judge"]
+__all__ = ["GateCheck", "GatePolicy", "GateResult", "Speedup", "judge", "speedup_of_run"]
 
 Status = Literal["passed", "failed", "speed not measured"]
 
 _ROUNDING = 1e-9
 """A drop of exactly the limit passes, whatever the last bit of a float says."""
+
+_NEXT_HIGHER = {"int8": ("fp16", "fp32"), "fp16": ("fp32",), "fp32": ()}
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times the speed of the precision ``over``; ``source`` is the run that timed both."""
+
+    ratio: float
+    over: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,20 +100,46 @@ class GateResult:
         return {**asdict(self), "checks": [asdict(check) for check in self.checks]}
 
 
+def speedup_of_run(
+    precision: str, p50s_ms: Mapping[str, Sequence[float]], source: str = ""
+) -> Speedup | None:
+    """Return how much faster ``precision`` is than the next higher one of the same run.
+
+    This is the one meaning of "faster": p50 of the next higher precision divided by the engine's
+    p50, both of the same backend, file set, machine and run. ``p50s_ms`` has the p50 of each
+    repeat for every precision that was timed (one value where a summary keeps only the median of
+    the repeats). The result is the median over the repeats of the ratio of one repeat. For INT8
+    the next higher precision is FP16 if it was timed, else FP32; for FP16 it is FP32. None if
+    nothing higher was timed.
+
+    Next higher, not the fastest higher one: where INT8 fails, :mod:`fer_edge.usable` takes the
+    next higher precision of the bundle, so this is the engine that INT8 must be worth more than.
+    On a CPU without FP16 arithmetic, FP16 may be slower than FP32. A build for a CPU makes no FP16
+    graph beside INT8, so it compares with FP32; the table of a bench gives every engine's ratio to
+    FP32; and the gate's text names what it compared with.
+    """
+    own = p50s_ms.get(precision)
+    for over in _NEXT_HIGHER.get(precision, ()):
+        if own and (higher := p50s_ms.get(over)):
+            ratios = [slow / fast for slow, fast in zip(higher, own)]
+            return Speedup(statistics.median(ratios), over, source)
+    return None
+
+
 def judge(
     precision: str,
     reference: Accuracy,
     engine: Accuracy,
     agreement: Agreement,
     *,
-    speedup: float | None,
+    speedup: Speedup | None,
     policy: GatePolicy | None = None,
 ) -> GateResult:
     """Judge an engine of ``precision`` (fp32, fp16, int8) against its reference.
 
     Every precision is held to the limits of top-1 and of each class's recall. fp32 and fp16 are
-    also held to their logits; int8 to ``speedup``, the p50 of the next higher precision divided by
-    its own p50 in one paired run on one machine (None: not measured).
+    also held to their logits; int8 to ``speedup`` as :func:`speedup_of_run` defines it (None: not
+    measured).
     """
     policy = policy or GatePolicy()
     checks: list[GateCheck] = []
@@ -155,9 +194,10 @@ def _drop(name: str, what: str, before: float, after: float, n: int, limit: floa
     return GateCheck(name, drop <= limit + _ROUNDING, drop, limit, detail)
 
 
-def _speed(speedup: float | None, policy: GatePolicy) -> GateCheck:
+def _speed(speedup: Speedup | None, policy: GatePolicy) -> GateCheck:
     limit = policy.min_speedup
     if speedup is None:
         return GateCheck("speed", None, None, limit, "speed not measured")
-    detail = f"{speedup:.2f}x the speed of the next higher precision (limit {limit:.2f}x)"
-    return GateCheck("speed", speedup >= limit, speedup, limit, detail)
+    ratio = speedup.ratio
+    detail = f"{ratio:.2f}x the speed of {speedup.over} (limit {limit:.2f}x)"
+    return GateCheck("speed", ratio >= limit, ratio, limit, detail)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from fer_edge.backends.base import softmax
 from fer_edge.errors import UsageError
 from fer_edge.measure.accuracy import Engine
+from fer_edge.progress import Advance
 
 __all__ = [
     "CV_LIMIT",
@@ -28,10 +29,8 @@ __all__ = [
     "Clock",
     "LatencyProtocol",
     "LatencySamples",
-    "SpeedEvidence",
     "min_samples",
     "preload",
-    "speedup",
     "time_backends",
 ]
 
@@ -42,7 +41,6 @@ DIFFERENT_IMAGES = 1024
 """So many different images are sent, so that no engine profits from a cached answer or branch."""
 
 Nanoseconds = npt.NDArray[np.int64]
-Progress = Callable[[int, int], None]
 
 
 class Clock(Protocol):
@@ -218,41 +216,18 @@ class LatencySamples:
         )
 
 
-@dataclass(frozen=True)
-class SpeedEvidence:
-    """How much faster one engine is than another, measured in one run on one machine.
-
-    ``ratio`` is the median over repeats of slow p50 / fast p50 of the same repeat; ``ratios`` are
-    those of each repeat.
-    """
-
-    ratio: float
-    ratios: tuple[float, ...]
-    fast_p50_ms: float
-    slow_p50_ms: float
-    protocol: LatencyProtocol
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description."""
-        return {
-            **asdict(self),
-            "ratios": list(self.ratios),
-            "protocol": self.protocol.to_dict(),
-        }
-
-
 def time_backends(
     backends: Mapping[str, Engine],
     images: np.ndarray,
     protocol: LatencyProtocol,
     *,
-    progress: Progress | None = None,
+    advance: Advance | None = None,
     clock: Clock = _SystemClock(),  # noqa: B008 (stateless)
 ) -> dict[str, LatencySamples]:
     """Time loaded ``backends`` on u8[N,48,48] ``images``: infer and softmax of one image a query.
 
     Engines take turns, one repeat each (A B A B), so that a machine that grows slower slows them
-    all. ``progress(done, total)`` is called between repeats only, never while one is timed.
+    all. ``advance(done, total)`` is called between repeats only, never while one is timed.
     """
     queries = preload(images, protocol.seed)
     samples: dict[str, list[Nanoseconds]] = {name: [] for name in backends}
@@ -267,35 +242,9 @@ def time_backends(
                 samples[name].append(ns)
                 missed[name] += late
                 done += 1
-                if progress is not None:
-                    progress(done, total)
+                if advance is not None:
+                    advance(done, total)
     return {name: LatencySamples(tuple(ns), missed[name]) for name, ns in samples.items()}
-
-
-def speedup(
-    fast_backend: Engine,
-    slow_backend: Engine,
-    images: np.ndarray,
-    protocol: LatencyProtocol | None = None,
-    *,
-    progress: Progress | None = None,
-    clock: Clock = _SystemClock(),  # noqa: B008 (stateless)
-) -> SpeedEvidence:
-    """Return how much faster ``fast_backend`` answers than ``slow_backend``, interleaved.
-
-    The default protocol is that of the gate: enough to decide, not for a published figure.
-    """
-    protocol = protocol or LatencyProtocol.for_gate()
-    times = time_backends(
-        {"fast": fast_backend, "slow": slow_backend},
-        images,
-        protocol,
-        progress=progress,
-        clock=clock,
-    )
-    fast, slow = times["fast"], times["slow"]
-    ratios = tuple(s / f for s, f in zip(slow.p50s_ms, fast.p50s_ms))
-    return SpeedEvidence(_median(ratios), ratios, fast.p50_ms, slow.p50_ms, protocol)
 
 
 @lru_cache(maxsize=16)

@@ -6,7 +6,7 @@ engine alone, and never stand without that number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from fer_edge.backends.base import softmax
 from fer_edge.errors import UsageError
 from fer_edge.measure.accuracy import Engine, run_logits
 from fer_edge.preprocessing import SIZE
+from fer_edge.progress import Advance
 
 __all__ = ["VIEWS", "ten_crops", "view_logits", "views_of"]
 
@@ -30,7 +31,7 @@ def view_logits(
     views: str,
     *,
     batch: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    advance: Advance | None = None,
 ) -> np.ndarray:
     """Return f32[N,7] logits of u8[N,48,48] images seen in the views of that name.
 
@@ -44,11 +45,11 @@ def view_logits(
     mean: np.ndarray = np.zeros((len(images), 1), np.float32)
     for i, seen in enumerate(views_of(images, views)):
 
-        def advance(done: int, _total: int, before: int = i * len(images)) -> None:
-            if progress is not None:
-                progress(before + done, total)
+        def seen_so_far(done: int, _total: int, before: int = i * len(images)) -> None:
+            if advance is not None:
+                advance(before + done, total)
 
-        logits = run_logits(engine, seen, batch=batch, progress=advance)
+        logits = run_logits(engine, seen, batch=batch, advance=seen_so_far)
         if passes == 1:
             return logits
         mean = mean + softmax(logits) / passes

@@ -9,8 +9,8 @@ from fer_edge.data.resplit import resplit_label
 from fer_edge.emotions import EMOTIONS
 from fer_edge.measure.comparison import ComparedRow, Comparison
 from fer_edge.measure.latency import LatencyProtocol
+from fer_edge.measure.proof import Verification
 from fer_edge.measure.result import BenchResult, BenchRow
-from fer_edge.measure.verification import Verification
 
 __all__ = [
     "bench_caption",

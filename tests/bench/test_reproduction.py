@@ -7,16 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import reproduction
 import reproduction_results
 from reproduction_rows import ROWS, Row, find_row, row_of
 from reproduction_table import table
 
-from fer_edge.convert import proof as proof_module
 from fer_edge.data import FerDataset, Resplit
 from fer_edge.errors import UsageError
-from fer_edge.measure.latency import LatencyProtocol, SpeedEvidence
+from fer_edge.measure import proof as proof_module
+from fer_edge.measure.latency import LatencyProtocol, LatencySamples
 from fer_edge.training.config import load_recipe
 from fer_edge.training.runs import RunFolder
 
@@ -125,8 +126,8 @@ def test_a_schedule_that_must_end_takes_no_time_limit() -> None:
 def test_engines_are_built_timed_and_collected_once(
     tiny: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evidence = SpeedEvidence(2.0, (2.0,), 1.0, 2.0, LatencyProtocol.for_quick())
-    monkeypatch.setattr(proof_module, "speedup", lambda *engines, **options: evidence)
+    twice = {"int8": LatencySamples((np.full(9, 1),)), "fp32": LatencySamples((np.full(9, 2),))}
+    monkeypatch.setattr(proof_module, "time_backends", lambda *engines, **options: twice)
     fast = LatencyProtocol(
         warmup_s=0, warmup_queries=1, measure_s=0.001, min_queries=3, max_queries=9, repeats=2
     )

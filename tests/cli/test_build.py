@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -112,14 +113,14 @@ def test_a_failed_gate_is_exit_code_3(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from fer_edge.convert import proof
-    from fer_edge.measure.latency import LatencyProtocol, SpeedEvidence
+    from fer_edge.measure import proof
+    from fer_edge.measure.latency import LatencySamples
 
-    slow = SpeedEvidence(0.5, (0.5,), 2.0, 1.0, LatencyProtocol.for_quick())
-    monkeypatch.setattr(proof, "speedup", lambda *engines, **options: slow)
+    slow = {"int8": LatencySamples((np.full(9, 2),)), "fp32": LatencySamples((np.full(9, 1),))}
+    monkeypatch.setattr(proof, "time_backends", lambda *engines, **options: slow)
     assert run("build", str(weights), "-o", str(tmp_path / "b"), *SMALL) == 3
     captured = capsys.readouterr()
-    assert "0.50x the speed" in captured.err
+    assert "0.50x the speed of fp32" in captured.err
     assert "fp32 instead" in captured.err
     assert "fp32 for onnxruntime" in captured.out
 

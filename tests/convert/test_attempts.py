@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from fer_edge.convert.attempts import Int8Result, int8_within_gate
-from fer_edge.convert.proof import Engine, golden_failure
+from fer_edge.convert.golden import golden_failure
 from fer_edge.convert.ranges import Ranges
 from fer_edge.convert.trials import rank_layers
 from fer_edge.data import FerDataset
 from fer_edge.measure.gate import GateCheck
+from fer_edge.measure.proof import Engine
 from fer_edge.preprocessing import Preprocessing
 
 
@@ -63,7 +64,7 @@ class FakeProof:
     until: int = 1
     calls: int = 0
 
-    def judge(self, engine: Engine, rival: Engine | None = None) -> Any:
+    def judge(self, engine: Engine, higher: Engine | None = None) -> Any:
         from fer_edge.convert.graph import load_model, wiring
 
         self.calls += 1
@@ -105,7 +106,7 @@ def attempt(
         [ranges, *others],
         "onnxruntime",
         proof=proof,
-        rival=None,
+        higher=None,
         images=faces.images[:32],
         say=said.append,
         **options,

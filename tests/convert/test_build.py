@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,28 @@ import pytest
 
 from fer_edge.backends import backend_class
 from fer_edge.bundle import Bundle
-from fer_edge.convert import proof as proof_module
 from fer_edge.convert.build import BuildReport, build
 from fer_edge.convert.build_target import find_target
 from fer_edge.convert.source import find_source
 from fer_edge.data import FerDataset
 from fer_edge.errors import GateError, NumericsError, UsageError
 from fer_edge.files import sha256_file
+from fer_edge.measure import proof as proof_module
+from fer_edge.measure.bench import run_bench
 from fer_edge.measure.environment import capture
 from fer_edge.measure.gate import GatePolicy
-from fer_edge.measure.latency import LatencyProtocol, SpeedEvidence
-from fer_edge.measure.verification import measured_speedup
+from fer_edge.measure.latency import LatencyProtocol, LatencySamples
+from fer_edge.measure.record import record_bench
+from fer_edge.measure.verification import measured_speedup, verify_bundle
 from fer_edge.models.weights import load_weights, save_weights
 from fer_edge.usable import require_engine
+
+
+def timings(ratio: float) -> dict[str, LatencySamples]:
+    """Return what timing INT8 beside FP32 measures where INT8 is that many times as fast."""
+    times = {"int8": 1_000_000, "fp32": round(ratio * 1_000_000)}
+    return {name: LatencySamples((np.full(70, ns),)) for name, ns in times.items()}
+
 
 QUICK = {"calibration": "stratified-128", "target": "onnxruntime"}
 
@@ -33,12 +43,7 @@ QUICK = {"calibration": "stratified-128", "target": "onnxruntime"}
 def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Timing takes seconds and proves nothing here: a speed-up that a test can choose."""
     chosen = {"ratio": 2.0}
-
-    def speedup(*engines: Any, **options: Any) -> SpeedEvidence:
-        ratio = chosen["ratio"]
-        return SpeedEvidence(ratio, (ratio,), 1.0, ratio, LatencyProtocol.for_quick())
-
-    monkeypatch.setattr(proof_module, "speedup", speedup)
+    monkeypatch.setattr(proof_module, "time_backends", lambda *a, **k: timings(chosen["ratio"]))
     return chosen
 
 
@@ -48,13 +53,7 @@ def built(
 ) -> BuildReport:
     """One INT8 build for ONNX Runtime, shared by the tests that only read it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            proof_module,
-            "speedup",
-            lambda *engines, **options: SpeedEvidence(
-                2.0, (2.0,), 1.0, 2.0, LatencyProtocol.for_quick()
-            ),
-        )
+        patch.setattr(proof_module, "time_backends", lambda *a, **k: timings(2.0))
         return build(
             weights, data=faces, output=tmp_path_factory.mktemp("built") / "bundle", **QUICK
         )
@@ -105,9 +104,10 @@ def test_an_int8_build_makes_a_verified_bundle(
         assert proof["n"] == len(faces.select("public"))
         assert proof["dataset_sha256"] == faces.select("public").sha256
     assert gate(bundle, "int8", "onnxruntime")["speedup"] == 2.0
-    ratio, source = measured_speedup(bundle, "onnxruntime", "int8", capture(1))
-    assert ratio == 2.0
-    assert "in the build of" in str(source)
+    speedup = measured_speedup(bundle, "onnxruntime", "int8", capture(1))
+    assert speedup is not None
+    assert (speedup.ratio, speedup.over) == (2.0, "fp32")
+    assert "in the build of" in speedup.source
     assert gate(bundle, "int8", "onnxruntime")["attempts"][0]["failure"] == ""
     assert gate(bundle, "fp32")["max_abs_logit"] <= 1e-4
 
@@ -126,20 +126,37 @@ def test_the_golden_answers_are_the_references(built: BuildReport) -> None:
         assert np.abs(reference.infer(images) - logits).max() < 1e-5
 
 
-def test_verify_json_says_the_same_as_the_verify_command(
-    built: BuildReport, faces: FerDataset
-) -> None:
-    from fer_edge.measure.verification import verify_bundle
-
-    bundle = Bundle.open(built.bundle)
-    kept = json.loads((built.bundle / "verify.json").read_text())["verifications"]
-    mine = next(one for one in kept if one["engine"]["precision"] == "int8")
-    again = verify_bundle(bundle, faces, precision="int8").to_dict()
-    assert mine.keys() == again.keys()
-    for key in ("split", "n", "agreement", "flips", "mcnemar_p", "passed"):
-        assert mine[key] == again[key], key
-    assert mine["engine"]["top1"] == again["engine"]["top1"]
-    assert mine["engine"]["artifact_sha256"] == again["engine"]["artifact_sha256"]
+def test_build_verify_and_bench_agree_on_one_bundle(own: Path, faces: FerDataset) -> None:
+    bundle = Bundle.open(own)
+    recorded = gate(bundle, "int8", "onnxruntime")
+    verified = verify_bundle(bundle, faces, precision="int8")
+    once = LatencyProtocol(warmup_s=0, warmup_queries=1, measure_s=0, min_queries=2, repeats=1)
+    result = run_bench(
+        [bundle], faces, backends=["onnxruntime"], precisions=["fp32", "int8"], protocol=once
+    )
+    benched = result.find("onnxruntime", "int8")
+    assert benched is not None
+    side, agreement = verified.engine, verified.agreement
+    assert recorded["top1"] == side.accuracy.top1 == benched.top1
+    assert benched.accuracy == side.accuracy.to_dict()
+    assert recorded["flips"] == agreement.flips == benched.flips
+    assert recorded["agreement"] == agreement.agreement == benched.agreement
+    assert recorded["max_abs_logit"] == agreement.max_abs_logit
+    assert result.reference == "pytorch fp32"
+    # The verdict: verify has no timing of its own, it judges by the build's, then by the bench's.
+    assert verified.speedup_source == f"beside fp32 in the build of {recorded['created']} (quick)"
+    assert recorded["checks"] == verified.gate.to_dict()["checks"]
+    assert recorded["status"] == verified.gate.status == "passed"
+    for milliseconds, status in ((1.0, "passed"), (9.0, "failed")):
+        ns = np.full(9, round(milliseconds * 1e6), np.int64)
+        rows = tuple(
+            row.with_latency(LatencySamples((ns if row is benched else 0 * ns + 3_000_000,)))
+            for row in result.rows
+        )
+        assert record_bench(own, benched.bundle, replace(result, rows=rows)) is None
+        again = verify_bundle(Bundle.open(own), faces, precision="int8")
+        assert again.gate.status == status
+        assert again.speedup_source == f"bench of {result.created}"
 
 
 def test_other_engines_are_added_to_the_bundle(own: Path, faces: FerDataset) -> None:
@@ -234,15 +251,13 @@ def test_int8_that_loses_too_much_is_not_in_the_bundle(own: Path, faces: FerData
     said: list[str] = []
     # The impossible limit is for INT8 alone: FP32 is judged by the same policy.
     with pytest.MonkeyPatch.context() as patch:
-        from fer_edge.convert import proof as module
-
-        honest = module.judge
+        honest = proof_module.judge
 
         def judge(precision: str, *scores: Any, policy: Any = None, **rest: Any) -> Any:
             chosen = impossible if precision == "int8" else None
             return honest(precision, *scores, policy=chosen, **rest)
 
-        patch.setattr(module, "judge", judge)
+        patch.setattr(proof_module, "judge", judge)
         patch.setattr("fer_edge.measure.gate._drop", _strict_drop)
         report = build(own, data=faces, retries=1, say=said.append, **QUICK)
     assert isinstance(report.error, GateError)
@@ -279,7 +294,7 @@ def test_int8_that_is_not_faster_is_not_in_the_bundle(
     timed["ratio"] = 0.9
     report = build(weights, data=faces, output=tmp_path / "b", **QUICK)
     assert isinstance(report.error, GateError)
-    assert "0.90x the speed" in str(report.error)
+    assert "0.90x the speed of fp32" in str(report.error)
     assert report.int8 is not None
     assert len(report.int8.attempts) == 1
     assert Bundle.open(tmp_path / "b").find(precision="int8") is None

@@ -19,12 +19,12 @@ from fer_edge.convert.golden import golden_images
 from fer_edge.convert.graph import load_model, metadata, wiring
 from fer_edge.convert.int8 import int8_from_onnx, quantise
 from fer_edge.convert.placement import PLACEMENTS, placement_for
-from fer_edge.convert.proof import Engine
 from fer_edge.convert.ranges import Ranges
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.data import CalibrationSet, FerDataset
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import sha256_file
+from fer_edge.measure.proof import Engine
 from fer_edge.models import build_model
 from fer_edge.models.weights import save_weights
 from fer_edge.preprocessing import Preprocessing
@@ -467,7 +467,7 @@ def test_weights_are_tried_where_an_engine_saturates_alone(
         target,
         check=lambda engine: "",
         proof=None,
-        rival=None,
+        higher=None,
         images=faces.images[:16],
         say=said.append,
     )

@@ -23,12 +23,12 @@ from fer_edge.convert.graph import load_model
 from fer_edge.convert.int8 import WEIGHTED, int8_from_onnx
 from fer_edge.convert.placement import PLACEMENTS
 from fer_edge.convert.plan import plan_from_onnx
-from fer_edge.convert.proof import Engine
 from fer_edge.convert.targets import load_target
 from fer_edge.convert.trials import best_weights
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.data import CalibrationRecipe, FerDataset, select_calibration
 from fer_edge.measure.accuracy import run_logits
+from fer_edge.measure.proof import Engine
 from fer_edge.models import MODELS, ModelSpec, build_model, resnet, vgg
 from fer_edge.models.reference import reference_from_weights
 from fer_edge.models.weights import save_weights

@@ -202,7 +202,7 @@ class Recorder:
 def test_run_logits_sends_each_image_once_in_order() -> None:
     images = np.random.default_rng(0).integers(0, 255, (10, 48, 48), dtype=np.uint8)
     single, batched, seen = Recorder(), Recorder(), []
-    logits = run_logits(single, images, progress=lambda done, total: seen.append((done, total)))
+    logits = run_logits(single, images, advance=lambda done, total: seen.append((done, total)))
     np.testing.assert_array_equal(logits, images[:, 0, :7])
     np.testing.assert_array_equal(run_logits(batched, images, batch=4), logits)
     assert single.shapes == [(1, 1, 48, 48)] * 10

@@ -20,6 +20,7 @@ from fer_edge.files import sha256_file
 from fer_edge.measure.bench import candidates, labels, run_bench
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.measure.result import BenchResult
+from fer_edge.progress import Reporter
 
 SHORT = LatencyProtocol(
     warmup_s=0, warmup_queries=2, measure_s=0, min_queries=70, repeats=2, quick=True
@@ -75,10 +76,11 @@ def test_rows_that_cannot_be_are_refused(
 def test_scores_and_times_of_every_engine(own_bundle: Bundle, small_dataset: FerDataset) -> None:
     stages: dict[str, tuple[int, int]] = {}
 
-    def progress(stage: str, done: int, total: int) -> None:
-        stages[stage] = (done, total)
+    class Last(Reporter):
+        def progress(self, stage: str, done: int, total: int) -> None:
+            stages[stage] = (done, total)
 
-    got = bench(own_bundle, small_dataset, backends=["pytorch", "onnxruntime"], progress=progress)
+    got = bench(own_bundle, small_dataset, backends=["pytorch", "onnxruntime"], reporter=Last())
     assert names(got) == [
         ("null", "", "ok"),
         ("pytorch", "fp32", "ok"),

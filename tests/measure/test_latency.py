@@ -18,7 +18,6 @@ from fer_edge.measure.latency import (
     LatencySamples,
     min_samples,
     preload,
-    speedup,
     time_backends,
 )
 
@@ -140,7 +139,7 @@ def test_engines_take_turns_and_each_call_is_timed() -> None:
         pictures(8),
         protocol(),
         clock=clock,
-        progress=lambda done, total: seen.append((done, total)),
+        advance=lambda done, total: seen.append((done, total)),
     )
     assert [name for name, _ in itertools.groupby(clock.log)] == ["a", "b", "a", "b"]
     assert [repeat.tolist() for repeat in got["a"].ns] == [[2 * MS] * 5] * 2
@@ -232,20 +231,6 @@ def test_the_garbage_collector_rests_while_measuring_and_is_put_back() -> None:
             {"a": FakeEngine(clock, MS, on_call=fail)}, pictures(4), protocol(), clock=clock
         )
     assert gc.isenabled()
-
-
-def test_speedup_pairs_the_repeats() -> None:
-    clock = FakeClock()
-    # The machine grows twice as slow after the first repeat, for both engines alike.
-    fast = FakeEngine(clock, iter([2 * MS] * 5 + [4 * MS] * 5))
-    slow = FakeEngine(clock, iter([6 * MS] * 5 + [12 * MS] * 5))
-    once = protocol(measure_s=0.0, min_queries=5)
-    got = speedup(fast, slow, pictures(4), once, clock=clock)
-    assert got.ratios == (3.0, 3.0)
-    assert got.ratio == 3.0
-    assert (got.fast_p50_ms, got.slow_p50_ms) == (3.0, 9.0)
-    content = json.loads(json.dumps(got.to_dict()))
-    assert content["protocol"]["min_queries"] == 5
 
 
 def test_the_protocol_describes_itself() -> None:

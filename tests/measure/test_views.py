@@ -32,7 +32,7 @@ def faces() -> np.ndarray:
 def test_every_view_is_a_pass_through_the_engine(faces: np.ndarray, views: str) -> None:
     engine, told = Leaning(), []
     logits = view_logits(
-        engine, faces, views, batch=2, progress=lambda done, total: told.append((done, total))
+        engine, faces, views, batch=2, advance=lambda done, total: told.append((done, total))
     )
     assert engine.images == 5 * VIEWS[views]
     assert told[-1] == (engine.images, engine.images)

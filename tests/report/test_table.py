@@ -11,10 +11,10 @@ import pytest
 from fer_edge.errors import MissingExtraError, UsageError
 from fer_edge.measure.accuracy import compare, evaluate
 from fer_edge.measure.comparison import compare_results
-from fer_edge.measure.gate import judge
+from fer_edge.measure.gate import Speedup, judge
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples
+from fer_edge.measure.proof import Side, Verification
 from fer_edge.measure.result import BenchResult, BenchRow
-from fer_edge.measure.verification import Side, Verification
 from fer_edge.report import figures
 from fer_edge.report.figures import accuracy_against_latency
 from fer_edge.report.table import (
@@ -216,7 +216,9 @@ def verification(lost: int, speed: float | None) -> Verification:
         reference=Side("pytorch", "pytorch", "fp32", "CPU eager", "w", "0" * 64, a),
         engine=Side("onnxruntime int8", "onnxruntime", "int8", "CPU", "m", "0" * 64, b),
         agreement=agreement,
-        gate=judge("int8", a, b, agreement, speedup=speed),
+        gate=judge(
+            "int8", a, b, agreement, speedup=None if speed is None else Speedup(speed, "fp32")
+        ),
         speedup_source=None if speed is None else "bench of then",
         notes=(),
         created="then",
@@ -239,7 +241,7 @@ def test_verification_table() -> None:
     assert verification_title(passed) == "mine | fer2013.zip, public, n = 700 | CPU"
     caption = verification_caption(passed)
     assert "flips 2 of 700 labels (agreement 99.71 %): 2 right ones lost, 0 gained" in caption
-    assert "speed: 3.00x the speed of the next higher precision" in caption
+    assert "speed: 3.00x the speed of fp32" in caption
     assert "bench of then" in caption
     assert caption.endswith("gate: passed")
 
