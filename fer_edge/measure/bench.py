@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fer_edge.backends import BACKENDS, backend_class, backend_from_bundle
-from fer_edge.errors import FerEdgeError, UsageError
+from fer_edge.errors import FerEdgeError, UsageError, unknown
 from fer_edge.files import sha256_file
 from fer_edge.measure.environment import capture, finish
 from fer_edge.measure.latency import (
@@ -83,7 +83,7 @@ def candidates(
     known = {precision for each in PRECISIONS.values() for precision in each}
     for precision in precisions:
         if precision not in known - {""}:
-            raise UsageError(f"there is no precision {precision!r}", fix="fp32, fp16 or int8")
+            raise unknown("precision", precision, ("fp32", "fp16", "int8"))
     found = [Candidate(BenchRow("null", "", "ok", note="harness floor"))]
     for bundle, label in zip(bundles, labels(bundles)):
         found += [

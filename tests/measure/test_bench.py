@@ -61,8 +61,8 @@ def test_the_floor_is_always_timed_and_the_rest_can_be_chosen(own_bundle: Bundle
 @pytest.mark.parametrize(
     ("backends", "precisions", "said"),
     [
-        (["onnxruntim"], [], "no backend 'onnxruntim'"),
-        ([], ["int4"], "no precision 'int4'"),
+        (["onnxruntim"], [], "unknown backend 'onnxruntim'"),
+        ([], ["int4"], "unknown precision 'int4'"),
         (["pytorch"], ["int8"], "none of the backends pytorch has a precision int8"),
     ],
 )
