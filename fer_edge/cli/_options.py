@@ -54,5 +54,5 @@ def threads_option(command: F) -> F:
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
-        help="Threads of each inference engine.",
+        help="Threads of each backend.",
     )(command)

@@ -96,7 +96,7 @@ def compare(a: Path, b: Path, fmt: str) -> None:
     "--backend",
     "backends",
     multiple=True,
-    help="Only this engine; may be given often. null, the harness's floor, is always timed.",
+    help="Only this backend; may be given often. null, the floor of the harness, is always timed.",
 )
 @click.option(
     "--precision",

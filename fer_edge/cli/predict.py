@@ -31,7 +31,7 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".gif", "
     "--backend",
     default="onnxruntime",
     show_default=True,
-    help="The engine: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.",
+    help="The backend: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.",
 )
 @click.option(
     "--precision",

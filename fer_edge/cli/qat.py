@@ -21,7 +21,7 @@ __all__ = ["command"]
     metavar="NAME",
     default="onnxruntime",
     show_default=True,
-    help="Which engine's INT8 graph to tune for: as in `fer-edge build`.",
+    help="Tune for the INT8 graph of this target: a name as in `fer-edge build`.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="How long.  [default: 3]")
 @click.option(

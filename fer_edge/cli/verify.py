@@ -38,7 +38,7 @@ __all__ = ["command"]
     "--backend",
     default="onnxruntime",
     show_default=True,
-    help="The engine: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.",
+    help="The backend: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.",
 )
 @threads_option
 @click.option(
