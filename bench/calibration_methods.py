@@ -162,11 +162,11 @@ def _row(
 
 def _write(fp32: Path, path: Path, ranges: Ranges, placement: Placement, weights: str) -> None:
     if weights == "full 8 bits":
-        placement = replace(placement, weights="full")
+        placement = replace(placement, weight_scales="full")
     elif weights == "saturation-safe":
-        placement = replace(placement, weights="saturation-safe")
+        placement = replace(placement, weight_scales="saturation-safe")
     elif weights == "7 bits":
-        placement = replace(placement, weights="full")
+        placement = replace(placement, weight_scales="full")
         setattr(int8_module, "quantise_weights", _seven_bits)  # noqa: B010 - for mypy
     try:
         model, _ = quantise(load_model(fp32), ranges, placement)

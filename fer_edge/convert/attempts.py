@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_edge.convert.int8 import Quantised, Remainder, int8_from_onnx
-from fer_edge.convert.placement import Weights
-from fer_edge.convert.trials import Trial, best_weights, rank_layers
+from fer_edge.convert.placement import WeightScales
+from fer_edge.convert.trials import Trial, best_weight_scales, rank_layers
 
 if TYPE_CHECKING:
     from fer_edge.convert.ranges import Ranges
@@ -52,8 +52,8 @@ class Int8Result:
     """The last attempt's graph and all attempts; ``passed`` says whether the last is good.
 
     ``ranges`` are those of the last attempt.
-    ``costs`` ranks the layers, costliest first; empty if the first attempt passed. ``weights`` are
-    the kinds of weights that were compared, the best first; empty where there was no choice.
+    ``costs`` ranks the layers, costliest first; empty if the first attempt passed.
+    ``weight_scales`` are the kinds that were compared, best first; empty if there was no choice.
     """
 
     engine: Engine
@@ -61,7 +61,7 @@ class Int8Result:
     ranges: Ranges
     attempts: tuple[Attempt, ...]
     costs: tuple[Trial[str], ...]
-    weights: tuple[Trial[Weights], ...] = ()
+    weight_scales: tuple[Trial[WeightScales], ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -78,7 +78,7 @@ def int8_within_gate(
     fp32: Engine,
     engine: Engine,
     ranges: Sequence[Ranges],
-    shape: str,
+    placement: str,
     *,
     remainder: Remainder = "fp32",
     check: Callable[[Engine], str],
@@ -90,7 +90,7 @@ def int8_within_gate(
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Int8Result:
-    """Write ``engine.path``, the INT8 graph of ``fp32`` in the shape of a target, and judge it.
+    """Write ``engine.path``, the INT8 graph of ``fp32`` with this placement, and judge it.
 
     ``ranges`` are by one method or several, best first. ``check`` says what is wrong with an
     engine's golden answers ("" for nothing). Where accuracy fails, the other methods are tried:
@@ -98,35 +98,35 @@ def int8_within_gate(
     ``images``, and the worst 1, 2, 4, ... of them stay in higher precision, with the first method,
     ``retries`` times at most (0: one attempt is all). A graph that is accurate but
     not faster is not tried again: leaving layers out makes it slower. Without ``proof``, only
-    ``check`` decides. Where the engine saturates on this CPU, the weights that lose least on
-    ``images`` are taken.
+    ``check`` decides. Where the engine saturates on this CPU, the weight scales that lose least
+    on ``images`` are taken.
     """
     asked = dict.fromkeys(exclude, "asked for")
     attempts: list[Attempt] = []
     costs: list[Trial[str]] = []
     out = dict(asked)
     used, *left = ranges if retries else ranges[:1]
-    scores = best_weights(
+    scores = best_weight_scales(
         fp32,
         engine,
         used,
-        shape,
+        placement,
         images[:_WEIGHTS_IMAGES],
         exclude=asked,
         remainder=remainder,
     )
     if scores:
         told = ", ".join(f"{score.name} {score.kl:.1e}" for score in scores)
-        say(f"{scores[0].name} weights lose least on this CPU (nats from FP32: {told})")
+        say(f"{scores[0].name} weight scales lose least on this CPU (nats from FP32: {told})")
     while True:
         report = int8_from_onnx(
             fp32.path,
             engine.path,
             used,
-            shape,
+            placement,
             exclude=out,
             remainder=remainder,
-            weights=scores[0].name if scores else None,
+            weight_scales=scores[0].name if scores else None,
         )
         failure = check(engine)
         proven = None
@@ -150,7 +150,7 @@ def int8_within_gate(
             costs = rank_layers(
                 fp32.path,
                 used,
-                shape,
+                placement,
                 images[:_RANKING_IMAGES],
                 layers=[name for name in report.weighted if name not in asked],
                 progress=_stage(progress, "ranking layers"),

@@ -27,7 +27,7 @@ from fer_edge.convert.graph import (
     set_metadata,
     wiring,
 )
-from fer_edge.convert.placement import Placement, Weights, placement_for
+from fer_edge.convert.placement import Placement, WeightScales, placement_for
 from fer_edge.convert.ranges import Ranges
 from fer_edge.convert.weights import quantise_weights
 from fer_edge.errors import UsageError, require, unknown
@@ -59,14 +59,14 @@ def int8_from_onnx(
     *,
     exclude: Mapping[str, str] | Collection[str] = (),
     remainder: Remainder = "fp32",
-    weights: Weights | None = None,
+    weight_scales: WeightScales | None = None,
 ) -> Quantised:
     """Write the INT8 graph of ``src`` to ``out``, with the pairs of the named ``placement``.
 
     ``exclude`` names nodes to leave in higher precision (with the reason, if it is a mapping).
     Input and output keep their names, types and shapes. ``remainder="fp16"`` writes all that is not
     INT8 in half precision, scales included, with opset 19, the first to allow that: what a strongly
-    typed TensorRT runs fastest. ``weights`` overrides the placement's.
+    typed TensorRT runs fastest. ``weight_scales`` overrides the placement's.
 
     :class:`UsageError` if ``src`` is quantised already, the ranges are another graph's, or nothing
     can be quantised.
@@ -78,8 +78,8 @@ def int8_from_onnx(
             fix="calibrate this file: fer-edge build --precision int8",
         )
     rules = placement_for(placement)
-    if weights is not None:
-        rules = replace(rules, weights=weights)
+    if weight_scales is not None:
+        rules = replace(rules, weight_scales=weight_scales)
     model = load_model(src)
     if remainder == "fp16":
         model = _with_opset(model, 19)
@@ -134,7 +134,7 @@ def _report(
         meta={
             "target": placement.name,
             "activations": f"{placement.activation} {symmetry}",
-            "weights": f"int8 symmetric per channel, {placement.weights}",
+            "weights": f"int8 symmetric per channel, {placement.weight_scales}",
             "bias": placement.bias,
             "input": "raw pixels" if choice.raw else "normalised",
             "method": ranges.method,
@@ -219,7 +219,7 @@ class _Builder:
         quantised, scales = quantise_weights(
             weights,
             axis=axis,
-            mode=self.placement.weights,
+            mode=self.placement.weight_scales,
             min_scale=floor,
             half_scales=self.half_scales,
         )

@@ -11,9 +11,10 @@ from typing import Literal
 
 from fer_edge.errors import unknown
 
-__all__ = ["PLACEMENTS", "Placement", "Weights", "placement_for"]
+__all__ = ["PLACEMENTS", "Placement", "WeightScales", "placement_for"]
 
-Weights = Literal["full", "saturation-safe"]
+WeightScales = Literal["full", "saturation-safe"]
+"""How the scales of INT8 weights are chosen."""
 
 _ELEMENTWISE = {"Add", "Mul", "Concat"}
 _POOLS = {"GlobalAveragePool", "AveragePool", "MaxPool"}
@@ -24,22 +25,23 @@ _LAYOUT = {"Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
 class Placement:
     """Which tensors of an INT8 graph carry Q/DQ pairs, and of what kind. ``name``: its own name.
 
-    ``activation``: the integer type; ``symmetric``: zero point 0. ``weights``: ``"full"`` uses all
-    of -127..127; ``"saturation-safe"`` scales each output channel so that no two neighbouring
-    products can overflow 16 bits (see :func:`fer_edge.convert.weights.quantise_weights`). ``bias``:
-    int32 with its own DequantizeLinear, or left float. ``operators``: whose inputs are quantised.
-    ``outputs``: quantise results as well, after the activation function that follows, as engines
-    need that fuse whole DQ-op-Q groups. ``residual``: which inputs of an Add of two branches carry
-    a pair. ``raw_pixels``: a graph of u8 pixels whose normalisation becomes the first convolution's
-    scale and zero point, so that nothing is computed in float before it. ``saturates``: on x86
-    without VNNI the engine adds products in 16 bits and has no exact mode, so that there a build
-    chooses the weights by trying them (:mod:`fer_edge.convert.trials`).
+    ``activation``: the integer type; ``symmetric``: zero point 0. ``weight_scales``: ``"full"``
+    uses all of -127..127; ``"saturation-safe"`` scales each output channel so that no two
+    neighbouring products can overflow 16 bits (see
+    :func:`fer_edge.convert.weights.quantise_weights`). ``bias``: int32 with its own
+    DequantizeLinear, or left float. ``operators``: whose inputs are quantised. ``outputs``:
+    quantise results as well, after the activation function that follows, as engines need that fuse
+    whole DQ-op-Q groups. ``residual``: which inputs of an Add of two branches carry a pair.
+    ``raw_pixels``: a graph of u8 pixels whose normalisation becomes the first convolution's scale
+    and zero point, so that nothing is computed in float before it. ``saturates``: on x86 without
+    VNNI the engine adds products in 16 bits and has no exact mode, so that there a build tries both
+    kinds of weight scales (:mod:`fer_edge.convert.trials`).
     """
 
     name: str
     activation: Literal["uint8", "int8"]
     symmetric: bool
-    weights: Weights
+    weight_scales: WeightScales
     bias: Literal["int32", "float"]
     operators: frozenset[str]
     outputs: bool
@@ -57,12 +59,12 @@ class Placement:
 PLACEMENTS: dict[str, Placement] = {
     # Everything becomes QLinear* kernels: DQ -> op -> Q groups, int32 bias with the product of the
     # scales, ReLU swallowed by the zero point of the Q that follows it. x86 without VNNI multiplies
-    # with vpmaddubsw, which saturates: hence the weights.
+    # with vpmaddubsw, which saturates: hence the weight scales.
     "onnxruntime": Placement(
         name="onnxruntime",
         activation="uint8",
         symmetric=False,
-        weights="saturation-safe",
+        weight_scales="saturation-safe",
         bias="int32",
         operators=frozenset(
             {"Conv", "Gemm", "MatMul", "Sigmoid", "LeakyRelu", *_ELEMENTWISE, *_POOLS, *_LAYOUT}
@@ -77,7 +79,7 @@ PLACEMENTS: dict[str, Placement] = {
         name="openvino",
         activation="uint8",
         symmetric=False,
-        weights="full",
+        weight_scales="full",
         bias="float",
         operators=frozenset({"Conv", "Gemm", "MatMul", *_ELEMENTWISE, *_POOLS, *_LAYOUT}),
         outputs=False,
@@ -92,7 +94,7 @@ PLACEMENTS: dict[str, Placement] = {
         name="tensorrt",
         activation="int8",
         symmetric=True,
-        weights="full",
+        weight_scales="full",
         bias="float",
         operators=frozenset({"Conv", "Add", *_POOLS}),
         outputs=False,

@@ -85,7 +85,7 @@ def qat_setup(
             )
         )
         if node.name in choice.chosen and node.op_type in WEIGHTED:
-            weights[node.input[1]] = rules.weights
+            weights[node.input[1]] = rules.weight_scales
             raw = choice.raw is not None and node.input[0] == choice.raw.tensor
             x = choice.raw_params if raw else choice.params[node.input[0]]
             if rules.bias == "int32":

@@ -267,8 +267,8 @@ class Work:
             self.gates.append(gate_without_proof("int8", placement, last.failure))
         gate = self.gates[-1]
         gate["attempts"] = [attempt.to_dict() for attempt in result.attempts]
-        if result.weights:
-            gate["weights"] = [score.to_dict("weights") for score in result.weights]
+        if result.weight_scales:
+            gate["weights"] = [score.to_dict("weights") for score in result.weight_scales]
         if not result.passed:
             gate["use_instead"] = self.fallback("int8")
             gate["costs"] = [cost.to_dict("node") for cost in result.costs]

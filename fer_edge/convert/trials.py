@@ -1,7 +1,7 @@
 """Which variant of an INT8 graph loses least: each is tried, and compared with FP32 without labels.
 
-The variants are calibration methods, single layers, and kinds of weights. No image of a test split
-is needed: the calibration set's own images serve.
+The variants are calibration methods, single layers, and kinds of weight scales. No image of a test
+split is needed: the calibration set's own images serve.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fer_edge.backends import backend_class
 from fer_edge.backends.base import softmax
 from fer_edge.convert.graph import load_model, metadata
 from fer_edge.convert.int8 import Remainder, int8_from_onnx, quantise
-from fer_edge.convert.placement import Weights, placement_for
+from fer_edge.convert.placement import WeightScales, placement_for
 from fer_edge.convert.ranges import Ranges
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.errors import require
@@ -28,7 +28,15 @@ from fer_edge.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from fer_edge.measure.proof import Engine
 
-__all__ = ["AUTO", "Trial", "best_method", "best_weights", "compare", "rank_layers", "step_by_step"]
+__all__ = [
+    "AUTO",
+    "Trial",
+    "best_method",
+    "best_weight_scales",
+    "compare",
+    "rank_layers",
+    "step_by_step",
+]
 
 AUTO = "auto"
 
@@ -80,20 +88,19 @@ def _try_all(
 def best_method(
     src: Path | str,
     ranges: Mapping[str, Ranges],
-    target: str,
+    placement: str,
     images: np.ndarray,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Trial[str]]:
     """Try each calibration method of ``ranges`` on u8[N,48,48] ``images``; the best comes first.
 
-    The INT8 graph of ``target`` is made with the ranges of each.
+    The INT8 graph with this ``placement`` is made with the ranges of each.
     """
     model = load_model(src)
-    placement = placement_for(target)
+    rules = placement_for(placement)
     logits = (
-        step_by_step(quantise(model, measured, placement)[0], images)
-        for measured in ranges.values()
+        step_by_step(quantise(model, measured, rules)[0], images) for measured in ranges.values()
     )
     trials = _try_all(list(ranges), step_by_step(model, images), logits, progress)
     return sorted(trials, key=lambda trial: trial.kl)
@@ -102,7 +109,7 @@ def best_method(
 def rank_layers(
     src: Path | str,
     ranges: Ranges,
-    target: str,
+    placement: str,
     images: np.ndarray,
     *,
     layers: Sequence[str] | None = None,
@@ -110,16 +117,16 @@ def rank_layers(
 ) -> list[Trial[str]]:
     """Quantise each layer with weights alone, on u8[N,48,48] ``images``; the costliest comes first.
 
-    ``ranges`` and the placement of ``target`` are those of the whole graph. ``layers`` names the
-    nodes to try; by default all that the target quantises.
+    ``ranges`` and ``placement`` are those of the whole graph. ``layers`` names the
+    nodes to try; by default all that the placement quantises.
     """
     model = load_model(src)
-    placement = placement_for(target)
-    _, whole = quantise(model, ranges, placement)
+    rules = placement_for(placement)
+    _, whole = quantise(model, ranges, rules)
     names = list(layers if layers is not None else whole.weighted)
     logits = (
         step_by_step(
-            quantise(model, ranges, placement, [n for n in whole.quantised if n != name])[0], images
+            quantise(model, ranges, rules, [n for n in whole.quantised if n != name])[0], images
         )
         for name in names
     )
@@ -127,43 +134,43 @@ def rank_layers(
     return sorted(trials, key=lambda trial: (-trial.kl, trial.name))
 
 
-def best_weights(
+def best_weight_scales(
     fp32: Engine,
     engine: Engine,
     ranges: Ranges,
-    shape: str,
+    placement: str,
     images: np.ndarray,
     *,
     exclude: Mapping[str, str] | Collection[str] = (),
     remainder: Remainder = "fp32",
-) -> list[Trial[Weights]]:
-    """Try full 8-bit weights and saturation-safe ones on u8[N,48,48] ``images``; the best is first.
+) -> list[Trial[WeightScales]]:
+    """Try full and saturation-safe weight scales on u8[N,48,48] ``images``; the best is first.
 
     On x86 without VNNI (:func:`fer_edge.cpu.int8_dot_saturates`) OpenVINO adds two u8 x s8 products
     in 16 bits, and where two large weights meet, its answers are wrong without a message. Weights
     that cannot overflow cost a part of a bit in each channel, which other networks feel more. So
     both INT8 graphs are run there, one image at a time, by the backend of ``engine``. Everywhere
-    else the list is empty: the target's own weights serve.
+    else the list is empty: the placement's own kind serves.
     """
-    if not placement_for(shape).saturates or not int8_dot_saturates():
+    if not placement_for(placement).saturates or not int8_dot_saturates():
         return []
     if backend_class(engine.backend).unavailable_reason() is not None:
         return []
     with fp32.open() as backend:
         reference = run_logits(backend, images)
-    kinds: tuple[Weights, ...] = ("full", "saturation-safe")
+    kinds: tuple[WeightScales, ...] = ("full", "saturation-safe")
 
     def logits(folder: str) -> Iterator[np.ndarray]:
-        for weights in kinds:
-            path = Path(folder) / f"{weights}.onnx"
+        for kind in kinds:
+            path = Path(folder) / f"{kind}.onnx"
             int8_from_onnx(
                 fp32.path,
                 path,
                 ranges,
-                shape,
+                placement,
                 exclude=exclude,
                 remainder=remainder,
-                weights=weights,
+                weight_scales=kind,
             )
             with replace(engine, path=path).open() as backend:
                 yield run_logits(backend, images)

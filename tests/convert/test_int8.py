@@ -169,7 +169,7 @@ def test_no_product_saturates_where_full_weights_would(
     images = faces.images[:32, None]
     step_apart = {}
     for mode in ("full", "saturation-safe"):
-        placement = replace(placement_for("onnxruntime"), weights=mode)  # type: ignore[arg-type]
+        placement = replace(placement_for("onnxruntime"), weight_scales=mode)  # type: ignore[arg-type]
         model, _ = quantise(load_model(src), found, placement)
         difference = np.abs(run(model, images) - run(model, images, optimise=False))
         step_apart[mode] = difference.max() / run(src, images).std()
@@ -471,16 +471,16 @@ def test_weights_are_tried_where_an_engine_saturates_alone(
         images=faces.images[:16],
         say=said.append,
     )
-    assert bool(result.weights) == bool(said) == compared
+    assert bool(result.weight_scales) == bool(said) == compared
     if compared:
-        best, other = result.weights
+        best, other = result.weight_scales
         assert {best.name, other.name} == {"full", "saturation-safe"}
         assert best.kl <= other.kl
         assert result.report.meta["weights"].endswith(best.name)
         largest = np.abs(wiring(load_model(out)).constants["stages.1.conv2/Conv.weight/q"]).max()
         assert (largest == 127) == (best.name == "full")
     else:
-        assert result.report.meta["weights"].endswith(placement_for(target).weights)
+        assert result.report.meta["weights"].endswith(placement_for(target).weight_scales)
 
 
 def test_placements_are_data_and_say_why() -> None:

@@ -24,7 +24,7 @@ from fer_edge.convert.int8 import WEIGHTED, int8_from_onnx
 from fer_edge.convert.placement import PLACEMENTS
 from fer_edge.convert.plan import plan_from_onnx
 from fer_edge.convert.targets import load_target
-from fer_edge.convert.trials import best_weights
+from fer_edge.convert.trials import best_weight_scales
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.data import CalibrationRecipe, FerDataset, select_calibration
 from fer_edge.measure.accuracy import run_logits
@@ -166,7 +166,7 @@ def test_openvino_runs_its_int8_graph(graphs: Graphs) -> None:
     # As a build does: where this CPU saturates, the weights that lose least, else the target's own.
     path = graphs.folder / "openvino.onnx"
     fp32, int8 = engine(graphs.fp32, "fp32"), engine(path, "int8")
-    scores = best_weights(fp32, int8, graphs.ranges, "openvino", graphs.images[:, 0])
+    scores = best_weight_scales(fp32, int8, graphs.ranges, "openvino", graphs.images[:, 0])
     assert bool(scores) == int8_dot_saturates()
     weights = scores[0].name if scores else None
     int8_from_onnx(graphs.fp32, path, graphs.ranges, "openvino", weights=weights)
