@@ -38,6 +38,7 @@ from fer_edge.backends.plan_sidecar import PlanSidecar
 from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
 from fer_edge.backends.tensorrt_library import import_tensorrt
 from fer_edge.bundle import Bundle
+from fer_edge.cli._output import TerminalReporter, print_rows
 from fer_edge.convert.device_plan import prepared_graph
 from fer_edge.convert.plan import plan_from_onnx
 from fer_edge.convert.targets import load_target
@@ -47,6 +48,7 @@ from fer_edge.files import write_json
 from fer_edge.measure.accuracy import run_logits
 from fer_edge.measure.environment import capture, finish
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples, time_backends
+from fer_edge.progress import Reporter
 
 # The gates of MEASURING for FP32 and FP16; INT8 may differ from its own graph on the CPU only by
 # the rounding of its float remainder.
@@ -174,7 +176,7 @@ def onnxruntime_rows(bundle: Bundle) -> Iterator[Row]:
             yield row
 
 
-def tensorrt_rows(bundle: Bundle, folder: Path, say: Callable[[str], None]) -> Iterator[Row]:
+def tensorrt_rows(bundle: Bundle, folder: Path, reporter: Reporter) -> Iterator[Row]:
     """Build every plan that can be built here; a library or graph that is missing is a row too."""
     for kind in (TensorRTBackend, TensorRTRTXBackend):
         try:
@@ -197,7 +199,7 @@ def tensorrt_rows(bundle: Bundle, folder: Path, say: Callable[[str], None]) -> I
                 yield Row(kind.name, precision, status="unavailable", note=note)
                 continue
             plan = folder / f"{kind.name}-{precision}.plan"
-            say(f"building {kind.name} {precision}")
+            reporter.note(f"building {kind.name} {precision}")
             try:
                 report = plan_from_onnx(
                     bundle.file(graph), plan, target=profile, precision=precision
@@ -344,14 +346,14 @@ def run(
     images: np.ndarray,
     protocol: LatencyProtocol,
     rows: Sequence[Row],
-    say: Callable[[str], None],
+    reporter: Reporter,
 ) -> None:
     """Open, check and time all rows in place."""
     with ExitStack() as stack:
         engines = open_rows(rows, stack)
-        say(f"checking {len(engines)} engines on {len(images)} images")
+        reporter.note(f"checking {len(engines)} engines on {len(images)} images")
         check(rows, engines, bundle, images)
-        say("timing")
+        reporter.note("timing")
         times = time_backends(engines, images, protocol)
         for row in rows:
             key = f"{row.name} {row.precision}"
@@ -369,8 +371,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, help="the JSON; default: bench/results/")
     options = parser.parse_args(argv)
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr)
+    reporter = TerminalReporter()
 
     try:
         gpu = find_gpu()
@@ -382,16 +383,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = [
                 *onnxruntime_rows(bundle),
                 *torch_rows(bundle),
-                *tensorrt_rows(bundle, Path(folder), say),
+                *tensorrt_rows(bundle, Path(folder), reporter),
             ]
-            run(bundle, dataset.images, protocol, rows, say)
+            run(bundle, dataset.images, protocol, rows, reporter)
     except FerEdgeError as error:
-        say(f"error: {error}")
+        reporter.note(f"error: {error}")
         if error.fix:
-            say(f"fix:   {error.fix}")
+            reporter.note(f"fix:   {error.fix}")
         return error.exit_code
-
-    from fer_edge.cli._output import print_rows
 
     print_rows(table(rows), "table", title=f"{gpu.name}, sm_{gpu.sm}, CUDA {gpu.driver}")
     output = options.output or result_path(gpu)
@@ -405,7 +404,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rows": [row.to_dict() for row in rows],
     }
     write_json(output, json.loads(json.dumps(content, default=str)))
-    say(f"written: {output}")
+    reporter.note(f"written: {output}")
     return 4 if any(row.status == "wrong" for row in rows) else 0
 
 

@@ -41,6 +41,7 @@ from fer_edge.backends import backend_from_bundle
 from fer_edge.backends.null import NullBackend
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.bundle import Bundle
+from fer_edge.cli._output import TerminalReporter
 from fer_edge.data import (
     FerDataset,
     load,
@@ -52,6 +53,7 @@ from fer_edge.measure.environment import capture, finish
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples, min_samples, time_backends
 from fer_edge.paths import cache_dir
 from fer_edge.pretrained import pretrained_path
+from fer_edge.progress import Reporter
 
 HERE = Path(__file__).resolve().parent
 REPRODUCTION = HERE / "results" / "reproduction"
@@ -117,12 +119,12 @@ def protocol(quick: bool) -> LatencyProtocol:
 
 
 def prepare(
-    chosen: Sequence[Rival], folder: Path, dataset: FerDataset, say: Callable[[str], None]
+    chosen: Sequence[Rival], folder: Path, dataset: FerDataset, reporter: Reporter
 ) -> dict[str, Graphs]:
     """Return the graphs of all, by key, made where they are missing."""
     made = {}
     for rival in chosen:
-        say(f"graphs of {rival.key}")
+        reporter.note(f"graphs of {rival.key}")
         made[rival.key] = graphs(rival, folder, dataset)
     return made
 
@@ -135,14 +137,14 @@ def run(
     *,
     threads: int,
     quick: bool,
-    say: Callable[[str], None],
+    reporter: Reporter,
     busy: bool = False,
 ) -> dict[str, Any]:
     """Make what is missing, time all in one run, and return the result.
 
     UnavailableError on a machine that does other work, unless ``quick`` or ``busy``.
     """
-    made = prepare(chosen, folder, dataset, say)
+    made = prepare(chosen, folder, dataset, reporter)
     if not (quick or busy):
         refuse_other_work(threads)
     images = dataset.select("public").images[:1024]
@@ -177,7 +179,7 @@ def run(
         timing = protocol(quick)
         slow = sum(1 for rival in chosen if rival.size > 112)
         seconds = timing.estimated_seconds(len(engines)) + timing.repeats * slow * 3
-        say(f"timing {len(engines)} engines, about {seconds / 60:.1f} min")
+        reporter.note(f"timing {len(engines)} engines, about {seconds / 60:.1f} min")
         samples = time_backends(engines, images, timing)
     for index, times in samples.items():
         rows[int(index)].update(_times(times))
@@ -374,10 +376,6 @@ def report(result: dict[str, Any], folder: Path, raw: str) -> None:
     write_text(folder / TABLE, table(result, raw))
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _chosen(names: Sequence[str]) -> list[Rival]:
     known = rivals()
     for name in names:
@@ -411,9 +409,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             chosen = _chosen(options.only)
             folder = options.graphs or cache_dir() / "frontier"
-            dataset = load(resolve_source(options.data))
+            reporter = TerminalReporter()
+            dataset = load(resolve_source(options.data), reporter=reporter)
             if options.prepare:
-                prepare(chosen, folder, dataset, _say)
+                prepare(chosen, folder, dataset, reporter)
                 print(folder)
                 return 0
             result = run(
@@ -423,7 +422,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 folder,
                 threads=options.threads,
                 quick=options.quick,
-                say=_say,
+                reporter=reporter,
                 busy=options.busy,
             )
             raw = save(result, out, options.machine)

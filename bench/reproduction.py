@@ -30,7 +30,6 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +48,7 @@ from reproduction_rows import ROWS, Row, find_row, row_of
 from reproduction_table import table
 
 from fer_edge.bundle import Bundle
+from fer_edge.cli._output import TerminalReporter, note
 from fer_edge.data import FerDataset, Resplit, load, resolve_source
 from fer_edge.data.resplit import OFFICIAL
 from fer_edge.data.resplitting import apply_resplit, resplit_as_recorded
@@ -58,6 +58,7 @@ from fer_edge.training.config import Recipe, load_recipe
 from fer_edge.training.runs import RunFolder, find_run
 
 if TYPE_CHECKING:
+    from fer_edge.cli._training import TrainingDisplay
     from fer_edge.measure.latency import LatencyProtocol
     from fer_edge.measure.result import BenchResult
 
@@ -114,37 +115,33 @@ def train_row(
     if minutes and spent and sum(spent) + spent[-1] > 60 * minutes:
         return run
     try:
-        with _limited(run, recipe.epochs, minutes) as listener:
-            train(run, recipe, dataset, listener=listener)
+        with _limited(run, recipe.epochs, minutes) as reporter:
+            train(run, recipe, dataset, reporter=reporter)
     except OutOfTimeError:
         run.update(status="interrupted")
     return run
 
 
-@contextmanager
-def _limited(run: RunFolder, epochs: int, minutes: float) -> Any:
-    """Yield a listener that reports as ``fer-edge train`` does, and stops when time is up."""
-    from fer_edge.cli._training import display
+def _limited(run: RunFolder, epochs: int, minutes: float) -> TrainingDisplay:
+    """Return a reporter that shows what ``fer-edge train`` shows, and stops when time is up."""
+    from fer_edge.cli._training import TrainingDisplay
 
-    with display() as listener:
-        told = listener.epoch
-
-        def epoch(row: dict[str, Any]) -> None:
-            told(row)
+    class Limited(TrainingDisplay):
+        def epoch(self, row: dict[str, Any]) -> None:
+            super().epoch(row)
             spent = seconds_spent(run)
-            # An epoch that would end too late is not begun.
+            # An epoch that would end too late is not started.
             if minutes and row["epoch"] < epochs and sum(spent) + spent[-1] > 60 * minutes:
                 raise OutOfTimeError
 
-        listener.epoch = epoch  # type: ignore[method-assign]
-        yield listener
+    return Limited()
 
 
 def train_folds_of(
     row: Row, dataset: FerDataset, data: str, folder: Path, *, minutes: float, epochs: int | None
 ) -> Path:
     """Cross-validate a row's recipe; with a time limit, for as many epochs as all folds have."""
-    from fer_edge.cli._training import display
+    from fer_edge.cli._training import TrainingDisplay
     from fer_edge.training.folds import CrossValidation, create_cross_validation, train_folds
 
     validation = CrossValidation(folder / row.name)
@@ -158,7 +155,8 @@ def train_folds_of(
         validation = create_cross_validation(
             folder, row.name, recipe, dataset, data, count=row.folds
         )
-    train_folds(validation, dataset, listen=lambda fold, own: display())
+    with TrainingDisplay() as reporter:
+        train_folds(validation, dataset, reporter=reporter)
     return validation.path
 
 
@@ -184,7 +182,7 @@ def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -
 
     Returns whether anything was built.
     """
-    from fer_edge.cli._stages import stages
+
     from fer_edge.convert.build import build
     from fer_edge.convert.build_target import find_target
 
@@ -192,7 +190,7 @@ def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -
     done = _judged(run)
     left = [target for target in targets if find_target(target).placement not in done]
     for target in left:
-        with stages() as staged:
+        with TerminalReporter() as reporter:
             # The gate's verdict is the result: one that failed is in the manifest, and no error.
             build(
                 weights,
@@ -200,8 +198,7 @@ def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -
                 target=target,
                 data=dataset,
                 output=bundle_of(run),
-                progress=staged.progress,
-                say=_say,
+                reporter=reporter,
             )
     return bool(left)
 
@@ -216,19 +213,19 @@ def _judged(run: RunFolder) -> set[str]:
 
 def bench_engines(folder: Path, dataset: FerDataset, *, threads: int) -> BenchResult:
     """Time every engine of a bundle quickly, and keep the summary in it."""
-    from fer_edge.cli._stages import stages
+
     from fer_edge.measure.bench import labels, run_bench
     from fer_edge.measure.record import record_bench
 
     bundle = Bundle.open(folder)
-    with stages() as staged:
+    with TerminalReporter() as reporter:
         result = run_bench(
             [bundle],
             dataset,
             threads=threads,
             protocol=bench_protocol(),
             limit=_BENCH_IMAGES,
-            reporter=staged,
+            reporter=reporter,
         )
     (label,) = labels([bundle])
     record_bench(folder, label, result)
@@ -252,10 +249,6 @@ def bench_protocol() -> LatencyProtocol:
 # -- the commands ----------------------------------------------------------------------------------
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def run_command(options: argparse.Namespace) -> None:
     """Train, build, bench and collect the rows that have no result yet."""
     rows = [find_row(name) for name in options.rows]
@@ -268,7 +261,7 @@ def run_command(options: argparse.Namespace) -> None:
     for row in rows:
         saved = options.results / f"{row.name}.json"
         if saved.is_file() and not options.more:
-            _say(f"{row.name} has a result, {saved}: --more goes on with it, --again begins anew")
+            note(f"{row.name} has a result, {saved}: --more goes on with it, --again begins anew")
             continue
         dataset = dataset or load(source)
         limits = {"minutes": options.minutes, "epochs": options.epochs}
@@ -323,7 +316,7 @@ def rows_command(options: argparse.Namespace) -> None:
 
 def _save(path: Path, result: dict[str, Any]) -> None:
     write_json(path, result)
-    _say(f"{result['row']}: {path}")
+    note(f"{result['row']}: {path}")
 
 
 def _parser() -> argparse.ArgumentParser:

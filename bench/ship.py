@@ -15,7 +15,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 from fer_edge.backends import backend_class
 from fer_edge.bundle import GOLDEN, MANIFEST, Artifact, Bundle, BundleWriter
 from fer_edge.classifier import Classifier
+from fer_edge.cli._output import TerminalReporter
 from fer_edge.convert.build import CALIBRATION, build
 from fer_edge.convert.card import measured_results
 from fer_edge.convert.confidence import CONFIDENCE_FILES, fit_confidence, weights_meta
@@ -35,6 +36,7 @@ from fer_edge.errors import FerEdgeError, GateError, UsageError
 from fer_edge.measure.confidence import ACCURACY
 from fer_edge.measure.gate import GatePolicy
 from fer_edge.measure.record import VERIFY_FILE
+from fer_edge.progress import SILENT, Reporter
 from fer_edge.report.card import card_markdown
 from fer_edge.training.config import Recipe, load_recipe, recipe_names
 from fer_edge.training.folds import CrossValidation
@@ -57,8 +59,6 @@ OPTIONAL = ("model.int8.openvino.onnx", CHECKPOINT)
 
 MARGIN = 20_000
 """What the manifest may grow by when names and commands are added."""
-
-Say = Callable[[str], None]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -87,19 +87,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     command = shlex.join(["python", "bench/ship.py", *(sys.argv[1:] if argv is None else argv)])
     try:
-        bundle = ship(
-            find_run(options.run),
-            load(resolve_source(options.data)),
-            options.output,
-            name=options.name,
-            command=command,
-            accuracy=None if options.without_confidence else options.accuracy,
-            calibration=options.calibration,
-            limit=options.limit,
-            max_drop=options.max_drop,
-            speed=not options.no_speed,
-            threads=options.threads,
-        )
+        with TerminalReporter() as reporter:
+            bundle = ship(
+                find_run(options.run),
+                load(resolve_source(options.data), reporter=reporter),
+                options.output,
+                name=options.name,
+                command=command,
+                accuracy=None if options.without_confidence else options.accuracy,
+                calibration=options.calibration,
+                limit=options.limit,
+                max_drop=options.max_drop,
+                speed=not options.no_speed,
+                threads=options.threads,
+                reporter=reporter,
+            )
     except FerEdgeError as error:
         fix = f"\nfix:   {error.fix}" if error.fix else ""
         print(f"error: {error}{fix}\nnothing was shipped", file=sys.stderr)
@@ -120,7 +122,7 @@ def ship(
     max_drop: float = MAX_DROP,
     speed: bool = True,
     threads: int = 1,
-    say: Say = lambda text: print(text, file=sys.stderr, flush=True),
+    reporter: Reporter = SILENT,
 ) -> Bundle:
     """Fit the confidence, build, verify and write; ``output`` changes only when all is done."""
     info = run.info()
@@ -133,8 +135,8 @@ def ship(
         for name in CONFIDENCE_FILES:
             (run.path / name).unlink(missing_ok=True)
     else:
-        found = fit_confidence(run.path, dataset, accuracy=accuracy)
-        say(
+        found = fit_confidence(run.path, dataset, accuracy=accuracy, reporter=reporter)
+        reporter.note(
             f"temperature {found['temperature']:.4f}; ECE on PUBLIC "
             f"{found['public']['ece_before']:.4f} -> {found['public']['ece_after']:.4f}"
         )
@@ -151,28 +153,28 @@ def ship(
             policy=GatePolicy(max_top1_drop=max_drop),
             speed=speed,
             threads=threads,
-            say=say,
+            reporter=reporter,
         )
         for text in report.notes:
-            say(f"note: {text}")
+            reporter.note(f"note: {text}")
         if report.error is not None:
             needed = one != "openvino"
-            say(f"{'error' if needed else 'left out'}: {report.error}")
+            reporter.note(f"{'error' if needed else 'left out'}: {report.error}")
             if needed:
                 raise report.error
     built = Bundle.open(work / "built")
     _check_gates(built)
     training = {**built.manifest.card["training"], **_provenance(run)}
     training["commands"] = [*training["commands"], command] if command else training["commands"]
-    chosen = _chosen(built, limit, say)
+    chosen = _chosen(built, limit, reporter)
     staged = _stage(built, chosen, work / "staged", name, training)
-    _check(staged, limit, say)
+    _check(staged, limit, reporter)
     with BundleWriter(output, base=staged):
         pass
     shipped = Bundle.open(output)
     if shipped.unlisted():
         raise UsageError(f"{output} holds what is no part of it: {', '.join(shipped.unlisted())}")
-    say(f"shipped: {output}, {_size(shipped):,} bytes")
+    reporter.note(f"shipped: {output}, {_size(shipped):,} bytes")
     return shipped
 
 
@@ -300,7 +302,7 @@ def _check_gates(built: Bundle) -> None:
             raise GateError(f"{which}: {gate.get('reason') or gate.get('status')}")
 
 
-def _chosen(built: Bundle, limit: int, say: Say) -> list[Artifact]:
+def _chosen(built: Bundle, limit: int, reporter: Reporter) -> list[Artifact]:
     """Return the files to ship; :class:`UsageError` where the required ones do not fit."""
     chosen = [built.artifact(path=path) for path in (*REQUIRED, VERIFY_FILE)]
     rest = (built.path / MANIFEST).stat().st_size + MARGIN
@@ -316,7 +318,9 @@ def _chosen(built: Bundle, limit: int, say: Say) -> list[Artifact]:
         if artifact is None:
             continue
         if used + artifact.size > limit:
-            say(f"left out: {path}, {artifact.size:,} bytes, beside {used:,} of {limit:,}")
+            reporter.note(
+                f"left out: {path}, {artifact.size:,} bytes, beside {used:,} of {limit:,}"
+            )
             continue
         used += artifact.size
         chosen.append(artifact)
@@ -366,7 +370,7 @@ def _stage(
     return Bundle.open(path)
 
 
-def _check(staged: Bundle, limit: int, say: Say) -> None:
+def _check(staged: Bundle, limit: int, reporter: Reporter) -> None:
     """Hold the bundle against what it promises: size, drawn golden images, engines that work."""
     size = _size(staged)
     if size > limit:
@@ -379,14 +383,16 @@ def _check(staged: Bundle, limit: int, say: Say) -> None:
     for backend in ("onnxruntime", "openvino"):
         reason = backend_class(backend).unavailable_reason()
         if reason:
-            say(f"not tried: {backend}: {reason}")
+            reporter.note(f"not tried: {backend}: {reason}")
             continue
         for precision in BEST_FIRST:
             if not engines_of(staged, backend_class(backend), precision):
                 continue
             with Classifier(staged, backend=backend, precision=precision) as classifier:
                 test = classifier.self_test
-                say(f"{backend} {precision}: self-test, max |delta logit| {test.max_abs:.1e}")
+                reporter.note(
+                    f"{backend} {precision}: self-test, max |delta logit| {test.max_abs:.1e}"
+                )
 
 
 def _size(bundle: Bundle) -> int:

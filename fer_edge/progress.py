@@ -1,16 +1,22 @@
 """How a long operation reports what it does: counts per stage, and notes for the person.
 
 Library functions take ``reporter: Reporter = SILENT`` and never print. A command passes a subclass
-that draws bars and writes notes to stderr. What nobody has to act on goes to the logger
-``fer_edge`` of the standard library, not to a reporter.
+that draws bars and writes notes to stderr. What nobody has to act on (which files were read, what
+the cache had, how long a stage took) goes to ``logger``, not to a reporter.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 
-__all__ = ["SILENT", "Advance", "Reporter"]
+__all__ = ["SILENT", "Advance", "Reporter", "logger"]
+
+logger = logging.getLogger("fer_edge")
+"""The log of the whole package; records name the module. An application chooses its handlers."""
+
+logger.addHandler(logging.NullHandler())
 
 Advance = Callable[[int, int], None]
 """``advance(done, total)``: how much of one stage is done; called often, so it must be cheap."""

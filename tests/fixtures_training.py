@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import fixtures_progress
 import torch
 from torch import Tensor
 
 from fer_edge.models.weights import load_weights
-from fer_edge.training.loop import Listener
+from fer_edge.training.loop import TrainingReporter
 from fer_edge.training.runs import RunFolder
 from fer_edge.training.session import RunOverview
 
@@ -25,12 +26,12 @@ TINY = (
 """Overrides of the default recipe: a tiny network, trained in a second."""
 
 
-class Recorder(Listener):
+class Recorder(fixtures_progress.Recorder, TrainingReporter):
     def __init__(self) -> None:
+        super().__init__()
         self.overviews: list[RunOverview] = []
         self.steps: list[tuple[int, int]] = []
         self.rows: list[dict[str, Any]] = []
-        self.texts: list[str] = []
 
     def overview(self, overview: RunOverview) -> None:
         self.overviews.append(overview)
@@ -41,9 +42,6 @@ class Recorder(Listener):
 
     def epoch(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
-
-    def say(self, text: str) -> None:
-        self.texts.append(text)
 
 
 def weights_of(run: RunFolder) -> dict[str, Tensor]:

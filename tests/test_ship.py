@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import ship
 import torch
+from fixtures_progress import Recorder
 from msgspec.structs import replace
 
 from fer_edge import Classifier
@@ -24,6 +25,7 @@ from fer_edge.measure.gate import GatePolicy
 from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.weights import save_weights
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.progress import SILENT
 from fer_edge.training.config import load_recipe
 from fer_edge.training.folds import create_cross_validation
 from fer_edge.training.runs import RunFolder, create_run
@@ -71,7 +73,7 @@ def make_run(tmp_path: Path, faces: FerDataset) -> Callable[..., RunFolder]:
 
 
 def shipped(run: RunFolder, faces: FerDataset, output: Path, **changes: Any) -> Bundle:
-    options = {"speed": False, "say": lambda text: None, "accuracy": 0.3, **changes}
+    options = {"speed": False, "accuracy": 0.3, **changes}
     return ship.ship(run, faces, output, **options)
 
 
@@ -125,10 +127,10 @@ def test_a_run_is_shipped(
     assert "fer-edge train --recipe default --seed 3" in capsys.readouterr().out
 
     # Smaller: what does not fit stays away, and the reference is the FP32 graph then.
-    built, told = Bundle.open(run.path / "ship" / "built"), list[str]()
+    built, recorder = Bundle.open(run.path / "ship" / "built"), Recorder()
     limit = sum(artifact.size for artifact in bundle.manifest.artifacts)
-    chosen = ship._chosen(built, limit, told.append)
-    assert any("left out: checkpoint.safetensors" in text for text in told)
+    chosen = ship._chosen(built, limit, recorder)
+    assert any("left out: checkpoint.safetensors" in text for text in recorder.notes)
     slim = ship._stage(built, chosen, no_pretrained / "slim", "compact", training)
     output.rename(no_pretrained / "old")
     slim.path.rename(output)
@@ -263,7 +265,7 @@ def test_nothing_is_shipped_by_halves(
 
 def test_a_network_that_is_too_large_is_refused(tiny_bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="it has: "):
-        ship._chosen(tiny_bundle, 10_000, print)  # it has no FP16
+        ship._chosen(tiny_bundle, 10_000, SILENT)  # it has no FP16
     assert not (tiny_bundle.path.parent / "compact").exists()
 
 

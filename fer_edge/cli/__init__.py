@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
             return None
         command = import_module(COMMANDS[cmd_name][0]).command
         assert isinstance(command, click.Command)
-        return command
+        return _with_verbosity(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -107,6 +107,49 @@ def _replacement(old: str, name: Deprecated) -> str:
     return name.new
 
 
+def _verbosity_options() -> list[click.Parameter]:
+    """Return ``-v`` and ``-q``, which the group takes before the command, and each command."""
+
+    def set_verbose(context: click.Context, parameter: click.Parameter, value: int) -> None:
+        if value:
+            from fer_edge.cli._output import show_log
+
+            show_log(context, value)
+
+    def set_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:
+            from fer_edge.cli._output import hide_progress
+
+            hide_progress(context)
+
+    return [
+        click.Option(
+            ["-v", "--verbose"],
+            count=True,
+            expose_value=False,
+            callback=set_verbose,
+            help="Log what is done, on stderr; -vv logs more.",
+        ),
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=set_quiet,
+            help="Show neither progress nor notes, only results and errors.",
+        ),
+    ]
+
+
+def _with_verbosity(command: click.Command) -> click.Command:
+    """Add ``-v`` and ``-q`` to a command, or to all commands of a group."""
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _with_verbosity(each)
+    elif all(parameter.name != "quiet" for parameter in command.params):
+        command.params += _verbosity_options()
+    return command
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", package_name="fer-edge", prog_name="fer-edge")
 def group() -> None:
@@ -118,6 +161,9 @@ def group() -> None:
       fer-edge build --precision int8 --data fer2013.zip
       fer-edge bench --data fer2013.zip
     """
+
+
+group.params += _verbosity_options()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,49 +5,140 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import click
 from rich.console import Console
 
-__all__ = ["log", "note", "out", "print_json", "print_rows", "print_text", "progress"]
+from fer_edge.progress import Reporter
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn, TaskID
+    from typing_extensions import Self
+
+__all__ = [
+    "TerminalReporter",
+    "hide_progress",
+    "is_quiet",
+    "log",
+    "note",
+    "out",
+    "print_json",
+    "print_rows",
+    "print_text",
+    "show_log",
+]
+
+_REDRAW_S = 0.2
+_QUIET, _VERBOSE = "fer_edge.quiet", "fer_edge.verbose"
+"""Keys of :attr:`click.Context.meta`, which a command shares with those that it runs."""
 
 out = Console(soft_wrap=False)
 log = Console(stderr=True)
 
 
+def is_quiet() -> bool:
+    """Whether the command that runs was given ``--quiet``."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET))
+
+
+def hide_progress(context: click.Context) -> None:
+    """Show neither progress nor notes from now on: what ``--quiet`` does."""
+    context.meta[_QUIET] = True
+
+
+def show_log(context: click.Context, verbosity: int) -> None:
+    """Show the package's log on stderr until ``context`` closes: INFO, from 2 on also DEBUG."""
+    import logging
+
+    from fer_edge.progress import logger
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            log.print(self.format(record), highlight=False, markup=False, soft_wrap=True)
+
+    def hide() -> None:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+    handler, before = Handler(), logger.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(module)s: %(message)s"))
+    logger.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
+    if _VERBOSE not in context.meta:
+        context.meta[_VERBOSE] = True
+        logger.addHandler(handler)
+        context.call_on_close(hide)
+
+
 def note(text: str) -> None:
-    """Say something to the person at the terminal; never part of a command's data."""
+    """Print a note on stderr, unless ``--quiet`` was given; it is never part of the result."""
+    if is_quiet():
+        return
     # Paths in brackets are no markup, and a line in a log file is not folded.
     log.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-@contextmanager
-def progress(description: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr; yields ``advance(done, total)``. Silent when stderr is no terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+class TerminalReporter(Reporter):
+    """Draws a bar per stage on stderr, if that is a terminal, and prints notes there.
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as bars:
-        task = bars.add_task(description, total=None)
+    A context manager: the bars disappear at its end. Rich redraws its own bars from a thread, ten
+    times a second; while a latency is measured, that thread would be part of the measurement. This
+    one redraws only when progress is reported, so no thread runs.
+    """
 
-        def advance(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
+    def __init__(self) -> None:
+        self._shows = log.is_terminal and not is_quiet()
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._drawn = 0.0
 
-        yield advance
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars, self._tasks = None, {}
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Show how much of a stage is done."""
+        self.draw(stage, done, total)
+
+    def note(self, text: str) -> None:
+        """Print a note."""
+        note(text)
+
+    def columns(self) -> Sequence[ProgressColumn]:
+        """Return what a bar consists of."""
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+        return (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+
+    def draw(self, name: str, done: int, total: int, **fields: Any) -> None:
+        """Draw the bar called ``name``, unless it was drawn a moment ago."""
+        if not self._shows:
+            return
+        now, new = time.monotonic(), name not in self._tasks
+        if not new and done < total and now - self._drawn < _REDRAW_S:
+            return
+        if self._bars is None:
+            from rich.progress import Progress
+
+            self._bars = Progress(*self.columns(), console=log, transient=True, auto_refresh=False)
+            self._bars.start()
+        if new:
+            self._tasks[name] = self._bars.add_task(**{"description": name, **fields}, total=total)
+        self._bars.update(self._tasks[name], completed=done, total=total, **fields)
+        self._bars.refresh()
+        self._drawn = now
 
 
 def print_json(content: Any) -> None:

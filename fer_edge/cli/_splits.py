@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -13,7 +12,6 @@ import click
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset, Resplit
     from fer_edge.training.folds import CrossValidation
-    from fer_edge.training.loop import Listener
 
 __all__ = [
     "cross_validate",
@@ -127,20 +125,14 @@ def _refuse(what: Path, used: str) -> NoReturn:
 def cross_validate(validation: CrossValidation, dataset: FerDataset) -> None:
     """Train the folds that are left, and print their table."""
     from fer_edge.cli._output import note
-    from fer_edge.cli._training import display
+    from fer_edge.cli._training import TrainingDisplay
     from fer_edge.training.folds import train_folds
     from fer_edge.training.runs import is_main_process
 
-    @contextmanager
-    def listen(fold: Resplit, split: FerDataset) -> Iterator[Listener]:
-        if is_main_process():
-            note(split.notes[-1])
-        with display() as listener:
-            yield listener
-
     path = shlex.quote(str(validation.path))
     try:
-        info = train_folds(validation, dataset, listen=listen)
+        with TrainingDisplay() as reporter:
+            info = train_folds(validation, dataset, reporter=reporter)
     except KeyboardInterrupt:
         if is_main_process():
             note(f"stopped; go on with: fer-edge train --resume {path}")

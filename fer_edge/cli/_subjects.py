@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fer_edge.cli._bundles import resolve_bundle
-from fer_edge.cli._output import note, progress
+from fer_edge.cli._output import TerminalReporter, note
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
@@ -101,8 +101,8 @@ class Subject:
         from fer_edge.data import Split, load, resolve_source, resplit_as_recorded
 
         source = data or self.recorded or resolve_source(None)
-        with progress("reading images") as advance:
-            dataset = load(source, progress=advance)
+        with TerminalReporter() as reporter:
+            dataset = load(source, reporter=reporter)
         dataset = resplit_as_recorded(dataset, self.described, self.name)
         own = dataset.resplit
         if split is None:

@@ -12,8 +12,7 @@ import click
 
 from fer_edge.cli._bundles import resolve_bundle
 from fer_edge.cli._options import data_option, format_option, threads_option
-from fer_edge.cli._output import note, out, print_json, print_rows, progress
-from fer_edge.cli._stages import stages
+from fer_edge.cli._output import TerminalReporter, note, out, print_json, print_rows
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Bundle
@@ -179,14 +178,13 @@ def command(
         from fer_edge.report.figures import check_figure_path
 
         check_figure_path(figure)
-    with progress("reading images") as advance:
-        dataset = load(source, progress=advance)
-    minutes = protocol.estimated_seconds(rows) / 60
-    note(
-        f"latency of {rows} rows takes about {max(minutes, 1):.0f} min, after accuracy"
-        + ("" if quick else "; --quick takes less")
-    )
-    with stages() as staged:
+    with TerminalReporter() as reporter:
+        dataset = load(source, reporter=reporter)
+        minutes = protocol.estimated_seconds(rows) / 60
+        note(
+            f"latency of {rows} rows takes about {max(minutes, 1):.0f} min, after accuracy"
+            + ("" if quick else "; --quick takes less")
+        )
         result = run_bench(
             opened,
             dataset,
@@ -196,7 +194,7 @@ def command(
             threads=threads,
             protocol=protocol,
             limit=limit,
-            reporter=staged,
+            reporter=reporter,
         )
     result.save(saved)
     _print(result, fmt)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fer_edge.cli._options import data_option, format_option, threads_option
-from fer_edge.cli._output import note, print_json, print_rows
-from fer_edge.cli._stages import stages
+from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows
 
 if TYPE_CHECKING:
     from fer_edge.convert.build import BuildReport
@@ -119,7 +118,7 @@ def command(
     """
     from fer_edge.convert.build import build
 
-    with stages() as staged:
+    with TerminalReporter() as reporter:
         report = build(
             source,
             precision=precision,
@@ -135,8 +134,7 @@ def command(
             split=split,
             retries=retries,
             threads=threads,
-            progress=staged.progress,
-            say=note,
+            reporter=reporter,
         )
     _print(report, fmt)
     for text in report.notes:

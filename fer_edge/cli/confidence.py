@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from fer_edge.cli._options import data_option, format_option
-from fer_edge.cli._output import note, print_json, print_rows
-from fer_edge.cli._stages import stages
+from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows
 
 __all__ = ["command"]
 
@@ -43,9 +42,9 @@ def command(run: str | None, data: str | None, accuracy: float, fmt: str) -> Non
     from fer_edge.training.runs import find_run, newest_run
 
     folder = find_run(run).path if run else newest_run()
-    with stages() as staged:
-        dataset = load(resolve_source(data), progress=staged.stage("reading images"))
-        found = fit_confidence(folder, dataset, accuracy=accuracy, progress=staged.progress)
+    with TerminalReporter() as reporter:
+        dataset = load(resolve_source(data), reporter=reporter)
+        found = fit_confidence(folder, dataset, accuracy=accuracy, reporter=reporter)
     _print(folder, found, fmt)
     abstain = found["abstain"]
     if abstain is None:

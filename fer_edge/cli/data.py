@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fer_edge.cli._options import format_option
-from fer_edge.cli._output import note, print_json, print_rows, print_text, progress
+from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows, print_text
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
@@ -87,8 +87,8 @@ def _load(src: str | None) -> FerDataset:
     from fer_edge.data import load, resolve_source
 
     source = resolve_source(src)
-    with progress("reading") as advance:
-        return load(source, progress=advance)
+    with TerminalReporter() as reporter:
+        return load(source, reporter=reporter)
 
 
 def _print(rows: list[dict[str, Any]], fmt: str, dataset: FerDataset, facts: list[str]) -> None:

@@ -73,6 +73,12 @@ def _run(*args: str) -> None:
 
     note(f"\n$ fer-edge {' '.join(args)}")
     try:
-        group.main(args=list(args), prog_name="fer-edge", standalone_mode=False)
+        # Inside the demo's context, so that -v and -q hold for its commands.
+        group.main(
+            args=list(args),
+            prog_name="fer-edge",
+            standalone_mode=False,
+            parent=click.get_current_context(),
+        )
     except GateError as error:
         note(f"gate: {error}")

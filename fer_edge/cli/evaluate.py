@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fer_edge.cli._options import data_option, format_option, threads_option
-from fer_edge.cli._output import note, print_json, print_rows, print_text
-from fer_edge.cli._stages import stages
+from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows, print_text
 from fer_edge.cli._subjects import engine_options, find_subject, split_option, warn_of_faces
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def command(
     subject = find_subject(source, engine=asked)
     engine = subject.engine(backend, precision, threads)
     dataset, chosen = subject.images(data, split)
-    with stages() as staged, engine:
+    with TerminalReporter() as reporter, engine:
         evaluation = evaluate_engine(
             engine,
             dataset,
@@ -90,7 +89,7 @@ def command(
             split=chosen,
             views=views,
             batch=_MANY if engine.name == "pytorch" else 1,
-            reporter=staged,
+            reporter=reporter,
         )
     _print(evaluation, mistakes, fmt)
     for text in evaluation.notes:

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from fer_edge.cli._options import data_option, threads_option
-from fer_edge.cli._output import note
-from fer_edge.cli._stages import stages
+from fer_edge.cli._output import TerminalReporter, note
 from fer_edge.cli._subjects import engine_options, find_subject, split_option, warn_of_faces
 
 __all__ = ["command"]
@@ -95,11 +94,11 @@ def predictions(
     if not mistakes:
         # Only these are classified.
         images = images.take(random_rows(len(images), count, seed))
-    with stages() as staged, engine:
+    with TerminalReporter() as reporter, engine:
         logits = run_logits(
             engine,
             images.images,
-            advance=staged.stage("images"),
+            advance=reporter.stage("images"),
         )
     rows = worst_rows(logits, images.labels, count) if mistakes else range(len(images))
     shown = answers(images, logits, rows)

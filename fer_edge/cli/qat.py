@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from fer_edge.cli._options import data_option, runs_option
-from fer_edge.cli._stages import stages
 
 __all__ = ["command"]
 
@@ -53,7 +52,7 @@ def command(
       fer-edge qat runs/mine --data fer2013.zip
       fer-edge build runs/mine-qat --data fer2013.zip
     """
-    from fer_edge.cli._output import note, progress
+    from fer_edge.cli._output import TerminalReporter, note
     from fer_edge.cli.train import train_run
     from fer_edge.convert.qat import setup_from_weights
     from fer_edge.data import load, resolve_source
@@ -72,14 +71,11 @@ def command(
     changes = [*overrides] + ([f"epochs={epochs}"] if epochs is not None else [])
     recipe = qat_recipe(weights.meta, changes)
     location = resolve_source(data)
-    with progress("Reading images") as advance:
-        dataset = load(location, progress=advance)
-    dataset = resplit_as_recorded(dataset, weights.meta.get("dataset", {}), str(source))
-    teachers = find_teachers([str(source)], out, dataset)
-    with stages() as staged:
-        setup = setup_from_weights(
-            weights.path, dataset, target, progress=staged.progress, say=note
-        )
+    with TerminalReporter() as reporter:
+        dataset = load(location, reporter=reporter)
+        dataset = resplit_as_recorded(dataset, weights.meta.get("dataset", {}), str(source))
+        teachers = find_teachers([str(source)], out, dataset)
+        setup = setup_from_weights(weights.path, dataset, target, reporter=reporter)
     tuned = start_run(
         out, name or f"{source.name}-qat", recipe, dataset, location, teachers=teachers, qat=setup
     )

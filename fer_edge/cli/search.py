@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,7 @@ from fer_edge.training.study import PRUNERS, SAMPLERS
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
-    from fer_edge.training.loop import Listener
-    from fer_edge.training.search import Search, Trial
+    from fer_edge.training.search import Search, SearchReporter, Trial
 
 __all__ = ["command"]
 
@@ -126,7 +124,7 @@ def command(
     import math
     import os
 
-    from fer_edge.cli._output import note, print_text
+    from fer_edge.cli._output import TerminalReporter, note, print_text
     from fer_edge.errors import UsageError, require
     from fer_edge.training.config import load_recipe
     from fer_edge.training.space import load_space, space_names
@@ -156,7 +154,8 @@ def command(
     from fer_edge.training.search import Search
 
     source = resolve_source(data)
-    dataset = load(source)
+    with TerminalReporter() as reporter:
+        dataset = load(source, reporter=reporter)
     if resplit is not None:
         dataset = apply_resplit(resplit, dataset)
     for text in dataset.notes:
@@ -177,8 +176,7 @@ def command(
         search.run(
             trials,
             seconds=math.inf if timeout is None else 60 * timeout,
-            listen=lambda number, values: _display(number, values, search),
-            tell=lambda trial: note(_outcome(trial, search)),
+            reporter=_reporter(search),
         )
     except KeyboardInterrupt:
         note("stopped; the same command goes on with this study")
@@ -187,13 +185,15 @@ def command(
     _show(search, fmt, data)
 
 
-@contextmanager
-def _display(number: int, values: Mapping[str, Any], search: Search) -> Iterator[Listener]:
-    """Yield a listener that says in one line what is tried, and in one how each epoch was."""
+def _reporter(search: Search) -> SearchReporter:
+    """Return a reporter that prints a line per trial, per epoch and per outcome."""
     from fer_edge.cli._output import note
-    from fer_edge.training.loop import Listener
+    from fer_edge.training.search import SearchReporter
 
-    class Lines(Listener):
+    class Lines(SearchReporter):
+        def trial_started(self, number: int, values: Mapping[str, Any]) -> None:
+            note(f"trial {number}: {_values(values)}")
+
         def epoch(self, row: dict[str, Any]) -> None:
             score = _score(row[f"public_{search.monitor}"], search.monitor)
             note(
@@ -201,11 +201,13 @@ def _display(number: int, values: Mapping[str, Any], search: Search) -> Iterator
                 f"{row['images_per_s']:,.0f} images/s  {row['seconds']:.0f} s"
             )
 
-        def say(self, text: str) -> None:
+        def note(self, text: str) -> None:
             note(f"  {text}")
 
-    note(f"trial {number}: {_values(values)}")
-    yield Lines()
+        def trial_ended(self, trial: Trial) -> None:
+            note(_outcome(trial, search))
+
+    return Lines()
 
 
 def _outcome(trial: Trial, search: Search) -> str:

@@ -33,7 +33,7 @@ def command(runs: tuple[str, ...], data: str | None, name: str, out: Path, fmt: 
     """
     import shlex
 
-    from fer_edge.cli._output import note, print_rows, progress
+    from fer_edge.cli._output import TerminalReporter, note, print_rows
     from fer_edge.data import load, resolve_source
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
@@ -46,8 +46,8 @@ def command(runs: tuple[str, ...], data: str | None, name: str, out: Path, fmt: 
     check_new_name(out, name)
     location = resolve_source(data)
     recorded = find_run(runs[0], out)
-    with progress("Reading images") as advance:
-        dataset = load(location, progress=advance)
+    with TerminalReporter() as reporter:
+        dataset = load(location, reporter=reporter)
     dataset = resplit_as_recorded(dataset, recorded.info()["dataset"], str(recorded.path))
     ingredients = find_ingredients(runs, out, dataset)
     soup = make_soup(out, name, ingredients, dataset, location)

@@ -310,12 +310,13 @@ def _outcome(info: dict[str, Any]) -> str:
 def _load(
     option: str | None, split_anew: Callable[[FerDataset], FerDataset] | None = None
 ) -> FerDataset:
-    from fer_edge.cli._output import note, progress
+    from fer_edge.cli._output import TerminalReporter, note
     from fer_edge.data import load, resolve_source
+    from fer_edge.progress import SILENT
     from fer_edge.training.runs import is_main_process
 
-    with progress("Reading images") as advance:
-        dataset = load(resolve_source(option), progress=advance if is_main_process() else None)
+    with TerminalReporter() as reporter:
+        dataset = load(resolve_source(option), reporter=reporter if is_main_process() else SILENT)
     if split_anew is not None:
         dataset = split_anew(dataset)
     for text in dataset.notes:
@@ -353,13 +354,13 @@ def _next_command(run: RunFolder, data: str | None) -> str:
 def train_run(run: RunFolder, recipe: Recipe, dataset: FerDataset, data: str | None) -> None:
     """Train, show how far it is, and say what to do next."""
     from fer_edge.cli._output import note
-    from fer_edge.cli._training import display
+    from fer_edge.cli._training import TrainingDisplay
     from fer_edge.training.loop import train
     from fer_edge.training.runs import is_main_process
 
     try:
-        with display() as listener:
-            row = train(run, recipe, dataset, listener=listener)
+        with TrainingDisplay() as reporter:
+            row = train(run, recipe, dataset, reporter=reporter)
     except KeyboardInterrupt:
         if is_main_process():
             note(f"stopped; go on with: fer-edge train --resume {shlex.quote(str(run.path))}")

@@ -9,8 +9,7 @@ import click
 
 from fer_edge.cli._bundles import resolve_bundle
 from fer_edge.cli._options import data_option, format_option, threads_option
-from fer_edge.cli._output import note, print_json, print_rows, progress
-from fer_edge.cli._stages import stages
+from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Bundle
@@ -78,9 +77,8 @@ def command(
 
     opened = Bundle.open(resolve_bundle(bundle))
     source = resolve_source(data)
-    with progress("reading images") as advance:
-        dataset = load(source, progress=advance)
-    with stages() as staged:
+    with TerminalReporter() as reporter:
+        dataset = load(source, reporter=reporter)
         verification = verify_bundle(
             opened,
             dataset,
@@ -88,7 +86,7 @@ def command(
             backend=backend,
             precision=precision,
             threads=threads,
-            reporter=staged,
+            reporter=reporter,
         )
     content = verification.to_dict()
     if save is not None:

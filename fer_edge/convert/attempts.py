@@ -11,14 +11,13 @@ import numpy as np
 from fer_edge.convert.int8 import Quantised, Remainder, int8_from_onnx
 from fer_edge.convert.placement import WeightScales
 from fer_edge.convert.trials import Trial, best_weight_scales, rank_layers
+from fer_edge.progress import SILENT, Reporter, logger
 
 if TYPE_CHECKING:
     from fer_edge.convert.ranges import Ranges
     from fer_edge.measure.proof import Engine, Proof, Proven
 
 __all__ = ["Attempt", "Int8Result", "int8_within_gate"]
-
-Progress = Callable[[str, int, int], None]
 
 _RANKING_IMAGES = 128
 _WEIGHTS_IMAGES = 256
@@ -87,8 +86,7 @@ def int8_within_gate(
     images: np.ndarray,
     exclude: Sequence[str] = (),
     retries: int = 3,
-    progress: Progress | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    reporter: Reporter = SILENT,
 ) -> Int8Result:
     """Write ``engine.path``, the INT8 graph of ``fp32`` with this placement, and judge it.
 
@@ -116,8 +114,10 @@ def int8_within_gate(
         remainder=remainder,
     )
     if scores:
-        told = ", ".join(f"{score.name} {score.kl:.1e}" for score in scores)
-        say(f"{scores[0].name} weight scales lose least on this CPU (nats from FP32: {told})")
+        nats = ", ".join(f"{score.name} {score.kl:.1e}" for score in scores)
+        reporter.note(
+            f"{scores[0].name} weight scales lose least on this CPU (nats from FP32: {nats})"
+        )
     while True:
         report = int8_from_onnx(
             fp32.path,
@@ -134,32 +134,35 @@ def int8_within_gate(
             proven = proof.judge(engine, higher)
             failure = "" if proven.gate.passed else proven.gate.reason()
         attempts.append(Attempt(used.method, tuple(out), proven, failure))
+        logger.info("INT8 attempt %d, %s: %s", len(attempts), used.method, failure or "passed")
         slow = proven is not None and {f.name for f in proven.gate.failures} == {"speed"}
         if not failure or slow:
             break
         if left:
             used = left.pop(0)
-            say(f"INT8 fails: {failure}; trying again with {used.method} calibration")
+            reporter.note(f"INT8 fails: {failure}; trying again with {used.method} calibration")
             continue
         layered = sum(1 for attempt in attempts if set(attempt.excluded) > set(asked))
         if layered >= retries:
             break
         used = ranges[0]
         if not costs:
-            say(f"INT8 fails: {failure}; ranking its layers by what they cost")
+            reporter.note(f"INT8 fails: {failure}; ranking its layers by what they cost")
             costs = rank_layers(
                 fp32.path,
                 used,
                 placement,
                 images[:_RANKING_IMAGES],
                 layers=[name for name in report.weighted if name not in asked],
-                progress=_stage(progress, "ranking layers"),
+                reporter=reporter,
             )
         worst = costs[: 2**layered]
         if len(worst) >= len(costs) or len(worst) < 2**layered:
             break  # nothing that matters would be left
         out = asked | {cost.name: _reason(cost) for cost in worst}
-        say(f"trying again with {', '.join(cost.name for cost in worst)} in higher precision")
+        reporter.note(
+            f"trying again with {', '.join(cost.name for cost in worst)} in higher precision"
+        )
     return Int8Result(replace(engine), report, used, tuple(attempts), tuple(costs), tuple(scores))
 
 
@@ -168,11 +171,3 @@ def _reason(cost: Trial[str]) -> str:
         f"quantised alone it moves the probabilities by {cost.kl:.2e} nats "
         f"and flips {cost.flips:.1%} of the labels"
     )
-
-
-def _stage(progress: Progress | None, stage: str) -> Callable[[int, int], None]:
-    def advance(done: int, total: int) -> None:
-        if progress is not None:
-            progress(stage, done, total)
-
-    return advance

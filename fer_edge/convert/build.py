@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from fer_edge.convert.steps import Work
 from fer_edge.convert.trials import AUTO
 from fer_edge.errors import FerEdgeError, UnavailableError, UsageError
 from fer_edge.measure.proof import Proven
+from fer_edge.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
@@ -29,12 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CALIBRATION", "BuildReport", "build"]
 
-Progress = Callable[[str, int, int], None]
-
 CALIBRATION = "stratified-512"
 """The default recipe."""
-
-_PLAN = "building the plan"
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,7 @@ def build(
     policy: GatePolicy | None = None,
     retries: int = 3,
     threads: int = 1,
-    progress: Progress | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    reporter: Reporter = SILENT,
 ) -> BuildReport:
     """Build an engine of ``precision`` for ``target`` from ``source`` and write it into a bundle.
 
@@ -104,7 +100,7 @@ def build(
     """
     if precision not in {"fp32", "fp16", "int8"}:
         raise UsageError(f"there is no precision {precision!r}", fix="fp32, fp16 or int8")
-    chosen = find_target(target, say)
+    chosen = find_target(target, reporter)
     found = find_source(source, output)
     profile = chosen.profile
     as_it_is = calibration == CALIBRATION and method is None and not exclude
@@ -114,15 +110,15 @@ def build(
         and as_it_is
         and prepared_graph(found.given, precision, profile) is not None
     ):
-        return _plan_only(found, chosen, precision, progress, say)
+        return _plan_only(found, chosen, precision, reporter)
     if method is None and calibration == CALIBRATION:
         method = AUTO
     if verify:
         _require_backend(chosen)
-    dataset = _dataset(data, progress) if verify or precision == "int8" else None
+    dataset = _dataset(data, reporter) if verify or precision == "int8" else None
     with tempfile.TemporaryDirectory(prefix="fer-edge-build-") as folder:
-        work = Work(_held(found, Path(folder)), chosen, Path(folder), threads, progress, say)
-        say(f"building {precision} for {chosen.name} from {found.described}")
+        work = Work(_held(found, Path(folder)), chosen, Path(folder), threads, reporter)
+        reporter.note(f"building {precision} for {chosen.name} from {found.described}")
         with work.stage("export"):
             work.make_fp32(input)
         if dataset is not None:
@@ -152,7 +148,7 @@ def build(
         plan = ""
         if profile is not None:
             with work.stage("plan"):
-                plan = add_plan(found.output, use, profile, say=say, progress=work.advance(_PLAN))
+                plan = add_plan(found.output, use, profile, reporter=reporter)
         return BuildReport(
             bundle=found.output,
             asked=precision,
@@ -179,22 +175,17 @@ def _plan_only(
     source: BuildSource,
     target: BuildTarget,
     precision: str,
-    progress: Progress | None,
-    say: Callable[[str], None],
+    reporter: Reporter,
 ) -> BuildReport:
     """Build a plan from a graph that the bundle has: all that a device without torch has to do."""
     assert target.profile is not None
     assert source.given is not None
     if source.output != source.given.path:
         raise UsageError("a plan is added to the bundle that its graph is in", fix="leave -o away")
-    say(f"{source.described} has {target.artifact(precision)}: building the plan from it")
-
-    def advance(done: int, total: int) -> None:
-        if progress is not None:
-            progress(_PLAN, done, total)
+    reporter.note(f"{source.described} has {target.artifact(precision)}: building the plan from it")
 
     start = time.perf_counter()
-    plan = add_plan(source.output, precision, target.profile, say=say, progress=advance)
+    plan = add_plan(source.output, precision, target.profile, reporter=reporter)
     return BuildReport(
         bundle=source.output,
         asked=precision,
@@ -214,14 +205,9 @@ def _require_backend(target: BuildTarget) -> None:
         )
 
 
-def _dataset(data: FerDataset | str | Path | None, progress: Progress | None) -> FerDataset:
+def _dataset(data: FerDataset | str | Path | None, reporter: Reporter) -> FerDataset:
     from fer_edge.data import FerDataset, load, resolve_source
 
     if isinstance(data, FerDataset):
         return data
-
-    def advance(done: int, total: int) -> None:
-        if progress is not None:
-            progress("reading images", done, total)
-
-    return load(resolve_source(None if data is None else str(data)), progress=advance)
+    return load(resolve_source(None if data is None else str(data)), reporter=reporter)

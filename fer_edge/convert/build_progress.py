@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+from fer_edge.progress import Advance
 
 __all__ = ["BuildProgress", "watch_build"]
 
@@ -27,8 +29,8 @@ class BuildProgress:
     cancelled: an exception thrown through the C++ builder would end the process.
     """
 
-    def __init__(self, progress: Callable[[int, int], None]) -> None:
-        self._progress = progress
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
         self._phases: dict[str, _Phase] = {}
         self._shown = -1
         self.stopped: BaseException | None = None
@@ -49,7 +51,7 @@ class BuildProgress:
         """A phase is over."""
         phase = self._phases.pop(name, None)
         if phase is not None and phase.parent is None and self.stopped is None:
-            self._say(_TOTAL)
+            self._report(_TOTAL)
 
     def _fraction(self, name: str | None) -> float:
         inside = [(n, p) for n, p in self._phases.items() if p.parent == name]
@@ -60,27 +62,25 @@ class BuildProgress:
 
     def _show(self) -> None:
         if self.stopped is None:
-            self._say(int(self._fraction(None) * _TOTAL))
+            self._report(int(self._fraction(None) * _TOTAL))
 
-    def _say(self, done: int) -> None:
+    def _report(self, done: int) -> None:
         if done <= self._shown:
             return
         self._shown = done
         try:
-            self._progress(done, _TOTAL)
+            self._advance(done, _TOTAL)
         except BaseException as error:
             self.stopped = error
 
 
 @contextmanager
-def watch_build(
-    trt: ModuleType, config: Any, progress: Callable[[int, int], None] | None
-) -> Iterator[None]:
+def watch_build(trt: ModuleType, config: Any, advance: Advance) -> Iterator[None]:
     """Report a build's progress while the body runs; nothing where the release cannot (8.6)."""
-    if progress is None or not hasattr(trt, "IProgressMonitor"):
+    if not hasattr(trt, "IProgressMonitor"):
         yield
         return
-    watch = BuildProgress(progress)
+    watch = BuildProgress(advance)
 
     class _Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:

@@ -6,12 +6,12 @@ a graph that any machine can make and verify, and a plan that only the device ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from fer_edge.convert.targets import TargetProfile, default_target, load_target, target_names
 from fer_edge.errors import unknown
+from fer_edge.progress import SILENT, Reporter
 
 __all__ = ["TARGETS", "BuildTarget", "find_target"]
 
@@ -48,14 +48,14 @@ TARGETS: dict[str, BuildTarget] = {
 """The targets whose engine is a graph; all others are TensorRT's profiles."""
 
 
-def find_target(name: str | None, say: Callable[[str], None] = lambda text: None) -> BuildTarget:
-    """Return a target by its name; None chooses, and says which and why.
+def find_target(name: str | None, reporter: Reporter = SILENT) -> BuildTarget:
+    """Return a target by its name; None chooses; a note says which and why.
 
     :class:`UsageError` suggests the nearest name.
     """
     if name is None:
         name, why = default_target()
-        say(f"target {name}: {why}")
+        reporter.note(f"target {name}: {why}")
     if name in TARGETS:
         return TARGETS[name]
     known = [*TARGETS, *target_names(), "tensorrt", "tensorrt-rtx"]

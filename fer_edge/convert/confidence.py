@@ -9,7 +9,6 @@ at no cost.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from fer_edge.errors import DataError, IntegrityError, UsageError, require
 from fer_edge.files import sha256_file
 from fer_edge.measure.confidence import ACCURACY, Confidence, confidence_of, selective
+from fer_edge.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
@@ -41,11 +41,10 @@ _MADE_FROM, _OLD_MADE_FROM = "without_confidence_sha256", "uncalibrated_sha256"
 
 METHOD = "temperature scaling (Guo et al. 2017, arXiv 1706.04599), least NLL"
 _BATCH = 64
-Progress = Callable[[str, int, int], None]
 
 
 def fit_confidence(
-    run: Path, dataset: FerDataset, *, accuracy: float = ACCURACY, progress: Progress | None = None
+    run: Path, dataset: FerDataset, *, accuracy: float = ACCURACY, reporter: Reporter = SILENT
 ) -> dict[str, Any]:
     """Fit temperature and threshold, write ``confidence.safetensors``, return what it records.
 
@@ -65,7 +64,7 @@ def fit_confidence(
     fraction, seed = _held_out_by(weights.meta, run)
     dataset = _as_trained(dataset, weights.meta, run)
     rows, dropped = _held_out(dataset, fraction, seed)
-    logits = _logits(path, dataset.images[rows], "held-out rows", progress)
+    logits = _logits(path, dataset.images[rows], "held-out rows", reporter)
     found = confidence_of(logits, dataset.labels[rows], accuracy=accuracy)
     content: dict[str, Any] = {
         "method": METHOD,
@@ -78,7 +77,7 @@ def fit_confidence(
             "dataset_sha256": dataset.sha256,
         },
         **found.to_dict(),
-        "public": _on_public(path, dataset, found, progress),
+        "public": _on_public(path, dataset, found, reporter),
     }
     meta = {**weights.meta, "confidence": content, _MADE_FROM: weights.sha256}
     save_scaled(weights, run / CONFIDENCE_WEIGHTS, found.temperature, meta)
@@ -156,11 +155,11 @@ def _held_out(dataset: FerDataset, fraction: float, seed: int) -> tuple[np.ndarr
 
 
 def _on_public(
-    path: Path, dataset: FerDataset, found: Confidence, progress: Progress | None
+    path: Path, dataset: FerDataset, found: Confidence, reporter: Reporter
 ) -> dict[str, Any]:
     """Judge what was fitted, on images that had no part in it."""
     public = dataset.select("public")
-    logits = _logits(path, public.images, "PUBLIC", progress)
+    logits = _logits(path, public.images, "PUBLIC", reporter)
     judged = confidence_of(
         logits, public.labels, accuracy=found.accuracy, temperature=found.temperature
     )
@@ -178,13 +177,9 @@ def _on_public(
     return content
 
 
-def _logits(path: Path, images: np.ndarray, what: str, progress: Progress | None) -> np.ndarray:
+def _logits(path: Path, images: np.ndarray, what: str, reporter: Reporter) -> np.ndarray:
     from fer_edge.backends.pytorch import PyTorchBackend
     from fer_edge.measure.accuracy import run_logits
 
-    def advance(done: int, total: int) -> None:
-        if progress is not None:
-            progress(what, done, total)
-
     with PyTorchBackend(path) as backend:
-        return run_logits(backend, images, batch=_BATCH, advance=advance)
+        return run_logits(backend, images, batch=_BATCH, advance=reporter.stage(what))

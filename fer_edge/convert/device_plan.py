@@ -7,7 +7,6 @@ travels, and this step alone (no torch, no onnx, no data) runs on the board.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from fer_edge.backends import backend_class
@@ -17,10 +16,9 @@ from fer_edge.backends.tensorrt_library import FLAVOURS
 from fer_edge.bundle import Artifact, Bundle, BundleWriter
 from fer_edge.convert.plan import PlanReport, plan_from_onnx
 from fer_edge.convert.targets import TargetProfile
+from fer_edge.progress import SILENT, Reporter
 
 __all__ = ["add_plan", "prepared_graph"]
-
-Say = Callable[[str], None]
 
 
 def prepared_graph(bundle: Bundle, precision: str, profile: TargetProfile) -> Artifact | None:
@@ -40,21 +38,20 @@ def add_plan(
     precision: str,
     profile: TargetProfile,
     *,
-    say: Say = lambda text: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> str:
     """Build the plan of ``precision`` into the bundle and return its name there.
 
     Where this machine cannot build it, nothing is pretended: the reason and the command to run on
-    the device are said, and "" is returned. A plan that this machine can also run is replayed on
+    the device are notes, and "" is returned. A plan that this machine can also run is replayed on
     the golden inputs before it is added; :class:`NumericsError` if it computes something else.
     :class:`UsageError` if the bundle lacks the graph.
     """
     opened = Bundle.open(bundle)
     reason = profile.why_not_here()
     if reason is not None:
-        say(f"the plan itself is not built here: {reason}")
-        say(f"on the device: {profile.build_command(str(opened.path.name), precision)}")
+        reporter.note(f"the plan itself is not built here: {reason}")
+        reporter.note(f"on the device: {profile.build_command(str(opened.path.name), precision)}")
         return ""
     graph = prepared_graph(opened, precision, profile)
     if graph is None:
@@ -66,26 +63,27 @@ def add_plan(
             Path(folder) / "engine.plan",
             target=profile,
             precision=precision,
-            progress=progress,
-            echo=lambda text: say(f"{FLAVOURS[profile.package].title}: {text}"),
+            reporter=reporter,
         )
-        _prove(report, opened, profile, say)
+        _prove(report, opened, profile, reporter)
         return _write(report, opened, graph)
 
 
-def _prove(report: PlanReport, bundle: Bundle, profile: TargetProfile, say: Say) -> None:
+def _prove(report: PlanReport, bundle: Bundle, profile: TargetProfile, reporter: Reporter) -> None:
     """Replay the golden inputs on the plan, where it can run."""
     kind = backend_class(profile.package)
     reason = kind.unavailable_reason()
     if reason is not None:
-        say(f"the plan was built and not run: {reason}")
+        reporter.note(f"the plan was built and not run: {reason}")
         return
     sidecar = report.sidecar
     with kind(
         report.path, precision=sidecar.precision, preprocessing=bundle.preprocessing
     ) as backend:
         result = self_test(backend, bundle)
-        say(f"self-test passed on {backend.provider}: max |delta logit| {result.max_abs:.1e}")
+        reporter.note(
+            f"self-test passed on {backend.provider}: max |delta logit| {result.max_abs:.1e}"
+        )
 
 
 def _write(report: PlanReport, bundle: Bundle, graph: Artifact) -> str:

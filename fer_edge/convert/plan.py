@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -39,6 +38,7 @@ from fer_edge.convert.timing_cache import TimingCache
 from fer_edge.errors import EngineMismatchError, UnavailableError, UsageError
 from fer_edge.files import atomic_path, sha256_bytes, write_json
 from fer_edge.preprocessing import SIZE
+from fer_edge.progress import SILENT, Reporter
 from fer_edge.version import __version__
 
 __all__ = ["PlanReport", "plan_from_onnx"]
@@ -79,8 +79,7 @@ def plan_from_onnx(
     workspace_mib: int | None = None,
     level: int | None = None,
     keep_timings: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-    echo: Callable[[str], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> PlanReport:
     """Build ``out`` (a plain plan) from the ONNX file ``src``, with its JSON sidecar beside it.
 
@@ -88,7 +87,8 @@ def plan_from_onnx(
     ``max_batch`` (the target's, if not given) and is tuned for 1. ``precision``, when given, must
     be what the graph holds. ``level`` is TensorRT's builder optimisation level, 0 (fast
     build) to 5. ``keep_timings`` keeps tactic timings per GPU, driver and release in the cache
-    folder. ``progress`` gets (done, total); ``echo`` gets the library's warnings and errors.
+    folder. ``reporter`` receives the stage "building the plan"; its notes are the library's
+    warnings and errors.
 
     Raises :class:`UsageError` for a graph that TensorRT refuses, naming node, reason and fix;
     :class:`EngineMismatchError` where the library is not one of the target's;
@@ -104,7 +104,7 @@ def plan_from_onnx(
         # Scar: without a driver 8.6 crashes here instead of returning an error.
         gpu = gpu_or_reason()[0] if kind.builds_without_gpu else find_gpu()
 
-    logger, log = message_log(library, echo=echo)
+    logger, log = message_log(library, echo=lambda text: reporter.note(f"{kind.title}: {text}"))
     content = src.read_bytes()
     builder = _builder(library, logger, log, kind)
     parsed = _parse(library, builder, logger, log, src, content, kind, target)
@@ -128,7 +128,7 @@ def plan_from_onnx(
         timings.give_to(config)
 
     start = time.monotonic()
-    with watch_build(library, config, progress):
+    with watch_build(library, config, reporter.stage("building the plan")):
         serialized = builder.build_serialized_network(parsed.network, config)
     seconds = time.monotonic() - start
     if serialized is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from fer_edge.convert.source import find_source
 from fer_edge.convert.steps import FP32, Work
 from fer_edge.convert.trials import AUTO
 from fer_edge.errors import UsageError, require
+from fer_edge.progress import SILENT, Reporter
 from fer_edge.training.fake_quant import OPERATORS, Grid, Operation, QatSetup
 
 if TYPE_CHECKING:
@@ -24,16 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["qat_setup", "setup_from_weights"]
 
-Progress = Callable[[str, int, int], None]
-
 
 def setup_from_weights(
     weights: Path,
     dataset: FerDataset,
     target: str,
     *,
-    progress: Progress | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    reporter: Reporter = SILENT,
 ) -> QatSetup:
     """Export a weights file, calibrate it as a build does by default, and return the setup.
 
@@ -42,7 +39,7 @@ def setup_from_weights(
     chosen = find_target(target)
     with tempfile.TemporaryDirectory(prefix="fer-edge-qat-") as folder:
         source = find_source(weights, folder)
-        work = Work(source, chosen, Path(folder), progress=progress, say=say)
+        work = Work(source, chosen, Path(folder), reporter=reporter)
         work.make_fp32("u8")
         _, (ranges, *_), _ = work.calibrate(dataset, CALIBRATION, AUTO)
         half = chosen.remainder == "fp16"

@@ -16,13 +16,13 @@ from fer_edge.errors import NumericsError, UsageError, require
 from fer_edge.files import sha256_bytes, sha256_file, write_json
 from fer_edge.paths import cache_dir
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.progress import SILENT, Advance, Reporter, logger
 
 if TYPE_CHECKING:
     from fer_edge.data import CalibrationRecipe, CalibrationSet, FerDataset
 
 __all__ = ["Ranges", "calibration_tensors", "ranges_by_method", "ranges_from_onnx"]
 
-Progress = Callable[[int, int], None]
 Values = dict[str, tuple[float, float]]
 
 SCHEMA = 1
@@ -90,7 +90,7 @@ def ranges_from_onnx(
     *,
     method: str | None = None,
     cache: bool = True,
-    progress: Progress | None = None,
+    reporter: Reporter = SILENT,
 ) -> Ranges:
     """Run ``src`` on the calibration images and return each tensor's range.
 
@@ -100,7 +100,7 @@ def ranges_from_onnx(
     match, or is damaged, is measured again, and ``note`` says so.
     """
     name = method or calibration.recipe.method
-    found = ranges_by_method(src, dataset, calibration, [name], cache=cache, progress=progress)
+    found = ranges_by_method(src, dataset, calibration, [name], cache=cache, reporter=reporter)
     return found[name]
 
 
@@ -111,7 +111,7 @@ def ranges_by_method(
     methods: Sequence[str] = METHODS,
     *,
     cache: bool = True,
-    progress: Progress | None = None,
+    reporter: Reporter = SILENT,
 ) -> dict[str, Ranges]:
     """Like :func:`ranges_from_onnx` for several methods, for all of which the images run once."""
     for method in methods:
@@ -132,9 +132,13 @@ def ranges_by_method(
             values[method], notes[method] = _read_entry(entries[method], keys[method], tensors)
     cached = {method for method in methods if values[method] is not None}
     missing = [method for method in methods if method not in cached]
+    for method in methods:
+        how = "from the cache" if method in cached else notes[method] or "not in the cache"
+        logger.info("ranges by %s: %s (%s)", method, how, entries[method])
     if missing:
         histograms = any(method != "minmax" for method in missing)
-        seen = _observe(model, tensors, dataset, calibration, histograms, progress)
+        advance = reporter.stage("calibrating")
+        seen = _observe(model, tensors, dataset, calibration, histograms, advance)
         for method in missing:
             values[method] = seen.ranges(method, calibration.recipe)
             if cache:
@@ -211,7 +215,7 @@ def _observe(
     dataset: FerDataset,
     calibration: CalibrationSet,
     histograms: bool,
-    progress: Progress | None,
+    advance: Advance,
 ) -> _Seen:
     run = _observer(model, tensors, _preprocessing(model))
     total, done = (2 if histograms else 1) * len(calibration.ids), 0
@@ -221,8 +225,7 @@ def _observe(
         for batch in calibration.batches(dataset, _BATCH):
             yield run(batch)
             done += len(batch)
-            if progress is not None:
-                progress(done, total)
+            advance(done, total)
 
     low, high = np.zeros(len(tensors)), np.zeros(len(tensors))
     for arrays in observations():

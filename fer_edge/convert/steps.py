@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,15 +26,13 @@ from fer_edge.errors import FerEdgeError, GateError, UsageError
 from fer_edge.files import sha256_file
 from fer_edge.measure.proof import Engine, Proof, Proven, TestImages, gate_without_proof
 from fer_edge.preprocessing import Preprocessing
-from fer_edge.progress import SILENT, Reporter
+from fer_edge.progress import SILENT, Reporter, logger
 
 if TYPE_CHECKING:
     from fer_edge.data import CalibrationSet, FerDataset
     from fer_edge.measure.gate import GatePolicy
 
 __all__ = ["CHECKPOINT", "FP16", "FP32", "Work"]
-
-Progress = Callable[[str, int, int], None]
 
 FP32, FP16, CHECKPOINT = "model.fp32.onnx", "model.fp16.onnx", "checkpoint.safetensors"
 
@@ -53,8 +51,7 @@ class Work:
     target: BuildTarget
     folder: Path
     threads: int = 1
-    progress: Progress | None = None
-    say: Callable[[str], None] = lambda text: None
+    reporter: Reporter = SILENT
     proof: Proof | None = None
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     golden: np.ndarray = field(default_factory=golden_images)
@@ -74,20 +71,7 @@ class Work:
         finally:
             passed = time.perf_counter() - start
             self.seconds[name] = round(self.seconds.get(name, 0.0) + passed, 3)
-
-    @property
-    def reporter(self) -> Reporter:
-        """The progress function as a reporter."""
-        return _FunctionReporter(self.progress) if self.progress else SILENT
-
-    def advance(self, stage: str) -> Callable[[int, int], None]:
-        """Return a progress function of one stage."""
-
-        def advance(done: int, total: int) -> None:
-            if self.progress is not None:
-                self.progress(stage, done, total)
-
-        return advance
+            logger.info("%s took %.3f s", name, passed)
 
     def engine(self, precision: str, name: str, backend: str | None = None) -> Engine:
         """Return one of this build's files with the backend that runs it."""
@@ -176,12 +160,12 @@ class Work:
             name = method or chosen.recipe.method
             if name == AUTO and "qat" in self.described:
                 tuned = _tuned_ranges(src, chosen, self.described["qat"])
-                self.say(f"ranges of the fine-tuning for {self.described['qat']['target']}")
+                self.reporter.note(
+                    f"ranges of the fine-tuning for {self.described['qat']['target']}"
+                )
                 return chosen, [tuned], {**chosen.to_dict(), "method": tuned.method}
             tried = METHODS if name == AUTO else (name,)
-            found = ranges_by_method(
-                src, dataset, chosen, tried, progress=self.advance("calibrating")
-            )
+            found = ranges_by_method(src, dataset, chosen, tried, reporter=self.reporter)
             described, order = chosen.to_dict(), list(tried)
             if name == AUTO:
                 scores = best_method(
@@ -189,13 +173,13 @@ class Work:
                     found,
                     self.target.placement,
                     chosen.images(dataset)[:_METHOD_IMAGES],
-                    progress=self.advance("comparing methods"),
+                    reporter=self.reporter,
                 )
                 order = [score.name for score in scores]
                 name = order[0]
                 described["compared"] = [score.to_dict("method") for score in scores]
                 told = ", ".join(f"{score.name} {score.kl:.1e}" for score in scores)
-                self.say(f"{name} calibration loses least (nats from FP32: {told})")
+                self.reporter.note(f"{name} calibration loses least (nats from FP32: {told})")
             described["method"] = name
         self.notes += [each.note for each in found.values() if each.note]
         return chosen, [found[each] for each in order], described
@@ -235,8 +219,7 @@ class Work:
                 images=images,
                 exclude=exclude,
                 retries=retries,
-                progress=self.progress,
-                say=self.say,
+                reporter=self.reporter,
             )
         self._record_int8(result)
         if result.passed:
@@ -272,11 +255,6 @@ class Work:
         if not result.passed:
             gate["use_instead"] = self.fallback("int8")
             gate["costs"] = [cost.to_dict("node") for cost in result.costs]
-
-
-class _FunctionReporter(Reporter):
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress  # type: ignore[assignment,method-assign]
 
 
 def _described_by_weights(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ split is needed: the calibration set's own images serve.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -24,6 +24,7 @@ from fer_edge.cpu import int8_dot_saturates
 from fer_edge.errors import require
 from fer_edge.measure.accuracy import run_logits
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.progress import SILENT, Advance, Reporter
 
 if TYPE_CHECKING:
     from fer_edge.measure.proof import Engine
@@ -74,14 +75,14 @@ def _try_all(
     names: Collection[Name],
     reference: np.ndarray,
     logits: Iterable[np.ndarray],
-    progress: Callable[[int, int], None] | None = None,
+    advance: Advance | None = None,
 ) -> list[Trial[Name]]:
     """Compare the variants ``names``, whose logits come in the same order, one at a time."""
     trials = []
     for name, answer in zip(names, logits, strict=True):
         trials.append(compare(name, reference, answer))
-        if progress is not None:
-            progress(len(trials), len(names))
+        if advance is not None:
+            advance(len(trials), len(names))
     return trials
 
 
@@ -91,7 +92,7 @@ def best_method(
     placement: str,
     images: np.ndarray,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> list[Trial[str]]:
     """Try each calibration method of ``ranges`` on u8[N,48,48] ``images``; the best comes first.
 
@@ -102,7 +103,9 @@ def best_method(
     logits = (
         step_by_step(quantise(model, measured, rules)[0], images) for measured in ranges.values()
     )
-    trials = _try_all(list(ranges), step_by_step(model, images), logits, progress)
+    trials = _try_all(
+        list(ranges), step_by_step(model, images), logits, reporter.stage("comparing methods")
+    )
     return sorted(trials, key=lambda trial: trial.kl)
 
 
@@ -113,7 +116,7 @@ def rank_layers(
     images: np.ndarray,
     *,
     layers: Sequence[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> list[Trial[str]]:
     """Quantise each layer with weights alone, on u8[N,48,48] ``images``; the costliest comes first.
 
@@ -130,7 +133,7 @@ def rank_layers(
         )
         for name in names
     )
-    trials = _try_all(names, step_by_step(model, images), logits, progress)
+    trials = _try_all(names, step_by_step(model, images), logits, reporter.stage("ranking layers"))
     return sorted(trials, key=lambda trial: (-trial.kl, trial.name))
 
 

@@ -27,6 +27,7 @@ from fer_edge.data.readers_npz import SCHEMA, npz_from_dataset, read_npz
 from fer_edge.errors import DataError
 from fer_edge.files import sha256_file, write_text
 from fer_edge.paths import cache_dir
+from fer_edge.progress import logger
 
 __all__ = ["cached_entry", "cached_source", "source_digest"]
 
@@ -44,6 +45,7 @@ def cached_source(path: Path, read: Callable[[], FerDataset]) -> FerDataset:
     digest = _indexed(index) or source_digest(path)
 
     def read_unchanged() -> FerDataset:
+        logger.info("decoding %s", path)
         dataset = read()
         if _snapshot(path) != before:
             raise DataError(f"{path} changed while it was read", fix="try again")
@@ -63,12 +65,16 @@ def cached_entry(key: str, make: Callable[[], FerDataset]) -> FerDataset:
     note = ""
     if entry.exists():
         try:
-            return read_npz(entry)
+            dataset = read_npz(entry)
         except DataError as error:
             note = f"a damaged cache entry was rebuilt ({error})"
+        else:
+            logger.info("read %s", entry)
+            return dataset
     dataset = make()
     try:
         npz_from_dataset(dataset, entry)
+        logger.info("wrote %s", entry)
     except OSError as error:
         note = f"the cache {entry.parent} cannot be written ({error.strerror}): not kept"
     return replace(dataset, notes=(*dataset.notes, note)) if note else dataset

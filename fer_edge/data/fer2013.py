@@ -14,10 +14,9 @@ from fer_edge.data.readers_csv import read_csv
 from fer_edge.data.readers_images import read_folder, read_zip
 from fer_edge.data.readers_npz import read_npz
 from fer_edge.errors import DataError, UsageError
+from fer_edge.progress import SILENT, Advance, Reporter
 
 __all__ = ["ENVIRONMENT", "load", "resolve_source"]
-
-Progress = Callable[[int, int], None]
 
 ENVIRONMENT = "FER_EDGE_DATA"
 
@@ -35,17 +34,17 @@ def resolve_source(option: str | None) -> str:
     return source
 
 
-def load(source: str | Path, *, cache: bool = True, progress: Progress | None = None) -> FerDataset:
+def load(source: str | Path, *, cache: bool = True, reporter: Reporter = SILENT) -> FerDataset:
     """Read a data set: rows ordered by (split, id), digest computed, counts checked.
 
     ``source`` is the Kaggle zip, the same unzipped, ``fer2013.csv``, ``icml_face_data.csv``, an
     ImageFolder tree of the seven emotions, our npz, or ``synthetic[:COUNT[:SEED]]``.
-    ``progress(done, total)`` is called while decoding, in images (in bytes for CSV), and not at all
+    The stage "reading images" counts while decoding, in images (in bytes for CSV), and not at all
     when the cache has the result. Raises DataError that names the file and the row or member.
     """
-    text = str(source)
+    text, advance = str(source), reporter.stage("reading images")
     if text.partition(":")[0] == "synthetic":
-        return _load_synthetic(text, cache, progress)
+        return _load_synthetic(text, cache, advance)
     path = Path(text).expanduser()
     if not path.exists():
         raise DataError(f"{path} does not exist", fix=_GET_FER2013)
@@ -53,8 +52,8 @@ def load(source: str | Path, *, cache: bool = True, progress: Progress | None = 
         return replace(read_npz(path), source=path.name)
     reader = _reader(path)
     if not cache:
-        return reader(path, progress=progress)
-    return cached_source(path, lambda: reader(path, progress=progress))
+        return reader(path, advance=advance)
+    return cached_source(path, lambda: reader(path, advance=advance))
 
 
 def _reader(path: Path) -> Callable[..., FerDataset]:
@@ -75,11 +74,11 @@ def _reader(path: Path) -> Callable[..., FerDataset]:
     )
 
 
-def _load_synthetic(text: str, cache: bool, progress: Progress | None) -> FerDataset:
+def _load_synthetic(text: str, cache: bool, advance: Advance) -> FerDataset:
     from fer_edge.data.synthetic import parse_synthetic, synthetic_faces, synthetic_key
 
     count, seed = parse_synthetic(text)
     if not cache:
-        return synthetic_faces(count, seed, progress=progress)
+        return synthetic_faces(count, seed, advance=advance)
     key = synthetic_key(count, seed)
-    return cached_entry(key, lambda: synthetic_faces(count, seed, progress=progress))
+    return cached_entry(key, lambda: synthetic_faces(count, seed, advance=advance))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -15,10 +14,9 @@ from fer_edge.data.splits import Split, split_from_usage
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError
 from fer_edge.preprocessing import SIZE
+from fer_edge.progress import Advance
 
 __all__ = ["read_csv", "read_csv_stream"]
-
-Progress = Callable[[int, int], None]
 
 _PIXELS = SIZE * SIZE
 _COLUMNS = ("emotion", "pixels", "usage")
@@ -27,14 +25,14 @@ _LAYOUT = "the columns are emotion (0..6), pixels (2,304 numbers 0..255) and Usa
 _VALUES = {str(value): value for value in range(256)}
 
 
-def read_csv(path: Path, *, progress: Progress | None = None) -> FerDataset:
+def read_csv(path: Path, *, advance: Advance | None = None) -> FerDataset:
     """Read a CSV file; raises DataError naming the file and the line of the first bad row."""
     with open(path, "rb") as stream:
-        return read_csv_stream(stream, str(path), path.stat().st_size, progress=progress)
+        return read_csv_stream(stream, str(path), path.stat().st_size, advance=advance)
 
 
 def read_csv_stream(
-    stream: IO[bytes], name: str, size: int, *, progress: Progress | None = None
+    stream: IO[bytes], name: str, size: int, *, advance: Advance | None = None
 ) -> FerDataset:
     """Read CSV from a binary stream of ``size`` bytes; ``name`` is what errors call it.
 
@@ -56,9 +54,9 @@ def read_csv_stream(
             labels.append(label)
             splits.append(usage)
             pixels += values
-            if progress and len(labels) % 500 == 0:
+            if advance is not None and len(labels) % 500 == 0:
                 # Bytes, not rows: a CSV's number of rows is known only at its end.
-                progress(min(stream.tell(), size), size)
+                advance(min(stream.tell(), size), size)
     except DataError:
         raise
     except (csv.Error, ValueError) as error:
@@ -67,8 +65,8 @@ def read_csv_stream(
         raise DataError(f"{name} cannot be read: {error}", fix="download it again") from None
     finally:
         text.detach()
-    if progress:
-        progress(size, size)
+    if advance is not None:
+        advance(size, size)
     dataset = dataset_from_rows(
         np.frombuffer(pixels, dtype=np.uint8).reshape(-1, SIZE, SIZE),
         np.frombuffer(labels, dtype=np.uint8),

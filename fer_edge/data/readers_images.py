@@ -23,10 +23,9 @@ from fer_edge.data.readers_csv import read_csv, read_csv_stream
 from fer_edge.data.tree import Tree, is_junk, tree_from_paths
 from fer_edge.errors import DataError
 from fer_edge.preprocessing import SIZE
+from fer_edge.progress import Advance
 
 __all__ = ["CSV_NAMES", "list_folder", "read_folder", "read_zip"]
-
-Progress = Callable[[int, int], None]
 
 CSV_NAMES = ("icml_face_data.csv", "fer2013.csv")
 """FER2013 as one CSV; looked for in a zip or a folder before class folders are."""
@@ -40,7 +39,7 @@ _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 _CONVERTIBLE = {"1", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 
 
-def read_zip(path: Path, *, progress: Progress | None = None) -> FerDataset:
+def read_zip(path: Path, *, advance: Advance | None = None) -> FerDataset:
     """Read FER2013 (class folders, or one CSV) from a zip.
 
     Raises DataError for a truncated, damaged or encrypted zip, naming the member.
@@ -53,7 +52,7 @@ def read_zip(path: Path, *, progress: Progress | None = None) -> FerDataset:
             name = f"{path}: {csv}"
             size = _checked_size(members[csv], name, _MAX_CSV_BYTES)
             with archive.open(members[csv]) as stream:
-                return read_csv_stream(stream, name, size, progress=progress)
+                return read_csv_stream(stream, name, size, advance=advance)
         folders = {m.filename.rstrip("/") for m in archive.infolist() if m.is_dir()}
         tree = tree_from_paths(list(members), folders, str(path))
         if len(members) != sum(not m.is_dir() for m in archive.infolist()):
@@ -65,14 +64,14 @@ def read_zip(path: Path, *, progress: Progress | None = None) -> FerDataset:
             with _zip_errors(name):
                 return archive.read(members[member])
 
-        return _decode_tree(tree, read, path, progress)
+        return _decode_tree(tree, read, path, advance)
 
 
-def read_folder(path: Path, *, progress: Progress | None = None) -> FerDataset:
+def read_folder(path: Path, *, advance: Advance | None = None) -> FerDataset:
     """Read FER2013 (class folders, or one CSV) from a folder."""
     files, folders = list_folder(path)
     if csv := _find_csv(files):
-        return read_csv(path / csv, progress=progress)
+        return read_csv(path / csv, advance=advance)
     tree = tree_from_paths(files, folders, str(path))
 
     def read(member: str) -> bytes:
@@ -85,7 +84,7 @@ def read_folder(path: Path, *, progress: Progress | None = None) -> FerDataset:
             raise DataError(f"{path / member} is too large for a {SIZE}x{SIZE} image")
         return content
 
-    return _decode_tree(tree, read, path, progress)
+    return _decode_tree(tree, read, path, advance)
 
 
 def list_folder(path: Path) -> tuple[list[str], list[str]]:
@@ -115,7 +114,7 @@ def _find_csv(paths: list[str]) -> str | None:
 
 
 def _decode_tree(
-    tree: Tree, read: Callable[[str], bytes], source: Path, progress: Progress | None
+    tree: Tree, read: Callable[[str], bytes], source: Path, advance: Advance | None
 ) -> FerDataset:
     total = len(tree.files)
     images = np.empty((total, SIZE, SIZE), dtype=np.uint8)
@@ -125,8 +124,8 @@ def _decode_tree(
         images[row], was_gray = _gray_from_bytes(read(file.path), name)
         if not was_gray:
             converted.append(file.path)
-        if progress and (row % 250 == 249 or row == total - 1):
-            progress(row + 1, total)
+        if advance is not None and (row % 250 == 249 or row == total - 1):
+            advance(row + 1, total)
     notes = list(tree.notes)
     if converted:
         notes.append(

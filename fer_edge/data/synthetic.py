@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +24,9 @@ from fer_edge.data.splits import Split
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import UsageError
 from fer_edge.preprocessing import SIZE
+from fer_edge.progress import Advance
 
 __all__ = ["DEFAULT_COUNT", "MIN_COUNT", "parse_synthetic", "synthetic_faces", "synthetic_key"]
-
-Progress = Callable[[int, int], None]
 
 DEFAULT_COUNT = 4200
 MIN_COUNT = 10 * len(EMOTIONS)
@@ -78,7 +76,7 @@ def synthetic_key(count: int, seed: int) -> str:
     return hashlib.sha256(b"%d:%d:" % (count, seed) + code).hexdigest()
 
 
-def synthetic_faces(count: int, seed: int = 0, *, progress: Progress | None = None) -> FerDataset:
+def synthetic_faces(count: int, seed: int = 0, *, advance: Advance | None = None) -> FerDataset:
     """Draw ``count`` faces, the classes in equal parts, split 80/10/10 within each class."""
     number = np.arange(count)
     labels = (number % len(EMOTIONS)).astype(np.uint8)
@@ -88,8 +86,8 @@ def synthetic_faces(count: int, seed: int = 0, *, progress: Progress | None = No
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)
         images[start:stop] = _draw(labels[start:stop], seed, start // _CHUNK)
-        if progress:
-            progress(stop, count)
+        if advance is not None:
+            advance(stop, count)
     return dataset_from_rows(
         images,
         labels,

@@ -17,8 +17,8 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from fer_edge.training.config import Recipe, recipe_from_dict, recipe_to_toml
 from fer_edge.training.runs import RunFolder, is_main_process, make_run_folder, run_to_resume
 
 if TYPE_CHECKING:
-    from fer_edge.training.loop import Listener
+    from fer_edge.training.loop import TrainingReporter
 
 __all__ = [
     "SCORES",
@@ -204,13 +204,14 @@ def train_folds(
     validation: CrossValidation,
     dataset: FerDataset,
     *,
-    listen: Callable[[Resplit, FerDataset], AbstractContextManager[Listener]],
+    reporter: TrainingReporter | None = None,
 ) -> dict[str, Any]:
     """Train the folds that are left; return ``cv.json``, which is written after each of them.
 
-    ``dataset`` is the data set of its start, not split. ``listen(fold, its data set)`` gives the
-    listener of each fold. A fold that was stopped goes on where it stood; a finished one is kept.
-    Raises what :func:`fer_edge.training.loop.train` raises, and UsageError for other images.
+    ``dataset`` is the data set of its start, not split. ``reporter`` receives each fold's split as
+    a note, and then its training. A fold that was stopped continues where it stopped; a finished
+    one is kept. Raises what :func:`fer_edge.training.loop.train` raises, and UsageError for other
+    images.
     """
     from fer_edge.training.loop import train
     from fer_edge.training.start import start_run
@@ -236,8 +237,9 @@ def train_folds(
                 run = start_run(validation.path, run.name, recipe, own, info["data"])
             else:
                 resplit_as_recorded(own, run.info()["dataset"], f"the run {run.path}")
-            with listen(split, own) as listener:
-                train(run, recipe, own, listener=listener)
+            if reporter is not None and is_main_process():
+                reporter.note(own.notes[-1])
+            train(run, recipe, own, reporter=reporter)
             if is_main_process():
                 validation.update()
         if is_main_process():

@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fer_edge.data import FerDataset
 from fer_edge.errors import NumericsError
+from fer_edge.progress import Reporter
 from fer_edge.training.batches import Sources, step_seed
 from fer_edge.training.config import Recipe
 from fer_edge.training.curves import plot_curves
@@ -32,7 +33,7 @@ from fer_edge.training.sam import is_sharpness_aware, uphill
 from fer_edge.training.scoring import score
 from fer_edge.training.session import RunOverview, Session
 
-__all__ = ["Listener", "Objective", "recipe_objective", "train", "train_step"]
+__all__ = ["Objective", "TrainingReporter", "recipe_objective", "train", "train_step"]
 
 Objective = Callable[[Tensor, Tensor, Sources], Callable[[Tensor], Tensor]]
 """Takes a part's view, targets and sources; returns the loss as a function of the logits.
@@ -47,8 +48,8 @@ _READ_STEPS = 50
 """How often a GPU's losses are read: each reading makes it wait."""
 
 
-class Listener:
-    """Told what happens, on the main process only; this one keeps silent."""
+class TrainingReporter(Reporter):
+    """Receives what happens in training, on the main process only. This one ignores it."""
 
     def overview(self, overview: RunOverview) -> None:
         """Training is about to start."""
@@ -59,16 +60,13 @@ class Listener:
     def epoch(self, row: dict[str, Any]) -> None:
         """An epoch is done and saved; ``row`` is its line of the history."""
 
-    def say(self, text: str) -> None:
-        """Something else that a person should know."""
-
 
 def train(
     run: RunFolder,
     recipe: Recipe,
     dataset: FerDataset,
     *,
-    listener: Listener | None = None,
+    reporter: TrainingReporter | None = None,
     objective: Objective | None = None,
 ) -> dict[str, Any]:
     """Train on TRAIN and score PUBLIC after each epoch, from wherever ``run`` stands.
@@ -85,18 +83,18 @@ def train(
         kind = QatSession if "qat" in run.info() else Session
         session = kind(run, recipe, dataset)
         held.callback(session.workers.close)
-        if listener is None or not session.is_main:
-            listener = Listener()
+        if reporter is None or not session.is_main:
+            reporter = TrainingReporter()
         objective = objective or recipe_objective(session)
-        listener.overview(session.overview())
-        for note in session.notes:
-            listener.say(note)
+        reporter.overview(session.overview())
+        for text in session.notes:
+            reporter.note(text)
         board = _board(session)
         if board is not None:
             held.callback(board.close)
-        _train_epochs(session, objective, listener, board)
+        _train_epochs(session, objective, reporter, board)
         if session.stopped_early and session.progress.epoch < recipe.epochs:
-            listener.say(
+            reporter.note(
                 f"stopped after epoch {session.progress.epoch}: {recipe.stop.monitor} has not "
                 f"improved for {session.monitor.stale} epochs"
             )
@@ -121,7 +119,7 @@ def _board(session: Session) -> SummaryWriter | None:
 
 
 def _train_epochs(
-    session: Session, objective: Objective, listener: Listener, board: SummaryWriter | None
+    session: Session, objective: Objective, reporter: TrainingReporter, board: SummaryWriter | None
 ) -> None:
     """Do the epochs that are left."""
     run = session.run
@@ -130,18 +128,18 @@ def _train_epochs(
     plotted = time.monotonic()
     with Interrupts() as interrupts:
         while not session.finished:
-            _train_epoch(session, objective, listener, board, interrupts)
+            _train_epoch(session, objective, reporter, board, interrupts)
             row = _close_epoch(session, board)
             if session.is_main and time.monotonic() - plotted > _PLOT_SECONDS:
                 plot_curves(run.curves, session.progress.history, run.name)
                 plotted = time.monotonic()
-            listener.epoch(row)
+            reporter.epoch(row)
 
 
 def _train_epoch(
     session: Session,
     objective: Objective,
-    listener: Listener,
+    reporter: TrainingReporter,
     board: SummaryWriter | None,
     interrupts: Interrupts,
 ) -> None:
@@ -164,7 +162,7 @@ def _train_epoch(
         now.loss_sum += sum(losses)
         now.train_seconds = seconds_before + time.monotonic() - begun
         speed = (now.step - first) * batch_size / (time.monotonic() - begun)
-        listener.step(now.epoch + 1, now.step, losses[-1], speed)
+        reporter.step(now.epoch + 1, now.step, losses[-1], speed)
         if board is not None and (now.step % _READ_STEPS == 0 or now.step == steps):
             done = now.epoch * steps + now.step
             board.add_scalar("train/loss", losses[-1], done)

@@ -17,8 +17,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from fer_edge.data import FerDataset
 from fer_edge.errors import UsageError, require
 from fer_edge.files import write_text
 from fer_edge.training.config import Recipe, recipe_to_toml, with_overrides
-from fer_edge.training.loop import Listener, train
+from fer_edge.training.loop import TrainingReporter, train
 from fer_edge.training.runs import RunFolder, create_run
 from fer_edge.training.session import RunOverview
 from fer_edge.training.space import Space
@@ -37,7 +36,7 @@ from fer_edge.training.study import is_lost, make_pruner, make_sampler, open_stu
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["MIN_FOR_IMPORTANCE", "Search", "Trial"]
+__all__ = ["MIN_FOR_IMPORTANCE", "Search", "SearchReporter", "Trial"]
 
 MIN_FOR_IMPORTANCE = 6
 """Completed trials below which an estimate of importance would be noise."""
@@ -138,23 +137,22 @@ class Search:
         trials: int,
         *,
         seconds: float = math.inf,
-        listen: Callable[[int, Mapping[str, Any]], AbstractContextManager[Listener]],
-        tell: Callable[[Trial], None] = lambda trial: None,
+        reporter: SearchReporter | None = None,
     ) -> None:
         """Try until the study has ``trials`` trials, whoever made them, or time is up.
 
-        After ``seconds`` no trial is begun any more. ``listen(number, values)`` gives a trial's
-        listener, ``tell`` hears of its outcome. The best recipe so far is in ``best.toml``.
+        After ``seconds`` no trial is started. The best recipe so far is in ``best.toml``.
         Raises KeyboardInterrupt when told to stop, and the error of a trial when the first ones
         all failed.
         """
+        reporter = reporter or SearchReporter()
         begun, failures = time.monotonic(), 0
         while time.monotonic() - begun < seconds:
             self._reclaim()
             if sum(trial.counts for trial in self.trials()) >= trials:
                 return
-            number, error = self._try(listen)
-            tell(self.trials()[number])
+            number, error = self._try(reporter)
+            reporter.trial_ended(self.trials()[number])
             failures = failures + 1 if error is not None else 0
             if error is not None and failures >= _HOPELESS and self.best is None:
                 raise error
@@ -209,9 +207,7 @@ class Search:
         found = get_param_importances(self.study, evaluator=FanovaImportanceEvaluator(seed=0))
         return {key: float(value) for key, value in found.items()}
 
-    def _try(
-        self, listen: Callable[[int, Mapping[str, Any]], AbstractContextManager[Listener]]
-    ) -> tuple[int, Exception | None]:
+    def _try(self, reporter: SearchReporter) -> tuple[int, Exception | None]:
         """Make one trial; return its number, and why it failed."""
         from optuna import TrialPruned
         from optuna.trial import TrialState
@@ -222,7 +218,7 @@ class Search:
             trial.set_user_attr("beat", time.time())
             self.study.sampler = make_sampler(self._sampler, self._seed, trial.number)
             values = {key: each.suggest(trial, key) for key, each in self.space.parameters.items()}
-            value = self._train(trial, values, listen)
+            value = self._train(trial, values, reporter)
         except TrialPruned:
             self._end(trial.number, TrialState.PRUNED)
         except Exception as error:
@@ -243,7 +239,7 @@ class Search:
         self,
         trial: optuna.Trial,
         values: Mapping[str, Any],
-        listen: Callable[[int, Mapping[str, Any]], AbstractContextManager[Listener]],
+        reporter: SearchReporter,
     ) -> float:
         """Train with ``values``; return the score."""
         from optuna import TrialPruned
@@ -257,8 +253,9 @@ class Search:
             self._data,
         )
         try:
-            with listen(trial.number, values) as listener:
-                train(run, recipe, self.dataset, listener=_Watch(trial, self.monitor, listener))
+            reporter.trial_started(trial.number, values)
+            watch = _Watch(trial, self.monitor, reporter)
+            train(run, recipe, self.dataset, reporter=watch)
         except TrialPruned:
             run.update(status="pruned")
             raise
@@ -293,18 +290,31 @@ class Search:
             self.study.enqueue_trial(dict(trial.params), user_attrs=attrs)
 
 
-class _Watch(Listener):
+class SearchReporter(TrainingReporter):
+    """Receives also each trial's start and end. This one ignores them."""
+
+    def trial_started(self, number: int, values: Mapping[str, Any]) -> None:
+        """Trial ``number`` is going to be trained with ``values``."""
+
+    def trial_ended(self, trial: Trial) -> None:
+        """A trial is over; it says how it ended."""
+
+
+class _Watch(TrainingReporter):
     """Reports each epoch's score to the study, and ends a trial that is not worth going on."""
 
-    def __init__(self, trial: optuna.Trial, monitor: str, listener: Listener) -> None:
-        self._trial, self._monitor, self._listener = trial, monitor, listener
+    def __init__(self, trial: optuna.Trial, monitor: str, reporter: TrainingReporter) -> None:
+        self._trial, self._monitor, self._reporter = trial, monitor, reporter
         self._beat = time.monotonic()
 
+    def progress(self, stage: str, done: int, total: int) -> None:
+        self._reporter.progress(stage, done, total)
+
     def overview(self, overview: RunOverview) -> None:
-        self._listener.overview(overview)
+        self._reporter.overview(overview)
 
     def step(self, epoch: int, step: int, loss: float, images_per_s: float) -> None:
-        self._listener.step(epoch, step, loss, images_per_s)
+        self._reporter.step(epoch, step, loss, images_per_s)
         if time.monotonic() - self._beat > _BEAT_SECONDS:
             self._beat = time.monotonic()
             self._trial.set_user_attr("beat", time.time())
@@ -312,13 +322,13 @@ class _Watch(Listener):
     def epoch(self, row: dict[str, Any]) -> None:
         from optuna import TrialPruned
 
-        self._listener.epoch(row)
+        self._reporter.epoch(row)
         self._trial.report(row[f"public_{self._monitor}"], row["epoch"])
         if self._trial.should_prune():
             raise TrialPruned
 
-    def say(self, text: str) -> None:
-        self._listener.say(text)
+    def note(self, text: str) -> None:
+        self._reporter.note(text)
 
 
 def _trial(trial: optuna.trial.FrozenTrial) -> Trial:

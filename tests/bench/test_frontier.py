@@ -20,6 +20,7 @@ from fer_edge.errors import UnavailableError, UsageError
 from fer_edge.measure import environment
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.models import MODELS
+from fer_edge.progress import SILENT
 
 
 def small_network() -> nn.Module:
@@ -72,7 +73,7 @@ def proven(own_bundle: Bundle) -> Bundle:
 
 
 def measure(bundle: Bundle, faces: FerDataset, folder: Path, *rivals: Rival) -> dict[str, Any]:
-    return frontier.run(bundle, faces, rivals, folder, threads=1, quick=True, say=lambda text: None)
+    return frontier.run(bundle, faces, rivals, folder, threads=1, quick=True, reporter=SILENT)
 
 
 def test_ours_and_theirs_in_one_run(
@@ -200,9 +201,7 @@ def test_other_work_on_the_machine_is_refused(
         monkeypatch.setattr(
             frontier, "capture", lambda threads: {**seen, "warnings": environment._warnings(seen)}
         )
-        return frontier.run(
-            proven, faces, (), tmp_path, threads=1, say=lambda text: None, **options
-        )
+        return frontier.run(proven, faces, (), tmp_path, threads=1, reporter=SILENT, **options)
 
     real = environment.capture
     with pytest.raises(UnavailableError, match="busy") as caught:

@@ -18,7 +18,7 @@ from fer_edge.cli import main
 from fer_edge.data import FerDataset
 from fer_edge.training import search
 from fer_edge.training.config import Recipe, load_recipe
-from fer_edge.training.loop import Listener
+from fer_edge.training.loop import TrainingReporter
 from fer_edge.training.runs import RunFolder
 
 TINY = (
@@ -46,11 +46,13 @@ def _refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for training, which tests/training/test_search.py has: one epoch, no network."""
 
-    def train(run: RunFolder, recipe: Recipe, data: FerDataset, *, listener: Listener) -> None:
+    def train(
+        run: RunFolder, recipe: Recipe, data: FerDataset, *, reporter: TrainingReporter
+    ) -> None:
         top1 = min(recipe.optim.lr, 0.9)
         row = {"epoch": 1, "public_top1": top1, "images_per_s": 1.0, "seconds": 1.0}
         run.update(best=row, last=row)
-        listener.epoch(row)
+        reporter.epoch(row)
 
     monkeypatch.setattr(search, "train", train)
 

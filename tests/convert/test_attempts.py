@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures_progress import Recorder
 
 from fer_edge.convert.attempts import Int8Result, int8_within_gate
 from fer_edge.convert.golden import golden_failure
@@ -34,13 +35,13 @@ def spoiled(ranges: Ranges) -> Ranges:
 def test_the_layers_that_read_a_spoiled_tensor_rank_first(
     target: str, fp32: Path, spoiled: Ranges, faces: FerDataset
 ) -> None:
-    seen: list[tuple[int, int]] = []
+    recorder = Recorder()
     costs = rank_layers(
         fp32,
         spoiled,
         target,
         faces.images[:48],
-        progress=lambda done, total: seen.append((done, total)),
+        reporter=recorder,
     )
     names = [cost.name for cost in costs]
     # The ONNX Runtime shape quantises results too, so what writes the tensor pays as well.
@@ -49,7 +50,7 @@ def test_the_layers_that_read_a_spoiled_tensor_rank_first(
     assert costs == sorted(costs, key=lambda cost: -cost.kl)
     assert costs[0].kl > 10 * costs[-1].kl
     assert all(0 <= cost.flips <= 1 for cost in costs)
-    assert seen[-1] == (len(costs), len(costs))
+    assert recorder.counts("ranking layers")[-1] == (len(costs), len(costs))
 
 
 @dataclass
@@ -94,7 +95,7 @@ def attempt(
     others: Sequence[Ranges] = (),
     **options: Any,
 ) -> tuple[Int8Result, list[str]]:
-    said: list[str] = []
+    recorder = Recorder()
 
     def engine(path: Path, precision: str) -> Engine:
         return Engine(path, "onnxruntime", precision, path.name, Preprocessing())
@@ -108,10 +109,10 @@ def attempt(
         proof=proof,
         higher=None,
         images=faces.images[:32],
-        say=said.append,
+        reporter=recorder,
         **options,
     )
-    return result, said
+    return result, recorder.notes
 
 
 def test_the_first_attempt_that_passes_is_the_last(

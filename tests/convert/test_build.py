@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures_progress import Recorder
 
 from fer_edge.backends import backend_class
 from fer_edge.bundle import Bundle
@@ -27,6 +28,7 @@ from fer_edge.measure.latency import LatencyProtocol, LatencySamples
 from fer_edge.measure.record import record_bench
 from fer_edge.measure.verification import measured_speedup, verify_bundle
 from fer_edge.models.weights import load_weights, save_weights
+from fer_edge.progress import Reporter
 from fer_edge.usable import require_engine
 
 
@@ -248,7 +250,7 @@ def test_from_an_onnx_file_the_graph_is_the_reference(
 
 def test_int8_that_loses_too_much_is_not_in_the_bundle(own: Path, faces: FerDataset) -> None:
     impossible = GatePolicy(max_top1_drop=-1.0, max_recall_drop=9, max_recall_drop_small=9)
-    said: list[str] = []
+    recorder = Recorder()
     # The impossible limit is for INT8 alone: FP32 is judged by the same policy.
     with pytest.MonkeyPatch.context() as patch:
         honest = proof_module.judge
@@ -259,7 +261,7 @@ def test_int8_that_loses_too_much_is_not_in_the_bundle(own: Path, faces: FerData
 
         patch.setattr(proof_module, "judge", judge)
         patch.setattr("fer_edge.measure.gate._drop", _strict_drop)
-        report = build(own, data=faces, retries=1, say=said.append, **QUICK)
+        report = build(own, data=faces, retries=1, reporter=recorder, **QUICK)
     assert isinstance(report.error, GateError)
     assert report.error.exit_code == 3
     assert "top-1" in str(report.error)
@@ -273,7 +275,7 @@ def test_int8_that_loses_too_much_is_not_in_the_bundle(own: Path, faces: FerData
     assert len(proof["costs"]) == 10
     assert set(proof["costs"][0]) == {"node", "kl", "flips"}
     assert require_engine(bundle, backend_class("onnxruntime")).precision == "fp32"
-    assert any("ranking its layers" in text for text in said)
+    assert any("ranking its layers" in text for text in recorder.notes)
     from fer_edge.classifier import Classifier
 
     classifier = Classifier(bundle)
@@ -345,14 +347,14 @@ def test_fp16_that_is_off_falls_back_to_fp32(
 def test_a_device_elsewhere_gets_all_but_its_plan(
     weights: Path, faces: FerDataset, tmp_path: Path
 ) -> None:
-    said: list[str] = []
+    recorder = Recorder()
     report = build(
         weights,
         data=faces,
         target="orin-jp62",
         output=tmp_path / "b",
         calibration="stratified-128",
-        say=said.append,
+        reporter=recorder,
     )
     assert report.error is None
     assert report.engine == "model.int8.tensorrt.onnx"
@@ -361,18 +363,18 @@ def test_a_device_elsewhere_gets_all_but_its_plan(
     assert int8.meta["remainder"] == "fp16"
     assert bundle.artifact(precision="fp16")
     assert gate(bundle, "int8", "tensorrt")["status"] == "speed not measured"
-    assert any("--target orin-jp62" in text for text in said)
+    assert any("--target orin-jp62" in text for text in recorder.notes)
     # On the device the graph is there already: no data, no export, the plan alone.
-    said.clear()
-    build(tmp_path / "b", target="orin-jp62", say=said.append)
-    assert any("building the plan from it" in text for text in said)
+    recorder.notes.clear()
+    build(tmp_path / "b", target="orin-jp62", reporter=recorder)
+    assert any("building the plan from it" in text for text in recorder.notes)
 
 
 def test_targets_by_name() -> None:
-    said: list[str] = []
+    recorder = Recorder()
     assert find_target("openvino").backend == "openvino"
-    assert find_target(None, said.append).name in {"onnxruntime", "tensorrt"}
-    assert said[0].startswith("target ")
+    assert find_target(None, recorder).name in {"onnxruntime", "tensorrt"}
+    assert recorder.notes[0].startswith("target ")
     assert find_target("orin-jp60").remainder == "fp32"
     with pytest.raises(UsageError, match="unknown target 'onxruntime'") as caught:
         find_target("onxruntime")
@@ -419,10 +421,13 @@ def test_weights_that_change_while_building_do_not_mix(
     shutil.copyfile(weights, training)
     before = sha256_file(training)
 
-    def epoch_ends(text: str) -> None:
-        training.write_bytes(b"the next epoch's")
+    class EpochEnds(Reporter):
+        def note(self, text: str) -> None:
+            training.write_bytes(b"the next epoch's")
 
-    report = build(training, precision="fp32", target="onnxruntime", data=faces, say=epoch_ends)
+    report = build(
+        training, precision="fp32", target="onnxruntime", data=faces, reporter=EpochEnds()
+    )
     bundle = Bundle.open(report.bundle)
     assert bundle.artifact(format="safetensors").sha256 == before
     assert report.proven["fp32"].gate.passed

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fixtures_progress import Recorder
 from onnx import TensorProto, helper, numpy_helper
 
 from fer_edge.convert import trials
@@ -459,7 +460,7 @@ def test_weights_are_tried_where_an_engine_saturates_alone(
     def engine(path: Path, precision: str) -> Engine:
         return Engine(path, target, precision, path.name, Preprocessing())
 
-    said: list[str] = []
+    recorder = Recorder()
     result = int8_within_gate(
         engine(fp32, "fp32"),
         engine(out, "int8"),
@@ -469,9 +470,9 @@ def test_weights_are_tried_where_an_engine_saturates_alone(
         proof=None,
         higher=None,
         images=faces.images[:16],
-        say=said.append,
+        reporter=recorder,
     )
-    assert bool(result.weight_scales) == bool(said) == compared
+    assert bool(result.weight_scales) == bool(recorder.notes) == compared
     if compared:
         best, other = result.weight_scales
         assert {best.name, other.name} == {"full", "saturation-safe"}

@@ -203,7 +203,7 @@ def test_a_stopped_fine_tuning_ends_in_the_same_weights(
     class Killed(BaseException):
         pass
 
-    class Kill(loop.Listener):
+    class Kill(loop.TrainingReporter):
         def step(self, epoch: int, step: int, loss: float, images_per_s: float) -> None:
             if step == 2:
                 raise Killed
@@ -214,7 +214,7 @@ def test_a_stopped_fine_tuning_ends_in_the_same_weights(
         run = start_run(tmp_path, name, chosen, few, "x", teachers=teachers, qat=setup)
         if name == "cut":
             with pytest.raises(Killed):
-                loop.train(run, chosen, few, listener=Kill())
+                loop.train(run, chosen, few, reporter=Kill())
         loop.train(run, chosen, few)
         ends.append(load_weights(run.model).state)
     assert ends[0].keys() == loaded.state.keys()

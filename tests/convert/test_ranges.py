@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from fixtures_progress import Recorder
 
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.graph import load_model
@@ -237,13 +238,13 @@ def test_unknown_method_and_progress(
 ) -> None:
     with pytest.raises(UsageError, match="no calibration method 'mse'"):
         ranges_from_onnx(fp32, faces, calibration, method="mse")
-    seen: list[tuple[int, int]] = []
+    recorder = Recorder()
     ranges_from_onnx(
         fp32,
         faces,
         calibration,
         method="entropy",
         cache=False,
-        progress=lambda done, total: seen.append((done, total)),
+        reporter=recorder,
     )
-    assert seen[-1] == (128, 128)  # two passes over 64 images
+    assert recorder.counts("calibrating")[-1] == (128, 128)  # two passes over 64 images

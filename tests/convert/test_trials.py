@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures_progress import Recorder
 
 from fer_edge.bundle import Bundle
 from fer_edge.convert.build import build
@@ -47,7 +48,7 @@ def test_methods_together_are_the_methods_alone(
 def test_a_build_takes_it_and_the_manifest_says_why(
     weights: Path, faces: FerDataset, tmp_path: Path
 ) -> None:
-    said: list[str] = []
+    recorder = Recorder()
     report = build(
         weights,
         data=faces,
@@ -56,7 +57,7 @@ def test_a_build_takes_it_and_the_manifest_says_why(
         calibration="stratified-128",
         method="auto",
         verify=False,
-        say=said.append,
+        reporter=recorder,
     )
     calibration = Bundle.open(tmp_path / "b").manifest.calibration
     assert calibration is not None
@@ -65,7 +66,7 @@ def test_a_build_takes_it_and_the_manifest_says_why(
     assert {each["method"] for each in compared} == set(METHODS)
     assert report.ranges is not None
     assert report.ranges.method == calibration["method"]
-    assert any("loses least" in text for text in said)
+    assert any("loses least" in text for text in recorder.notes)
 
 
 def test_compare() -> None:

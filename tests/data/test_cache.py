@@ -12,6 +12,7 @@ import pytest
 from fer_edge.data import cache, fer2013, load
 from fer_edge.errors import DataError
 from fer_edge.paths import cache_dir
+from fer_edge.progress import Reporter
 
 
 @pytest.fixture
@@ -128,12 +129,13 @@ def test_a_broken_index_is_not_believed(source, monkeypatch, own_cache) -> None:
 
 
 def test_a_source_that_changes_while_it_is_read_is_refused(source, own_cache, forms) -> None:
-    def meddle(done: int, total: int) -> None:
-        target = source if source.is_file() else source / "train/sad/Training_0.png"
-        os.utime(target, ns=(0, time.time_ns()))
+    class Meddle(Reporter):
+        def progress(self, stage: str, done: int, total: int) -> None:
+            target = source if source.is_file() else source / "train/sad/Training_0.png"
+            os.utime(target, ns=(0, time.time_ns()))
 
     with pytest.raises(DataError, match="changed while it was read"):
-        load(source, progress=meddle)
+        load(source, reporter=Meddle())
     assert not list(own_cache.glob("data/*.npz"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fixtures_progress import Recorder
 
 from fer_edge.data import FerDataset, Split, duplicate_mask, load, resolve_source
 from fer_edge.data.audit import audit
@@ -91,7 +92,7 @@ def test_a_zip_is_known_by_its_content(forms, tmp_path) -> None:
 
 
 def test_progress_counts_images_to_the_end(forms, tmp_path) -> None:
-    seen: list[tuple[int, int]] = []
+    recorder = Recorder()
     path = forms.zip(tmp_path / "x.zip", forms.files(forms.faces()))
-    load(path, cache=False, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(42, 42)]
+    load(path, cache=False, reporter=recorder)
+    assert recorder.counts("reading images") == [(42, 42)]

@@ -102,7 +102,7 @@ def test_progress_counts_bytes_to_the_end(forms) -> None:
     text = forms.csv_text(forms.faces()).encode()
     seen: list[tuple[int, int]] = []
     read_csv_stream(
-        io.BytesIO(text), "x", len(text), progress=lambda done, total: seen.append((done, total))
+        io.BytesIO(text), "x", len(text), advance=lambda done, total: seen.append((done, total))
     )
     assert seen[-1] == (len(text), len(text))
 

@@ -80,7 +80,7 @@ def test_a_wrong_name_is_a_usage_error(text: str) -> None:
 
 def test_progress_ends_at_the_count() -> None:
     seen: list[tuple[int, int]] = []
-    synthetic_faces(200, progress=lambda done, total: seen.append((done, total)))
+    synthetic_faces(200, advance=lambda done, total: seen.append((done, total)))
     assert seen == [(128, 200), (200, 200)]
 
 

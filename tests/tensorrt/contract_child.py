@@ -32,6 +32,16 @@ from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
 from fer_edge.convert.plan import plan_from_onnx
 from fer_edge.convert.targets import load_target
 from fer_edge.errors import FerEdgeError
+from fer_edge.progress import Reporter
+
+
+class Counts(Reporter):
+    def __init__(self) -> None:
+        self.done: list[int] = []
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        self.done.append(done)
+
 
 GPU = Gpu("Fake Orin", 87, "12.6", 8 << 30, True, True, 8, 918)
 RELEASES = {"8.6": "x86-dgpu-trt8", "10.3": "orin-jp62", "10.1": "thor-jp7", "11.": "orin-jp72"}
@@ -203,7 +213,7 @@ def main(folder: str, module: str) -> None:
             trt = CheckedModule(real, name, None)
             onnx, plan = Path(scratch, f"{word}.onnx"), Path(scratch, f"{word}.plan")
             onnx.write_bytes(word.encode())
-            progress: list[int] = []
+            counts = Counts()
             gpu = GPU if not rtx else Gpu("Fake RTX", 89, "13.0", 8 << 30, False, True, 128, 2500)
 
             def build(
@@ -211,7 +221,7 @@ def main(folder: str, module: str) -> None:
                 onnx: Path = onnx,
                 plan: Path = plan,
                 gpu: Gpu = gpu,
-                progress: list[int] = progress,
+                counts: Counts = counts,
             ) -> Any:
                 done = plan_from_onnx(
                     onnx,
@@ -219,11 +229,11 @@ def main(folder: str, module: str) -> None:
                     target=target,
                     trt=trt,
                     gpu=gpu,
-                    progress=lambda step, total: progress.append(step),
+                    reporter=counts,
                 )
                 return {**done.sidecar.to_dict(), "layers file": done.layers is not None}
 
-            report["builds"][word] = {**attempt(build), "seen": trt.seen, "progress": progress}
+            report["builds"][word] = {**attempt(build), "seen": trt.seen, "progress": counts.done}
             used |= trt.used
         cudart = FakeCudart()
         trt = CheckedModule(real, name, cudart)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from fixtures_progress import Recorder
 
 from fer_edge.backends.plan_sidecar import PlanSidecar
 from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
@@ -28,8 +29,8 @@ def bundle(tiny_bundle: Bundle) -> Bundle:
 
 @pytest.mark.tensorrt_rtx
 def test_a_plan_is_added_to_the_bundle_with_its_chain(rtx: ModuleType, bundle: Bundle) -> None:
-    said: list[str] = []
-    name = add_plan(bundle.path, "fp32", load_target("tensorrt-rtx"), say=said.append)
+    recorder = Recorder()
+    name = add_plan(bundle.path, "fp32", load_target("tensorrt-rtx"), reporter=recorder)
     assert name == f"engines/rtx-trt{rtx.__version__.rpartition('.')[0]}-fp32.plan"
     after = Bundle.open(bundle.path)
     plan = after.artifact(format="plan", precision="fp32", target="tensorrt-rtx")
@@ -41,8 +42,8 @@ def test_a_plan_is_added_to_the_bundle_with_its_chain(rtx: ModuleType, bundle: B
     assert sidecar.sha256 == plan.sha256
     assert sidecar.parent_sha256 == parent.sha256 == plan.parent_sha256
     assert after.unlisted() == []
-    assert said
-    assert said[0].startswith(("the plan was built and not run", "self-test passed"))
+    assert recorder.notes
+    assert recorder.notes[0].startswith(("the plan was built and not run", "self-test passed"))
     # Plain: nothing is put before the plan's own bytes.
     with pytest.raises(UsageError, match="no int8 plan"):
         TensorRTRTXBackend.from_bundle(after, "int8")
@@ -80,10 +81,10 @@ def test_another_machine_does_not_pretend(bundle: Bundle) -> None:
     if profile.why_not_here() is None:
         pytest.skip("this is an Orin with JetPack 6.2")
     before = (bundle.path / "manifest.json").read_bytes()
-    said: list[str] = []
-    assert add_plan(bundle.path, "fp32", profile, say=said.append) == ""
-    assert said[0].startswith("the plan itself is not built here: orin-jp62 ")
-    assert said[1] == (
+    recorder = Recorder()
+    assert add_plan(bundle.path, "fp32", profile, reporter=recorder) == ""
+    assert recorder.notes[0].startswith("the plan itself is not built here: orin-jp62 ")
+    assert recorder.notes[1] == (
         f"on the device: fer-edge build {bundle.path.name} --precision fp32 --target orin-jp62"
     )
     assert (bundle.path / "manifest.json").read_bytes() == before

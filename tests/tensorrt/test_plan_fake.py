@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fake_tensorrt import FakeConfig, FakeTimings, fake_tensorrt
+from fixtures_progress import Recorder
 
 from fer_edge.backends.gpu import Gpu
 from fer_edge.convert import plan as plan_module
@@ -151,7 +152,8 @@ def test_a_failed_build_leaves_the_old_plan(build: Build, tmp_path: Path) -> Non
 
 
 def test_messages_are_echoed_while_it_builds(build: Build) -> None:
-    said: list[str] = []
+    recorder = Recorder()
     with pytest.raises(UsageError):
-        build("refused", echo=said.append)
-    assert "stem_Q" in said[0]
+        build("refused", reporter=recorder)
+    assert recorder.notes[0].startswith("TensorRT: ")
+    assert "stem_Q" in recorder.notes[0]

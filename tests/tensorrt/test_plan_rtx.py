@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from fixtures_progress import Recorder
 
 from fer_edge.backends.gpu import gpu_or_reason
 from fer_edge.backends.plan_sidecar import PlanSidecar, layers_path, sidecar_path
@@ -15,6 +16,7 @@ from fer_edge.convert.plan import PlanReport, plan_from_onnx
 from fer_edge.convert.targets import load_target
 from fer_edge.errors import EngineMismatchError, UsageError
 from fer_edge.files import sha256_file
+from fer_edge.progress import Reporter
 
 pytestmark = pytest.mark.tensorrt_rtx
 
@@ -72,8 +74,9 @@ def test_no_file_is_left_but_the_plan_and_its_sidecar(build: Build) -> None:
 
 
 def test_progress_rises_to_its_end(build: Build) -> None:
-    seen: list[tuple[int, int]] = []
-    build("int8", progress=lambda done, total: seen.append((done, total)))
+    recorder = Recorder()
+    build("int8", reporter=recorder)
+    seen = recorder.counts("building the plan")
     steps = [done for done, _ in seen]
     assert steps == sorted(set(steps))
     assert seen[-1] == (1000, 1000)
@@ -81,12 +84,13 @@ def test_progress_rises_to_its_end(build: Build) -> None:
 
 
 def test_ctrl_c_in_the_progress_bar_stops_the_build(build: Build, tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        if done > 100:
-            raise KeyboardInterrupt
+    class Interrupt(Reporter):
+        def progress(self, stage: str, done: int, total: int) -> None:
+            if done > 100:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build("int8", progress=interrupt)
+        build("int8", reporter=Interrupt())
     assert not list(tmp_path.rglob("*.plan"))
 
 

@@ -27,7 +27,7 @@ from fer_edge.preprocessing import Preprocessing
 from fer_edge.training.batches import Batches, Sources
 from fer_edge.training.config import Distill, Recipe
 from fer_edge.training.distill import Distillation, distillation_loss
-from fer_edge.training.loop import Listener, train
+from fer_edge.training.loop import TrainingReporter, train
 from fer_edge.training.losses import cross_entropy
 from fer_edge.training.runs import RunFolder, create_run
 from fer_edge.training.teachers import Teacher, find_teachers
@@ -198,7 +198,7 @@ def test_sources_say_what_a_view_is_made_of(
         torch.testing.assert_close(view, made, rtol=1e-4, atol=1e-4)
 
 
-class _Stop(Listener):
+class _Stop(TrainingReporter):
     def step(self, epoch: int, step: int, loss: float, images_per_s: float) -> None:
         if (epoch, step) == (2, 1):
             raise _Killed
@@ -225,7 +225,7 @@ def test_a_run_with_teachers_resumes_only_with_the_same_ones(
     train(whole, recipe, faces)
     train(plain, recipe, faces)
     with pytest.raises(_Killed):
-        train(cut, recipe, faces, listener=_Stop())
+        train(cut, recipe, faces, reporter=_Stop())
 
     content = path.read_bytes()
     path.unlink()
@@ -236,7 +236,7 @@ def test_a_run_with_teachers_resumes_only_with_the_same_ones(
         train(cut, recipe, faces)
     path.write_bytes(content)
     recorder = Recorder()
-    train(cut, recipe, faces, listener=recorder)
+    train(cut, recipe, faces, reporter=recorder)
     assert recorder.overviews[0].first_epoch == 2
     assert same(weights_of(cut), weights_of(whole))
     assert not same(weights_of(plain), weights_of(whole)), "the teachers had a say"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fixtures_training import Recorder, same, weights_of
 
-from fer_edge.data import FerDataset, Resplit
+from fer_edge.data import FerDataset
 from fer_edge.errors import UsageError
 from fer_edge.models.weights import load_weights
 from fer_edge.training.config import Recipe, load_recipe
@@ -23,29 +23,37 @@ from fer_edge.training.folds import (
     summarise,
     train_folds,
 )
+from fer_edge.training.loop import TrainingReporter
 from fer_edge.training.runs import RunFolder, create_run
+from fer_edge.training.session import RunOverview
 
 
-class Stopping(Recorder):
-    """Stops training, as Ctrl-C does, after the first epoch of one fold."""
+class PerFold(TrainingReporter):
+    """A recorder for each fold; stops training, as Ctrl-C does, after one fold's first epoch."""
 
-    def epoch(self, row: dict[str, object]) -> None:
-        super().epoch(row)  # type: ignore[arg-type]
-        raise KeyboardInterrupt
+    def __init__(self, stop_in: str) -> None:
+        self.recorders: list[Recorder] = []
+        self._splits: list[str] = []
+        self._stop_in = stop_in
+
+    def note(self, text: str) -> None:
+        self._splits.append(text)
+
+    def overview(self, overview: RunOverview) -> None:
+        self.recorders.append(Recorder())
+        self.recorders[-1].overview(overview)
+        assert len(self._splits) == len(self.recorders)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self.recorders[-1].epoch(row)
+        if self._stop_in and self._stop_in in self._splits[-1]:
+            raise KeyboardInterrupt
 
 
 def _train(validation: CrossValidation, faces: FerDataset, stop_in: str = "") -> list[Recorder]:
-    listeners: list[Recorder] = []
-
-    @contextmanager
-    def listen(fold: Resplit, own: FerDataset) -> Iterator[Recorder]:
-        assert own.resplit is not None
-        assert own.resplit.name == fold.name
-        listeners.append(Stopping() if fold.name == stop_in else Recorder())
-        yield listeners[-1]
-
-    train_folds(validation, faces, listen=listen)
-    return listeners
+    folds = PerFold(stop_in)
+    train_folds(validation, faces, reporter=folds)
+    return folds.recorders
 
 
 def _start(root: Path, recipe: Recipe, faces: FerDataset, name: str = "cv") -> CrossValidation:

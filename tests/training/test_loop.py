@@ -39,7 +39,7 @@ def test_a_run_writes_what_it_promises(
     recipe = tiny()
     run = new_run(recipe)
     recorder = Recorder()
-    last = train(run, recipe, faces, listener=recorder)
+    last = train(run, recipe, faces, reporter=recorder)
 
     names = {path.name for path in run.path.iterdir()} - {".lock"}
     assert names == {
@@ -168,7 +168,7 @@ def test_bf16_trains_as_asked(faces: FerDataset, tiny: TinyRecipe, new_run: NewR
     recipe = tiny("epochs=1", "run.precision=bf16", "run.threads=1")
     recorder = Recorder()
     run = new_run(recipe)
-    train(run, recipe, faces, listener=recorder)
+    train(run, recipe, faces, reporter=recorder)
     assert recorder.overviews[0].precision.startswith("bf16 (as asked")
     assert all(value.dtype != torch.bfloat16 for value in weights_of(run).values())
 
@@ -235,9 +235,9 @@ def test_early_stopping_stops(faces: FerDataset, tiny: TinyRecipe, new_run: NewR
     recipe = tiny("epochs=50", "stop.patience=1", "stop.min_delta=1", "optim.lr=0.0001")
     recorder = Recorder()
     run = new_run(recipe)
-    last = train(run, recipe, faces, listener=recorder)
+    last = train(run, recipe, faces, reporter=recorder)
     assert last["epoch"] == 2, "the first epoch is the best, the second does not beat it by 1"
-    assert "has not improved for 1 epoch" in recorder.texts[-1]
+    assert "has not improved for 1 epoch" in recorder.notes[-1]
     assert run.info()["status"] == "finished"
     assert run.info()["best"]["epoch"] == 1
     assert train(run, recipe, faces) == last, "and it stays stopped"
@@ -294,7 +294,7 @@ def test_held_out_images_are_not_trained_on(
 ) -> None:
     recipe = tiny("data.holdout=0.1", "data.holdout_seed=3", "epochs=1")
     recorder = Recorder()
-    train(new_run(recipe), recipe, faces, listener=recorder)
+    train(new_run(recipe), recipe, faces, reporter=recorder)
     train_set = faces.select("train")
     held_out = int(holdout_mask(train_set, 0.1, 3).sum())
     assert held_out > 0
@@ -319,7 +319,7 @@ def test_muon_growing_views_and_wsd_run_and_resume_alike(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(cut, recipe, faces, listener=Stop())
+        train(cut, recipe, faces, reporter=Stop())
     train(cut, recipe, faces)
     assert same(weights_of(whole), weights_of(cut))
 

@@ -18,7 +18,7 @@ from fer_edge.data import FerDataset, load
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.training import loop, session
 from fer_edge.training.config import Recipe, load_recipe, recipe_to_toml
-from fer_edge.training.loop import Listener, train
+from fer_edge.training.loop import TrainingReporter, train
 from fer_edge.training.runs import RunFolder, create_run
 
 TinyRecipe = Callable[..., Recipe]
@@ -42,7 +42,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing handles it."""
 
 
-class KillAt(Listener):
+class KillAt(TrainingReporter):
     """Dies after the n-th step."""
 
     def __init__(self, steps: int, how: Callable[[], None]) -> None:
@@ -84,7 +84,7 @@ def test_kills_between_steps_change_nothing(
     expected = train(whole, recipe, faces)
     for steps in (1, 2, 4, 1):
         with pytest.raises(Killed):
-            train(cut, recipe, faces, listener=KillAt(steps, _die))
+            train(cut, recipe, faces, reporter=KillAt(steps, _die))
     last = train(cut, recipe, faces)
     assert same(weights_of(cut), weights_of(whole))
     timing = {"images_per_s", "seconds"}
@@ -128,10 +128,10 @@ def test_a_polite_stop_saves_and_goes_on(
     cut = new_run(recipe, "cut")
     before = signal.getsignal(signal.SIGINT)  # a shell's background job starts with it ignored
     with pytest.raises(KeyboardInterrupt):
-        train(cut, recipe, faces, listener=KillAt(2, lambda: os.kill(os.getpid(), number)))
+        train(cut, recipe, faces, reporter=KillAt(2, lambda: os.kill(os.getpid(), number)))
     assert cut.info()["status"] == "interrupted"
     recorder = Recorder()
-    train(cut, recipe, faces, listener=recorder)
+    train(cut, recipe, faces, reporter=recorder)
     assert (recorder.overviews[0].first_epoch, recorder.overviews[0].first_step) == (1, 2)
     assert same(weights_of(cut), whole)
     assert signal.getsignal(signal.SIGINT) is before
@@ -146,7 +146,7 @@ def test_a_second_interrupt_does_not_wait(
 
     run = new_run(tiny())
     with pytest.raises(KeyboardInterrupt):
-        train(run, tiny(), faces, listener=KillAt(1, twice))
+        train(run, tiny(), faces, reporter=KillAt(1, twice))
     assert run.info()["status"] == "running"
 
 
@@ -156,7 +156,7 @@ def test_another_recipe_or_data_set_is_refused(
     recipe = tiny()
     run = new_run(recipe)
     with pytest.raises(Killed):
-        train(run, tiny("run.save_minutes=1e-9"), faces, listener=KillAt(3, _die))
+        train(run, tiny("run.save_minutes=1e-9"), faces, reporter=KillAt(3, _die))
     with pytest.raises(UsageError, match="another recipe"):
         train(run, recipe, faces)
     recipe = tiny("run.save_minutes=1e-9")
@@ -173,14 +173,14 @@ def test_what_changes_the_last_bits_is_said(
     recipe = tiny("run.save_minutes=1e-9")
     run = new_run(recipe)
     with pytest.raises(Killed):
-        train(run, recipe, faces, listener=KillAt(3, _die))
+        train(run, recipe, faces, reporter=KillAt(3, _die))
     before = session.Session._rounding
     monkeypatch.setattr(
         session.Session, "_rounding", lambda self: {**before(self), "torch": "99.0"}
     )
     recorder = Recorder()
-    train(run, recipe, faces, listener=recorder)
-    assert any("goes on with 99.0" in text for text in recorder.texts)
+    train(run, recipe, faces, reporter=recorder)
+    assert any("goes on with 99.0" in text for text in recorder.notes)
 
 
 @pytest.mark.slow

@@ -6,8 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,13 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from fixtures_training import Recorder
-
 from fer_edge.data import FerDataset
 from fer_edge.errors import IntegrityError, NumericsError, UnavailableError, UsageError
 from fer_edge.training import loop
 from fer_edge.training import search as search_module
 from fer_edge.training.config import Recipe, load_recipe
 from fer_edge.training.runs import RunFolder
-from fer_edge.training.search import MIN_FOR_IMPORTANCE, Search
+from fer_edge.training.search import MIN_FOR_IMPORTANCE, Search, SearchReporter, Trial
 from fer_edge.training.space import Choice, FloatRange, Space
 from fer_edge.training.study import is_lost, worker
 
@@ -36,11 +33,6 @@ SPACE = Space(
 )
 
 
-@contextmanager
-def silent(number: int, values: Mapping[str, Any]) -> Iterator[Recorder]:
-    yield Recorder()
-
-
 class Faked:
     """Stands in for training: two epochs whose scores follow from the learning rate."""
 
@@ -50,7 +42,7 @@ class Faked:
             min(recipe.optim.lr, 0.9) * epoch / 2
         )
 
-    def __call__(self, run: RunFolder, recipe: Recipe, data: FerDataset, *, listener: Any) -> None:
+    def __call__(self, run: RunFolder, recipe: Recipe, data: FerDataset, *, reporter: Any) -> None:
         self.recipes.append(recipe)
         run.model.write_bytes(b"weights")
         rows = []
@@ -59,7 +51,7 @@ class Faked:
             rows.append({"epoch": epoch, "public_top1": top1, "public_loss": 1 - top1})
             best = max(rows, key=lambda row: row["public_top1"])
             run.update(best=best, last=rows[-1])
-            listener.epoch(rows[-1])
+            reporter.epoch(rows[-1])
 
 
 @pytest.fixture
@@ -87,7 +79,7 @@ def test_a_search_trains_and_its_best_recipe_is_one(
 ) -> None:
     """The real training."""
     search = new_search(recipe=tiny("epochs=5"), epochs=1)
-    search.run(1, listen=silent)
+    search.run(1)
     assert [trial.state for trial in search.trials()] == ["complete"]
     best = search.best
     assert best is not None
@@ -112,14 +104,14 @@ def test_stopping_between_trials_changes_nothing(
 ) -> None:
     """Also after the first random trials, where the others decide."""
     whole = new_search("whole")
-    whole.run(7, listen=silent)
+    whole.run(7)
     for count in (3, 7, 7):
-        new_search("parts").run(count, listen=silent)
+        new_search("parts").run(count)
     parts = new_search("parts").trials()
     assert [trial.values for trial in parts] == [trial.values for trial in whole.trials()]
     assert len(parts) == 7
     other = new_search("other", seed=1)
-    other.run(1, listen=silent)
+    other.run(1)
     assert other.trials()[0].values != parts[0].values
 
 
@@ -133,8 +125,13 @@ def test_what_goes_wrong_is_a_failed_trial_with_its_reason(
 
     fake.scores = scores
     search = new_search()
-    told = []
-    search.run(3, listen=silent, tell=told.append)
+    told: list[Trial] = []
+
+    class Told(SearchReporter):
+        def trial_ended(self, trial: Trial) -> None:
+            told.append(trial)
+
+    search.run(3, reporter=Told())
     assert [trial.state for trial in told] == ["complete", "failed", "complete"]
     assert told[1].reason == "the loss is nan at step 3 of epoch 1"
     assert told[1].value is None
@@ -148,7 +145,7 @@ def test_a_loss_that_is_no_number_fails_the_trial(
     broken = {"loss": float("nan"), "top1": 0.1, "macro_f1": 0.1}
     monkeypatch.setattr(loop, "score", lambda *args: broken)
     search = new_search(recipe=tiny(), epochs=1)
-    search.run(1, listen=silent)
+    search.run(1)
     (trial,) = search.trials()
     assert trial.state == "failed"
     assert "PUBLIC's loss is nan after epoch 1" in trial.reason
@@ -162,7 +159,7 @@ def test_a_search_in_which_all_fails_ends(fake: Faked, new_search: Callable[...,
     fake.scores = scores
     search = new_search()
     with pytest.raises(OSError, match="no space left"):
-        search.run(10, listen=silent)
+        search.run(10)
     assert [trial.state for trial in search.trials()] == ["failed"] * 3
     assert search.write_best() is None
 
@@ -178,12 +175,12 @@ def test_an_interrupted_trial_is_tried_again(
     fake.scores = scores
     search = new_search()
     with pytest.raises(KeyboardInterrupt):
-        search.run(3, listen=silent)
+        search.run(3)
     states = [trial.state for trial in search.trials()]
     assert states == ["complete", "interrupted", "waiting"]
     assert search.write_best() is not None
     again = new_search()
-    again.run(3, listen=silent)
+    again.run(3)
     first, stopped, repeated, last = again.trials()
     assert (repeated.state, last.state) == ("complete", "complete")
     assert repeated.values == stopped.values
@@ -204,7 +201,7 @@ def test_a_killed_workers_trial_is_tried_again(
     alive = search.study.ask()
     alive.set_user_attr("worker", worker())
     assert mine == str(os.getpid())
-    search.run(3, listen=silent)
+    search.run(3)
     states = {trial.number: trial.state for trial in search.trials()}
     assert states[killed.number] == "interrupted"
     assert states[alive.number] == "running"
@@ -243,7 +240,7 @@ def test_trials_that_promise_little_are_ended_early(
 ) -> None:
     fake.scores = lambda recipe, epoch: (0.1 if len(fake.recipes) > 6 else 0.5) + epoch / 100
     search = new_search(pruner="median", epochs=4)
-    search.run(8, listen=silent)
+    search.run(8)
     *first, seventh, eighth = search.trials()
     assert {trial.state for trial in first} == {"complete"}
     assert (seventh.state, seventh.epochs, seventh.value) == ("pruned", 2, 0.1 + 0.02)
@@ -258,7 +255,7 @@ def test_trials_that_promise_little_are_ended_early(
 def test_hyperband_prunes_too(fake: Faked, new_search: Callable[..., Search]) -> None:
     fake.scores = lambda recipe, epoch: 0.5 - len(fake.recipes) / 100
     search = new_search(pruner="hyperband", epochs=8)
-    search.run(8, listen=silent)
+    search.run(8)
     assert "pruned" in {trial.state for trial in search.trials()}
 
 
@@ -266,13 +263,13 @@ def test_no_trial_begins_after_the_time_is_up(
     fake: Faked, new_search: Callable[..., Search]
 ) -> None:
     search = new_search()
-    search.run(5, seconds=0, listen=silent)
+    search.run(5, seconds=0)
     assert search.trials() == []
 
 
 def test_the_loss_is_minimised(fake: Faked, new_search: Callable[..., Search]) -> None:
     search = new_search(recipe=load_recipe("default", ["stop.monitor='loss'"]))
-    search.run(4, listen=silent)
+    search.run(4)
     best = search.best
     assert best is not None
     assert best.value == min(trial.value or 9 for trial in search.trials())
@@ -309,17 +306,17 @@ def test_importance_needs_trials_that_differ(
     fake: Faked, new_search: Callable[..., Search]
 ) -> None:
     search = new_search()
-    search.run(MIN_FOR_IMPORTANCE - 1, listen=silent)
+    search.run(MIN_FOR_IMPORTANCE - 1)
     with pytest.raises(UsageError, match=f"and there are {MIN_FOR_IMPORTANCE - 1}"):
         search.importance()
-    search.run(12, listen=silent)
+    search.run(12)
     importance = search.importance()
     assert next(iter(importance)) == "optim.lr"
     assert importance["optim.lr"] > 0.7
     assert sum(importance.values()) == pytest.approx(1)
     fake.scores = lambda recipe, epoch: 0.5
     same = new_search("same")
-    same.run(MIN_FOR_IMPORTANCE, listen=silent)
+    same.run(MIN_FOR_IMPORTANCE)
     with pytest.raises(UsageError, match="scored the same"):
         same.importance()
 
@@ -329,10 +326,10 @@ def test_workers_share_a_database(
 ) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     one, two = (new_search(storage=url, name="shared") for _ in range(2))
-    one.run(3, listen=silent)
-    two.run(5, listen=silent)
+    one.run(3)
+    two.run(5)
     assert [trial.state for trial in one.trials()] == ["complete"] * 5
-    one.run(5, listen=silent)
+    one.run(5)
     assert len(two.trials()) == 5
     assert len({json.dumps(trial.values) for trial in two.trials()}) == 5
     for search in (one, two):
