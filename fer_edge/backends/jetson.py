@@ -23,11 +23,15 @@ _JETPACK_BY_L4T: tuple[tuple[tuple[int, ...], str], ...] = (
 
 @dataclass(frozen=True)
 class Jetson:
-    """A board: ``l4t`` such as ``36.4.3``, ``jetpack`` such as ``6.2`` ("" when unknown)."""
+    """A board: ``l4t`` such as ``36.4.3``, ``jetpack`` such as ``6.2`` ("" when unknown).
+
+    ``release`` is the first line of ``/etc/nv_tegra_release``, which names the L4T build too.
+    """
 
     model: str
     l4t: str
     jetpack: str
+    release: str = ""
 
 
 def find_jetson(root: Path | str = "/") -> Jetson | None:
@@ -44,7 +48,12 @@ def find_jetson(root: Path | str = "/") -> Jetson | None:
         _text(root / "var/lib/dpkg/status"),
         re.MULTILINE,
     )
-    return Jetson(model or "NVIDIA Jetson", l4t, package[1] if package else jetpack_of(l4t))
+    return Jetson(
+        model=model or "NVIDIA Jetson",
+        l4t=l4t,
+        jetpack=package[1] if package else jetpack_of(l4t),
+        release=release.partition("\n")[0].lstrip("# ").strip(),
+    )
 
 
 def jetpack_of(l4t: str) -> str:

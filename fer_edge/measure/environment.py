@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from fer_edge.backends.jetson import Jetson, find_jetson, power_mode
 from fer_edge.cpu import cpu_features
 from fer_edge.files import sha256_bytes
 from fer_edge.version import __version__
@@ -46,6 +47,7 @@ def capture(threads: int, *, root: Path | str = "/") -> dict[str, Any]:
     names the machine's owner: the host's name is kept as a digest, to tell two machines apart.
     """
     root = Path(root)
+    jetson = find_jetson(root)
     environment: dict[str, Any] = {
         "captured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {
@@ -56,7 +58,7 @@ def capture(threads: int, *, root: Path | str = "/") -> dict[str, Any]:
             "cpu_features": sorted(cpu_features(root / "proc/cpuinfo")),
             "memory_gib": _memory_gib(root),
             "gpu": _gpu(),
-            "jetson": _jetson(root),
+            "jetson": _jetson(jetson),
         },
         "threads": threads,
         "thread_variables": {
@@ -68,7 +70,7 @@ def capture(threads: int, *, root: Path | str = "/") -> dict[str, Any]:
         "governor": _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "clocks_before_mhz": clocks_mhz(root),
         "load_average": _load_average(),
-        "power_mode": _power_mode(root),
+        "power_mode": (power_mode() or None) if jetson else None,
         "os": platform.platform(),
         "python": platform.python_version(),
         "packages": _packages(),
@@ -206,19 +208,8 @@ def _gpu() -> list[dict[str, Any]]:
     ]
 
 
-def _jetson(root: Path) -> str | None:
-    release = _text(root / "etc/nv_tegra_release")
-    if release is None:
-        return None
-    board = _text(root / "proc/device-tree/model") or "Jetson"
-    return f"{board} ({release.splitlines()[0].lstrip('# ')})"
-
-
-def _power_mode(root: Path) -> str | None:
-    if not (root / "etc/nv_tegra_release").exists():
-        return None
-    found = re.search(r"NV Power Mode:\s*(\S+)", _output(["nvpmodel", "-q"]) or "")
-    return found[1] if found else None
+def _jetson(board: Jetson | None) -> str | None:
+    return f"{board.model} ({board.release})" if board else None
 
 
 def _text(path: Path) -> str | None:

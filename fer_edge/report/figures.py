@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fer_edge.errors import UsageError, require
-from fer_edge.files import atomic_path
 from fer_edge.measure.result import BenchResult, BenchRow
+from fer_edge.report.canvas import new_figure, save_figure
 from fer_edge.report.table import bench_title
 
 __all__ = ["FORMATS", "accuracy_against_latency", "check_figure_path"]
@@ -37,12 +37,7 @@ def accuracy_against_latency(result: BenchResult, path: Path | str) -> Path:
     rows = [row for row in result.rows if row.top1 is not None and row.p50_ms is not None]
     if not rows:
         raise UsageError("no engine ran: there is nothing to draw")
-    # The object interface: pyplot would look for a display and keep the figure for ever.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 6.5)
     axes = figure.add_subplot()
     for row in rows:
         _draw(axes, row, several=len(result.bundles) > 1)
@@ -53,9 +48,7 @@ def accuracy_against_latency(result: BenchResult, path: Path | str) -> Path:
     axes.grid(True, which="both", alpha=0.25)
     figure.legend(fontsize=8, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(bench_title(result).replace(" | ", "\n"), fontsize=9)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
-    return path
+    return save_figure(figure, path)
 
 
 def _draw(axes: Any, row: BenchRow, *, several: bool) -> None:

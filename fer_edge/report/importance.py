@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_edge.files import atomic_path
+from fer_edge.report.canvas import new_figure, save_figure
 from fer_edge.report.figures import check_figure_path
 
 __all__ = ["importance_figure"]
@@ -26,16 +26,10 @@ def importance_figure(
     another ending, MissingExtraError without matplotlib.
     """
     check_figure_path(path)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     keys = list(importance)
     columns = min(3, len(keys))
     below = -(-len(keys) // columns)
-    figure = Figure(
-        figsize=(4.0 * columns, 1.2 + 0.45 * len(keys) + 2.9 * below), dpi=110, layout="constrained"
-    )
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.0 * columns, 1.2 + 0.45 * len(keys) + 2.9 * below)
     grid = figure.add_gridspec(
         1 + below, columns, height_ratios=[0.6 + 0.4 * len(keys), *([2.9] * below)]
     )
@@ -49,9 +43,7 @@ def importance_figure(
         _slice(axes, key, [(values[key], value) for values, value in trials if key in values])
         axes.set_ylabel(score if i % columns == 0 else "")
     figure.suptitle(title, fontsize=10)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
-    return path
+    return save_figure(figure, path)
 
 
 def _slice(axes: Any, key: str, points: Sequence[tuple[Any, float | None]]) -> None:

@@ -109,10 +109,12 @@ def test_a_jetson_is_named_with_its_power_mode(
     write(machine / "proc/cpuinfo", "processor\t: 0\nFeatures\t: fp asimd asimddp\n")
     write(machine / "etc/nv_tegra_release", "# R36 (release), REVISION: 4.3, GCID: 1\n")
     write(machine / "proc/device-tree/model", "NVIDIA Jetson Orin Nano Developer Kit\0")
-    monkeypatch.setattr(module, "_output", lambda command: "NV Power Mode: 15W\n0")
+    monkeypatch.setattr(module, "power_mode", lambda: "15W")
     environment = capture(threads=1, root=machine)
     assert environment["power_mode"] == "15W"
-    assert environment["machine"]["jetson"].startswith("NVIDIA Jetson Orin Nano Developer Kit (R36")
+    assert environment["machine"]["jetson"] == (
+        "NVIDIA Jetson Orin Nano Developer Kit (R36 (release), REVISION: 4.3, GCID: 1)"
+    )
     assert environment["machine"]["cpu"] == "NVIDIA Jetson Orin Nano Developer Kit"
     assert environment["machine"]["cpu_features"] == ["asimd", "asimddp"]
 
