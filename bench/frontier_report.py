@@ -11,6 +11,7 @@ from typing import Any
 
 from fer_edge.measure.environment import machine_of
 from fer_edge.report.canvas import INK, LINES, MUTED, OTHER, new_figure, quiet, save_figure
+from fer_edge.report.rows import markdown_table
 
 PICTURE, TABLE = "frontier.png", "frontier.md"
 
@@ -239,12 +240,12 @@ def table(result: Mapping[str, Any], raw: str) -> str:
         "does not change their time. INT8 is made by `fer-edge`'s own path, with the same "
         'calibration images for all. "x ours" is its fastest time over our INT8\'s.',
         "",
-        "| network | input | params | MMAC | FP32 p50 ms | INT8 p50 ms | INT8 | x ours "
-        "| top-1 measured here | top-1 published |",
-        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     notes: dict[str, int] = {}
-    lines += [_line(network, reference, notes) for network in ranked]
+    heads = ["network", "input", "params", "MMAC", "FP32 p50 ms", "INT8 p50 ms", "INT8", "x ours"]
+    heads += ["top-1 measured here", "top-1 published"]
+    table = markdown_table(heads, [_cells(network, reference, notes) for network in ranked])
+    lines += table.splitlines()
     lines += [""] + [f"{number}. {text}" for text, number in notes.items()]
     if any(" ~" in line for line in lines):
         lines += ["", "~: this engine's times varied by more than 10 % (coefficient of variation)."]
@@ -253,13 +254,13 @@ def table(result: Mapping[str, Any], raw: str) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _line(network: Mapping[str, Row], reference: float | None, notes: dict[str, int]) -> str:
+def _cells(network: Mapping[str, Row], reference: float | None, notes: dict[str, int]) -> list[str]:
     first = _first(network)
     fp32, int8 = network.get("fp32", {}), network.get("int8", {})
     times = [row.get("p50_ms") for row in (fp32, int8)]
     speedup = f"{times[0] / times[1]:.2f}x" if times[0] and times[1] else "-"
     share = fastest(network) / reference if reference else None
-    cells = [
+    return [
         f"**{first['name']}**" if first["ours"] else first["name"],
         f"{first['channels']}x{first['size']}x{first['size']}",
         _count(first["parameters"]),
@@ -270,7 +271,6 @@ def _line(network: Mapping[str, Row], reference: float | None, notes: dict[str, 
         _measured(fp32, int8, notes),
         _published(first, notes),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _first(network: Mapping[str, Row]) -> Row:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fer_edge.report.rows import markdown_row, markdown_table
+
 if TYPE_CHECKING:
     from reproduction_rows import Row
 
@@ -116,7 +118,7 @@ def _accuracies(rows: Sequence[Row], results: Mapping[str, Result]) -> list[str]
                 _minutes(result),
                 result["machine"],
             ]
-        lines.append(_line(cells))
+        lines.append(markdown_row(cells))
     return [*lines, *notes.lines()]
 
 
@@ -134,7 +136,7 @@ def _engines(rows: Sequence[Row], results: Mapping[str, Result]) -> list[str]:
     for row in rows:
         result = results[row.name]
         if not result["engines"]:
-            lines.append(_line([row.name, *["-"] * (3 + len(_TARGETS) + len(times))]))
+            lines.append(markdown_row([row.name, *["-"] * (3 + len(_TARGETS) + len(times))]))
             continue
         cost = result["cost"]
         cells = [
@@ -145,7 +147,7 @@ def _engines(rows: Sequence[Row], results: Mapping[str, Result]) -> list[str]:
             *[_int8(result, target, notes) for target, _ in _TARGETS],
             *[_time(result, backend, precision, notes) for backend, precision, _ in times],
         ]
-        lines.append(_line(cells))
+        lines.append(markdown_row(cells))
     if len(lines) == 2:
         return ["No row has a result yet."]
     legend = (
@@ -190,7 +192,9 @@ def _variations(rows: Sequence[Row], results: Mapping[str, Result]) -> list[str]
     for row in rows:
         result = results.get(row.name)
         if result is None:
-            lines.append(_line([row.report, row.title, *[_not_run(row), "-", "-", "-", "-", "-"]]))
+            lines.append(
+                markdown_row([row.report, row.title, *[_not_run(row), "-", "-", "-", "-", "-"]])
+            )
             continue
         if result["kind"] == "folds":
             summary = result["summary"]
@@ -208,7 +212,7 @@ def _variations(rows: Sequence[Row], results: Mapping[str, Result]) -> list[str]
             text = "copies of training images stand among its test images: flattering"
             split = f"**{split}**{notes.mark(text)}"
         cells = [row.report, row.title, split, *scores, _epochs(result), _minutes(result)]
-        lines.append(_line(cells))
+        lines.append(markdown_row(cells))
     return [*lines, *notes.lines()]
 
 
@@ -233,7 +237,7 @@ def _search(search: Result) -> list[str]:
         values = [_value(trial["values"].get(key, "-")) for key in keys]
         seconds = "-" if trial["seconds"] is None else f"{trial['seconds']:.0f}"
         cells = [str(trial["number"]), value, *values, str(trial["epochs"]), seconds, best]
-        lines.append(_line(cells))
+        lines.append(markdown_row(cells))
     shares = ", ".join(f"{key} {share:.0%}" for key, share in search["importance"].items())
     return [*lines, "", f"Importance (fANOVA): {shares}."] if shares else lines
 
@@ -318,8 +322,4 @@ def _percent(value: float) -> str:
 
 
 def _head(*cells: str) -> list[str]:
-    return [_line(cells), f"|{'---|' * len(cells)}"]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return markdown_table(cells, []).splitlines()

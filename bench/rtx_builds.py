@@ -22,12 +22,12 @@ from typing import Any
 
 from fer_edge.backends.plan_sidecar import PlanSidecar
 from fer_edge.bundle import Bundle
-from fer_edge.cli._output import print_rows
 from fer_edge.convert.device_plan import prepared_graph
 from fer_edge.convert.plan import plan_from_onnx
 from fer_edge.convert.targets import TargetProfile, load_target
 from fer_edge.errors import FerEdgeError
 from fer_edge.files import write_json
+from fer_edge.report.rows import format_rows
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -121,7 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         print(f"fix:   {error.fix}", file=sys.stderr)
         return error.exit_code
-    print_rows(rows, "table", title="TensorRT-RTX builds, on a machine without a GPU or with one")
+    title = "TensorRT-RTX builds, on a machine without a GPU or with one"
+    print(format_rows(rows, "table", title=title))
     if options.output:
         write_json(options.output, rows)
     return 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -164,59 +162,9 @@ def print_rows(
     Values are printed as they are: format numbers before. ``title`` and ``caption`` appear in the
     table form and as Markdown text; JSON and CSV carry rows alone.
     """
-    names = list(rows[0]) if rows else []
-    if fmt == "json":
-        print_json([dict(row) for row in rows])
-        return
-    if fmt == "csv":
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        print_text(buffer.getvalue())
-        return
-    cells = [["n/a" if row[name] is None else str(row[name]) for name in names] for row in rows]
-    if fmt == "markdown":
-        lines = [f"**{title}**", ""] if title else []
-        lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-        lines += [
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells
-        ]
-        lines += ["", caption] if caption else []
-        print_text("\n".join(lines))
-        return
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+    from fer_edge.report.rows import format_rows, rich_table
 
-    table = Table(
-        title=title,
-        caption=caption,
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        caption_justify="left",
-    )
-    for i, name in enumerate(names):
-        numeric = all(_is_number(row[i]) for row in cells)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in cells:
-        # Cells are data: "fer-edge[tensorrt]" is no markup.
-        table.add_row(*(escape(cell) for cell in row))
-    if out.is_terminal:
-        out.print(table)
-        return
-    # Redirected into a file, a table is not cut at 80 columns, nor padded to its width.
-    console = Console(file=io.StringIO(), width=220)
-    with console.capture() as captured:
-        console.print(table)
-    print_text("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()))
-
-
-def _is_number(text: str) -> bool:
-    if text in {"n/a", "-", ""}:
-        return True
-    try:
-        float(text.rstrip("%x").replace(",", "").split(" ")[0])
-    except ValueError:
-        return False
-    return True
+    if fmt == "table" and out.is_terminal:
+        out.print(rich_table(rows, title=title, caption=caption))
+    else:
+        print_text(format_rows(rows, fmt, title=title, caption=caption))

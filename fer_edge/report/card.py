@@ -8,6 +8,7 @@ from typing import Any
 
 from fer_edge.emotions import EMOTIONS
 from fer_edge.manifest import Manifest
+from fer_edge.report.rows import markdown_table
 from fer_edge.report.table import percent, points
 
 __all__ = ["card_markdown", "confidence_line"]
@@ -120,7 +121,7 @@ def _confidence(confidence: Card | None) -> str:
     heads = ["images", "n", "NLL before", "after", "ECE before", "after"]
     rows = [_calibration("held-out TRAIN", confidence)]
     rows += [_calibration("PUBLIC", public)] if public else []
-    lines.append(_rows(heads, rows))
+    lines.append(markdown_table(heads, rows))
     abstain = confidence.get("abstain")
     if abstain:
         where = [f"held-out TRAIN: {_kept(abstain)}"]
@@ -144,7 +145,7 @@ def _confidence(confidence: Card | None) -> str:
         heads += ["answered, PUBLIC", "right"]
         for row, point in zip(curve, public["curve"]):
             row += [percent(point["coverage"]), percent(point["accuracy"])]
-    lines.append(_rows(heads, curve))
+    lines.append(markdown_table(heads, curve))
     return "## Confidence\n\n" + "\n\n".join(lines)
 
 
@@ -220,10 +221,4 @@ def _list(title: str, lines: Any) -> str:
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
-    return f"## {title}\n\n{_rows(heads, rows)}" if rows else ""
-
-
-def _rows(heads: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    lines += ["| " + " | ".join(cell or "n/a" for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
+    return f"## {title}\n\n{markdown_table(heads, rows)}" if rows else ""

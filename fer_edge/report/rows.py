@@ -1,0 +1,99 @@
+"""Tables of text: for a terminal, and as Markdown, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+__all__ = ["format_rows", "markdown_row", "markdown_table", "rich_table"]
+
+_WIDTH = 220
+"""Columns of a table in a file: it is not cut at 80."""
+
+
+def format_rows(
+    rows: Sequence[Mapping[str, Any]],
+    fmt: str,
+    *,
+    title: str | None = None,
+    caption: str | None = None,
+) -> str:
+    """Return ``rows`` as "table", "markdown", "json" or "csv"; the first row gives the columns.
+
+    Values are written as they are: format numbers before. None is "n/a" in the first two, which
+    alone have ``title`` and ``caption``. NaN and infinity in JSON are refused.
+    """
+    if fmt == "json":
+        return json.dumps(
+            [dict(row) for row in rows], indent=2, ensure_ascii=False, allow_nan=False
+        )
+    names = list(rows[0]) if rows else []
+    if fmt == "csv":
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return buffer.getvalue()
+    if fmt == "markdown":
+        lines = [f"**{title}**", ""] if title else []
+        lines.append(markdown_table(names, [[row[name] for name in names] for row in rows]))
+        lines += ["", caption] if caption else []
+        return "\n".join(lines)
+    console = Console(file=io.StringIO(), width=_WIDTH)
+    with console.capture() as captured:
+        console.print(rich_table(rows, title=title, caption=caption))
+    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a Markdown table; None is "n/a"."""
+    return "\n".join(
+        [markdown_row(heads), "|" + "---|" * len(heads), *(markdown_row(row) for row in rows)]
+    )
+
+
+def markdown_row(cells: Sequence[Any]) -> str:
+    """Return one line of a Markdown table; None is "n/a"."""
+    return f"| {' | '.join(_cell(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def rich_table(
+    rows: Sequence[Mapping[str, Any]], *, title: str | None = None, caption: str | None = None
+) -> Table:
+    """Return ``rows`` as a table for a terminal, with numbers on the right."""
+    table = Table(
+        title=title,
+        caption=caption,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name in rows[0] if rows else ():
+        numeric = all(_is_number(_cell(row[name])) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        # Cells are data: "fer-edge[tensorrt]" is no markup.
+        table.add_row(*(escape(_cell(row[name])) for name in rows[0]))
+    return table
+
+
+def _cell(value: Any) -> str:
+    return "n/a" if value is None else str(value)
+
+
+def _is_number(text: str) -> bool:
+    if text in {"n/a", "-", ""}:
+        return True
+    try:
+        float(text.rstrip("%x").replace(",", "").split(" ")[0])
+    except ValueError:
+        return False
+    return True
