@@ -24,7 +24,7 @@ from fer_edge.convert.thresholds import METHODS
 from fer_edge.convert.trials import AUTO, best_method
 from fer_edge.errors import FerEdgeError, GateError, UsageError
 from fer_edge.files import sha256_file
-from fer_edge.measure.proof import Engine, Proof, Proven, TestImages, gate_without_proof
+from fer_edge.measure.proof import Engine, Proof, Proven, SplitImages, gate_without_proof
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.progress import SILENT, Reporter, logger
 
@@ -106,7 +106,7 @@ class Work:
             self.proof = Proof.against(
                 reference,
                 self.source.name,
-                TestImages(dataset, split),
+                SplitImages(dataset, split),
                 threads=self.threads,
                 policy=policy,
                 reporter=self.reporter,

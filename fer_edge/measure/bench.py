@@ -21,7 +21,7 @@ from fer_edge.measure.latency import (
     preload,
     time_backends,
 )
-from fer_edge.measure.proof import Answers, TestImages, artifact_of, describe_dataset
+from fer_edge.measure.proof import Answers, SplitImages, artifact_of, describe_dataset
 from fer_edge.measure.reference import open_reference
 from fer_edge.measure.result import BenchResult, BenchRow, RowStatus
 from fer_edge.progress import SILENT, Reporter
@@ -123,7 +123,7 @@ def run_bench(
     dataset = _split_as_trained(bundles, dataset)
     protocol = protocol or LatencyProtocol()
     environment = capture(threads)
-    images = TestImages(dataset, split, limit)
+    images = SplitImages(dataset, split, limit)
     notes = [*images.notes]
     different = len(preload(images.whole.images, protocol.seed))
     if different < DIFFERENT_IMAGES:
@@ -249,7 +249,7 @@ def _open(candidate: Candidate, bundles: Sequence[Bundle], threads: int) -> None
 def _score(
     bundle: Bundle,
     own: Sequence[Candidate],
-    images: TestImages,
+    images: SplitImages,
     threads: int,
     reporter: Reporter,
 ) -> tuple[str, str]:
@@ -276,7 +276,7 @@ def _score(
 def _reference(
     bundle: Bundle,
     own: Sequence[Candidate],
-    images: TestImages,
+    images: SplitImages,
     threads: int,
     reporter: Reporter,
 ) -> tuple[Answers, str]:

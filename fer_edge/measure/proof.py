@@ -38,7 +38,7 @@ __all__ = [
     "Proof",
     "Proven",
     "Side",
-    "TestImages",
+    "SplitImages",
     "Verification",
     "artifact_of",
     "build_speedup",
@@ -68,20 +68,18 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """An engine's logits f32[N,7] for the N test images, and its scores."""
+    """An engine's logits f32[N,7] for the N images of a split, and its scores."""
 
     side: Side
     logits: np.ndarray
 
 
-class TestImages:
+class SplitImages:
     """The labelled images of one split of a data set, on which engines are compared.
 
     ``limit`` takes that many images, spread over the split. ``notes`` holds what a result must
     mention of them. DataError where the data set has no such split.
     """
-
-    __test__ = False  # for pytest, which collects classes by their name
 
     def __init__(self, dataset: FerDataset, split: str, limit: int | None = None) -> None:
         self.split = split
@@ -276,7 +274,7 @@ def gate_without_proof(precision: str, target: str, failure: str = "") -> dict[s
 
 
 class Proof:
-    """A reference's answers to the test images; engines are judged against them.
+    """A reference's answers to the images of a split; engines are judged against them.
 
     ``name`` is the bundle's. ``notes`` are added to those of the images.
     """
@@ -284,7 +282,7 @@ class Proof:
     def __init__(
         self,
         name: str,
-        images: TestImages,
+        images: SplitImages,
         reference: Answers,
         *,
         threads: int = 1,
@@ -304,7 +302,7 @@ class Proof:
         cls,
         reference: Engine,
         name: str,
-        images: TestImages,
+        images: SplitImages,
         *,
         threads: int = 1,
         policy: GatePolicy | None = None,
@@ -405,7 +403,7 @@ def artifact_of(bundle: Bundle, backend: Backend) -> Artifact | None:
 
 
 def _run_file(
-    engine: Engine, backend: Backend, images: TestImages, kind: str, reporter: Reporter
+    engine: Engine, backend: Backend, images: SplitImages, kind: str, reporter: Reporter
 ) -> Answers:
     digest = sha256_file(engine.path)
     return images.answers(backend, engine.artifact, digest, kind=kind, reporter=reporter)

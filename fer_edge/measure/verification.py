@@ -12,7 +12,7 @@ from fer_edge.measure.gate import GatePolicy, Speedup, speedup_of_run
 from fer_edge.measure.proof import (
     Answers,
     Proof,
-    TestImages,
+    SplitImages,
     Verification,
     artifact_of,
     build_speedup,
@@ -52,7 +52,7 @@ def verify_bundle(
     from fer_edge.data import resplit_as_recorded
 
     dataset = resplit_as_recorded(dataset, bundle.manifest.dataset, str(bundle.path))
-    images = TestImages(dataset, split)
+    images = SplitImages(dataset, split)
     engine = backend_from_bundle(bundle, backend, precision, threads=threads)
     precision = engine.precision
     reference = open_reference(bundle, threads=threads)
