@@ -131,7 +131,7 @@ def int8_within_gate(
         failure = check(engine)
         proven = None
         if proof is not None and not failure:
-            proven = proof.judge(engine, higher)
+            proven = proof.judge(engine, higher, reporter=reporter)
             failure = "" if proven.gate.passed else proven.gate.reason()
         attempts.append(Attempt(used.method, tuple(out), proven, failure))
         logger.info("INT8 attempt %d, %s: %s", len(attempts), used.method, failure or "passed")

@@ -20,6 +20,7 @@ from fer_edge.data import FerDataset
 from fer_edge.measure.gate import GateCheck
 from fer_edge.measure.proof import Engine
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.progress import SILENT, Reporter
 
 
 @pytest.fixture
@@ -65,7 +66,9 @@ class FakeProof:
     until: int = 1
     calls: int = 0
 
-    def judge(self, engine: Engine, higher: Engine | None = None) -> Any:
+    def judge(
+        self, engine: Engine, higher: Engine | None = None, *, reporter: Reporter = SILENT
+    ) -> Any:
         from fer_edge.convert.graph import load_model, wiring
 
         self.calls += 1

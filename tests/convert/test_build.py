@@ -294,7 +294,11 @@ def test_int8_that_is_not_faster_is_not_in_the_bundle(
     weights: Path, faces: FerDataset, tmp_path: Path, timed: dict[str, float]
 ) -> None:
     timed["ratio"] = 0.9
-    report = build(weights, data=faces, output=tmp_path / "b", **QUICK)
+    recorder = Recorder()
+    report = build(weights, data=faces, output=tmp_path / "b", reporter=recorder, **QUICK)
+    n = len(faces.select("public"))
+    for engine in ("pytorch fp32", "onnxruntime fp32", "onnxruntime int8"):
+        assert recorder.counts(f"accuracy: {engine}")[-1] == (n, n)
     assert isinstance(report.error, GateError)
     assert "0.90x the speed of fp32" in str(report.error)
     assert report.int8 is not None
