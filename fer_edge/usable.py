@@ -48,7 +48,7 @@ class BackendKind(Protocol):
 class UsableEngine:
     """The file that a backend runs.
 
-    ``placement`` is the shape of the INT8 graph that the backend takes. ``artifact`` and ``path``
+    ``placement`` names that of the INT8 graph that the backend takes. ``artifact`` and ``path``
     are None for the null backend, which reads no file.
     """
 

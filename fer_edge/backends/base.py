@@ -37,7 +37,7 @@ class Backend(ABC):
     formats: ClassVar[tuple[str, ...]]
     """The artifact formats that it loads."""
     placement: ClassVar[str] = ""
-    """The shape of the INT8 graph that it takes, or that its plans are built from."""
+    """The placement of the INT8 graph that it takes, or that its plans are built from."""
 
     def __init__(
         self,

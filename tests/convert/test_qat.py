@@ -168,6 +168,7 @@ def test_a_setup_survives_json(network: tuple[Path, Path, Ranges]) -> None:
     _, src, ranges = network
     setup = qat_setup(src, ranges, "tensorrt")
     assert QatSetup.from_dict(json.loads(json.dumps(setup.to_dict()))) == setup
+    assert setup.to_dict()["target"] == "tensorrt"  # as runs of earlier versions have it
 
 
 def test_a_network_that_cannot_be_tuned_is_refused(tmp_path: Path, faces: FerDataset) -> None:
