@@ -22,7 +22,7 @@ TRAINING_ONLY = {
     *("models.cbam", "models.compact", "models.filters", "models.folding", "models.gradcam"),
     *("models.growing", "models.plain", "models.profile", "models.reference", "models.repvgg"),
     *("models.resnet", "models.temperature", "models.vgg", "models.weights", "models.xception"),
-    *("training.augment", "training.batches", "training.checkpoint", "training.curves"),
+    *("training.augment", "training.batches", "training.checkpoint"),
     *("training.distill", "training.fake_quant", "training.loop", "training.losses"),
     *("training.machine", "training.optim", "training.qat", "training.replicas", "training.sam"),
     *("training.scoring", "training.search", "training.session", "training.soup"),

@@ -9,19 +9,35 @@ from typing import Any
 from rich.progress import BarColumn, ProgressColumn, TextColumn
 
 from fer_edge.cli._output import TerminalReporter, log
+from fer_edge.report.history import draw_histories, read_history
 from fer_edge.training.loop import TrainingReporter
+from fer_edge.training.runs import RunFolder
 from fer_edge.training.session import RunOverview
 
-__all__ = ["TrainingDisplay"]
+__all__ = ["CurvesReporter", "TrainingDisplay"]
 
 _FIRST_ESTIMATE = 10
 """Batches before the time is estimated: the first ones are slow."""
 _LOG_SECONDS = 60.0
 """How often a log without a terminal gets a line inside an epoch."""
+_DRAW_SECONDS = 30.0
+"""How often the curves are drawn while a run is trained: a picture takes about a second."""
 _TASK = "training"
 
 
-class TrainingDisplay(TerminalReporter, TrainingReporter):
+class CurvesReporter(TrainingReporter):
+    """Draws the learning curves of each run, ``curves.png``: now and then, and at its end."""
+
+    _drawn = float("-inf")
+
+    def saved(self, run: RunFolder, *, finished: bool) -> None:
+        now = time.monotonic()
+        if finished or now - self._drawn > _DRAW_SECONDS:
+            draw_histories({run.name: read_history(run.path / "history.csv")}, run.curves)
+            self._drawn = now
+
+
+class TrainingDisplay(TerminalReporter, CurvesReporter):
     """Shows a bar on a terminal, and lines elsewhere, on stderr; of several runs in turn."""
 
     def __init__(self) -> None:

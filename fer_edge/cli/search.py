@@ -188,9 +188,10 @@ def command(
 def _reporter(search: Search) -> SearchReporter:
     """Return a reporter that prints a line per trial, per epoch and per outcome."""
     from fer_edge.cli._output import note
+    from fer_edge.cli._training import CurvesReporter
     from fer_edge.training.search import SearchReporter
 
-    class Lines(SearchReporter):
+    class Lines(CurvesReporter, SearchReporter):
         def trial_started(self, number: int, values: Mapping[str, Any]) -> None:
             note(f"trial {number}: {_values(values)}")
 

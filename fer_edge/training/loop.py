@@ -22,7 +22,6 @@ from fer_edge.errors import NumericsError
 from fer_edge.progress import Reporter
 from fer_edge.training.batches import Sources, step_seed
 from fer_edge.training.config import Recipe
-from fer_edge.training.curves import plot_curves
 from fer_edge.training.distill import Distillation
 from fer_edge.training.losses import class_weights, cross_entropy
 from fer_edge.training.machine import Interrupts
@@ -43,7 +42,6 @@ scalar. What does not depend on the student (a teacher's answers) is computed on
 step asks. Called from several threads at once where a CPU trains replicas.
 """
 
-_PLOT_SECONDS = 30.0
 _READ_STEPS = 50
 """How often a GPU's losses are read: each reading makes it wait."""
 
@@ -59,6 +57,9 @@ class TrainingReporter(Reporter):
 
     def epoch(self, row: dict[str, Any]) -> None:
         """An epoch is done and saved; ``row`` is its line of the history."""
+
+    def saved(self, run: RunFolder, *, finished: bool) -> None:
+        """The history of ``run`` was written: after each epoch, and once more at the end."""
 
 
 def train(
@@ -99,11 +100,11 @@ def train(
                 f"improved for {session.monitor.stale} epochs"
             )
         if session.is_main:
-            # All anew: a kill after the last commit may have left these files behind it.
+            # Again: a kill after the last commit may have left an older history.
             history = session.progress.history
             run.write_history(history)
-            plot_curves(run.curves, history, run.name)
             run.update(status="finished", best=session.best, last=history[-1])
+            reporter.saved(run, finished=True)
         session.accelerator.wait_for_everyone()
     return session.progress.history[-1]
 
@@ -125,14 +126,12 @@ def _train_epochs(
     run = session.run
     if session.is_main:
         run.update(status="running")
-    plotted = time.monotonic()
     with Interrupts() as interrupts:
         while not session.finished:
             _train_epoch(session, objective, reporter, board, interrupts)
             row = _close_epoch(session, board)
-            if session.is_main and time.monotonic() - plotted > _PLOT_SECONDS:
-                plot_curves(run.curves, session.progress.history, run.name)
-                plotted = time.monotonic()
+            if session.is_main:
+                reporter.saved(run, finished=False)
             reporter.epoch(row)
 
 

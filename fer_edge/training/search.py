@@ -327,6 +327,9 @@ class _Watch(TrainingReporter):
         if self._trial.should_prune():
             raise TrialPruned
 
+    def saved(self, run: RunFolder, *, finished: bool) -> None:
+        self._reporter.saved(run, finished=finished)
+
     def note(self, text: str) -> None:
         self._reporter.note(text)
 

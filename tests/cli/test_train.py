@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fer_edge.cli import main
 from fer_edge.errors import UsageError
@@ -61,6 +62,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
     return folder / "runs", result.stderr
+
+
+def test_the_learning_curves_are_a_picture(trained: tuple[Path, str]) -> None:
+    with Image.open(trained[0] / "a" / "curves.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 800
 
 
 def test_it_says_what_it_will_do_and_what_to_type_next(trained: tuple[Path, str]) -> None:
@@ -126,7 +133,7 @@ def test_resume_refuses_another_recipe(
         (["--set", "optim.lrr=1"], "unknown key 'optim.lrr'"),
         (["--set", "optim.lr"], "is not key=value"),
         (["--model", "compcat"], "unknown model 'compcat'"),
-        (["--set", "model.options.width=[8]"], "unknown option 'width'"),
+        (["--set", "model.options.width=[8]"], "unknown key 'width'"),
         (["--name", "a/b"], "not a name for a run"),
         (["--data", "nowhere.zip"], "nowhere.zip"),
         (["--resume", "nothing"], "no run 'nothing'"),
@@ -143,7 +150,7 @@ def test_no_pretrained_starts_from_random_weights(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("--data", "synthetic:160", "--no-pretrained")
-    assert "unknown option 'pretrained'" in _refused(capsys, *words)
+    assert "unknown key 'pretrained'" in _refused(capsys, *words)
 
     def no_start(root: Path, name: str | None, recipe: Recipe, *_: object, **__: object) -> None:
         raise UsageError(f"pretrained {recipe.model.options['pretrained']}", fix="none")

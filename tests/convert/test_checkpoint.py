@@ -121,10 +121,8 @@ def test_a_run_starts_from_a_bundle_and_knows_how_it_was_made(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faces: FerDataset
 ) -> None:
     from fer_edge.cli.train import command
-    from fer_edge.training import loop
     from fer_edge.training.runs import RunFolder
 
-    monkeypatch.setattr(loop, "plot_curves", lambda path, rows, title: path.touch())
     spec = ModelSpec.from_dict(bundle.manifest.model["spec"])
     card = {"training": {"commands": ["fer-edge train --name first", "python bench/ship.py first"]}}
     named = _without_checkpoint(bundle.path, tmp_path / "named", card=card)

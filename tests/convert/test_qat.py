@@ -191,7 +191,6 @@ def test_a_stopped_fine_tuning_ends_in_the_same_weights(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "plot_curves", lambda path, rows, title: path.touch())
     few = faces.take(np.flatnonzero(np.arange(len(faces)) % 5 == 0))
     path = tmp_path / "source.safetensors"
     loaded = load_weights(weights)
@@ -228,7 +227,6 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
     from fer_edge.cli.qat import command
     from fer_edge.training.runs import RunFolder, create_run
 
-    monkeypatch.setattr(loop, "plot_curves", lambda path, rows, title: path.touch())
     monkeypatch.setenv("FER_EDGE_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "runs"
     # The weights' recipe is the default one; their data are the faces of these tests.

@@ -13,20 +13,6 @@ from fer_edge.training.config import Recipe, load_recipe
 from fer_edge.training.runs import RunFolder, create_run
 
 
-@pytest.fixture(autouse=True)
-def _quick_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not draw: a picture takes as long as all the rest of a tiny run."""
-    if "real_curves" not in request.fixturenames:
-        from fer_edge.training import loop
-
-        monkeypatch.setattr(loop, "plot_curves", lambda path, rows, title: path.touch())
-
-
-@pytest.fixture
-def real_curves() -> None:
-    """Ask for the learning curves to be drawn."""
-
-
 @pytest.fixture(scope="session")
 def faces() -> FerDataset:
     """160 drawn faces, 128 of them TRAIN or nearly so."""

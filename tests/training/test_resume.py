@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fer_edge.data import FerDataset, load
 from fer_edge.errors import IntegrityError, UsageError
-from fer_edge.training import loop, session
+from fer_edge.training import session
 from fer_edge.training.config import Recipe, load_recipe, recipe_to_toml
 from fer_edge.training.loop import TrainingReporter, train
 from fer_edge.training.runs import RunFolder, create_run
@@ -93,7 +93,7 @@ def test_kills_between_steps_change_nothing(
     assert len((cut.path / "history.csv").read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize("moment", ["save_weights", "save_state", "write_history", "plot_curves"])
+@pytest.mark.parametrize("moment", ["save_weights", "save_state", "write_history"])
 def test_kills_while_writing_change_nothing(
     moment: str,
     faces: FerDataset,
@@ -104,7 +104,7 @@ def test_kills_while_writing_change_nothing(
 ) -> None:
     recipe = tiny()
     cut = new_run(recipe, "cut")
-    owner: Any = {"write_history": RunFolder, "plot_curves": loop}.get(moment, session)
+    owner: Any = {"write_history": RunFolder}.get(moment, session)
     with monkeypatch.context() as patch:
         patch.setattr(owner, moment, lambda *_: _die())
         with pytest.raises(Killed):
@@ -112,7 +112,6 @@ def test_kills_while_writing_change_nothing(
     train(cut, recipe, faces)
     assert same(weights_of(cut), whole)
     assert cut.info()["status"] == "finished"
-    assert cut.curves.is_file()
     assert (cut.path / "history.csv").read_text().count("\n") == 3
 
 
