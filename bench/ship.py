@@ -25,10 +25,11 @@ from fer_edge.backends import backend_class
 from fer_edge.bundle import GOLDEN, MANIFEST, Artifact, Bundle, BundleWriter
 from fer_edge.classifier import Classifier
 from fer_edge.cli._output import TerminalReporter
-from fer_edge.convert.build import CALIBRATION, build
+from fer_edge.convert.build import build
 from fer_edge.convert.card import measured_results
 from fer_edge.convert.confidence import CONFIDENCE_FILES, fit_confidence, weights_meta
 from fer_edge.convert.golden import golden_images
+from fer_edge.convert.options import CALIBRATION, GateOptions, Int8Options
 from fer_edge.convert.steps import CHECKPOINT, FP16, FP32
 from fer_edge.data import FerDataset, load, resolve_source
 from fer_edge.data.resplit import recorded_resplit
@@ -148,10 +149,9 @@ def ship(
             precision="int8",
             target=one,
             data=dataset,
-            calibration=calibration,
+            int8=Int8Options(calibration),
             output=work / "built",
-            policy=GatePolicy(max_top1_drop=max_drop),
-            speed=speed,
+            gate=GateOptions(speed=speed, policy=GatePolicy(max_top1_drop=max_drop)),
             threads=threads,
             reporter=reporter,
         )

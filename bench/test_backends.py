@@ -24,6 +24,7 @@ from fer_edge.backends import backend_class, backend_from_bundle
 from fer_edge.backends.base import softmax
 from fer_edge.bundle import Bundle
 from fer_edge.classifier import Classifier
+from fer_edge.convert.options import GateOptions
 from fer_edge.data import load
 from fer_edge.errors import UsageError
 
@@ -65,8 +66,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
             target=target,
             data="synthetic",
             output=out,
-            verify=False,
-            speed=False,
+            gate=GateOptions(verify=False),
         )
     return Bundle.open(out)
 

@@ -19,6 +19,7 @@ from fer_edge.convert.build import build
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.fp16 import fp16_from_onnx
 from fer_edge.convert.int8 import int8_from_onnx
+from fer_edge.convert.options import GateOptions
 from fer_edge.convert.placement import PLACEMENTS
 from fer_edge.convert.ranges import Ranges, ranges_from_onnx
 from fer_edge.convert.thresholds import METHODS
@@ -118,7 +119,7 @@ def test_build(
             data=faces,
             output=tmp_path / f"bundle{number}",
             target="onnxruntime",
-            verify=False,
+            gate=GateOptions(verify=False),
         )
 
     benchmark.pedantic(whole, rounds=3)

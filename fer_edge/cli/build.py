@@ -117,6 +117,7 @@ def command(
       fer-edge build runs/mine --precision int8 --target openvino --data fer2013.zip
     """
     from fer_edge.convert.build import build
+    from fer_edge.convert.options import GateOptions, Int8Options
 
     with TerminalReporter() as reporter:
         report = build(
@@ -124,15 +125,10 @@ def command(
             precision=precision,
             target=target,
             data=data,
-            calibration=calibration,
-            method=method,
             output=output,
             input=input_,  # type: ignore[arg-type]  # click has checked it
-            exclude=exclude,
-            verify=verify,
-            speed=speed,
-            split=split,
-            retries=retries,
+            int8=Int8Options(calibration, method, exclude, retries),
+            gate=GateOptions(verify, speed, split),
             threads=threads,
             reporter=reporter,
         )

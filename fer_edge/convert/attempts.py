@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_edge.convert.int8 import Quantised, Remainder, int8_from_onnx
+from fer_edge.convert.options import Int8Options
 from fer_edge.convert.placement import WeightScales
 from fer_edge.convert.trials import Trial, best_weight_scales, rank_layers
 from fer_edge.progress import SILENT, Reporter, logger
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from fer_edge.convert.ranges import Ranges
     from fer_edge.measure.proof import Engine, Proof, Proven
 
-__all__ = ["Attempt", "Int8Result", "int8_within_gate"]
+__all__ = ["Acceptance", "Attempt", "Int8Result", "int8_within_gate"]
 
 _RANKING_IMAGES = 128
 _WEIGHTS_IMAGES = 256
@@ -73,37 +74,57 @@ class Int8Result:
         return self.attempts[-1].proven
 
 
+@dataclass(frozen=True)
+class Acceptance:
+    """What an INT8 engine has to pass.
+
+    ``check`` returns what is wrong with an engine's golden answers ("" for nothing). ``proof``
+    judges it against the reference; None leaves the decision to ``check``. ``higher`` is the next
+    higher precision, which it has to be faster than; None leaves the speed undecided.
+    """
+
+    check: Callable[[Engine], str]
+    proof: Proof | None = None
+    higher: Engine | None = None
+
+    def judge(self, engine: Engine, reporter: Reporter = SILENT) -> tuple[Proven | None, str]:
+        """Return what was measured, and why the engine fails ("" where it passes)."""
+        failure = self.check(engine)
+        if failure or self.proof is None:
+            return None, failure
+        proven = self.proof.judge(engine, self.higher, reporter=reporter)
+        return proven, "" if proven.gate.passed else proven.gate.reason()
+
+
+_OPTIONS = Int8Options()
+
+
 def int8_within_gate(
     fp32: Engine,
     engine: Engine,
     ranges: Sequence[Ranges],
     placement: str,
+    acceptance: Acceptance,
     *,
-    remainder: Remainder = "fp32",
-    check: Callable[[Engine], str],
-    proof: Proof | None,
-    higher: Engine | None,
     images: np.ndarray,
-    exclude: Sequence[str] = (),
-    retries: int = 3,
+    remainder: Remainder = "fp32",
+    options: Int8Options = _OPTIONS,
     reporter: Reporter = SILENT,
 ) -> Int8Result:
     """Write ``engine.path``, the INT8 graph of ``fp32`` with this placement, and judge it.
 
-    ``ranges`` are by one method or several, best first. ``check`` says what is wrong with an
-    engine's golden answers ("" for nothing). Where accuracy fails, the other methods are tried:
-    they cost no speed. While it fails still, the layers are ranked by their cost on the calibration
-    ``images``, and the worst 1, 2, 4, ... of them stay in higher precision, with the first method,
-    ``retries`` times at most (0: one attempt is all). A graph that is accurate but
-    not faster is not tried again: leaving layers out makes it slower. Without ``proof``, only
-    ``check`` decides. Where the engine saturates on this CPU, the weight scales that lose least
-    on ``images`` are taken.
+    ``ranges`` are by one method or several, best first. Where accuracy fails, the other methods are
+    tried: they cost no speed. While it still fails, the layers are ranked by their cost on the
+    calibration ``images``, and the worst 1, 2, 4, ... of them stay in higher precision, with the
+    first method, ``options.retries`` times at most (0: one attempt is all). A graph that is
+    accurate but not faster is not tried again: leaving layers out makes it slower. Where the engine
+    saturates on this CPU, the weight scales that lose least on ``images`` are taken.
     """
-    asked = dict.fromkeys(exclude, "asked for")
+    asked = dict.fromkeys(options.exclude, "asked for")
     attempts: list[Attempt] = []
     costs: list[Trial[str]] = []
     out = dict(asked)
-    used, *left = ranges if retries else ranges[:1]
+    used, *left = ranges if options.retries else ranges[:1]
     scores = best_weight_scales(
         fp32,
         engine,
@@ -128,11 +149,7 @@ def int8_within_gate(
             remainder=remainder,
             weight_scales=scores[0].name if scores else None,
         )
-        failure = check(engine)
-        proven = None
-        if proof is not None and not failure:
-            proven = proof.judge(engine, higher, reporter=reporter)
-            failure = "" if proven.gate.passed else proven.gate.reason()
+        proven, failure = acceptance.judge(engine, reporter)
         attempts.append(Attempt(used.method, tuple(out), proven, failure))
         logger.info("INT8 attempt %d, %s: %s", len(attempts), used.method, failure or "passed")
         slow = proven is not None and {f.name for f in proven.gate.failures} == {"speed"}
@@ -143,7 +160,7 @@ def int8_within_gate(
             reporter.note(f"INT8 fails: {failure}; trying again with {used.method} calibration")
             continue
         layered = sum(1 for attempt in attempts if set(attempt.excluded) > set(asked))
-        if layered >= retries:
+        if layered >= options.retries:
             break
         used = ranges[0]
         if not costs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from fer_edge.convert.build_target import BuildTarget, find_target
 from fer_edge.convert.bundling import write_bundle
 from fer_edge.convert.device_plan import add_plan, prepared_graph
 from fer_edge.convert.export import InputKind
+from fer_edge.convert.options import CALIBRATION, GateOptions, Int8Options
 from fer_edge.convert.ranges import Ranges
 from fer_edge.convert.source import BuildSource, find_source
 from fer_edge.convert.steps import Work
@@ -26,12 +26,11 @@ from fer_edge.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
-    from fer_edge.measure.gate import GatePolicy
 
-__all__ = ["CALIBRATION", "BuildReport", "build"]
+__all__ = ["BuildReport", "build"]
 
-CALIBRATION = "stratified-512"
-"""The default recipe."""
+
+_INT8, _GATE = Int8Options(), GateOptions()
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,10 @@ def build(
     precision: str = "int8",
     target: str | None = None,
     data: FerDataset | str | Path | None = None,
-    calibration: str | Path = CALIBRATION,
-    method: str | None = None,
     output: str | Path | None = None,
     input: InputKind = "u8",
-    exclude: Sequence[str] = (),
-    verify: bool = True,
-    speed: bool = True,
-    split: str = "public",
-    policy: GatePolicy | None = None,
-    retries: int = 3,
+    int8: Int8Options = _INT8,
+    gate: GateOptions = _GATE,
     threads: int = 1,
     reporter: Reporter = SILENT,
 ) -> BuildReport:
@@ -81,16 +74,12 @@ def build(
     ``source``: a run, weights, an FP32 ONNX file or a bundle; None is the newest run. The bundle
     holds the checkpoint, the FP32 graph, golden inputs with the reference's answers and the engine.
     ``data`` (a data set or its source) is needed for INT8, whose ranges come from the TRAIN images
-    of the ``calibration`` recipe, and to verify: every image of ``split`` goes through reference
-    and engine, and the gate judges. It is split as the network's training data was; DataError where
-    that was a split of another data set. ``method`` (minmax, entropy, percentile, or auto: the one
-    that loses least) is by default auto, or what a recipe says that is not the default one.
+    of a recipe, and to verify: every image of the gate's split goes through reference and engine,
+    and the gate judges. It is split as the network's training data was; DataError where that was a
+    split of another data set.
 
-    When INT8 fails its gate, the other methods are tried where ``method`` is auto, then costly
-    layers stay in higher precision (``retries`` times; 0 allows neither); when it
-    still fails, the bundle is written without it, its manifest says why, and ``error`` of the
-    report is the GateError. ``speed=False`` leaves the gate's speed undecided, ``verify=False`` the
-    whole gate.
+    When INT8 fails its gate after all attempts, the bundle is written without it, its manifest says
+    why, and ``error`` of the report is the GateError.
 
     A TensorRT target of which a bundle holds the graph needs no data, no torch and no onnx: its
     plan is built from that graph, unless another calibration is asked for.
@@ -103,19 +92,16 @@ def build(
     chosen = find_target(target, reporter)
     found = find_source(source, output)
     profile = chosen.profile
-    as_it_is = calibration == CALIBRATION and method is None and not exclude
     if (
         profile
         and found.given
-        and as_it_is
+        and int8.is_default
         and prepared_graph(found.given, precision, profile) is not None
     ):
         return _plan_only(found, chosen, precision, reporter)
-    if method is None and calibration == CALIBRATION:
-        method = AUTO
-    if verify:
+    if gate.verify:
         _require_backend(chosen)
-    dataset = _dataset(data, reporter) if verify or precision == "int8" else None
+    dataset = _dataset(data, reporter) if gate.verify or precision == "int8" else None
     with tempfile.TemporaryDirectory(prefix="fer-edge-build-") as folder:
         work = Work(_held(found, Path(folder)), chosen, Path(folder), threads, reporter)
         reporter.note(f"building {precision} for {chosen.name} from {found.described}")
@@ -126,25 +112,26 @@ def build(
 
             described = work.described["dataset"]
             dataset = resplit_as_recorded(dataset, described, found.described)
-        if verify and dataset is not None:
-            work.open_proof(dataset, split, policy)
+        if gate.verify and dataset is not None:
+            work.open_proof(dataset, gate.split, gate.policy)
         work.judge_fp32()
         error: FerEdgeError | None = None
         if precision == "fp16" or (precision == "int8" and chosen.fallback == "fp16"):
             error = work.make_fp16()
-        int8 = ranges = calibrated = None
+        result = ranges = calibrated = None
         synthetic = bool(work.described["dataset"].get("synthetic", False))
         if precision == "int8" and dataset is not None:
-            images, by_method, calibrated = work.calibrate(dataset, calibration, method)
+            method = int8.method or (AUTO if int8.calibration == CALIBRATION else None)
+            images, by_method, calibrated = work.calibrate(dataset, int8.calibration, method)
             synthetic = synthetic or dataset.synthetic
-            int8, error = work.make_int8(
-                by_method, images.images(dataset), exclude=exclude, speed=speed, retries=retries
+            result, error = work.make_int8(
+                by_method, images.images(dataset), int8, speed=gate.speed
             )
-            ranges = int8.ranges
+            ranges = result.ranges
             calibrated["method"] = ranges.method
         use = precision if error is None else work.fallback(precision)
         with work.stage("write"):
-            write_bundle(work, int8=int8, calibration=calibrated, synthetic=synthetic)
+            write_bundle(work, int8=result, calibration=calibrated, synthetic=synthetic)
         plan = ""
         if profile is not None:
             with work.stage("plan"):
@@ -156,7 +143,7 @@ def build(
             target=chosen.name,
             engine=plan or chosen.artifact(use),
             proven=work.proven,
-            int8=int8,
+            int8=result,
             ranges=ranges,
             error=error,
             notes=tuple(work.notes),

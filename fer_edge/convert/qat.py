@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_edge.convert.build import CALIBRATION
 from fer_edge.convert.build_target import find_target
 from fer_edge.convert.choice import WEIGHTED, choose
 from fer_edge.convert.graph import affine_input, load_model, wiring
+from fer_edge.convert.options import CALIBRATION
 from fer_edge.convert.placement import placement_for
 from fer_edge.convert.ranges import Ranges
 from fer_edge.convert.source import find_source

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge.convert.attempts import Int8Result, int8_within_gate
+from fer_edge.convert.attempts import Acceptance, Int8Result, int8_within_gate
 from fer_edge.convert.build_target import BuildTarget
 from fer_edge.convert.export import InputKind, onnx_from_weights
 from fer_edge.convert.fp16 import fp16_from_onnx
 from fer_edge.convert.golden import golden_failure, golden_images
 from fer_edge.convert.graph import load_model, metadata
+from fer_edge.convert.options import Int8Options
 from fer_edge.convert.ranges import Ranges, calibration_tensors, ranges_by_method
 from fer_edge.convert.source import BuildSource
 from fer_edge.convert.thresholds import METHODS
@@ -188,10 +189,9 @@ class Work:
         self,
         ranges: Sequence[Ranges],
         images: np.ndarray,
+        options: Int8Options,
         *,
-        exclude: Sequence[str],
         speed: bool,
-        retries: int,
     ) -> tuple[Int8Result, FerEdgeError | None]:
         """Quantise within the gate; return the attempts, and why none was good.
 
@@ -212,13 +212,10 @@ class Work:
                 self.engine("int8", target.artifact("int8")),
                 ranges,
                 target.placement,
-                remainder=target.remainder,
-                check=check,
-                proof=self.proof,
-                higher=higher if speed and target.timed_here else None,
+                Acceptance(check, self.proof, higher if speed and target.timed_here else None),
                 images=images,
-                exclude=exclude,
-                retries=retries,
+                remainder=target.remainder,
+                options=options,
                 reporter=self.reporter,
             )
         self._record_int8(result)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from fixtures_progress import Recorder
 
-from fer_edge.convert.attempts import Int8Result, int8_within_gate
+from fer_edge.convert.attempts import Acceptance, Int8Result, int8_within_gate
 from fer_edge.convert.golden import golden_failure
+from fer_edge.convert.options import Int8Options
 from fer_edge.convert.ranges import Ranges
 from fer_edge.convert.trials import rank_layers
 from fer_edge.data import FerDataset
@@ -103,17 +104,16 @@ def attempt(
     def engine(path: Path, precision: str) -> Engine:
         return Engine(path, "onnxruntime", precision, path.name, Preprocessing())
 
-    options.setdefault("check", lambda engine: "")
+    check = options.pop("check", lambda engine: "")
     result = int8_within_gate(
         engine(fp32, "fp32"),
         engine(tmp_path / "int8.onnx", "int8"),
         [ranges, *others],
         "onnxruntime",
-        proof=proof,
-        higher=None,
+        Acceptance(check, proof),
         images=faces.images[:32],
+        options=Int8Options(**options),
         reporter=recorder,
-        **options,
     )
     return result, recorder.notes
 

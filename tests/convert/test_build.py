@@ -16,6 +16,7 @@ from fer_edge.backends import backend_class
 from fer_edge.bundle import Bundle
 from fer_edge.convert.build import BuildReport, build
 from fer_edge.convert.build_target import find_target
+from fer_edge.convert.options import GateOptions, Int8Options
 from fer_edge.convert.source import find_source
 from fer_edge.data import FerDataset
 from fer_edge.errors import GateError, NumericsError, UsageError
@@ -38,7 +39,9 @@ def timings(ratio: float) -> dict[str, LatencySamples]:
     return {name: LatencySamples((np.full(70, ns),)) for name, ns in times.items()}
 
 
-QUICK = {"calibration": "stratified-128", "target": "onnxruntime"}
+SMALL = Int8Options("stratified-128")
+QUICK = {"int8": SMALL, "target": "onnxruntime"}
+UNVERIFIED = GateOptions(verify=False)
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +166,7 @@ def test_build_verify_and_bench_agree_on_one_bundle(own: Path, faces: FerDataset
 
 def test_other_engines_are_added_to_the_bundle(own: Path, faces: FerDataset) -> None:
     build(own, precision="fp16", data=faces, target="onnxruntime")
-    report = build(own, data=faces, target="openvino", calibration="stratified-128")
+    report = build(own, data=faces, target="openvino", int8=SMALL)
     assert report.use == "int8"
     bundle = Bundle.open(own)
     held = {(a.precision, a.target) for a in bundle.manifest.artifacts if a.format == "onnx"}
@@ -198,7 +201,7 @@ def test_engines_of_earlier_weights_leave_no_verification(
 
 
 def test_without_verification_it_says_so(weights: Path, faces: FerDataset, tmp_path: Path) -> None:
-    report = build(weights, data=faces, output=tmp_path / "b", verify=False, **QUICK)
+    report = build(weights, data=faces, output=tmp_path / "b", gate=UNVERIFIED, **QUICK)
     assert report.proven == {}
     bundle = Bundle.open(tmp_path / "b")
     for precision, target in (("fp32", ""), ("int8", "onnxruntime")):
@@ -213,9 +216,21 @@ def test_fp32_needs_no_data_when_nothing_is_verified(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FER_EDGE_DATA", raising=False)
-    build(weights, precision="fp32", output=tmp_path / "b", verify=False, target="onnxruntime")
+    build(
+        weights,
+        precision="fp32",
+        output=tmp_path / "b",
+        gate=UNVERIFIED,
+        target="onnxruntime",
+    )
     with pytest.raises(UsageError, match="no data set"):
-        build(weights, precision="int8", output=tmp_path / "c", verify=False, target="onnxruntime")
+        build(
+            weights,
+            precision="int8",
+            output=tmp_path / "c",
+            gate=UNVERIFIED,
+            target="onnxruntime",
+        )
     assert not (tmp_path / "c").exists()
 
 
@@ -261,7 +276,9 @@ def test_int8_that_loses_too_much_is_not_in_the_bundle(own: Path, faces: FerData
 
         patch.setattr(proof_module, "judge", judge)
         patch.setattr("fer_edge.measure.gate._drop", _strict_drop)
-        report = build(own, data=faces, retries=1, reporter=recorder, **QUICK)
+        report = build(
+            own, data=faces, reporter=recorder, **{**QUICK, "int8": replace(SMALL, retries=1)}
+        )
     assert isinstance(report.error, GateError)
     assert report.error.exit_code == 3
     assert "top-1" in str(report.error)
@@ -304,7 +321,9 @@ def test_int8_that_is_not_faster_is_not_in_the_bundle(
     assert report.int8 is not None
     assert len(report.int8.attempts) == 1
     assert Bundle.open(tmp_path / "b").find(precision="int8") is None
-    undecided = build(weights, data=faces, output=tmp_path / "b", speed=False, **QUICK)
+    undecided = build(
+        weights, data=faces, output=tmp_path / "b", gate=GateOptions(speed=False), **QUICK
+    )
     assert undecided.error is None
     assert gate(Bundle.open(tmp_path / "b"), "int8", "onnxruntime")["status"] == (
         "speed not measured"
@@ -320,7 +339,7 @@ def test_an_fp32_graph_that_is_off_stops_the_build(
             precision="fp32",
             data=faces,
             output=tmp_path / "b",
-            policy=GatePolicy(fp32_max_abs=0.0),
+            gate=GateOptions(policy=GatePolicy(fp32_max_abs=0.0)),
             target="onnxruntime",
         )
     assert caught.value.exit_code == 4
@@ -335,7 +354,7 @@ def test_fp16_that_is_off_falls_back_to_fp32(
         precision="fp16",
         data=faces,
         output=tmp_path / "b",
-        policy=GatePolicy(fp16_mean_abs=1e-12),
+        gate=GateOptions(policy=GatePolicy(fp16_mean_abs=1e-12)),
         target="onnxruntime",
     )
     assert report.error is not None
@@ -357,7 +376,7 @@ def test_a_device_elsewhere_gets_all_but_its_plan(
         data=faces,
         target="orin-jp62",
         output=tmp_path / "b",
-        calibration="stratified-128",
+        int8=SMALL,
         reporter=recorder,
     )
     assert report.error is None

@@ -14,7 +14,7 @@ from fixtures_progress import Recorder
 from onnx import TensorProto, helper, numpy_helper
 
 from fer_edge.convert import trials
-from fer_edge.convert.attempts import int8_within_gate
+from fer_edge.convert.attempts import Acceptance, int8_within_gate
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.graph import load_model, metadata, wiring
@@ -466,9 +466,7 @@ def test_weights_are_tried_where_an_engine_saturates_alone(
         engine(out, "int8"),
         [ranges],
         target,
-        check=lambda engine: "",
-        proof=None,
-        higher=None,
+        Acceptance(lambda engine: ""),
         images=faces.images[:16],
         reporter=recorder,
     )

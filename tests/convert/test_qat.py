@@ -17,6 +17,7 @@ from fer_edge.convert.build import build
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.graph import load_model
 from fer_edge.convert.int8 import quantise
+from fer_edge.convert.options import GateOptions, Int8Options
 from fer_edge.convert.placement import PLACEMENTS, placement_for
 from fer_edge.convert.qat import qat_setup
 from fer_edge.convert.ranges import Ranges, ranges_from_onnx
@@ -255,7 +256,12 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
     assert 0 < moved.mean() < 0.1, "tuned, not trained anew"
 
     report = build(
-        run.model, data=faces, target="x86-dgpu-trt8", output=tmp_path / "b", speed=False, retries=0
+        run.model,
+        data=faces,
+        target="x86-dgpu-trt8",
+        output=tmp_path / "b",
+        int8=Int8Options(retries=0),
+        gate=GateOptions(speed=False),
     )
     assert report.error is None
     assert report.ranges is not None
@@ -277,10 +283,9 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
         run.model,
         data=faces,
         target="x86-dgpu-trt8",
-        method="minmax",
+        int8=Int8Options(method="minmax"),
         output=tmp_path / "c",
-        verify=False,
-        speed=False,
+        gate=GateOptions(verify=False),
     )
     assert again.ranges is not None
     assert again.ranges.method == "minmax"

@@ -11,6 +11,7 @@ from fixtures_progress import Recorder
 
 from fer_edge.bundle import Bundle
 from fer_edge.convert.build import build
+from fer_edge.convert.options import GateOptions, Int8Options
 from fer_edge.convert.ranges import ranges_by_method, ranges_from_onnx
 from fer_edge.convert.thresholds import METHODS
 from fer_edge.convert.trials import best_method, compare
@@ -54,9 +55,8 @@ def test_a_build_takes_it_and_the_manifest_says_why(
         data=faces,
         output=tmp_path / "b",
         target="onnxruntime",
-        calibration="stratified-128",
-        method="auto",
-        verify=False,
+        int8=Int8Options("stratified-128", "auto"),
+        gate=GateOptions(verify=False),
         reporter=recorder,
     )
     calibration = Bundle.open(tmp_path / "b").manifest.calibration

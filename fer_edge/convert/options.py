@@ -1,0 +1,52 @@
+"""What a build is asked for beyond its source, precision and target: how INT8 is made, the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fer_edge.measure.gate import GatePolicy
+
+__all__ = ["CALIBRATION", "GateOptions", "Int8Options"]
+
+CALIBRATION = "stratified-512"
+"""The default recipe."""
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """How INT8 is made.
+
+    ``calibration`` is a recipe of calibration images: a name, or a TOML file. ``method`` is
+    minmax, entropy, percentile, or auto (the one that loses least); None is auto, or what a recipe
+    that is not the default one contains. The nodes ``exclude`` stay in higher precision. Where the
+    gate fails, the other methods are tried if the method is auto, then costly layers stay in higher
+    precision, ``retries`` times at most; 0 allows neither.
+    """
+
+    calibration: str | Path = CALIBRATION
+    method: str | None = None
+    exclude: Sequence[str] = ()
+    retries: int = 3
+
+    @property
+    def is_default(self) -> bool:
+        """Whether neither other ranges nor other nodes are asked for."""
+        return self.calibration == CALIBRATION and self.method is None and not self.exclude
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """How engines are judged.
+
+    ``verify=False`` judges none, ``speed=False`` leaves the speed undecided. ``split`` names the
+    images; ``policy`` None is the gate's own.
+    """
+
+    verify: bool = True
+    speed: bool = True
+    split: str = "public"
+    policy: GatePolicy | None = None
