@@ -54,8 +54,9 @@ from fer_edge.data.resplit import OFFICIAL
 from fer_edge.data.resplitting import apply_resplit, resplit_as_recorded
 from fer_edge.errors import FerEdgeError, UsageError
 from fer_edge.files import write_json, write_text
+from fer_edge.find import A_RUN, find, runs_root
 from fer_edge.training.config import Recipe, load_recipe
-from fer_edge.training.runs import RunFolder, find_run
+from fer_edge.training.runs import RunFolder
 
 if TYPE_CHECKING:
     from fer_edge.cli._training import TrainingDisplay
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from fer_edge.measure.result import BenchResult
 
 HERE = Path(__file__).resolve().parent
-RUNS = Path("runs") / "reproduction"
+RUNS = runs_root() / "reproduction"
 TABLE = "reproduction.md"
 
 TARGETS = ("rtx-pc", "onnxruntime", "openvino")
@@ -288,7 +289,7 @@ def collect_command(options: argparse.Namespace) -> None:
     if (path / "cv.json").is_file():
         result = collect_folds(path, find_row(options.row or path.name))
     else:
-        run = find_run(options.run)
+        run = RunFolder(find(options.run, wants=A_RUN).path)
         row = find_row(options.row) if options.row else row_of(run.recipe(), run.info()["dataset"])
         if options.engines:
             dataset = load(resolve_source(options.data or str(run.info()["data"])))

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_edge.data import load, resolve_source
+from fer_edge.find import A_RUN, find
 from fer_edge.models.weights import model_from_weights
 from fer_edge.preprocessing import Preprocessing
-from fer_edge.training.runs import find_run
+from fer_edge.training.runs import RunFolder
 
 
 def smoothed(images: Tensor, centre: float) -> Tensor:
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = torch.tensor(part.images, dtype=torch.float32).unsqueeze(1)
     networks = {}
     for name in options.runs:
-        run = find_run(name)
+        run = RunFolder(find(name, wants=A_RUN).path)
         networks[run.name] = model_from_weights(run.model)
     print(f"{len(labels):,} images of {options.split.upper()}")
     for centre in options.centre:

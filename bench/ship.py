@@ -34,6 +34,7 @@ from fer_edge.convert.steps import CHECKPOINT, FP16, FP32
 from fer_edge.data import FerDataset, load, resolve_source
 from fer_edge.data.resplit import recorded_resplit
 from fer_edge.errors import FerEdgeError, GateError, UsageError
+from fer_edge.find import A_RUN, find
 from fer_edge.measure.confidence import ACCURACY
 from fer_edge.measure.gate import GatePolicy
 from fer_edge.measure.record import VERIFY_FILE
@@ -41,7 +42,7 @@ from fer_edge.progress import SILENT, Reporter
 from fer_edge.report.card import card_markdown
 from fer_edge.training.config import Recipe, load_recipe, recipe_names
 from fer_edge.training.folds import CrossValidation
-from fer_edge.training.runs import RunFolder, find_run
+from fer_edge.training.runs import RunFolder
 from fer_edge.usable import BEST_FIRST, engines_of
 
 PACKAGED = Path(__file__).resolve().parents[1] / "fer_edge" / "pretrained" / "compact"
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with TerminalReporter() as reporter:
             bundle = ship(
-                find_run(options.run),
+                RunFolder(find(options.run, wants=A_RUN).path),
                 load(resolve_source(options.data), reporter=reporter),
                 options.output,
                 name=options.name,

@@ -14,13 +14,14 @@ import fer_edge
 PACKAGE = Path(fer_edge.__file__).parent
 
 LEVELS: dict[str, int] = {
-    "cli": 6,
-    "convert": 5,
-    "report": 5,
-    "measure": 4,
-    "classifier": 4,
-    "training": 3,
-    "backends": 3,
+    "cli": 7,
+    "convert": 6,
+    "report": 6,
+    "measure": 5,
+    "classifier": 5,
+    "training": 4,
+    "backends": 4,
+    "find": 3,
     "data": 2,
     "models": 2,
     "bundle": 2,

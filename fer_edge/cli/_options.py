@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["data_option", "format_option", "runs_option", "threads_option"]
+__all__ = ["data_option", "format_option", "new_runs_option", "runs_option", "threads_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,14 +37,28 @@ def format_option(command: F) -> F:
 
 
 def runs_option(command: F) -> F:
-    """``--out DIRECTORY``, the folder that runs are made in and found in by name."""
+    """``--runs FOLDER``, the folder that runs are found in by name: a Path, given or not."""
+    return _runs_option("--runs")(command)
+
+
+def new_runs_option(command: F) -> F:
+    """``--runs`` of a command that makes runs in that folder, too; its old name is ``--out``."""
+    return _runs_option("--runs", "--out")(command)
+
+
+def _runs_option(*names: str) -> Callable[[F], F]:
+    def chosen(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
+        from fer_edge.find import runs_root
+
+        return runs_root(value)
+
     return click.option(
-        "--out",
+        *names,
+        "root",
         type=click.Path(path_type=Path, file_okay=False),
-        default="runs",
-        show_default=True,
-        help="Folder of all runs.",
-    )(command)
+        callback=chosen,
+        help="Folder of all runs.  [default: the environment variable FER_EDGE_RUNS, else runs]",
+    )
 
 
 def threads_option(command: F) -> F:

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fer_edge.cli._bundles import resolve_bundle
+from fer_edge.cli._names import found
 from fer_edge.cli._output import TerminalReporter, note
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
     from fer_edge.bundle import Bundle
     from fer_edge.data import FerDataset
+    from fer_edge.find import Found
 
 __all__ = ["Subject", "engine_options", "find_subject", "split_option", "warn_of_faces"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_RUNS = Path("runs")
 
 
 def split_option(command: F) -> F:
@@ -119,32 +118,24 @@ class Subject:
         return dataset, split
 
 
-def find_subject(source: str | None, *, engine: bool = False) -> Subject:
-    """Return the network that ``source`` names: a run, a bundle or a weights file.
+def find_subject(name: str | None, root: Path, *, engine: bool = False) -> Subject:
+    """Return the network that ``name`` means: a run, a bundle or a weights file.
 
-    A run is its weights, or with ``engine`` (an engine was asked for) its bundle. None is the
-    pretrained bundle. UsageError says what was not found.
+    A run is its weights, or with ``engine`` (the options name an engine) its bundle. None is the
+    pretrained bundle. UsageError as :func:`fer_edge.find.find`.
     """
     from fer_edge.bundle import Bundle
-    from fer_edge.errors import UsageError
-    from fer_edge.manifest import MANIFEST
+    from fer_edge.find import A_NETWORK, AN_ENGINE
 
-    path = Path(source) if source is not None else None
-    if path is not None and path.suffix == ".safetensors" and path.is_file():
-        return _from_weights(path)
-    if path is not None and source is not None and not (path / MANIFEST).is_file():
-        run = path if (path / "run.json").is_file() else _RUNS / source
-        if (run / "run.json").is_file() and not engine:
-            return _from_run(run)
-        if not run.exists() and not path.exists() and source != "pretrained":
-            raise UsageError(
-                f"there is no run, bundle or weights file {source}",
-                fix="name a run's or a bundle's folder; `ls runs` shows your runs",
-            )
-    bundle = Bundle.open(resolve_bundle(source))
+    source = found(name, root, AN_ENGINE if engine else A_NETWORK)
+    if source.kind == "run":
+        return _from_run(source)
+    if source.kind == "weights file":
+        return _from_weights(source.path)
+    bundle = Bundle.open(source.path)
     history = bundle.path.parent / "history.csv"
     return Subject(
-        name=source or bundle.manifest.name,
+        name=name or bundle.manifest.name,
         weights=None,
         bundle=bundle,
         described=bundle.manifest.dataset,
@@ -159,21 +150,18 @@ def warn_of_faces(images: FerDataset, *paths: Path) -> None:
         note(f"note: {names}: faces of {images.source}, for your own eyes: do not publish them")
 
 
-def _from_run(run: Path) -> Subject:
+def _from_run(source: Found) -> Subject:
     from fer_edge.convert.confidence import confidence_weights
-    from fer_edge.errors import UsageError
     from fer_edge.training.runs import RunFolder
 
-    folder = RunFolder(run)
-    if not folder.model.is_file():
-        raise UsageError(f"the run {run} has no weights yet", fix=f"fer-edge train --resume {run}")
-    info = folder.info()
+    run, weights = source.path, source.weights
+    info = RunFolder(run).info()
     recorded = str(info.get("data", ""))
     synthetic = recorded.partition(":")[0] == "synthetic"
     return Subject(
         name=str(run),
         # What `fer-edge build` would build from.
-        weights=confidence_weights(run) or folder.model,
+        weights=confidence_weights(run) or weights,
         bundle=None,
         described=info["dataset"],
         history=run / "history.csv",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._bundles import resolve_bundle
-from fer_edge.cli._options import data_option, format_option, threads_option
+from fer_edge.cli._names import open_bundle
+from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
 from fer_edge.cli._output import TerminalReporter, note, out, print_json, print_rows
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def compare(a: Path, b: Path, fmt: str) -> None:
 
 @click.command(cls=BenchCommand)
 @click.argument("bundles", metavar="[BUNDLE]...", nargs=-1)
+@runs_option
 @data_option
 @click.option(
     "--split",
@@ -138,6 +139,7 @@ def compare(a: Path, b: Path, fmt: str) -> None:
 @format_option
 def command(
     bundles: tuple[str, ...],
+    root: Path,
     data: str | None,
     split: str,
     backends: tuple[str, ...],
@@ -165,11 +167,10 @@ def command(
       fer-edge bench runs/mine/bundle --data fer2013.zip --quick --format markdown
       fer-edge bench compare before.json after.json
     """
-    from fer_edge.bundle import Bundle
     from fer_edge.data import load, resolve_source
     from fer_edge.measure.bench import candidates, run_bench
 
-    opened = [Bundle.open(resolve_bundle(bundle)) for bundle in bundles or (None,)]
+    opened = [open_bundle(bundle, root) for bundle in bundles or (None,)]
     source = resolve_source(data)
     protocol = _protocol(quick, pace)
     rows = len(candidates(opened, backends, precisions))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._options import data_option, format_option, threads_option
+from fer_edge.cli._names import found
+from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
 from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("source", required=False)
+@runs_option
 @data_option
 @click.option(
     "--precision",
@@ -88,6 +90,7 @@ __all__ = ["command"]
 @format_option
 def command(
     source: str | None,
+    root: Path,
     data: str | None,
     precision: str,
     target: str | None,
@@ -118,10 +121,12 @@ def command(
     """
     from fer_edge.convert.build import build
     from fer_edge.convert.options import GateOptions, Int8Options
+    from fer_edge.find import TO_BUILD
 
+    taken = found(source, root, TO_BUILD)
     with TerminalReporter() as reporter:
         report = build(
-            source,
+            taken.path,
             precision=precision,
             target=target,
             data=data,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from fer_edge.cli._bundles import resolve_bundle
+from fer_edge.cli._names import open_bundle
+from fer_edge.cli._options import runs_option
 from fer_edge.cli._output import note, print_text
 
 __all__ = ["command"]
@@ -29,8 +30,9 @@ def command() -> None:
 
 @command.command()
 @click.argument("bundle", required=False)
+@runs_option
 @click.option("-o", "--out", type=_OUT, help="The file to write. Default: the bundle's name.fer.")
-def pack(bundle: str | None, out: Path | None) -> None:
+def pack(bundle: str | None, root: Path, out: Path | None) -> None:
     """Write BUNDLE (by default the pretrained one) as one file, after a check of every byte.
 
     Equal bundles give equal files. Plans that were built into the bundle go along; files that its
@@ -40,10 +42,9 @@ def pack(bundle: str | None, out: Path | None) -> None:
     Example:
       fer-edge bundle pack runs/mine/bundle -o faces.fer
     """
-    from fer_edge.bundle import Bundle
     from fer_edge.packing import SUFFIX, pack_bundle
 
-    opened = Bundle.open(resolve_bundle(bundle))
+    opened = open_bundle(bundle, root)
     packed = pack_bundle(opened, out or Path(opened.manifest.name.replace("/", "_") + SUFFIX))
     for name in packed.left_out:
         note(f"left out, not in the manifest: {name}")
@@ -80,6 +81,7 @@ def unpack(archive: Path, out: Path | None, replace: bool) -> None:
 
 @command.command()
 @click.argument("bundle", required=False)
+@runs_option
 @click.option("-o", "--out", type=_OUT, required=True, help="The model repository.")
 @click.option(
     "--precision",
@@ -95,7 +97,12 @@ def unpack(archive: Path, out: Path | None, replace: bool) -> None:
 )
 @click.option("--replace", is_flag=True, help="Take the place of models of the same name.")
 def triton(
-    bundle: str | None, out: Path, precision: str | None, max_batch: int, replace: bool
+    bundle: str | None,
+    root: Path,
+    out: Path,
+    precision: str | None,
+    max_batch: int,
+    replace: bool,
 ) -> None:
     """Write a model repository of Triton Inference Server: an ONNX model, and its TensorRT plans.
 
@@ -107,10 +114,9 @@ def triton(
       fer-edge bundle triton runs/mine/bundle -o model_repository
       tritonserver --model-repository=model_repository
     """
-    from fer_edge.bundle import Bundle
     from fer_edge.convert.triton import triton_from_bundle
 
-    opened = Bundle.open(resolve_bundle(bundle))
+    opened = open_bundle(bundle, root)
     models = triton_from_bundle(
         opened, out, precision=precision, max_batch=max_batch, replace=replace
     )
@@ -127,6 +133,7 @@ def triton(
 
 @command.command()
 @click.argument("bundle", required=False)
+@runs_option
 @click.option("-o", "--out", type=_OUT, required=True, help="The folder to make.")
 @click.option(
     "--precision",
@@ -167,6 +174,7 @@ def triton(
 @click.option("--replace", is_flag=True, help="Take the place of such a folder that is there.")
 def deepstream(
     bundle: str | None,
+    root: Path,
     out: Path,
     precision: str,
     batch: int,
@@ -186,10 +194,9 @@ def deepstream(
     Example:
       fer-edge bundle deepstream runs/mine/bundle -o deepstream --detector-id 1 --face-class 0
     """
-    from fer_edge.bundle import Bundle
     from fer_edge.convert.deepstream import CONFIG, deepstream_from_bundle
 
-    opened = Bundle.open(resolve_bundle(bundle))
+    opened = open_bundle(bundle, root)
     settings = deepstream_from_bundle(
         opened,
         out,

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from fer_edge.cli._options import data_option, format_option
+from fer_edge.cli._names import found
+from fer_edge.cli._options import data_option, format_option, runs_option
 from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows
 
 __all__ = ["command"]
@@ -15,6 +16,7 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("run", required=False)
+@runs_option
 @data_option
 @click.option(
     "--accuracy",
@@ -24,7 +26,7 @@ __all__ = ["command"]
     help="The accuracy that answers above the abstain threshold shall have.",
 )
 @format_option
-def command(run: str | None, data: str | None, accuracy: float, fmt: str) -> None:
+def command(run: str | None, root: Path, data: str | None, accuracy: float, fmt: str) -> None:
     """Fit the confidence of RUN (by default the newest): temperature and abstain threshold.
 
     Both are fitted on the part of TRAIN that the run held out (`fer-edge train --set
@@ -39,19 +41,19 @@ def command(run: str | None, data: str | None, accuracy: float, fmt: str) -> Non
     """
     from fer_edge.convert.confidence import CONFIDENCE_WEIGHTS, fit_confidence
     from fer_edge.data import load, resolve_source
-    from fer_edge.training.runs import find_run, newest_run
+    from fer_edge.find import A_RUN
 
-    folder = find_run(run).path if run else newest_run()
+    folder = found(run, root, A_RUN).path
     with TerminalReporter() as reporter:
         dataset = load(resolve_source(data), reporter=reporter)
-        found = fit_confidence(folder, dataset, accuracy=accuracy, reporter=reporter)
-    _print(folder, found, fmt)
-    abstain = found["abstain"]
+        fitted = fit_confidence(folder, dataset, accuracy=accuracy, reporter=reporter)
+    _print(folder, fitted, fmt)
+    abstain = fitted["abstain"]
     if abstain is None:
         note(f"note: no threshold reaches an accuracy of {accuracy:.0%}: the bundle will have none")
-    if found["at_bound"]:
+    if fitted["at_bound"]:
         note(
-            f"note: the temperature is at its bound, {found['temperature']:g}: "
+            f"note: the temperature is at its bound, {fitted['temperature']:g}: "
             "the held-out rows say nothing of its confidence"
         )
     if dataset.synthetic:
@@ -60,9 +62,9 @@ def command(run: str | None, data: str | None, accuracy: float, fmt: str) -> Non
     note(f"next: fer-edge build {folder}")
 
 
-def _print(folder: Path, found: dict[str, Any], fmt: str) -> None:
+def _print(folder: Path, fitted: dict[str, Any], fmt: str) -> None:
     if fmt == "json":
-        print_json(found)
+        print_json(fitted)
         return
     before_after = [
         ("NLL", "nll_before", "nll_after"),
@@ -70,7 +72,7 @@ def _print(folder: Path, found: dict[str, Any], fmt: str) -> None:
     ]
     exact = fmt == "csv"
     rows = []
-    for images, scores in (("held-out TRAIN", found), ("PUBLIC", found["public"])):
+    for images, scores in (("held-out TRAIN", fitted), ("PUBLIC", fitted["public"])):
         abstain = scores["abstain"]
         rows.append(
             {
@@ -86,9 +88,9 @@ def _print(folder: Path, found: dict[str, Any], fmt: str) -> None:
                 "accuracy": _shown(abstain["accuracy"] if abstain else None, exact),
             }
         )
-    threshold = found["abstain"]["threshold"] if found["abstain"] else None
+    threshold = fitted["abstain"]["threshold"] if fitted["abstain"] else None
     told = "no abstain threshold" if threshold is None else f"abstain below {threshold:.3f}"
-    title = f"{folder}: temperature {found['temperature']:.4f}, {told}"
+    title = f"{folder}: temperature {fitted['temperature']:.4f}, {told}"
     print_rows(
         rows,
         fmt,

@@ -51,7 +51,7 @@ def command(data: str | None, out: Path, epochs: int | None) -> None:
     length = ["--epochs", str(epochs)] if epochs else []
     on = ["--data", source]
     begun = time.monotonic()
-    _run("train", "--recipe", "quick", *length, "--name", name, "--out", str(out), *on)
+    _run("train", "--recipe", "quick", *length, "--name", name, "--runs", str(out), *on)
     _run("build", "--precision", "fp16", run, *on)
     # A network of a few epochs may well fail the gate: the table still has its row, and says so.
     _run("build", "--precision", "int8", "--target", "onnxruntime", run, *on)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._options import data_option, format_option, threads_option
+from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
 from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows, print_text
 from fer_edge.cli._subjects import engine_options, find_subject, split_option, warn_of_faces
 
@@ -22,6 +22,7 @@ _MANY = 64
 
 @click.command()
 @click.argument("source", metavar="RUN|BUNDLE", required=False)
+@runs_option
 @data_option
 @split_option
 @engine_options
@@ -49,6 +50,7 @@ _MANY = 64
 @format_option
 def command(
     source: str | None,
+    root: Path,
     data: str | None,
     split: str | None,
     backend: str | None,
@@ -78,7 +80,7 @@ def command(
     if out is not None:
         require("matplotlib", "report")
     asked = precision is not None or backend not in (None, "pytorch")
-    subject = find_subject(source, engine=asked)
+    subject = find_subject(source, root, engine=asked)
     engine = subject.engine(backend, precision, threads)
     dataset, chosen = subject.images(data, split)
     with TerminalReporter() as reporter, engine:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._options import data_option, format_option, threads_option
+from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
 from fer_edge.cli._output import note, print_rows
 from fer_edge.cli._subjects import find_subject, split_option, warn_of_faces
 from fer_edge.emotions import EMOTIONS
@@ -29,6 +29,7 @@ _SHOWN = 24
 
 @click.command()
 @click.argument("source", metavar="RUN|BUNDLE")
+@runs_option
 @click.option(
     "--image",
     "images",
@@ -79,6 +80,7 @@ _SHOWN = 24
 @format_option
 def command(
     source: str,
+    root: Path,
     images: tuple[str, ...],
     more: tuple[str, ...],
     emotions: tuple[str, ...],
@@ -120,7 +122,7 @@ def command(
         require(module, extra)
     from fer_edge.models.gradcam import gradcam_from_weights
 
-    subject = find_subject(source)
+    subject = find_subject(source, root)
     cam = gradcam_from_weights(subject.checkpoint(), layer=layer, threads=threads)
     if files:
         faces = _from_files(files)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._bundles import resolve_bundle
-from fer_edge.cli._options import format_option
+from fer_edge.cli._names import open_bundle
+from fer_edge.cli._options import format_option, runs_option
 from fer_edge.cli._output import print_json, print_rows, print_text
 from fer_edge.errors import IntegrityError, UsageError
 
@@ -21,9 +22,10 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("bundle", required=False)
+@runs_option
 @click.option("--card", is_flag=True, help="Print the model card instead, as Markdown or JSON.")
 @format_option
-def command(bundle: str | None, card: bool, fmt: str) -> None:
+def command(bundle: str | None, root: Path, card: bool, fmt: str) -> None:
     """Show what BUNDLE holds, what each file was made from, and whether every byte is as written.
 
     BUNDLE is a bundle's folder, or a run's name or folder; by default the pretrained bundle. A file
@@ -35,9 +37,7 @@ def command(bundle: str | None, card: bool, fmt: str) -> None:
       fer-edge inspect --format json
       fer-edge inspect --card
     """
-    from fer_edge.bundle import Bundle
-
-    opened = Bundle.open(resolve_bundle(bundle), check=False)
+    opened = open_bundle(bundle, root, check=False)
     faults = {
         artifact.path: fault
         for artifact in opened.manifest.artifacts

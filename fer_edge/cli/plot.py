@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from fer_edge.cli._options import data_option, threads_option
+from fer_edge.cli._names import found
+from fer_edge.cli._options import data_option, runs_option, threads_option
 from fer_edge.cli._output import TerminalReporter, note
 from fer_edge.cli._subjects import engine_options, find_subject, split_option, warn_of_faces
 
@@ -28,6 +29,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("source", metavar="RUN|BUNDLE", required=False)
+@runs_option
 @data_option
 @split_option
 @click.option(
@@ -54,6 +56,7 @@ def command() -> None:
 )
 def predictions(
     source: str | None,
+    root: Path,
     data: str | None,
     split: str | None,
     count: int,
@@ -86,7 +89,7 @@ def predictions(
     if mistakes and at_random:
         raise UsageError("--mistakes and --random choose the faces differently", fix="drop one")
     asked = precision is not None or backend not in (None, "pytorch")
-    subject = find_subject(source, engine=asked)
+    subject = find_subject(source, root, engine=asked)
     engine = subject.engine(backend, precision, threads)
     dataset, chosen = subject.images(data, split)
     images: FerDataset = dataset.select(chosen)
@@ -122,6 +125,7 @@ def predictions(
 
 @command.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@runs_option
 @click.option(
     "-o",
     "--out",
@@ -130,18 +134,18 @@ def predictions(
     show_default=True,
     help="The picture: .png, .svg or .pdf.",
 )
-def history(runs: tuple[str, ...], out: Path) -> None:
+def history(runs: tuple[str, ...], root: Path, out: Path) -> None:
     """Draw loss, top-1 and learning rate of runs (by name or folder) over their epochs.
 
     \b
     Example:
       fer-edge plot history runs/mine runs/other -o history.png
     """
+    from fer_edge.find import A_RUN
     from fer_edge.report.figures import check_figure_path
     from fer_edge.report.history import draw_histories, read_history
-    from fer_edge.training.runs import find_run
 
     check_figure_path(out)
-    found = [find_run(run) for run in dict.fromkeys(runs)]
-    draw_histories({str(run.path): read_history(run.path / "history.csv") for run in found}, out)
+    paths = [found(run, root, A_RUN).path for run in dict.fromkeys(runs)]
+    draw_histories({str(path): read_history(path / "history.csv") for path in paths}, out)
     note(f"written: {out}")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._bundles import bundle_option, resolve_bundle
-from fer_edge.cli._options import format_option, threads_option
+from fer_edge.cli._names import found
+from fer_edge.cli._options import format_option, runs_option, threads_option
 from fer_edge.cli._output import print_rows
 from fer_edge.errors import UsageError
 
@@ -26,7 +26,12 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".gif", "
 
 @click.command()
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
-@bundle_option
+@click.option(
+    "--bundle",
+    metavar="NAME",
+    help="A bundle's folder, or a run's name or folder.  [default: the pretrained bundle]",
+)
+@runs_option
 @click.option(
     "--backend",
     default="onnxruntime",
@@ -48,6 +53,7 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".gif", "
 def command(
     images: tuple[str, ...],
     bundle: str | None,
+    root: Path,
     backend: str,
     precision: str | None,
     abstain: bool,
@@ -68,13 +74,13 @@ def command(
       fer-edge predict faces/ --bundle runs/mine/bundle --format csv
     """
     from fer_edge.classifier import Classifier
+    from fer_edge.find import A_BUNDLE
 
     paths = list(_files(images))
     rows: list[dict[str, Any]] = []
     bad: list[UsageError] = []
-    with Classifier(
-        resolve_bundle(bundle), backend=backend, precision=precision, threads=threads
-    ) as classifier:
+    taken = found(bundle, root, A_BUNDLE).path
+    with Classifier(taken, backend=backend, precision=precision, threads=threads) as classifier:
         _introduce(classifier)
         if abstain and classifier.threshold is None:
             raise UsageError(
@@ -101,10 +107,10 @@ def _files(images: tuple[str, ...]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
-        if not found:
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        if not files:
             raise UsageError(f"the folder {path} holds no image ({' '.join(sorted(_SUFFIXES))})")
-        yield from found
+        yield from files
 
 
 def _introduce(classifier: Classifier) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from fer_edge.cli._options import data_option, runs_option
+from fer_edge.cli._names import found
+from fer_edge.cli._options import data_option, new_runs_option
 
 __all__ = ["command"]
 
@@ -31,7 +32,7 @@ __all__ = ["command"]
     help="Change one key of the recipe, e.g. optim.lr=1e-5; may be given often.",
 )
 @click.option("--name", help="The new run's name.  [default: RUN-qat]")
-@runs_option
+@new_runs_option
 def command(
     run: str | None,
     data: str | None,
@@ -39,7 +40,7 @@ def command(
     epochs: int | None,
     overrides: tuple[str, ...],
     name: str | None,
-    out: Path,
+    root: Path,
 ) -> None:
     """Fine-tune RUN with the rounding of its INT8 graph in the network; FP32's answers are taught.
 
@@ -58,26 +59,26 @@ def command(
     from fer_edge.data import load, resolve_source
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
+    from fer_edge.find import A_RUN
     from fer_edge.models.weights import load_weights
     from fer_edge.training.qat import qat_recipe
-    from fer_edge.training.runs import find_run, newest_run
     from fer_edge.training.start import start_run
     from fer_edge.training.teachers import find_teachers
 
     for module in ("torch", "onnx", "onnxruntime", "accelerate", "tensorboard", "matplotlib"):
         require(module, "build" if module.startswith("onnx") else "train")
-    source = find_run(run, out).path if run is not None else newest_run(out)
-    weights = load_weights(source / "model.safetensors")
+    taken = found(run, root, A_RUN)
+    source, weights = taken.path, load_weights(taken.weights)
     changes = [*overrides] + ([f"epochs={epochs}"] if epochs is not None else [])
     recipe = qat_recipe(weights.meta, changes)
     location = resolve_source(data)
     with TerminalReporter() as reporter:
         dataset = load(location, reporter=reporter)
         dataset = resplit_as_recorded(dataset, weights.meta.get("dataset", {}), str(source))
-        teachers = find_teachers([str(source)], out, dataset)
+        teachers = find_teachers([str(source)], root, dataset)
         setup = setup_from_weights(weights.path, dataset, target, reporter=reporter)
     tuned = start_run(
-        out, name or f"{source.name}-qat", recipe, dataset, location, teachers=teachers, qat=setup
+        root, name or f"{source.name}-qat", recipe, dataset, location, teachers=teachers, qat=setup
     )
     note(f"fine-tuning {shlex.quote(str(source))} for the INT8 graph of {setup.placement}")
     train_run(tuned, recipe, dataset, data)

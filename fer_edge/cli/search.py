@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._options import data_option, format_option
+from fer_edge.cli._options import data_option, format_option, new_runs_option
 from fer_edge.cli._splits import resplit_from_options, split_options
 from fer_edge.training.study import PRUNERS, SAMPLERS
 
@@ -78,15 +78,9 @@ __all__ = ["command"]
     "--storage",
     metavar="FILE|URL",
     help="Where the study is kept: a file, or a database such as sqlite:///study.db that workers "
-    "share.  [default: OUT/STUDY/study.journal]",
+    "share.  [default: RUNS/STUDY/study.journal]",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="runs",
-    show_default=True,
-    help="Folder of all runs; the study's is OUT/STUDY.",
-)
+@new_runs_option
 @click.option("--list-spaces", is_flag=True, help="Print the spaces that come along, and stop.")
 @format_option
 def command(
@@ -105,14 +99,14 @@ def command(
     duplicates_across: bool,
     study: str | None,
     storage: str | None,
-    out: Path,
+    root: Path,
     list_spaces: bool,
     fmt: str,
 ) -> None:
     """Search hyper-parameters: short trainings on TRAIN, judged by PUBLIC; PRIVATE stays closed.
 
     The same command goes on with its study, after anything. To share it, start the command several
-    times, or on several machines with one --storage. OUT/STUDY holds a folder per trial,
+    times, or on several machines with one --storage. RUNS/STUDY holds a folder per trial,
     importance.png, and best.toml for `fer-edge train --recipe`.
 
     \b
@@ -161,7 +155,7 @@ def command(
     for text in dataset.notes:
         note(text)
     search = Search(
-        out / (study or searched.name),
+        root / (study or searched.name),
         searched,
         chosen,
         dataset,

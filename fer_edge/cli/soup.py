@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fer_edge.cli._options import data_option, format_option, runs_option
+from fer_edge.cli._options import data_option, format_option, new_runs_option
 
 __all__ = ["command"]
 
@@ -16,9 +16,9 @@ __all__ = ["command"]
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
 @data_option
 @click.option("--name", required=True, help="The new run's name.")
-@runs_option
+@new_runs_option
 @format_option
-def command(runs: tuple[str, ...], data: str | None, name: str, out: Path, fmt: str) -> None:
+def command(runs: tuple[str, ...], data: str | None, name: str, root: Path, fmt: str) -> None:
     """Average the weights of runs that were fine-tuned from the same ones: a model soup.
 
     The mean answers nearly as all of them together would, at the cost of one. They must be of one
@@ -37,20 +37,21 @@ def command(runs: tuple[str, ...], data: str | None, name: str, out: Path, fmt: 
     from fer_edge.data import load, resolve_source
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
-    from fer_edge.training.runs import check_new_name, find_run
+    from fer_edge.find import A_RUN, find
+    from fer_edge.training.runs import RunFolder, check_new_name
 
     for module in ("torch", "accelerate"):
         require(module, "train")
     from fer_edge.training.soup import find_ingredients, make_soup
 
-    check_new_name(out, name)
+    check_new_name(root, name)
     location = resolve_source(data)
-    recorded = find_run(runs[0], out)
+    recorded = RunFolder(find(runs[0], root, A_RUN).path)
     with TerminalReporter() as reporter:
         dataset = load(location, reporter=reporter)
     dataset = resplit_as_recorded(dataset, recorded.info()["dataset"], str(recorded.path))
-    ingredients = find_ingredients(runs, out, dataset)
-    soup = make_soup(out, name, ingredients, dataset, location)
+    ingredients = find_ingredients(runs, root, dataset)
+    soup = make_soup(root, name, ingredients, dataset, location)
     found = soup.info()["last"]
     rows = [_row(each.name, each.scores, fmt) for each in ingredients]
     rows.append(_row(soup.name, found, fmt))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._options import data_option, runs_option
+from fer_edge.cli._options import data_option, new_runs_option
 from fer_edge.cli._splits import (
     cross_validate,
     refuse_other_folds,
@@ -78,7 +78,7 @@ _NORM_IMAGES = 2048
     help="Cross-validation over TRAIN: K runs, each scored on the part it never saw.",
 )
 @click.option("--name", help="The run's name.  [default: the model's and the time]")
-@runs_option
+@new_runs_option
 @click.option(
     "--resume",
     is_flag=False,
@@ -102,7 +102,7 @@ def command(
     duplicates_across: bool,
     folds: int | None,
     name: str | None,
-    out: Path,
+    root: Path,
     resume: str | None,
     list_recipes: bool,
 ) -> None:
@@ -149,15 +149,16 @@ def command(
         from fer_edge.training.folds import cross_validation_to_resume
         from fer_edge.training.runs import RunFolder
 
-        validation = cross_validation_to_resume(resume, out)
+        validation = cross_validation_to_resume(resume, root)
         if validation is not None:
+            _tell_unnamed(resume, validation.path)
             refuse_other_folds(validation, folds, split, split_seed, duplicates_across)
             chosen = validation.recipe()
             asked = load_recipe(recipe) if recipe is not None else chosen
             _refuse_changes(RunFolder(validation.path), chosen, with_overrides(asked, changes))
             cross_validate(validation, _load(data or _recorded_data(validation)))
             return
-        run, chosen = _resumed(resume, out, recipe, changes, data)
+        run, chosen = _resumed(resume, root, recipe, changes, data)
         described = run.info()["dataset"]
         recorded = recorded_resplit(described)
         refuse_other_split(run.path, recorded, split, split_seed, duplicates_across, folds)
@@ -165,7 +166,7 @@ def command(
             data or _recorded_data(run), lambda read: resplit_as_recorded(read, described)
         )
         if teachers:
-            _same_teachers(run, teachers, out, dataset)
+            _same_teachers(run, teachers, root, dataset)
     else:
         from fer_edge.data import apply_resplit, resolve_source
         from fer_edge.training.start import start_run
@@ -191,7 +192,7 @@ def command(
                 )
             _need_teachers(chosen, ())
             validation = create_cross_validation(
-                out,
+                root,
                 name,
                 chosen,
                 dataset,
@@ -202,24 +203,25 @@ def command(
             )
             cross_validate(validation, dataset)
             return
-        found = find_teachers(teachers, out, dataset)
+        found = find_teachers(teachers, root, dataset)
         _need_teachers(chosen, found)
-        with _initial_weights(init, out, dataset) as (first, origin):
+        with _initial_weights(init, root, dataset) as (first, origin):
             run = start_run(
-                out, name, chosen, dataset, source, teachers=found, init=first, init_from=origin
+                root, name, chosen, dataset, source, teachers=found, init=first, init_from=origin
             )
     train_run(run, chosen, dataset, data)
 
 
 def _resumed(
-    name: str, out: Path, recipe: str | None, changes: list[str], data: str | None
+    name: str, root: Path, recipe: str | None, changes: list[str], data: str | None
 ) -> tuple[RunFolder, Recipe]:
     """Return the run to go on with and its recipe, which options may repeat but not change."""
     from fer_edge.errors import UsageError
     from fer_edge.training.config import load_recipe, with_overrides
     from fer_edge.training.runs import run_to_resume
 
-    run = run_to_resume(name, out)
+    run = run_to_resume(name, root)
+    _tell_unnamed(name, run.path)
     chosen = run.recipe()
     asked = load_recipe(recipe) if recipe is not None else chosen
     _refuse_changes(run, chosen, with_overrides(asked, changes))
@@ -232,48 +234,53 @@ def _resumed(
     return run, chosen
 
 
+def _tell_unnamed(name: str, path: Path) -> None:
+    """Say which run is resumed where none is named."""
+    from fer_edge.cli._output import note
+    from fer_edge.training.runs import is_main_process
+
+    if not name and is_main_process():
+        note(f"no run named: {path}, the newest one that was stopped")
+
+
 @contextmanager
 def _initial_weights(
-    name: str | None, out: Path, dataset: FerDataset
+    name: str | None, root: Path, dataset: FerDataset
 ) -> Iterator[tuple[Path | None, dict[str, Any] | None]]:
     """Yield the weights file that ``--init`` names, and what to record of where it came from.
 
-    A run, by path or by name below ``out``, a file, or a bundle: its weights are there only within.
+    It may be a run, a file, or a bundle, whose weights are there only inside the context.
     """
-    from fer_edge.manifest import MANIFEST
-    from fer_edge.pretrained import PRETRAINED, pretrained_path
-    from fer_edge.training.runs import find_run
+    from fer_edge.cli._names import found
+    from fer_edge.find import TO_START_FROM
 
     if name is None:
         yield None, None
         return
-    path = Path(name)
-    if name == PRETRAINED and not path.exists() and not (out / name).exists():
-        path = pretrained_path()
-    if path.is_file():
-        yield path, None
-    elif (path / MANIFEST).is_file():
+    source = found(name, root, TO_START_FROM)
+    if source.kind == "bundle":
         from fer_edge.bundle import Bundle
         from fer_edge.convert.checkpoint import made_by, weights_from_bundle
 
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(source.path)
         run, commands = made_by(bundle)
         with TemporaryDirectory(prefix="fer-edge-init-") as folder:
             weights = Path(folder) / "model.safetensors"
             images = dataset.select("train").images
             # Evenly from all: a folder's images come class by class.
             weights_from_bundle(bundle, images[:: -(-len(images) // _NORM_IMAGES)], weights)
-            yield weights, {"path": str(path.resolve()), "name": run, "commands": commands}
+            origin = {"path": str(source.path.resolve()), "name": run, "commands": commands}
+            yield weights, origin
     else:
-        yield find_run(name, out).model, None
+        yield source.weights, None
 
 
-def _same_teachers(run: RunFolder, names: tuple[str, ...], out: Path, dataset: FerDataset) -> None:
+def _same_teachers(run: RunFolder, names: tuple[str, ...], root: Path, dataset: FerDataset) -> None:
     """Refuse other teachers than the run's; the same ones may have moved, which is recorded."""
     from fer_edge.errors import UsageError
     from fer_edge.training.teachers import find_teachers
 
-    found = [each.to_dict() for each in find_teachers(names, out, dataset)]
+    found = [each.to_dict() for each in find_teachers(names, root, dataset)]
     known = run.info().get("teachers", [])
     if [each["sha256"] for each in found] != [each["sha256"] for each in known]:
         taught = ", ".join(each["name"] for each in known) or "none"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._bundles import resolve_bundle
-from fer_edge.cli._options import data_option, format_option, threads_option
+from fer_edge.cli._names import open_bundle
+from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
 from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("bundle", required=False)
+@runs_option
 @data_option
 @click.option(
     "--split",
@@ -50,6 +51,7 @@ __all__ = ["command"]
 @format_option
 def command(
     bundle: str | None,
+    root: Path,
     data: str | None,
     split: str,
     precision: str | None,
@@ -70,12 +72,11 @@ def command(
       fer-edge verify --data fer2013.zip --split public --format json
       fer-edge verify runs/mine/bundle --data fer2013.zip --precision fp32
     """
-    from fer_edge.bundle import Bundle
     from fer_edge.data import load, resolve_source
     from fer_edge.files import write_json
     from fer_edge.measure.verification import verify_bundle
 
-    opened = Bundle.open(resolve_bundle(bundle))
+    opened = open_bundle(bundle, root)
     source = resolve_source(data)
     with TerminalReporter() as reporter:
         dataset = load(source, reporter=reporter)

@@ -8,11 +8,10 @@ from pathlib import Path
 from fer_edge.bundle import MANIFEST, Bundle, BundleWriter
 from fer_edge.convert.confidence import confidence_weights, weights_meta
 from fer_edge.errors import UsageError
-from fer_edge.pretrained import PRETRAINED, is_packaged, pretrained_path
+from fer_edge.find import TO_BUILD, Found, find
+from fer_edge.pretrained import PRETRAINED, is_packaged
 
 __all__ = ["BuildSource", "find_source"]
-
-_RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -33,54 +32,30 @@ class BuildSource:
     given: Bundle | None = None
 
 
-def find_source(source: str | Path | None, output: str | Path | None = None) -> BuildSource:
-    """Return the source that ``source`` names: a run's folder or name, a file, or a bundle.
+def find_source(name: str | Path | None, output: str | Path | None = None) -> BuildSource:
+    """Return the source that ``name`` means: a run, a weights or ONNX file, or a bundle.
 
     None is the newest run. The bundle goes to ``output``, else to the run's ``bundle`` folder,
-    beside the file, or back into the bundle itself. ``pretrained`` is the shipped bundle, of which
-    a copy is made in ``output``. :class:`UsageError` says what was not found.
+    beside the file, or back into the bundle itself. A copy of the bundle in the package is made in
+    ``output``. :class:`UsageError` as :func:`fer_edge.find.find`.
     """
-    from fer_edge.training.runs import newest_run, refuse_cross_validation
-
-    if source is None:
-        path = newest_run(_RUNS)
-        return _from_run(path, output, f"the newest run, {path}")
-    path = Path(source)
-    if str(path) == PRETRAINED and not path.exists() and not (_RUNS / path).exists():
-        path = pretrained_path()
-    if (path / MANIFEST).is_file():
+    found = find(name, wants=TO_BUILD)
+    path = found.path
+    if found.kind == "run":
+        return _from_run(found, output)
+    if found.kind == "bundle":
         bundle = _own_copy(path, output) if is_packaged(path) else Bundle.open(path)
         return _from_bundle(bundle, output)
-    if path.is_dir() and (path / "model.safetensors").is_file():
-        return _from_run(path, output, f"the run {path}")
-    if path.suffix == ".safetensors" and path.is_file():
+    if found.kind == "weights file":
         folder = _output(output, path.with_name("bundle"))
-        name = path.parent.resolve().name
-        return BuildSource(f"the weights {path}", name, path, None, _existing(folder), folder)
-    if path.suffix == ".onnx" and path.is_file():
-        folder = _output(output, path.with_name(f"{path.stem}-bundle"))
-        return BuildSource(f"the graph {path}", path.stem, None, path, _existing(folder), folder)
-    if not path.exists() and (_RUNS / path / "run.json").is_file():
-        return _from_run(_RUNS / path, output, f"the run {_RUNS / path}")
-    refuse_cross_validation(path, _RUNS)
-    if not path.exists():
-        raise UsageError(
-            f"there is no {path}",
-            fix="name a run, a .safetensors or .onnx file, or a bundle; "
-            "without one, the newest run is taken",
-        )
-    raise UsageError(
-        f"{path} is no run, weights file, ONNX file or bundle",
-        fix="a run's folder holds model.safetensors, a bundle's manifest.json",
-    )
+        parent = path.parent.resolve().name
+        return BuildSource(f"the weights {path}", parent, path, None, _existing(folder), folder)
+    folder = _output(output, path.with_name(f"{path.stem}-bundle"))
+    return BuildSource(f"the graph {path}", path.stem, None, path, _existing(folder), folder)
 
 
-def _from_run(path: Path, output: str | Path | None, described: str) -> BuildSource:
-    weights = path / "model.safetensors"
-    if not weights.is_file():
-        raise UsageError(
-            f"the run {path} has no weights yet", fix=f"fer-edge train --resume {path}"
-        )
+def _from_run(run: Found, output: str | Path | None) -> BuildSource:
+    path, weights, described = run.path, run.weights, f"the run {run.path}"
     fitted = confidence_weights(path)
     if fitted is not None:
         temperature = weights_meta(fitted)["confidence"]["temperature"]

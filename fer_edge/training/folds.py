@@ -28,6 +28,7 @@ from fer_edge.data import FerDataset, Resplit, apply_resplit, resplit_as_recorde
 from fer_edge.data.resplit import folds
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import write_json, write_text
+from fer_edge.find import TO_RESUME, find
 from fer_edge.training.config import Recipe, recipe_from_dict, recipe_to_toml
 from fer_edge.training.runs import RunFolder, is_main_process, make_run_folder, run_to_resume
 
@@ -175,10 +176,8 @@ def cross_validation_to_resume(name: str | None, root: Path) -> CrossValidation 
     Without a name: the newest unfinished one, unless a run was stopped later.
     """
     if name:
-        for path in (Path(name), root / name):
-            if (path / "cv.json").is_file():
-                return CrossValidation(path)
-        return None
+        found = find(name, root, TO_RESUME)
+        return CrossValidation(found.path) if found.kind == "cross-validation" else None
     unfinished = [
         (_changed(path.parent), path.parent)
         for path in root.glob("*/cv.json")

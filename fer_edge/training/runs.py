@@ -22,6 +22,7 @@ from typing import Any
 
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import lock, write_json, write_text
+from fer_edge.find import TO_RESUME, find, runs_below
 from fer_edge.training.config import Recipe, recipe_from_dict, recipe_to_toml
 
 __all__ = [
@@ -29,11 +30,8 @@ __all__ = [
     "RunFolder",
     "check_new_name",
     "create_run",
-    "find_run",
     "is_main_process",
     "make_run_folder",
-    "newest_run",
-    "refuse_cross_validation",
     "run_to_resume",
 ]
 
@@ -217,57 +215,11 @@ def _taken(path: Path) -> UsageError:
     )
 
 
-def _runs(root: Path) -> list[RunFolder]:
-    """All runs below ``root``, newest first, by the time of their last change."""
-    found = [path.parent for path in root.glob("*/run.json")]
-    return [RunFolder(path) for path in sorted(found, key=_changed, reverse=True)]
-
-
-def _changed(path: Path) -> tuple[int, str]:
-    weights = path / "model.safetensors"
-    newest = weights if weights.is_file() else path / "run.json"
-    return newest.stat().st_mtime_ns, path.name
-
-
-def newest_run(root: Path = Path("runs")) -> Path:
-    """Return the newest run below ``root`` that has weights, finished or not.
-
-    Raises :class:`UsageError` when there is none.
-    """
-    for run in _runs(root):
-        if run.model.is_file():
-            return run.path
-    raise UsageError(f"there is no trained run in {root}/", fix="train one: `fer-edge train`")
-
-
-def find_run(name_or_path: str, root: Path = Path("runs")) -> RunFolder:
-    """Return a run by its path, or by its name below ``root``."""
-    for path in (Path(name_or_path), root / name_or_path):
-        if (path / "run.json").is_file():
-            return RunFolder(path)
-    refuse_cross_validation(name_or_path, root)
-    names = ", ".join(run.name for run in _runs(root)[:8])
-    raise UsageError(
-        f"there is no run {name_or_path!r}",
-        fix=f"runs in {root}/: {names}" if names else "start one: `fer-edge train`",
-    )
-
-
-def refuse_cross_validation(name_or_path: str | Path, root: Path = Path("runs")) -> None:
-    """Raise UsageError where that path, or name below ``root``, has a network per fold."""
-    for path in (Path(name_or_path), root / name_or_path):
-        if (path / "cv.json").is_file():
-            raise UsageError(
-                f"{path} is a cross-validation: its networks are those of its folds",
-                fix=f"name one of them, such as {path / 'fold-1'}",
-            )
-
-
-def run_to_resume(name: str | None, root: Path = Path("runs")) -> RunFolder:
-    """Return the named run, or the newest one that was stopped before its end."""
+def run_to_resume(name: str | None, root: Path) -> RunFolder:
+    """Return the named run, or the newest one in ``root`` that was stopped before its end."""
     if name:
-        return find_run(name, root)
-    for run in _runs(root):
+        return RunFolder(find(name, root, TO_RESUME).path)
+    for run in map(RunFolder, runs_below(root)):
         if run.info()["status"] != "finished" and not run.is_locked:
             return run
     raise UsageError(

@@ -20,12 +20,13 @@ from torch import Tensor
 from fer_edge.data import FerDataset
 from fer_edge.data.holdout import holdout_mask
 from fer_edge.errors import UsageError
+from fer_edge.find import A_RUN, find
 from fer_edge.models import build_model
 from fer_edge.models.weights import Weights, load_weights, save_weights
 from fer_edge.training.config import Data, Recipe, recipe_from_dict
 from fer_edge.training.machine import Machine
 from fer_edge.training.replicas import Workers
-from fer_edge.training.runs import RunFolder, create_run, find_run
+from fer_edge.training.runs import RunFolder, create_run
 from fer_edge.training.scoring import score
 from fer_edge.training.start import location
 from fer_edge.version import __version__
@@ -62,7 +63,7 @@ def find_ingredients(
     """
     found: list[Ingredient] = []
     for name in names:
-        run = find_run(name, root)
+        run = RunFolder(find(name, root, A_RUN).path)
         status = run.info()["status"]
         if status != "finished" or run.is_locked:
             raise UsageError(

@@ -14,8 +14,9 @@ from fer_edge.data import FerDataset
 from fer_edge.data.resplit import Resplit, recorded_resplit
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.find import A_TEACHER, Found, find
 from fer_edge.models.weights import Weights, load_weights, model_from_weights
-from fer_edge.training.runs import RunFolder, find_run
+from fer_edge.training.runs import RunFolder
 
 __all__ = ["Teacher", "find_teachers"]
 
@@ -81,8 +82,9 @@ def find_teachers(names: Sequence[str], root: Path, dataset: FerDataset) -> tupl
     """
     found: list[Teacher] = []
     for name in names:
-        runs = _runs_inside(name, root)
-        found += _folds(runs, name, dataset) if runs else [_teacher(name, root, dataset)]
+        source = find(name, root, A_TEACHER)
+        several = source.kind in {"cross-validation", "folder of runs"}
+        found += _folds(source.path, dataset) if several else [_teacher(source, dataset)]
     digests = [each.sha256 for each in found]
     for at, each in enumerate(found):
         if each.sha256 in digests[:at]:
@@ -92,12 +94,13 @@ def find_teachers(names: Sequence[str], root: Path, dataset: FerDataset) -> tupl
     return tuple(found)
 
 
-def _teacher(name: str, root: Path, dataset: FerDataset) -> Teacher:
-    path = Path(name)
-    if path.is_file():
+def _teacher(source: Found, dataset: FerDataset) -> Teacher:
+    path = source.path
+    if source.kind == "weights file":
+        path = source.weights
         own = path.stem if path.name != RunFolder(path).model.name else path.resolve().parent.name
         return _described(own, load_weights(path), dataset)
-    run = find_run(name, root)
+    run = RunFolder(path)
     return _described(run.name, _finished(run), dataset)
 
 
@@ -156,17 +159,10 @@ def _fold(described: Mapping[str, Any]) -> tuple[Resplit, int, int] | None:
     return (resplit, int(match[1]), int(match[2])) if resplit and match else None
 
 
-def _runs_inside(name: str, root: Path) -> list[RunFolder]:
-    """Return the runs in a folder that is no run itself."""
-    for path in (Path(name), root / name):
-        if path.is_dir() and not (path / "run.json").is_file():
-            return [RunFolder(each.parent) for each in sorted(path.glob("*/run.json"))]
-    return []
-
-
-def _folds(runs: Sequence[RunFolder], name: str, dataset: FerDataset) -> list[Teacher]:
+def _folds(folder: Path, dataset: FerDataset) -> list[Teacher]:
     """Return the networks of a whole cross-validation in the order of their folds."""
-    short = Path(name).resolve().name
+    short = folder.resolve().name
+    runs = [RunFolder(path.parent) for path in sorted(folder.glob("*/run.json"))]
     found: list[tuple[Teacher, Resplit]] = []
     for run in runs:
         weights = _finished(run)
@@ -185,14 +181,14 @@ def _folds(runs: Sequence[RunFolder], name: str, dataset: FerDataset) -> list[Te
     numbers = [teacher.fold for teacher, _ in found]
     if len(kinds) > 1 or numbers != list(range(1, (found[0][0].folds or 0) + 1)):
         raise UsageError(
-            f"the runs in {name} are not all the folds of one cross-validation: "
+            f"the runs in {folder} are not all the folds of one cross-validation: "
             + ", ".join(resplit.label for _, resplit in found),
             fix="train those that are missing, and keep other runs elsewhere",
         )
     if any(resplit.duplicates_across for _, resplit in found):
         raise UsageError(
-            f"the folds in {name} are naive: a network may have been fitted to a copy of an image "
-            "that was held out from it",
+            f"the folds in {folder} are naive: a network may have been fitted to a copy of an "
+            "image that was held out from it",
             fix="train folds that keep identical images together (the default)",
         )
     return [teacher for teacher, _ in found]

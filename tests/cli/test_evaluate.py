@@ -181,7 +181,7 @@ def test_a_bundle_and_a_runs_bundle(ask: Ask, own_bundle: Bundle) -> None:
 def test_mistakes_of_the_user(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, said = ask("evaluate", "nothing")
     assert code == 2
-    assert "no run, bundle or weights file nothing" in said
+    assert "no run, bundle or weights file 'nothing'" in said
     if not RunFolder(Path("runs/empty")).path.exists():
         make_run("empty", load(FACES), weights=False)
     code, _, said = ask("evaluate", "empty")

@@ -136,7 +136,7 @@ def test_resume_refuses_another_recipe(
         (["--set", "model.options.width=[8]"], "unknown key 'width'"),
         (["--name", "a/b"], "not a name for a run"),
         (["--data", "nowhere.zip"], "nowhere.zip"),
-        (["--resume", "nothing"], "no run 'nothing'"),
+        (["--resume", "nothing"], "no run or cross-validation 'nothing'"),
     ],
 )
 def test_a_mistake_leaves_no_run(

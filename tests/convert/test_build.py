@@ -424,10 +424,10 @@ def test_sources(weights: Path, own: Path, tmp_path: Path, monkeypatch: pytest.M
     assert given.given is not None
     assert given.output == own
     assert find_source(own, tmp_path / "else").output == tmp_path / "else"
-    with pytest.raises(UsageError, match="there is no nowhere"):
+    with pytest.raises(UsageError, match=r"there is no run, .* 'nowhere'"):
         find_source("nowhere")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UsageError, match="no run, weights file, ONNX file or bundle"):
+    with pytest.raises(UsageError, match="is not a run, bundle, weights file or ONNX file"):
         find_source(tmp_path / "notes.txt")
 
 

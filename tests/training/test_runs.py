@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.find import newest_run
 from fer_edge.training.config import Recipe, load_recipe
 from fer_edge.training.runs import (
     HISTORY,
     RunFolder,
     create_run,
-    find_run,
-    newest_run,
     run_to_resume,
 )
 
@@ -79,20 +78,8 @@ def test_the_newest_stopped_run_is_resumed(tmp_path: Path) -> None:
     with newer.locked():
         assert run_to_resume(None, tmp_path).name == "older"
     assert run_to_resume("done", tmp_path).name == "done"
-
-
-def test_a_run_is_found_by_name_and_by_path(tmp_path: Path) -> None:
-    run = _run(tmp_path, "a", status="finished", weights=True)
-    assert find_run("a", tmp_path) == run
-    assert find_run(str(run.path)) == run
-    with pytest.raises(UsageError, match="no run 'b'") as raised:
-        find_run("b", tmp_path)
-    assert ": a" in str(raised.value.fix)
-    with pytest.raises(UsageError) as raised:
-        find_run("b", tmp_path / "empty")
-    assert "fer-edge train" in str(raised.value.fix)
     with pytest.raises(UsageError, match="no stopped run"):
-        run_to_resume(None, tmp_path)
+        run_to_resume(None, tmp_path / "none")
 
 
 def test_a_run_is_trained_by_one_process(tmp_path: Path) -> None:

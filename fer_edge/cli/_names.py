@@ -1,0 +1,32 @@
+"""Which run, bundle or file a command means, and the message about a choice that was its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from fer_edge.bundle import Bundle
+    from fer_edge.find import Found, Wants
+
+__all__ = ["found", "open_bundle"]
+
+
+def found(name: str | None, root: Path, wants: Wants) -> Found:
+    """Return what ``name`` means, as :func:`fer_edge.find.find`; its note goes to stderr."""
+    from fer_edge.find import find
+
+    result = find(name, root, wants)
+    if result.note is not None:
+        click.echo(result.note, err=True)
+    return result
+
+
+def open_bundle(name: str | None, root: Path, *, check: bool = True) -> Bundle:
+    """Open the bundle that ``name`` means: a bundle's or a run's; None is the pretrained one."""
+    from fer_edge.bundle import Bundle
+    from fer_edge.find import A_BUNDLE
+
+    return Bundle.open(found(name, root, A_BUNDLE).path, check=check)
