@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fer_edge.measure.reliability import ConfidenceBin, calibration_error
 from fer_edge.report.canvas import (
@@ -18,6 +19,8 @@ from fer_edge.report.canvas import (
 )
 
 __all__ = ["draw_reliability"]
+
+_DOT: dict[str, Any] = {"fmt": "o", "color": INK, "ms": 5, "elinewidth": 1, "capsize": 2.5}
 
 
 def draw_reliability(bins: Sequence[ConfidenceBin], path: Path | str, *, title: str) -> Path:
@@ -36,50 +39,14 @@ def draw_reliability(bins: Sequence[ConfidenceBin], path: Path | str, *, title: 
     for each in bins:
         if each.accuracy is None or each.confidence is None:
             continue
+        _draw_bin(upper, each, each.accuracy, each.confidence)
         low, width = 100 * each.low, 100 * (each.high - each.low)
-        gap = each.confidence - each.accuracy
-        colour = WRONG if gap > 0 else RIGHT
-        upper.bar(
-            low, 100 * each.accuracy, width, align="edge", color=RIGHT, alpha=0.3, ec="white", lw=1
-        )
-        upper.plot(
-            [100 * each.confidence] * 2,
-            [100 * each.accuracy, 100 * each.confidence],
-            color=colour,
-            lw=2.2,
-            solid_capstyle="butt",
-        )
-        error = (each.accuracy * (1 - each.accuracy) / each.n) ** 0.5
-        # No share is below 0 or above 1.
-        below, above = min(error, each.accuracy), min(error, 1 - each.accuracy)
-        upper.errorbar(
-            100 * each.confidence,
-            100 * each.accuracy,
-            yerr=[[100 * below], [100 * above]],
-            clip_on=False,
-            zorder=3,
-            fmt="o",
-            color=INK,
-            ms=5,
-            elinewidth=1,
-            capsize=2.5,
-        )
         lower.bar(low, 100 * each.n / total, width, align="edge", color=MUTED, ec="white", lw=1)
         sure += each.n * each.confidence / total
         right += each.n * each.accuracy / total
     upper.plot([], [], color=WRONG, lw=2.2, label="too sure")
     upper.plot([], [], color=RIGHT, lw=2.2, label="not sure enough")
-    upper.errorbar(
-        [],
-        [],
-        yerr=[],
-        fmt="o",
-        color=INK,
-        ms=5,
-        capsize=2.5,
-        elinewidth=1,
-        label="accuracy ± 1 standard error",
-    )
+    upper.errorbar([], [], yerr=[], label="accuracy ± 1 standard error", **_DOT)
     upper.legend(loc="upper left", frameon=False, fontsize=9)
     upper.set(ylim=(0, 100), ylabel="right, % of the images in a bin")
     lower.set(xlim=(0, 100), xlabel="confidence, %", ylabel="images, %")
@@ -89,3 +56,21 @@ def draw_reliability(bins: Sequence[ConfidenceBin], path: Path | str, *, title: 
     )
     write_title(figure, title, summary)
     return save_figure(figure, path)
+
+
+def _draw_bin(axes: Any, bin: ConfidenceBin, accuracy: float, confidence: float) -> None:
+    """Draw one bin's accuracy, its gap to the confidence, and one standard error."""
+    low, width = 100 * bin.low, 100 * (bin.high - bin.low)
+    axes.bar(low, 100 * accuracy, width, align="edge", color=RIGHT, alpha=0.3, ec="white", lw=1)
+    axes.plot(
+        [100 * confidence] * 2,
+        [100 * accuracy, 100 * confidence],
+        color=WRONG if confidence > accuracy else RIGHT,
+        lw=2.2,
+        solid_capstyle="butt",
+    )
+    error = (accuracy * (1 - accuracy) / bin.n) ** 0.5
+    # No fraction is below 0 or above 1.
+    below, above = min(error, accuracy), min(error, 1 - accuracy)
+    yerr = [[100 * below], [100 * above]]
+    axes.errorbar(100 * confidence, 100 * accuracy, yerr=yerr, clip_on=False, zorder=3, **_DOT)
