@@ -38,7 +38,7 @@ from fer_edge.backends.plan_sidecar import PlanSidecar
 from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
 from fer_edge.backends.tensorrt_library import import_tensorrt
 from fer_edge.bundle import Bundle
-from fer_edge.cli._output import TerminalReporter, print_rows
+from fer_edge.cli._output import TerminalReporter
 from fer_edge.convert.device_plan import prepared_graph
 from fer_edge.convert.plan import plan_from_onnx
 from fer_edge.convert.targets import load_target
@@ -49,6 +49,7 @@ from fer_edge.measure.accuracy import run_logits
 from fer_edge.measure.environment import capture, finish
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples, time_backends
 from fer_edge.progress import Reporter
+from fer_edge.report.rows import format_rows
 
 # The gates of MEASURING for FP32 and FP16; INT8 may differ from its own graph on the CPU only by
 # the rounding of its float remainder.
@@ -392,7 +393,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             reporter.note(f"fix:   {error.fix}")
         return error.exit_code
 
-    print_rows(table(rows), "table", title=f"{gpu.name}, sm_{gpu.sm}, CUDA {gpu.driver}")
+    title = f"{gpu.name}, sm_{gpu.sm}, CUDA {gpu.driver}"
+    print(format_rows(table(rows), "table", title=title))
     output = options.output or result_path(gpu)
     content = {
         "schema": 1,

@@ -202,7 +202,7 @@ def test_a_large_bias_of_a_small_channel_fits_into_32_bits(
 
 
 def test_tensorrts_placement(fp32: Path, ranges: Ranges, tmp_path: Path) -> None:
-    """What NVIDIA's own quantiser does to a residual network (shared/design/TENSORRT.md)."""
+    """What NVIDIA's own quantiser does to a residual network."""
     out = tmp_path / "int8.onnx"
     report = int8_from_onnx(fp32, out, ranges, "tensorrt")
     model = load_model(out)
