@@ -18,6 +18,7 @@ from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.bundle import Bundle
 from fer_edge.errors import UnavailableError
 from fer_edge.measure.latency import LatencyProtocol
+from fer_edge.progress import SILENT
 
 SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "device_check.py"
 FAST = LatencyProtocol(
@@ -72,7 +73,7 @@ def test_engines_are_compared_timed_and_reported(script: Any, tiny_bundle: Bundl
         engine(script, "broken", "fp16", broken),
         script.Row("nothing", "int8", status="unavailable", note="the bundle has no graph"),
     ]
-    script.run(tiny_bundle, IMAGES, FAST, rows, lambda text: None)
+    script.run(tiny_bundle, IMAGES, FAST, rows, SILENT)
     right, wrong, absent, ill, nothing = rows
     assert (right.status, right.flips, right.n) == ("ok", 0, 40)
     assert right.max_abs_logit == 0
@@ -107,7 +108,7 @@ def test_tensorrt_that_is_missing_is_a_row(
         raise UnavailableError(f"{flavour} is not installed")
 
     monkeypatch.setattr(script, "import_tensorrt", missing)
-    rows = list(script.tensorrt_rows(tiny_bundle, tmp_path, lambda text: None))
+    rows = list(script.tensorrt_rows(tiny_bundle, tmp_path, SILENT))
     assert [(row.name, row.status) for row in rows] == [
         ("tensorrt", "unavailable"),
         ("tensorrt-rtx", "unavailable"),
@@ -120,7 +121,7 @@ def test_a_gpu_that_rtx_does_not_serve_is_a_row(
     h200 = Gpu("NVIDIA H200", 90, "13.0", 139 << 30, False, True, 132, 1980)
     monkeypatch.setattr(script, "find_gpu", lambda: h200)
     monkeypatch.setattr(script, "TensorRTBackend", script.TensorRTRTXBackend)
-    rows = list(script.tensorrt_rows(tiny_bundle, tmp_path, lambda text: None))
+    rows = list(script.tensorrt_rows(tiny_bundle, tmp_path, SILENT))
     assert rows[-1].note == "rtx-pc serves sm_75, sm_80, sm_86, sm_89, sm_120, sm_121; " + (
         "this GPU is sm_90"
     )
