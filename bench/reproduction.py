@@ -209,7 +209,7 @@ def _judged(run: RunFolder) -> set[str]:
     bundle = current_bundle(run)
     if bundle is None:
         return set()
-    return {str(gate["target"]) for gate in bundle.manifest.gates if gate["precision"] == "int8"}
+    return {gate.target for gate in bundle.manifest.gates if gate.precision == "int8"}
 
 
 def bench_engines(folder: Path, dataset: FerDataset, *, threads: int) -> BenchResult:

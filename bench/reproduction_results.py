@@ -17,6 +17,7 @@ from fer_edge.data.resplit import OFFICIAL, recorded_resplit
 from fer_edge.errors import UsageError
 from fer_edge.files import sha256_file
 from fer_edge.measure.environment import capture, machine_of
+from fer_edge.records import to_dict
 from fer_edge.training.config import load_recipe
 from fer_edge.training.runs import RunFolder
 
@@ -173,14 +174,14 @@ def _engines(bundle: Bundle) -> dict[str, Any]:
             "weights": [score["weights"] for score in gate.get("weights", ())][:1],
             "costliest": [cost["node"] for cost in gate.get("costs", ())][:3],
         }
-        for gate in bundle.manifest.gates
+        for gate in map(to_dict, bundle.manifest.gates)
     ]
     model = bundle.manifest.model
     content = {"engines": engines, "gates": gates, "protocol": bench.get("protocol")}
     if proofs:
         kinds = {"backend": "pytorch", "precision": "fp32"}
         content["reference"] = {**kinds, "top1": proofs[0]["reference"]["top1"]}
-    return {**content, "cost": {name: model.get(name) for name in ("parameters", "macs")}}
+    return {**content, "cost": {name: getattr(model, name) for name in ("parameters", "macs")}}
 
 
 def _proof(proofs: Sequence[dict[str, Any]], timed: dict[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def zoo_graphs(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, str, P
 def bundle_graphs(path: str, profile: TargetProfile) -> Iterator[tuple[str, str, Path | str]]:
     """Yield the same for what a bundle has."""
     bundle = Bundle.open(path)
-    name = str(bundle.manifest.model.get("spec", {}).get("name", bundle.manifest.name))
+    name = str((bundle.manifest.model.spec or {}).get("name", bundle.manifest.name))
     for precision in PRECISIONS:
         graph = prepared_graph(bundle, precision, profile)
         yield name, precision, bundle.file(graph) if graph else "the bundle has no graph for it"

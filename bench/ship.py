@@ -39,6 +39,7 @@ from fer_edge.measure.confidence import ACCURACY
 from fer_edge.measure.gate import GatePolicy
 from fer_edge.measure.record import VERIFY_FILE
 from fer_edge.progress import SILENT, Reporter
+from fer_edge.records import to_dict
 from fer_edge.report.card import card_markdown
 from fer_edge.training.config import Recipe, load_recipe, recipe_names
 from fer_edge.training.folds import CrossValidation
@@ -165,7 +166,7 @@ def ship(
                 raise report.error
     built = Bundle.open(work / "built")
     _check_gates(built)
-    training = {**built.manifest.card["training"], **_provenance(run)}
+    training = {**to_dict(built.manifest.card.training), **_provenance(run)}
     training["commands"] = [*training["commands"], command] if command else training["commands"]
     chosen = _chosen(built, limit, reporter)
     staged = _stage(built, chosen, work / "staged", name, training)
@@ -298,9 +299,9 @@ def _changes(
 
 def _check_gates(built: Bundle) -> None:
     for gate in built.manifest.gates:
-        which = f"{gate.get('precision')} {gate.get('target')}".strip()
-        if gate.get("passed") is not True and gate.get("target") != "openvino":
-            raise GateError(f"{which}: {gate.get('reason') or gate.get('status')}")
+        which = f"{gate.precision} {gate.target}".strip()
+        if gate.passed is not True and gate.target != "openvino":
+            raise GateError(f"{which}: {gate.reason or gate.status}")
 
 
 def _chosen(built: Bundle, limit: int, reporter: Reporter) -> list[Artifact]:
@@ -360,13 +361,13 @@ def _stage(
             dataset=manifest.dataset,
             environment=manifest.environment,
             card={
-                **manifest.card,
+                **to_dict(manifest.card),
                 "training": training,
                 "results": measured_results(verifications, digests),
             },
         )
         for gate in manifest.gates:
-            if (gate.get("precision"), gate.get("target")) in held:
+            if gate.key in held:
                 writer.add_gate(gate)
     return Bundle.open(path)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import sha256_file
-from fer_edge.manifest import MANIFEST, Artifact, Manifest, path_problem, plain_json
+from fer_edge.manifest import MANIFEST, Artifact, Gate, Manifest, path_problem, plain_json
 from fer_edge.preprocessing import SIZE, Preprocessing
 from fer_edge.pretrained import PRETRAINED, is_packaged
+from fer_edge.records import read_record, to_dict
 from fer_edge.swap import new_folder, refuse_taken, settled
 from fer_edge.version import __version__
 
@@ -201,14 +203,14 @@ class Bundle:
     @property
     def threshold(self) -> float | None:
         """The confidence below which the card advises to abstain; None where it advises nothing."""
-        abstain = (self.manifest.card.get("confidence") or {}).get("abstain") or {}
-        value = abstain.get("threshold")
-        return float(value) if isinstance(value, (int, float)) else None
+        confidence = self.manifest.card.confidence
+        return confidence.abstain.threshold if confidence and confidence.abstain else None
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How pixels become the input of graphs that take float32."""
-        return Preprocessing.from_dict(self.manifest.preprocessing)
+        pixels = self.manifest.preprocessing
+        return Preprocessing(mean=pixels.mean, std=pixels.std)
 
 
 class BundleWriter:
@@ -232,6 +234,7 @@ class BundleWriter:
         self._base = base
         self._artifacts: dict[str, Artifact] = {}
         self._fields: dict[str, Any] = {"name": self.path.name}
+        self._gates: list[Gate] = []
         self._stage: Path | None = None
         self._before: bytes | None = None
         self._folder = ExitStack()
@@ -304,21 +307,15 @@ class BundleWriter:
     def set(self, **fields: Any) -> None:
         """Set fields of the :class:`Manifest`, all but its artifacts, gates, dates and versions."""
         ours = {"artifacts", "gates", "created", "fer_edge", "schema"}
-        unknown = set(fields) - (set(Manifest.__dataclass_fields__) - ours)
+        unknown = set(fields) - (set(Manifest.__struct_fields__) - ours)
         if unknown:
             raise TypeError(f"a manifest has no field {sorted(unknown)[0]!r} to set")
-        for name, value in fields.items():
-            self._fields[name] = tuple(value) if name == "labels" else plain_json(value)
+        self._fields |= {name: plain_json(value) for name, value in fields.items()}
 
-    def add_gate(self, gate: dict[str, Any]) -> None:
+    def add_gate(self, gate: Gate | Mapping[str, Any]) -> None:
         """Record a gate's result; it replaces the one of the same precision and target."""
-        gate = plain_json(gate)
-        kept = [old for old in self._gates() if _gate_key(old) != _gate_key(gate)]
-        self._fields["gates"] = [*kept, gate]
-
-    def _gates(self) -> list[dict[str, Any]]:
-        gates: list[dict[str, Any]] = self._fields.get("gates", [])
-        return gates
+        added = read_record(Gate, plain_json(gate), "the gate")
+        self._gates = [*(old for old in self._gates if old.key != added.key), added]
 
     def _staged(self, name: str) -> Path:
         if self._stage is None:
@@ -342,18 +339,17 @@ class BundleWriter:
         if isinstance(parent, str) and parent in self._artifacts:
             parent = self._artifacts[parent]
         staged = self._staged(name)
-        artifact = Artifact(
-            path=name,
-            format=format,
-            precision=precision,
-            target=target,
-            sha256=sha256_file(staged),
-            size=staged.stat().st_size,
-            parent_sha256=parent.sha256 if isinstance(parent, Artifact) else parent,
-            meta=plain_json(meta or {}),
-        )
-        # Through the reader: what it would refuse later must not be written now.
-        artifact = Artifact.from_dict(artifact.to_dict(), name)
+        content = {
+            "path": name,
+            "format": format,
+            "precision": precision,
+            "target": target,
+            "sha256": sha256_file(staged),
+            "size": staged.stat().st_size,
+            "parent_sha256": parent.sha256 if isinstance(parent, Artifact) else parent,
+            "meta": plain_json(meta or {}),
+        }
+        artifact = read_record(Artifact, content, name)
         replaced = self._artifacts.get(name)
         self._artifacts[name] = artifact
         if replaced:
@@ -366,7 +362,7 @@ class BundleWriter:
         self.dropped.append(artifact.path)
         key = (artifact.precision, artifact.target)
         if artifact.precision:
-            self._fields["gates"] = [gate for gate in self._gates() if _gate_key(gate) != key]
+            self._gates = [gate for gate in self._gates if gate.key != key]
         self._drop_children(artifact)
 
     def _drop_children(self, artifact: Artifact) -> None:
@@ -404,18 +400,22 @@ class BundleWriter:
                 raise IntegrityError(f"{base.file(artifact)} is not what the manifest says")
             self._artifacts[artifact.path] = artifact
         fields = base.manifest.to_dict()
-        for name in ("schema", "created", "fer_edge", "artifacts"):
+        for name in ("schema", "created", "fer_edge", "artifacts", "gates"):
             del fields[name]
-        fields["labels"] = base.labels
         self._fields = fields
+        self._gates = list(base.manifest.gates)
 
     def _write_manifest(self) -> None:
         assert self._stage is not None
-        manifest = Manifest(
-            **self._fields,
-            artifacts=self.artifacts(),
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            fer_edge=__version__,
+        # Through the reader: what it would refuse later must not be written now.
+        manifest = Manifest.from_dict(
+            {
+                **self._fields,
+                "artifacts": [to_dict(artifact) for artifact in self.artifacts()],
+                "gates": [to_dict(gate) for gate in self._gates],
+                "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "fer_edge": __version__,
+            }
         )
         content = manifest.to_bytes()
         Manifest.from_bytes(content)
@@ -432,10 +432,6 @@ class BundleWriter:
                 os.link(self.path / name, kept, follow_symlinks=False)
             except OSError:
                 shutil.copy2(self.path / name, kept, follow_symlinks=False)
-
-
-def _gate_key(gate: dict[str, Any]) -> tuple[Any, Any]:
-    return gate.get("precision", ""), gate.get("target", "")
 
 
 def _manifest_bytes(path: Path) -> bytes:

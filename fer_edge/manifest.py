@@ -6,35 +6,60 @@ Schema history:
 
 The file's bytes are canonical (two-space JSON, fields in this module's order, one newline at the
 end) and carry the SHA-256 of themselves without that digest, so that no byte of it, white space
-included, can change unnoticed. A digest tells damage, not malice: it is no signature.
+included, can change unnoticed. A digest shows damage, not malice: it is not a signature.
+
+What code reads by name is a field of a record here. Model, gates, data and card are open records:
+they keep what another version or a script put there, and are written again as they were read.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal, get_args
+
+from msgspec import Meta, field
 
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import IntegrityError, UsageError
-from fer_edge.files import sha256_bytes
+from fer_edge.files import parse_json, sha256_bytes
 from fer_edge.preprocessing import SIZE, Preprocessing
+from fer_edge.records import Count, Finite, OpenRecord, Record, Sha256, read_record, to_dict
 
-__all__ = ["FORMATS", "MANIFEST", "PRECISIONS", "SCHEMA", "Artifact", "Manifest", "plain_json"]
+__all__ = [
+    "FORMATS",
+    "MANIFEST",
+    "PRECISIONS",
+    "SCHEMA",
+    "Artifact",
+    "Card",
+    "Confidence",
+    "DatasetInfo",
+    "Gate",
+    "Manifest",
+    "Network",
+    "Pixels",
+    "Tensor",
+    "Training",
+    "path_problem",
+    "plain_json",
+]
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-FORMATS: tuple[str, ...] = ("safetensors", "onnx", "plan", "npz", "json")
-PRECISIONS: tuple[str, ...] = ("", "fp32", "fp16", "int8")
+Format = Literal["safetensors", "onnx", "plan", "npz", "json"]
+Precision = Literal["", "fp32", "fp16", "int8"]
+FORMATS: tuple[str, ...] = get_args(Format)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 """What an artifact's ``precision`` may be; empty where the word has no meaning (golden.npz)."""
 
 _DIGEST = "manifest_sha256"
+_REBUILD = "copy the bundle again from where it was made, or build it again with fer-edge build"
 
 
-@dataclass(frozen=True)
-class Artifact:
+class Artifact(Record, frozen=True):
     """One file of a bundle.
 
     ``path`` is relative to the bundle, with forward slashes. ``target`` is empty for a portable
@@ -43,55 +68,145 @@ class Artifact:
     """
 
     path: str
-    format: str
-    precision: str
+    format: Format
+    precision: Precision
     target: str
-    sha256: str
-    size: int
-    parent_sha256: str | None = None
-    meta: dict[str, Any] = field(default_factory=dict)
+    sha256: Sha256
+    size: Count
+    parent_sha256: Sha256 | None
+    meta: dict[str, Any]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {
-            "path": self.path,
-            "format": self.format,
-            "precision": self.precision,
-            "target": self.target,
-            "sha256": self.sha256,
-            "size": self.size,
-            "parent_sha256": self.parent_sha256,
-            "meta": self.meta,
-        }
-
-    @classmethod
-    def from_dict(cls, content: Any, where: str) -> Artifact:
-        """Read what :meth:`to_dict` wrote; :class:`IntegrityError` names a field that is not so."""
-        read = _Fields(content, where)
-        artifact = cls(
-            path=read.text("path"),
-            format=read.one_of("format", FORMATS),
-            precision=read.one_of("precision", PRECISIONS),
-            target=read.text("target"),
-            sha256=read.sha256("sha256"),
-            size=read.whole("size"),
-            parent_sha256=read.sha256("parent_sha256", optional=True),
-            meta=read.mapping("meta"),
-        )
-        read.done()
-        problem = path_problem(artifact.path)
+    def __post_init__(self) -> None:
+        problem = path_problem(self.path)
         if problem:
-            raise IntegrityError(f"{where}: the path {artifact.path!r} {problem}")
-        return artifact
+            raise ValueError(f"has the path {self.path!r}, which {problem}")
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What is known of a bundle. ``card``: licence, intended use, limits, known biases.
+class Pixels(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """How pixels become the input: what :class:`~fer_edge.preprocessing.Preprocessing` writes."""
 
-    ``model`` holds spec, parameters and macs; ``input`` and ``output`` name, dtype and shape of the
-    graphs' one input (``uint8`` or ``float32`` [N,1,48,48]) and output (``float32`` [N,7]).
-    ``synthetic`` marks a network trained or calibrated on procedural faces.
+    size: int
+    color: str
+    mean: Finite
+    std: Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+
+    def __post_init__(self) -> None:
+        if (self.size, self.color) != (SIZE, "gray"):
+            raise ValueError(
+                f"is {self.size}x{self.size} {self.color}: networks take {SIZE}x{SIZE} gray"
+            )
+
+
+class Tensor(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """The graphs' one input, ``uint8`` or ``float32`` [N,1,48,48], or output, ``float32`` [N,7]."""
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[int | str, ...]
+
+
+class Network(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """The network: its ``ModelSpec`` as JSON, and its size; all unknown for an ONNX source."""
+
+    spec: dict[str, Any] | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    """Multiply-accumulates of one image."""
+
+    @property
+    def name(self) -> str:
+        """The spec's name, or ``unknown``."""
+        return str((self.spec or {}).get("name", "unknown"))
+
+
+class Gate(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """What was decided on one engine: ``passed`` None means that nothing was decided.
+
+    ``timed`` says which file was timed, on which machine, for ``speedup`` and ``p50_ms``.
+    """
+
+    precision: str = ""
+    target: str = ""
+    passed: bool | None = None
+    status: str | None = None
+    reason: str | None = None
+    backend: str | None = None
+    split: str | None = None
+    n: int | None = None
+    top1: float | None = None
+    reference_top1: float | None = None
+    flips: int | None = None
+    speedup: float | None = None
+    speedup_over: str | None = None
+    """The precision that it was timed beside."""
+    timed: dict[str, Any] | None = None
+    created: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it is the gate of: precision and target. A bundle has one of each."""
+        return self.precision, self.target
+
+
+class DatasetInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """The data set that the weights were fitted to; ``sha256`` is that of its rows."""
+
+    sha256: str | None = None
+    source: str | None = None
+    synthetic: bool = False
+
+
+class Training(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """How the weights were made: the recipe as JSON, and the commands that make them again."""
+
+    recipe: dict[str, Any] | None = None
+    recipe_name: str | None = None
+    epochs: int | None = None
+    seed: int | None = None
+    commit: str | None = None
+    commands: tuple[str, ...] = ()
+    soup: tuple[dict[str, Any], ...] = ()
+    teachers: tuple[dict[str, Any], ...] = ()
+
+
+class Abstain(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """The confidence below which to abstain, and what it costs on the images it was chosen by."""
+
+    threshold: float
+    coverage: float | None = None
+    accuracy: float | None = None
+
+
+class Confidence(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """The temperature that is in the weights, and what confidence is worth with it."""
+
+    temperature: float | None = None
+    ece_before: float | None = None
+    ece_after: float | None = None
+    n: int | None = None
+    """Held-out images that it was fitted to."""
+    abstain: Abstain | None = None
+
+
+class Card(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """What a user must know of the network (Mitchell et al. 2019, arXiv 1810.03993)."""
+
+    licence: str | None = None
+    intended_use: str | None = None
+    limits: tuple[str, ...] = ()
+    biases: tuple[str, ...] = ()
+    data: DatasetInfo = DatasetInfo()
+    protocol: tuple[str, ...] = ()
+    training: Training = Training()
+    results: tuple[dict[str, Any], ...] = ()
+    confidence: Confidence | None = None
+
+
+class Manifest(Record, frozen=True):
+    """What is known of a bundle.
+
+    ``calibration`` and ``environment`` are shown, never read by name. ``synthetic`` marks a
+    network trained or calibrated on synthetic faces.
     """
 
     name: str
@@ -99,46 +214,33 @@ class Manifest:
     fer_edge: str
     synthetic: bool = False
     labels: tuple[str, ...] = EMOTIONS
-    preprocessing: dict[str, Any] = field(default_factory=lambda: Preprocessing().to_dict())
-    input: dict[str, Any] = field(
-        default_factory=lambda: {"name": "images", "dtype": "uint8", "shape": ["N", 1, SIZE, SIZE]}
+    preprocessing: Pixels = field(
+        default_factory=lambda: read_record(Pixels, Preprocessing().to_dict(), MANIFEST)
     )
-    output: dict[str, Any] = field(
-        default_factory=lambda: {
-            "name": "logits",
-            "dtype": "float32",
-            "shape": ["N", len(EMOTIONS)],
-        }
-    )
-    model: dict[str, Any] = field(default_factory=dict)
+    input: Tensor = Tensor(name="images", dtype="uint8", shape=("N", 1, SIZE, SIZE))
+    output: Tensor = Tensor(name="logits", dtype="float32", shape=("N", len(EMOTIONS)))
+    model: Network = Network()
     artifacts: tuple[Artifact, ...] = ()
     calibration: dict[str, Any] | None = None
-    gates: list[dict[str, Any]] = field(default_factory=list)
-    dataset: dict[str, Any] = field(default_factory=dict)
+    gates: tuple[Gate, ...] = ()
+    dataset: DatasetInfo = DatasetInfo()
     environment: dict[str, Any] = field(default_factory=dict)
-    card: dict[str, Any] = field(default_factory=dict)
-    schema: int = SCHEMA
+    card: Card = Card()
+    schema: Count = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.labels != EMOTIONS:
+            raise ValueError(f"has the labels {list(self.labels)}, not FER2013's {list(EMOTIONS)}")
+        if self.output.dtype != "float32":
+            raise ValueError(f"has an output of {self.output.dtype}, not float32")
+        paths = [artifact.path for artifact in self.artifacts]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise ValueError(f"lists {path} twice")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, without the digest."""
-        return {
-            "schema": self.schema,
-            "name": self.name,
-            "created": self.created,
-            "fer_edge": self.fer_edge,
-            "synthetic": self.synthetic,
-            "labels": list(self.labels),
-            "preprocessing": self.preprocessing,
-            "input": self.input,
-            "output": self.output,
-            "model": self.model,
-            "artifacts": [artifact.to_dict() for artifact in self.artifacts],
-            "calibration": self.calibration,
-            "gates": self.gates,
-            "dataset": self.dataset,
-            "environment": self.environment,
-            "card": self.card,
-        }
+        return {"schema": self.schema, **to_dict(self)}
 
     def to_bytes(self) -> bytes:
         """Return the bytes of ``manifest.json``, digest included."""
@@ -149,6 +251,11 @@ class Manifest:
     def sha256(self) -> str:
         """The digest that the file carries of itself: the bundle's identity."""
         return sha256_bytes(_canonical(self.to_dict()))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], where: str = MANIFEST) -> Manifest:
+        """Return what :meth:`to_dict` gave; :class:`IntegrityError` names a field that is wrong."""
+        return read_record(cls, dict(content), where)
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str = MANIFEST) -> Manifest:
@@ -166,44 +273,10 @@ class Manifest:
                 f"{where} has schema {schema}; this fer-edge reads up to {SCHEMA}",
                 fix="pip install -U fer-edge",
             )
-        return cls._from_dict(fields, where)
-
-    @classmethod
-    def _from_dict(cls, content: dict[str, Any], where: str) -> Manifest:
-        read = _Fields(content, where)
-        manifest = cls(
-            schema=read.whole("schema"),
-            name=read.text("name"),
-            created=read.text("created"),
-            fer_edge=read.text("fer_edge"),
-            synthetic=read.flag("synthetic"),
-            labels=tuple(read.items("labels")),
-            preprocessing=read.mapping("preprocessing"),
-            input=read.mapping("input"),
-            output=read.mapping("output"),
-            model=read.mapping("model"),
-            artifacts=tuple(
-                Artifact.from_dict(item, f"{where}: artifacts[{i}]")
-                for i, item in enumerate(read.items("artifacts"))
-            ),
-            calibration=read.mapping("calibration", optional=True),
-            gates=read.items("gates", of=dict),
-            dataset=read.mapping("dataset"),
-            environment=read.mapping("environment"),
-            card=read.mapping("card"),
-        )
-        read.done()
-        if manifest.labels != EMOTIONS:
-            raise IntegrityError(
-                f"{where}: labels are {list(manifest.labels)}, not FER2013's {list(EMOTIONS)}"
-            )
-        paths = [artifact.path for artifact in manifest.artifacts]
-        for path in paths:
-            if paths.count(path) > 1:
-                raise IntegrityError(f"{where}: {path} is listed twice")
-        _check_preprocessing(manifest.preprocessing, where)
-        for name, dtypes in (("input", ("uint8", "float32")), ("output", ("float32",))):
-            _check_tensor(_Fields(getattr(manifest, name), f"{where}: {name}"), dtypes)
+        manifest = cls.from_dict(fields, where)
+        missing = sorted(set(cls.__struct_fields__) - set(fields))
+        if missing:
+            raise IntegrityError(f"{where}: {missing[0]} is missing")
         return manifest
 
 
@@ -222,7 +295,11 @@ def path_problem(path: str) -> str | None:
 
 
 def plain_json(value: Any) -> Any:
-    """Return ``value`` as its JSON would be read: lists for tuples, str keys; NaN is refused."""
+    """Return ``value`` as its JSON would be read: lists for tuples, str keys; NaN is refused.
+
+    A record becomes its JSON form.
+    """
+    value = to_dict(value) if isinstance(value, Record | OpenRecord) else value
     return json.loads(json.dumps(value, allow_nan=False))
 
 
@@ -233,106 +310,13 @@ def _canonical(content: Mapping[str, Any]) -> bytes:
 
 def _checked(content: bytes, where: str) -> dict[str, Any]:
     try:
-        # RecursionError: a damaged file of a million brackets is damage, not a crash.
-        fields = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        fields = parse_json(content, where)
         if not isinstance(fields, dict) or not isinstance(fields.get(_DIGEST), str):
             raise ValueError(f"it carries no {_DIGEST}")
         rewritten = _canonical(fields)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, IntegrityError) as error:
         raise IntegrityError(f"{where} is damaged or cut short: {error}", fix=_REBUILD) from None
     claimed = fields.pop(_DIGEST)
     if rewritten != content or sha256_bytes(_canonical(fields)) != claimed:
         raise IntegrityError(f"{where} is not what its own digest says", fix=_REBUILD)
     return fields
-
-
-_REBUILD = "copy the bundle again from where it was made, or build it again with fer-edge build"
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _check_preprocessing(content: dict[str, Any], where: str) -> None:
-    where = f"{where}: preprocessing"
-    read = _Fields(content, where)
-    if read.whole("size") != SIZE or read.text("color") != "gray":
-        raise IntegrityError(f"{where}: networks take {SIZE}x{SIZE} gray, not {content}")
-    read.number("mean")
-    if read.number("std") <= 0:
-        raise IntegrityError(f"{where}: std must be positive")
-
-
-def _check_tensor(read: _Fields, dtypes: tuple[str, ...]) -> None:
-    read.text("name")
-    read.one_of("dtype", dtypes)
-    read.items("shape", of=(int, str))
-
-
-class _Fields:
-    """Reads fields of a JSON object, each of exactly the type it must have."""
-
-    def __init__(self, content: Any, where: str) -> None:
-        self._where = where
-        if type(content) is not dict:
-            raise IntegrityError(f"{where} must be an object, not {type(content).__name__}")
-        self._content: dict[str, Any] = content
-        self._seen: set[str] = set()
-
-    def _get(self, key: str, *kinds: type) -> Any:
-        self._seen.add(key)
-        if key not in self._content:
-            raise IntegrityError(f"{self._where}: the field {key!r} is missing")
-        value = self._content[key]
-        # Exact types: JSON true must not pass for the number 1.
-        if type(value) not in kinds:
-            names = " or ".join(kind.__name__ for kind in kinds)
-            raise IntegrityError(
-                f"{self._where}: {key} must be {names}, not {type(value).__name__}"
-            )
-        return value
-
-    def text(self, key: str) -> str:
-        value: str = self._get(key, str)
-        return value
-
-    def flag(self, key: str) -> bool:
-        value: bool = self._get(key, bool)
-        return value
-
-    def whole(self, key: str) -> int:
-        value: int = self._get(key, int)
-        if value < 0:
-            raise IntegrityError(f"{self._where}: {key} is negative")
-        return value
-
-    def number(self, key: str) -> float:
-        return float(self._get(key, int, float))
-
-    def one_of(self, key: str, allowed: tuple[str, ...]) -> str:
-        value = self.text(key)
-        if value not in allowed:
-            raise IntegrityError(f"{self._where}: {key} is {value!r}, not one of {list(allowed)}")
-        return value
-
-    def sha256(self, key: str, *, optional: bool = False) -> Any:
-        value = self._get(key, str, *([type(None)] if optional else []))
-        if value is not None and (len(value) != 64 or set(value) - set("0123456789abcdef")):
-            raise IntegrityError(f"{self._where}: {key} is not a SHA-256 in hex")
-        return value
-
-    def mapping(self, key: str, *, optional: bool = False) -> Any:
-        return self._get(key, dict, *([type(None)] if optional else []))
-
-    def items(self, key: str, of: type | tuple[type, ...] | None = None) -> list[Any]:
-        values: list[Any] = self._get(key, list)
-        if of is not None and not all(
-            isinstance(value, of) and type(value) is not bool for value in values
-        ):
-            raise IntegrityError(f"{self._where}: {key} holds something of the wrong type")
-        return values
-
-    def done(self) -> None:
-        unknown = sorted(set(self._content) - self._seen)
-        if unknown:
-            raise IntegrityError(f"{self._where}: unknown field {unknown[0]!r}")

@@ -20,6 +20,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -108,27 +109,40 @@ def read_record(
 
 def to_dict(record: msgspec.Struct) -> dict[str, Any]:
     """Return the JSON form of a record: :func:`read_record` reads it back to an equal one."""
+    kind = type(record)
     values = {
-        field.encode_name: (getattr(record, field.name), field)
-        for field in msgspec.structs.fields(record)
+        key: getattr(record, name)
+        for name, key in zip(kind.__struct_fields__, kind.__struct_encode_fields__)
     }
     if not isinstance(record, OpenRecord):
         tag = record.__struct_config__
         head = {} if tag.tag_field is None else {tag.tag_field: tag.tag}
-        return head | {name: _plain(value) for name, (value, _) in values.items()}
+        return head | {key: _plain(value) for key, value in values.items()}
     del values["(as read)"]
     content: dict[str, Any] = {}
     for name, old in record.as_read.items():
-        new = _plain(values.pop(name)[0]) if name in values else old
+        new = _plain(values.pop(name)) if name in values else old
         # Equal, but perhaps 1 where the record has 1.0, or with its keys in another order.
-        content[name] = old if new == old else new
-    for name, (value, field) in values.items():
-        default = field.default
-        if default is msgspec.NODEFAULT and field.default_factory is not msgspec.NODEFAULT:
-            default = field.default_factory()
-        if default is msgspec.NODEFAULT or value != default:
+        same = new == old or (type(new) is float and type(old) is int and new == float(old))
+        content[name] = old if same else new
+    defaults = _defaults(kind)
+    for name, value in values.items():
+        if name not in defaults or value != defaults[name]:
             content[name] = _plain(value)
     return content
+
+
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    fields = msgspec.structs.fields(kind)
+    made = {
+        each.encode_name: each.default_factory()
+        for each in fields
+        if each.default_factory is not msgspec.NODEFAULT
+    }
+    return made | {
+        each.encode_name: each.default for each in fields if each.default is not msgspec.NODEFAULT
+    }
 
 
 def _plain(value: Any) -> Any:

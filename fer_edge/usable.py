@@ -166,9 +166,9 @@ def _has_source(bundle: Bundle, backend: type[BackendKind], precision: str) -> b
 def _failed(bundle: Bundle, backend: type[BackendKind], precision: str) -> bool:
     # The checkpoint is the reference: gates judge what was made from it.
     return "safetensors" not in backend.formats and any(
-        gate.get("precision") == precision
-        and gate.get("target") in {None, "", backend.placement}
-        and gate.get("passed") is False
+        gate.precision == precision
+        and gate.target in {"", backend.placement}
+        and gate.passed is False
         for gate in bundle.manifest.gates
     )
 

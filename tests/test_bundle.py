@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -313,7 +312,7 @@ def test_replacing_a_file_drops_what_came_of_it(tiny_bundle: Bundle) -> None:
         assert writer.dropped == ["model.int8.onnxruntime.onnx", "model.int8.openvino.onnx"]
     after = Bundle.open(tiny_bundle.path)
     assert after.find(precision="int8") is None
-    assert after.manifest.gates == []
+    assert after.manifest.gates == ()
     assert after.unlisted() == []
 
 
@@ -337,7 +336,7 @@ def test_remove(tiny_bundle: Bundle) -> None:
         with pytest.raises(UsageError, match="is not in the bundle"):
             writer.remove("model.fp16.onnx")
     after = Bundle.open(tiny_bundle.path)
-    assert [gate["target"] for gate in after.manifest.gates] == ["onnxruntime"]
+    assert [gate.target for gate in after.manifest.gates] == ["onnxruntime"]
     assert not (after.path / "model.int8.openvino.onnx").exists()
 
 
@@ -346,7 +345,7 @@ def test_gates_replace_their_own_kind(tmp_path: Path) -> None:
         writer.add_gate({"precision": "int8", "target": "onnxruntime", "passed": False})
         writer.add_gate({"precision": "int8", "target": "openvino", "passed": True})
         writer.add_gate({"precision": "int8", "target": "onnxruntime", "passed": None})
-    passed = [gate["passed"] for gate in Bundle.open(tmp_path / "b").manifest.gates]
+    passed = [gate.passed for gate in Bundle.open(tmp_path / "b").manifest.gates]
     assert passed == [True, None]
 
 
@@ -357,7 +356,7 @@ def test_fields(tmp_path: Path) -> None:
             writer.set(artifacts=[])
         with pytest.raises(ValueError, match="Out of range float"):
             writer.set(card={"a": float("nan")})
-    assert Bundle.open(tmp_path / "b").manifest.model["spec"]["options"] == {"widths": [1, 2]}
+    assert Bundle.open(tmp_path / "b").manifest.model.spec["options"] == {"widths": [1, 2]}
 
 
 def test_unlisted_files_survive(tmp_path: Path) -> None:
@@ -536,6 +535,6 @@ def test_recovery_that_is_not_allowed_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_manifest_is_immutable(tiny_bundle: Bundle) -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError, match="immutable"):
         tiny_bundle.manifest.name = "x"  # type: ignore[misc]
     assert isinstance(tiny_bundle.manifest.artifacts[0], Artifact)

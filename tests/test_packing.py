@@ -328,8 +328,12 @@ def test_a_bundle_of_a_newer_schema(
 ) -> None:
     import dataclasses
 
+    import msgspec
+
     bundle = bundle_maker()
-    newer = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, schema=99))
+    newer = dataclasses.replace(
+        bundle, manifest=msgspec.structs.replace(bundle.manifest, schema=99)
+    )
     pack_bundle(newer, tmp_path / "newer.fer")
     with pytest.raises(UsageError, match="schema 99"):
         unpack_bundle(tmp_path / "newer.fer", there)

@@ -26,6 +26,7 @@ from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.weights import save_weights
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.progress import SILENT
+from fer_edge.records import to_dict
 from fer_edge.training.config import load_recipe
 from fer_edge.training.folds import create_cross_validation
 from fer_edge.training.runs import RunFolder, create_run
@@ -104,7 +105,7 @@ def test_a_run_is_shipped(
     }
     assert bundle.unlisted() == []
     assert bundle.parent(bundle.artifact(precision="fp32")).path == "checkpoint.safetensors"
-    training = bundle.manifest.card["training"]
+    training = to_dict(bundle.manifest.card.training)
     assert training["recipe_name"] == "default"
     assert training["seed"] == 3
     train, put = training["commands"]
@@ -113,8 +114,8 @@ def test_a_run_is_shipped(
     assert "--set data.holdout=0.3" in train
     assert put == "python bench/ship.py runs/mine"
     assert bundle.threshold is None or 0 <= bundle.threshold < 1
-    assert bundle.manifest.card["confidence"]["fitted_on"]["fraction"] == 0.3
-    engines = {(each["backend"], each["precision"]) for each in bundle.manifest.card["results"]}
+    assert to_dict(bundle.manifest.card.confidence)["fitted_on"]["fraction"] == 0.3
+    engines = {(each["backend"], each["precision"]) for each in bundle.manifest.card.results}
     assert ("pytorch", "fp32") in engines
     assert ("onnxruntime", "fp16") in engines
     assert ("openvino", "int8") in engines

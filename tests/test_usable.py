@@ -31,6 +31,7 @@ from fer_edge.errors import (
 )
 from fer_edge.measure.verification import verify_bundle
 from fer_edge.pretrained import pretrained_path
+from fer_edge.records import to_dict
 from fer_edge.usable import UsableEngine, WhyNot, usable_engine
 
 FAILED = (("int8", "onnxruntime", False), ("fp32", "", False))
@@ -217,10 +218,10 @@ def test_a_plan_without_its_json_is_damage(tmp_path: Path) -> None:
 
 def test_the_packaged_bundle_claims_nothing_that_it_lacks() -> None:
     bundle = Bundle.open(pretrained_path())
-    assert "use" not in bundle.manifest.model
+    assert "use" not in to_dict(bundle.manifest.model)
     for gate in bundle.manifest.gates:
-        target = gate.get("target") or "onnxruntime"
-        assert bundle.graph(gate["precision"], target), gate
+        target = gate.target or "onnxruntime"
+        assert bundle.graph(gate.precision, target), gate
     used = {name: usable_engine(bundle, backend_class(name)) for name in BACKENDS}
     names = {
         name: found.artifact.path

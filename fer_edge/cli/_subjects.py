@@ -11,6 +11,7 @@ import click
 
 from fer_edge.cli._names import found
 from fer_edge.cli._output import TerminalReporter, note
+from fer_edge.records import to_dict
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
@@ -138,7 +139,7 @@ def find_subject(name: str | None, root: Path, *, engine: bool = False) -> Subje
         name=name or bundle.manifest.name,
         weights=None,
         bundle=bundle,
-        described=bundle.manifest.dataset,
+        described=to_dict(bundle.manifest.dataset),
         history=history if history.is_file() else None,
     )
 

@@ -13,9 +13,11 @@ from fer_edge.cli._names import open_bundle
 from fer_edge.cli._options import format_option, runs_option
 from fer_edge.cli._output import print_json, print_rows, print_text
 from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.records import to_dict
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Artifact, Bundle
+    from fer_edge.manifest import Card, Gate, Tensor
 
 __all__ = ["command"]
 
@@ -89,7 +91,6 @@ def _row(artifact: Artifact, faults: Mapping[str, str]) -> dict[str, Any]:
 def _summary(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
     manifest = bundle.manifest
     model = manifest.model
-    spec = model.get("spec") or {}
     facts: list[tuple[str, str]] = [
         ("bundle", f"{manifest.name}  ({bundle.path})"),
         ("written", f"{manifest.created} by fer-edge {manifest.fer_edge}"),
@@ -99,9 +100,9 @@ def _summary(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
                 filter(
                     None,
                     [
-                        str(spec.get("name", "unknown")),
-                        _count(model.get("parameters"), "parameters"),
-                        _count(model.get("macs"), "multiply-adds"),
+                        model.name,
+                        _count(model.parameters, "parameters"),
+                        _count(model.macs, "multiply-adds"),
                     ],
                 )
             ),
@@ -111,10 +112,10 @@ def _summary(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
         (
             "pixels",
             "(pixel / 255 - {mean}) / {std}, {color} {size}x{size}".format_map(
-                manifest.preprocessing
+                to_dict(manifest.preprocessing)
             ),
         ),
-        ("data", _pairs(manifest.dataset)),
+        ("data", _pairs(to_dict(manifest.dataset))),
         ("calibration", _pairs(manifest.calibration)),
         *[("gate", _gate(gate)) for gate in manifest.gates],
         ("environment", _environment(manifest.environment)),
@@ -145,22 +146,22 @@ def _print_card(bundle: Bundle, fmt: str) -> None:
     if fmt == "csv":
         raise UsageError("a model card is no table", fix="--format markdown, or --format json")
     if fmt == "json":
-        print_json(bundle.manifest.card)
+        print_json(to_dict(bundle.manifest.card))
     else:
         print_text(card_markdown(bundle.manifest))
 
 
-def _card_lines(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _card_lines(card: Card) -> list[tuple[str, str]]:
     """Return what a person reads first of a card; ``--card`` has all of it."""
     from fer_edge.report.card import confidence_line
 
     elsewhere = ("biases", "data", "protocol", "training", "results", "confidence")
     lines = [
         (key.replace("_", " "), _short(value))
-        for key, value in card.items()
+        for key, value in to_dict(card).items()
         if key not in elsewhere
     ]
-    return [*lines, ("confidence", confidence_line(card.get("confidence")))]
+    return [*lines, ("confidence", confidence_line(card.confidence))]
 
 
 def _tree(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
@@ -208,26 +209,24 @@ def _count(number: Any, unit: str) -> str:
     return f"{number:,} {unit}" if isinstance(number, int) else ""
 
 
-def _tensor(tensor: Mapping[str, Any]) -> str:
-    return f"{tensor['name']} {tensor['dtype']}{tensor['shape']}".replace("'", "")
+def _tensor(tensor: Tensor) -> str:
+    return f"{tensor.name} {tensor.dtype}{list(tensor.shape)}".replace("'", "")
 
 
-def _gate(gate: Mapping[str, Any]) -> str:
-    name = " ".join(str(gate[key]) for key in ("precision", "target") if gate.get(key))
-    words = ["passed" if gate.get("passed") else "FAILED" if "passed" in gate else ""]
-    if gate.get("passed") is None:
-        words = ["not decided"]
+def _gate(gate: Gate) -> str:
+    words = [{True: "passed", False: "FAILED", None: "not decided"}[gate.passed]]
     # A reason repeats the status when there is nothing more to say.
     words += dict.fromkeys(
-        str(gate[key]) for key in ("status", "reason") if gate.get(key) not in {None, *words}
+        word for word in (gate.status, gate.reason) if word is not None and word not in words
     )
     facts = []
-    if isinstance(gate.get("top1"), float):
-        facts.append(f"top1 {gate['top1']:.4f}")
-    if isinstance(gate.get("reference_top1"), float):
-        facts.append(f"reference {gate['reference_top1']:.4f}")
-    if isinstance(gate.get("flips"), int) and isinstance(gate.get("n"), int):
-        facts.append(f"{gate['flips']} labels of {gate['n']:,} flip ({gate.get('split', '?')})")
+    if gate.top1 is not None:
+        facts.append(f"top1 {gate.top1:.4f}")
+    if gate.reference_top1 is not None:
+        facts.append(f"reference {gate.reference_top1:.4f}")
+    if gate.flips is not None and gate.n is not None:
+        facts.append(f"{gate.flips} labels of {gate.n:,} flip ({gate.split or '?'})")
+    name = " ".join(filter(None, gate.key))
     return f"{name} {', '.join(words)}" + (f": {', '.join(facts)}" if facts else "")
 
 

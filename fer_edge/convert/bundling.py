@@ -16,6 +16,7 @@ from fer_edge.convert.steps import CHECKPOINT, FP16, FP32, Work
 from fer_edge.measure.environment import capture
 from fer_edge.measure.record import VERIFY_FILE, verifications_of, with_verification
 from fer_edge.preprocessing import SIZE
+from fer_edge.records import to_dict
 
 if TYPE_CHECKING:
     from fer_edge.convert.attempts import Int8Result
@@ -92,7 +93,7 @@ def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[st
     kept = ("data", "protocol", "training", "confidence")
     return {
         **card,
-        **{key: value for key, value in source.given.manifest.card.items() if key in kept},
+        **{key: value for key, value in to_dict(source.given.manifest.card).items() if key in kept},
     }
 
 

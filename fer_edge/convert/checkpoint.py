@@ -41,7 +41,7 @@ def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
     from fer_edge.models import ModelSpec, build_model
     from fer_edge.models.folding import refit_norms, state_from_folded
     from fer_edge.models.weights import save_weights
-    from fer_edge.preprocessing import Preprocessing
+    from fer_edge.records import to_dict
 
     checkpoint = bundle.find(format="safetensors")
     if checkpoint is not None:
@@ -50,13 +50,13 @@ def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
         return sha256_bytes(content)
     manifest = bundle.manifest
     graph = bundle.file(bundle.artifact(format="onnx", precision="fp32"))
-    if not manifest.model.get("spec"):
+    if not manifest.model.spec:
         raise UsageError(
             f"{bundle.path} does not say which network it holds: it was built from an ONNX file",
             fix="start from a run, a weights file, or a bundle that was built from one",
         )
-    spec = ModelSpec.from_dict(manifest.model["spec"]).untrained()
-    preprocessing = Preprocessing.from_dict(manifest.preprocessing)
+    spec = ModelSpec.from_dict(manifest.model.spec).untrained()
+    preprocessing = bundle.preprocessing
     model = build_model(spec).eval()
     names = _folded_names(build_model(spec).eval(), spec.size)
     constants = wiring(load_model(graph)).constants
@@ -83,8 +83,8 @@ def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
             f"the weights taken from {graph} do not answer as it does",
             fix="start from the run that the bundle was made from",
         )
-    meta = {"dataset": dict(manifest.dataset)}
-    recipe = manifest.card.get("training", {}).get("recipe")
+    meta = {"dataset": to_dict(manifest.dataset)}
+    recipe = manifest.card.training.recipe
     return save_weights(
         out, model, spec, preprocessing, meta | ({"recipe": recipe} if recipe else {})
     )
@@ -95,7 +95,7 @@ def made_by(bundle: Bundle) -> tuple[str, list[str]]:
 
     By its card; without one, the bundle's own name and no commands.
     """
-    commands = [str(each) for each in bundle.manifest.card.get("training", {}).get("commands", [])]
+    commands = bundle.manifest.card.training.commands
     trained = [each for each in commands if not each.startswith("python ")]
     words = shlex.split(trained[-1], comments=True) if trained else []
     named = words[words.index("--name") + 1 :] if "--name" in words else []

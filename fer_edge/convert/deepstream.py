@@ -266,7 +266,7 @@ def _readme(settings: dict[str, str], bundle: Bundle, precision: str, batch: int
         engine=(_ENGINE_INT8 if precision == "int8" else _ENGINE).format(
             graph=graph,
             engine=settings["model-engine-file"],
-            input=bundle.manifest.input["name"],
+            input=bundle.manifest.input.name,
             size=f"1x{SIZE}x{SIZE}",
             batch=batch,
         ),

@@ -21,6 +21,7 @@ from fer_edge.bundle import Artifact, Bundle
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import sha256_file
 from fer_edge.preprocessing import SIZE
+from fer_edge.records import to_dict
 from fer_edge.swap import new_folder, refuse_taken
 from fer_edge.usable import BEST_FIRST, engines_of, require_engine
 
@@ -120,8 +121,8 @@ def _onnx_model(bundle: Bundle, out: Path, precision: str | None, max_batch: int
     return _Served(
         TritonModel(name, out / name, "onnxruntime", chosen, max_batch, (artifact.path,), notes),
         platform="onnxruntime_onnx",
-        input=_tensor(manifest.input, (1, SIZE, SIZE)),
-        output=_tensor(manifest.output, (len(bundle.labels),)),
+        input=_tensor(to_dict(manifest.input), (1, SIZE, SIZE)),
+        output=_tensor(to_dict(manifest.output), (len(bundle.labels),)),
         files={"model.onnx": artifact},
         by_capability={},
         cpu=chosen == "int8",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
     from fer_edge.bundle import Artifact, Bundle
     from fer_edge.data import FerDataset
+    from fer_edge.manifest import Gate
     from fer_edge.preprocessing import Preprocessing
 
 __all__ = [
@@ -245,18 +246,17 @@ class Proven:
         }
 
 
-def build_speedup(gate: Mapping[str, Any]) -> tuple[Speedup, Mapping[str, Any]] | None:
+def build_speedup(gate: Gate) -> tuple[Speedup, Mapping[str, Any]] | None:
     """Return the speed that a build recorded in a gate, and the file and machine it belongs to.
 
     None where the build did not time the engine. A gate without ``speedup_over`` is of an earlier
     version, which timed every engine beside FP32.
     """
-    timed = gate.get("timed")
-    if not timed:
+    if not gate.timed or gate.speedup is None:
         return None
-    over = gate.get("speedup_over") or "fp32"
-    source = f"beside {over} in the build of {gate['created']} (quick)"
-    return Speedup(gate["speedup"], over, source), timed
+    over = gate.speedup_over or "fp32"
+    source = f"beside {over} in the build of {gate.created} (quick)"
+    return Speedup(gate.speedup, over, source), gate.timed
 
 
 def gate_without_proof(precision: str, target: str, failure: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.errors import FerEdgeError
 from fer_edge.pretrained import is_packaged
+from fer_edge.records import to_dict
 
 if TYPE_CHECKING:
     from fer_edge.measure.result import BenchResult
@@ -81,8 +82,8 @@ def record_verification(path: Path, verification: Mapping[str, Any]) -> str | No
         key = (engine["precision"], artifact.target if artifact else "")
         gate: dict[str, Any] = {"precision": key[0], "target": key[1], **verification["gate"]}
         for old in bundle.manifest.gates:
-            if (old.get("precision", ""), old.get("target", "")) == key:
-                gate = dict(old)
+            if old.key == key:
+                gate = to_dict(old)
         writer.add_gate({**gate, "verified": verdict})
 
     return _rewrite(path, write)

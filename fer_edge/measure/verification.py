@@ -21,6 +21,7 @@ from fer_edge.measure.record import BENCH_FILE
 from fer_edge.measure.reference import open_reference
 from fer_edge.measure.result import BenchResult
 from fer_edge.progress import SILENT, Reporter
+from fer_edge.records import to_dict
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
@@ -51,7 +52,7 @@ def verify_bundle(
     """
     from fer_edge.data import resplit_as_recorded
 
-    dataset = resplit_as_recorded(dataset, bundle.manifest.dataset, str(bundle.path))
+    dataset = resplit_as_recorded(dataset, to_dict(bundle.manifest.dataset), str(bundle.path))
     images = SplitImages(dataset, split)
     engine = backend_from_bundle(bundle, backend, precision, threads=threads)
     precision = engine.precision
@@ -137,7 +138,7 @@ def _of_build(
 ) -> Speedup | None:
     for gate in bundle.manifest.gates:
         found = build_speedup(gate)
-        if found is None or (gate.get("precision"), gate.get("backend")) != (precision, backend):
+        if found is None or (gate.precision, gate.backend) != (precision, backend):
             continue
         speedup, timed = found
         if timed["artifact_sha256"] in current and _made_here(timed, environment):

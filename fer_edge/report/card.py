@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fer_edge.emotions import EMOTIONS
-from fer_edge.manifest import Manifest
+from fer_edge.manifest import Card, Confidence, Manifest, Training
+from fer_edge.records import to_dict
 from fer_edge.report.rows import markdown_table
 from fer_edge.report.table import percent, points
 
 __all__ = ["card_markdown", "confidence_line"]
 
-Card = Mapping[str, Any]
+Scores = Mapping[str, Any]
 
 
 def card_markdown(manifest: Manifest) -> str:
@@ -22,39 +23,38 @@ def card_markdown(manifest: Manifest) -> str:
     parts = [
         f"# {manifest.name}",
         _about(manifest),
-        _text("Intended use", card.get("intended_use")),
-        _list("Limits", card.get("limits")),
-        _list("Known biases of the data", card.get("biases")),
+        _text("Intended use", card.intended_use),
+        _list("Limits", card.limits),
+        _list("Known biases of the data", card.biases),
         _data(card),
-        _results(card.get("results") or []),
-        _recalls(card.get("results") or []),
-        _confidence(card.get("confidence")),
-        _training(card.get("training")),
-        _text("Licence", card.get("licence")),
+        _results(card.results),
+        _recalls(card.results),
+        _confidence(card.confidence),
+        _training(card.training),
+        _text("Licence", card.licence),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def confidence_line(confidence: Card | None) -> str:
+def confidence_line(confidence: Confidence | None) -> str:
     """Return a card's confidence in one line; empty where there is none."""
-    if not confidence:
+    if confidence is None or confidence.temperature is None:
         return ""
-    abstain = confidence.get("abstain")
-    told = f"abstain below {abstain['threshold']:.3f}" if abstain else "no abstain threshold"
+    abstain = confidence.abstain
+    advice = f"abstain below {abstain.threshold:.3f}" if abstain else "no abstain threshold"
     return (
-        f"temperature {confidence['temperature']:.4f}, ECE {percent(confidence['ece_before'])} -> "
-        f"{percent(confidence['ece_after'])} on {confidence['n']:,} held-out images, {told}"
+        f"temperature {confidence.temperature:.4f}, ECE {percent(confidence.ece_before)} -> "
+        f"{percent(confidence.ece_after)} on {confidence.n:,} held-out images, {advice}"
     )
 
 
 def _about(manifest: Manifest) -> str:
     model = manifest.model
-    spec = model.get("spec") or {}
-    facts = [f"network `{spec.get('name', 'unknown')}`"]
-    if isinstance(model.get("parameters"), int):
-        facts.append(f"{model['parameters']:,} parameters")
-    if isinstance(model.get("macs"), int):
-        facts.append(f"{model['macs']:,} multiply-accumulates an image")
+    facts = [f"network `{model.name}`"]
+    if model.parameters is not None:
+        facts.append(f"{model.parameters:,} parameters")
+    if model.macs is not None:
+        facts.append(f"{model.macs:,} multiply-accumulates an image")
     lines = [
         f"{', '.join(facts)}. Takes a 48x48 gray face crop, gives the probabilities of "
         f"{', '.join(manifest.labels)}. Written {manifest.created} by fer-edge "
@@ -66,14 +66,13 @@ def _about(manifest: Manifest) -> str:
 
 
 def _data(card: Card) -> str:
-    data, protocol = card.get("data") or {}, card.get("protocol") or []
     lines = []
-    if data.get("source"):
-        lines.append(f"data: {data['source']}, SHA-256 of its rows {str(data.get('sha256'))[:12]}")
-    return _list("Data and protocol", [*lines, *protocol])
+    if card.data.source:
+        lines.append(f"data: {card.data.source}, SHA-256 of its rows {str(card.data.sha256)[:12]}")
+    return _list("Data and protocol", [*lines, *card.protocol])
 
 
-def _results(results: Sequence[Card]) -> str:
+def _results(results: Sequence[Scores]) -> str:
     rows = []
     for each in results:
         n = each["n_without_duplicates"]
@@ -95,7 +94,7 @@ def _results(results: Sequence[Card]) -> str:
     return _table("Results", [*heads, "flips", "delta"], rows)
 
 
-def _recalls(results: Sequence[Card]) -> str:
+def _recalls(results: Sequence[Scores]) -> str:
     if not results:
         return ""
     # Between the reference and INT8, FP32 and FP16 differ from the reference by a label or two.
@@ -108,9 +107,10 @@ def _recalls(results: Sequence[Card]) -> str:
     return _table("Recall of each emotion", ["emotion", *heads], rows)
 
 
-def _confidence(confidence: Card | None) -> str:
-    if not confidence:
+def _confidence(measured: Confidence | None) -> str:
+    if measured is None or measured.temperature is None:
         return ""
+    confidence = to_dict(measured)
     fitted, public = confidence["fitted_on"], confidence.get("public")
     lines = [
         f"The logits are divided by a temperature of {confidence['temperature']:.4f}, in the last "
@@ -149,7 +149,7 @@ def _confidence(confidence: Card | None) -> str:
     return "## Confidence\n\n" + "\n\n".join(lines)
 
 
-def _calibration(images: str, scores: Card) -> list[str | None]:
+def _calibration(images: str, scores: Scores) -> list[str | None]:
     return [
         images,
         f"{scores['n']:,}",
@@ -160,52 +160,46 @@ def _calibration(images: str, scores: Card) -> list[str | None]:
     ]
 
 
-def _kept(point: Card) -> str:
+def _kept(point: Scores) -> str:
     return f"{percent(point['coverage'])} answered, {percent(point['accuracy']) or 'none'} right"
 
 
-def _training(training: Card | None) -> str:
-    if not training:
-        return ""
-    lines = [
-        f"{name}: {training[key]}"
-        for name, key in (
-            ("recipe", "recipe_name"),
-            ("seed", "seed"),
-            ("epochs", "epochs"),
-            ("commit", "commit"),
-        )
-        if training.get(key) is not None
-    ]
-    for each in training.get("soup") or []:
+def _training(training: Training) -> str:
+    facts = {
+        "recipe": training.recipe_name,
+        "seed": training.seed,
+        "epochs": training.epochs,
+        "commit": training.commit,
+    }
+    lines = [f"{name}: {value}" for name, value in facts.items() if value is not None]
+    for each in training.soup:
         lines.append(
             f"mean of: {each.get('name')} (PUBLIC top-1 "
             f"{percent(each.get('public_top1')) or 'unknown'}, SHA-256 "
             f"{str(each.get('sha256'))[:12]})"
         )
-    for each in training.get("teachers") or []:
+    for each in training.teachers:
         lines.append(
             f"teacher: {each.get('name')} ({each.get('model')}, PUBLIC top-1 "
             f"{percent(each.get('public_top1')) or 'unknown'}, SHA-256 "
             f"{str(each.get('sha256'))[:12]})"
         )
-    commands = training.get("commands") or []
     parts = [_list("Training", lines)] if lines else ["## Training"]
-    if commands:
-        parts.append("```bash\n" + "\n".join(commands) + "\n```")
-    if training.get("recipe"):
-        parts.append(f"```json\n{json.dumps(training['recipe'], indent=1)}\n```")
+    if training.commands:
+        parts.append("```bash\n" + "\n".join(training.commands) + "\n```")
+    if training.recipe:
+        parts.append(f"```json\n{json.dumps(training.recipe, indent=1)}\n```")
     return "\n\n".join(parts) if len(parts) > 1 or lines else ""
 
 
-def _split(result: Card) -> str:
+def _split(result: Scores) -> str:
     if result["synthetic"]:
         return f"{result['split']} of SYNTHETIC faces"
     split = str(result["split"])
     return {"public": "PublicTest", "private": "PrivateTest"}.get(split, split)
 
 
-def _engine(result: Card) -> str:
+def _engine(result: Scores) -> str:
     name = f"{result['backend']} {result['precision']}"
     # ONNX Runtime also runs, for the proof, the INT8 graph that is made for TensorRT.
     other = result["precision"] == "int8" and f".{result['backend']}." not in result["artifact"]

@@ -11,6 +11,7 @@ from fer_edge.bundle import Bundle
 from fer_edge.cli import _training, main
 from fer_edge.data import Resplit, apply_resplit, load
 from fer_edge.models.weights import load_weights
+from fer_edge.records import to_dict
 from fer_edge.training.runs import RunFolder
 
 TINY = (
@@ -89,7 +90,7 @@ def test_build_verify_and_bench_use_the_runs_own_split(
     main([*common, "--no-verify", "--format", "json"])
     capsys.readouterr()
     bundle = Bundle.open("runs/naive/bundle")
-    assert bundle.manifest.dataset == made.described()
+    assert to_dict(bundle.manifest.dataset) == made.described()
     assert bundle.manifest.calibration is not None
     assert bundle.manifest.calibration["dataset_sha256"] == made.sha256
 

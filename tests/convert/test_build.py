@@ -30,6 +30,7 @@ from fer_edge.measure.record import record_bench
 from fer_edge.measure.verification import measured_speedup, verify_bundle
 from fer_edge.models.weights import load_weights, save_weights
 from fer_edge.progress import Reporter
+from fer_edge.records import to_dict
 from fer_edge.usable import require_engine
 
 
@@ -71,12 +72,8 @@ def own(built: BuildReport, tmp_path: Path) -> Path:
 
 
 def gate(bundle: Bundle, precision: str, target: str = "") -> dict[str, Any]:
-    (found,) = (
-        each
-        for each in bundle.manifest.gates
-        if (each["precision"], each["target"]) == (precision, target)
-    )
-    return found
+    (found,) = (each for each in bundle.manifest.gates if each.key == (precision, target))
+    return to_dict(found)
 
 
 def test_an_int8_build_makes_a_verified_bundle(
@@ -92,15 +89,19 @@ def test_an_int8_build_makes_a_verified_bundle(
     assert (fp32.parent_sha256, int8.parent_sha256) == (checkpoint.sha256, fp32.sha256)
     manifest = bundle.manifest
     assert manifest.synthetic
-    assert manifest.input == {"name": "images", "dtype": "uint8", "shape": ["N", 1, 48, 48]}
-    assert manifest.model["spec"]["name"] == "compact"
-    assert manifest.model["parameters"] > 0
-    assert manifest.model["macs"] > 0
+    assert to_dict(manifest.input) == {
+        "name": "images",
+        "dtype": "uint8",
+        "shape": ["N", 1, 48, 48],
+    }
+    assert manifest.model.name == "compact"
+    assert (manifest.model.parameters or 0) > 0
+    assert (manifest.model.macs or 0) > 0
     assert manifest.calibration is not None
     assert manifest.calibration["count"] == 128
     assert manifest.calibration["method"] == "minmax"
-    assert manifest.dataset["sha256"] == faces.sha256
-    assert manifest.card["limits"]
+    assert manifest.dataset.sha256 == faces.sha256
+    assert manifest.card.limits
     assert int8.meta["quantised"]
     assert int8.meta["excluded"] == []
     for precision, target in (("fp32", ""), ("int8", "onnxruntime")):
@@ -177,7 +178,7 @@ def test_other_engines_are_added_to_the_bundle(own: Path, faces: FerDataset) -> 
     # The last build was of another precision or target: that does not change what is used.
     for backend in ("onnxruntime", "openvino"):
         assert require_engine(bundle, backend_class(backend)).precision == "int8"
-    assert "use" not in bundle.manifest.model
+    assert "use" not in to_dict(bundle.manifest.model)
     assert report.ranges is not None
     assert report.ranges.cached, "both INT8 graphs have one calibration"
 
@@ -240,7 +241,7 @@ def test_a_graph_for_those_who_normalise_themselves(
     report = build(weights, data=faces, output=tmp_path / "b", input="f32", **QUICK)
     assert report.error is None
     bundle = Bundle.open(tmp_path / "b")
-    assert bundle.manifest.input["dtype"] == "float32"
+    assert bundle.manifest.input.dtype == "float32"
     assert gate(bundle, "int8", "onnxruntime")["passed"]
 
 

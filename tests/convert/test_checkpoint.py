@@ -22,6 +22,7 @@ from fer_edge.models.folding import refit_norms
 from fer_edge.models.weights import load_weights, model_from_weights, save_weights
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.pretrained import pretrained_path
+from fer_edge.records import to_dict
 
 from .conftest import lively
 
@@ -123,7 +124,7 @@ def test_a_run_starts_from_a_bundle_and_knows_how_it_was_made(
     from fer_edge.cli.train import command
     from fer_edge.training.runs import RunFolder
 
-    spec = ModelSpec.from_dict(bundle.manifest.model["spec"])
+    spec = ModelSpec.from_dict(bundle.manifest.model.spec)
     card = {"training": {"commands": ["fer-edge train --name first", "python bench/ship.py first"]}}
     named = _without_checkpoint(bundle.path, tmp_path / "named", card=card)
     assert made_by(named) == ("first", ["fer-edge train --name first"])
@@ -149,11 +150,11 @@ def test_a_run_starts_from_a_bundle_and_knows_how_it_was_made(
 def test_a_bundle_of_an_unknown_network_is_refused(
     bundle: Bundle, tmp_path: Path, faces: FerDataset
 ) -> None:
-    model = {key: value for key, value in bundle.manifest.model.items() if key != "spec"}
+    model = {k: v for k, v in to_dict(bundle.manifest.model).items() if k != "spec"}
     unknown = _without_checkpoint(bundle.path, tmp_path / "a", model=model)
     with pytest.raises(UsageError, match="does not say which network"):
         weights_from_bundle(unknown, faces.images[:8], tmp_path / "w")
-    other = {**bundle.manifest.model, "spec": ModelSpec("soc25-baseline", {}).to_dict()}
+    other = {**to_dict(bundle.manifest.model), "spec": ModelSpec("soc25-baseline", {}).to_dict()}
     wrong = _without_checkpoint(bundle.path, tmp_path / "b", model=other)
     with pytest.raises(UsageError, match="is not the graph of 'soc25-baseline'"):
         weights_from_bundle(wrong, faces.images[:8], tmp_path / "w")
@@ -163,5 +164,5 @@ def test_a_bundle_of_an_unknown_network_is_refused(
 def test_the_pretrained_network_can_be_trained_on(tmp_path: Path, faces: FerDataset) -> None:
     weights_from_bundle(Bundle.open(pretrained_path()), faces.images[:300], tmp_path / "w")
     loaded = load_weights(tmp_path / "w")
-    assert loaded.spec.name == Bundle.open(pretrained_path()).manifest.model["spec"]["name"]
+    assert loaded.spec.name == Bundle.open(pretrained_path()).manifest.model.name
     assert loaded.meta["recipe"]["data"]["holdout"] > 0

@@ -30,6 +30,7 @@ from fer_edge.data.readers_npz import npz_from_dataset
 from fer_edge.errors import DataError, IntegrityError, UsageError
 from fer_edge.models.temperature import logit_layer
 from fer_edge.models.weights import load_weights, model_from_weights, save_weights
+from fer_edge.records import to_dict
 from fer_edge.report.card import card_markdown
 
 TRUTH = 2.0
@@ -137,7 +138,7 @@ def test_a_build_takes_the_weights_with_confidence(run: Path, noisy: FerDataset)
             prediction = classifier.predict(face)
             assert prediction.confident == (prediction.confidence >= bundle.threshold)
 
-    card = bundle.manifest.card
+    card = to_dict(bundle.manifest.card)
     assert card["confidence"] == json.loads(json.dumps(found))
     assert card["training"]["seed"] == 5
     assert any("40% of TRAIN was held out (seed 2" in line for line in card["protocol"])

@@ -17,6 +17,7 @@ from fer_edge.classifier import Classifier
 from fer_edge.emotions import EMOTIONS
 from fer_edge.files import sha256_bytes
 from fer_edge.manifest import _canonical
+from fer_edge.records import to_dict
 
 if TYPE_CHECKING:
     from conftest import Runner
@@ -158,7 +159,7 @@ def _with_fields(bundle: Bundle, **fields: Any) -> None:
 def test_a_path_that_leaves_the_bundle_is_refused(
     runner: Runner, tiny_bundle: Bundle, path: str
 ) -> None:
-    artifacts = [artifact.to_dict() for artifact in tiny_bundle.manifest.artifacts]
+    artifacts = [to_dict(artifact) for artifact in tiny_bundle.manifest.artifacts]
     artifacts[1]["path"] = path
     _with_fields(tiny_bundle, artifacts=artifacts)
     result = runner(tiny_bundle.path)

@@ -32,6 +32,7 @@ from fer_edge.measure.verification import (
     measured_speedup,
     verify_bundle,
 )
+from fer_edge.records import to_dict
 
 DatasetMaker = Callable[..., FerDataset]
 
@@ -266,7 +267,7 @@ def test_a_verification_is_kept_in_the_bundle_and_replaces_its_predecessor(
     bundle = Bundle.open(own_bundle.path)
     content = json.loads(bundle.file(bundle.artifact(path=VERIFY_FILE)).read_text())
     assert [one["engine"]["precision"] for one in content["verifications"]] == ["fp32", "int8"]
-    gates = {gate["precision"]: gate for gate in bundle.manifest.gates}
+    gates = {gate.precision: to_dict(gate) for gate in bundle.manifest.gates}
     assert gates["int8"]["target"] == "onnxruntime"
     assert gates["int8"]["passed"] is True
     assert gates["int8"]["verified"]["n"] == 42
@@ -279,7 +280,7 @@ def test_the_builds_own_verdict_stays(own_bundle: Bundle, small_dataset: FerData
     bundle = Bundle.open(own_bundle.path)
     got = verify_bundle(bundle, small_dataset, precision="int8")
     record_verification(bundle.path, got.to_dict())
-    (kept,) = Bundle.open(own_bundle.path).manifest.gates
+    (kept,) = map(to_dict, Bundle.open(own_bundle.path).manifest.gates)
     assert kept.items() >= gate.items()
     assert kept["verified"]["passed"] is True
 
@@ -305,7 +306,7 @@ def test_a_bundle_changed_meanwhile_keeps_the_change(own_bundle: Bundle) -> None
     assert record_bench(own_bundle.path, "small", result) is None
     after = Bundle.open(own_bundle.path)
     assert after.find(path=BENCH_FILE)
-    assert after.manifest.card == {"licence": "Apache-2.0"}
+    assert to_dict(after.manifest.card) == {"licence": "Apache-2.0"}
 
 
 def test_a_bundle_that_is_gone_is_said(own_bundle: Bundle, tmp_path: Path) -> None:

@@ -447,9 +447,9 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bun
         plans = []
         for release, sm in built:
             name = f"sm{sm}-trt{release}-int8.plan"
-            plans.append(Artifact(name, "plan", "int8", "tensorrt", "0" * 64, 0))
+            plans.append(Artifact(name, "plan", "int8", "tensorrt", "0" * 64, 0, None, {}))
             replace(SIDECAR, tensorrt=release, sm=sm).write(tmp_path / name)
-        graph = Artifact("model.fp32.onnx", "onnx", "fp32", "", "0" * 64, 0)
+        graph = Artifact("model.fp32.onnx", "onnx", "fp32", "", "0" * 64, 0, None, {})
         return Bundle(tmp_path, Manifest("faces", "", "", artifacts=(graph, *plans)))
 
     return make
