@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fer_edge.bundle import Bundle
 from fer_edge.errors import RecipeError
+from fer_edge.pretrained import pretrained_path
+from fer_edge.records import keys
 from fer_edge.training.config import (
     Recipe,
     load_recipe,
@@ -128,3 +131,22 @@ def test_no_override_ends_in_anything_but_a_recipe_error(text: str) -> None:
     with contextlib.suppress(RecipeError):
         recipe = load_recipe("default", [text])
     assert recipe_from_dict(recipe.to_dict()) == recipe
+
+
+def test_the_recipe_that_the_shipped_bundle_records_is_read_and_kept() -> None:
+    recorded = Bundle.open(pretrained_path()).manifest.card.training.recipe
+    assert recorded is not None
+    recipe = recipe_from_dict(recorded)
+    assert recipe_from_dict(recipe.to_dict()) == recipe
+    for name, value in recorded.items():
+        kept = recipe.to_dict()[name]
+        assert kept == value or kept.items() >= value.items()
+
+
+@pytest.mark.parametrize("key", [key for key in keys(Recipe) if key != "model.options"])
+@pytest.mark.parametrize("value", ["nan", "[{}]", "-1", "1e999"])
+def test_no_key_takes_nonsense(key: str, value: str) -> None:
+    if (key, value) == ("model.name", "-1") or key == "loss.class_weights":
+        value = "3"
+    with pytest.raises(RecipeError, match=key.replace(".", r"\.")):
+        load_recipe("default", [f"{key}={value}"])
