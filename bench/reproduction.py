@@ -103,8 +103,8 @@ def train_row(
     if (run.path / "run.json").is_file():
         info = run.info()
         recipe = run.recipe()
-        dataset = resplit_as_recorded(dataset, info["dataset"], f"the run {run.path}")
-        if info["status"] == "finished":
+        dataset = resplit_as_recorded(dataset, info.dataset, f"the run {run.path}")
+        if info.status == "finished":
             return run
     else:
         if row.split != OFFICIAL:
@@ -290,9 +290,9 @@ def collect_command(options: argparse.Namespace) -> None:
         result = collect_folds(path, find_row(options.row or path.name))
     else:
         run = RunFolder(find(options.run, wants=A_RUN).path)
-        row = find_row(options.row) if options.row else row_of(run.recipe(), run.info()["dataset"])
+        row = find_row(options.row) if options.row else row_of(run.recipe(), run.info().dataset)
         if options.engines:
-            dataset = load(resolve_source(options.data or str(run.info()["data"])))
+            dataset = load(resolve_source(options.data or run.info().data))
             _make_engines(run, dataset, options.targets)
         result = collect_run(run, row)
     _save(options.results / f"{result['row']}.json", result)

@@ -17,8 +17,10 @@ from fer_edge.data.resplit import OFFICIAL, recorded_resplit
 from fer_edge.errors import UsageError
 from fer_edge.files import sha256_file
 from fer_edge.measure.environment import capture, machine_of
-from fer_edge.records import to_dict
+from fer_edge.provenance import DatasetInfo
+from fer_edge.records import plain, to_dict
 from fer_edge.training.config import load_recipe
+from fer_edge.training.folds import CrossValidation
 from fer_edge.training.runs import RunFolder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "reproduction"
@@ -62,21 +64,21 @@ def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
     info = run.info()
     recipe = run.recipe()
     spent = seconds_spent(run)
-    if info["last"] is None or not spent:
+    if info.last is None or not spent:
         raise UsageError(f"{run.path} has not finished an epoch", fix="train it further")
-    last, of = info["last"]["epoch"], load_recipe(row.recipe, row.changes).epochs
+    last, of = int(info.last["epoch"]), load_recipe(row.recipe, row.changes).epochs
     stopped = "" if last >= of else "time limit"
-    if info["status"] == "finished":
+    if info.status == "finished":
         stopped = "early stopping" if last < recipe.epochs else stopped
     result = {
-        **_head(row, info["recipe"], info["dataset"]),
+        **_head(row, info.recipe, info.dataset),
         "kind": "run",
         "epochs": {"run": last, "of": of, "stopped": stopped},
         "minutes": round(sum(spent) / 60, 2),
         "seed": recipe.seed,
         "monitor": recipe.stop.monitor,
-        "last": info["last"],
-        "best": info["best"],
+        "last": info.last,
+        "best": info.best,
         "run": run.name,
         "engines": [],
         "gates": [],
@@ -89,23 +91,23 @@ def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
 
 def collect_folds(path: Path, row: Row) -> dict[str, Any]:
     """Return the result of a cross-validation; UsageError while a fold is missing."""
-    content = json.loads((path / "cv.json").read_text(encoding="utf-8"))
-    if content["status"] != "finished":
+    info = CrossValidation(path).info()
+    if info.status != "finished":
         raise UsageError(f"{path} has not finished", fix=f"fer-edge train --resume {path}")
-    seconds = [s for i in range(content["folds"]) for s in seconds_spent(_fold(path, i))]
-    epochs = max(result["epochs"] for result in content["results"])
+    seconds = [s for i in range(info.folds) for s in seconds_spent(_fold(path, i))]
+    epochs = max(result.epochs for result in info.results)
     of = load_recipe(row.recipe, row.changes).epochs
     stopped = "" if epochs >= of else "time limit"
-    if any(result["epochs"] < content["recipe"]["epochs"] for result in content["results"]):
+    if any(result.epochs < info.recipe["epochs"] for result in info.results):
         stopped = "early stopping"
     return {
-        **_head(row, content["recipe"], content["dataset"]),
+        **_head(row, info.recipe, info.dataset),
         "kind": "folds",
         "epochs": {"run": epochs, "of": of, "stopped": stopped},
         "minutes": round(sum(seconds) / 60, 2),
-        "seed": content["seed"],
-        "folds": content["results"],
-        "summary": content["summary"],
+        "seed": info.seed,
+        "folds": plain(info.results),
+        "summary": plain(info.summary),
         "run": path.name,
         "engines": [],
         "gates": [],
@@ -116,9 +118,9 @@ def _fold(path: Path, at: int) -> RunFolder:
     return RunFolder(path / f"fold-{at + 1}")
 
 
-def _head(row: Row, recipe: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+def _head(row: Row, recipe: dict[str, Any], dataset: DatasetInfo) -> dict[str, Any]:
     environment = capture(1)
-    resplit = recorded_resplit(described)
+    resplit = recorded_resplit(dataset)
     return {
         "schema": SCHEMA,
         "row": row.name,
@@ -126,9 +128,9 @@ def _head(row: Row, recipe: dict[str, Any], described: dict[str, Any]) -> dict[s
         "changes": list(row.changes),
         "model": {"name": recipe["model"]["name"], "options": recipe["model"]["options"]},
         "data": {
-            "source": Path(described["source"]).name,
-            "sha256": described["sha256"],
-            "synthetic": described["synthetic"],
+            "source": Path(dataset.source or "").name,
+            "sha256": dataset.sha256,
+            "synthetic": dataset.synthetic,
             "split": resplit.label if resplit else OFFICIAL,
         },
         "machine": machine_of(environment),

@@ -8,6 +8,7 @@ from typing import Any
 from fer_edge.data.resplit import OFFICIAL, recorded_resplit
 from fer_edge.errors import UsageError
 from fer_edge.models import MODELS
+from fer_edge.provenance import DatasetInfo
 from fer_edge.training.config import Recipe, load_recipe
 
 
@@ -124,14 +125,14 @@ def find_row(name: str) -> Row:
     return ROWS[name]
 
 
-def row_of(recipe: Recipe, described: dict[str, Any]) -> Row:
+def row_of(recipe: Recipe, dataset: DatasetInfo) -> Row:
     """Return the row that a run belongs to: its recipe and split, whatever its epochs and seed."""
 
     def core(content: Recipe) -> dict[str, Any]:
         kept = content.to_dict()
         return {key: kept[key] for key in kept if key not in {"epochs", "seed", "run"}}
 
-    resplit = recorded_resplit(described)
+    resplit = recorded_resplit(dataset)
     split = (resplit.name, resplit.duplicates_across) if resplit else (OFFICIAL, False)
     for row in ROWS.values():
         same_split = (row.split, row.naive) == split and not row.folds

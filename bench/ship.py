@@ -27,22 +27,24 @@ from fer_edge.classifier import Classifier
 from fer_edge.cli._output import TerminalReporter
 from fer_edge.convert.build import build
 from fer_edge.convert.card import measured_results
-from fer_edge.convert.confidence import CONFIDENCE_FILES, fit_confidence, weights_meta
+from fer_edge.convert.confidence import CONFIDENCE_FILES, fit_confidence
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.options import CALIBRATION, GateOptions, Int8Options
 from fer_edge.convert.steps import CHECKPOINT, FP16, FP32
 from fer_edge.data import FerDataset, load, resolve_source
-from fer_edge.data.resplit import recorded_resplit
 from fer_edge.errors import FerEdgeError, GateError, UsageError
 from fer_edge.find import A_RUN, find
 from fer_edge.measure.confidence import ACCURACY
 from fer_edge.measure.gate import GatePolicy
 from fer_edge.measure.record import VERIFY_FILE
+from fer_edge.models.header import read_header
 from fer_edge.progress import SILENT, Reporter
+from fer_edge.provenance import IngredientInfo, TeacherInfo
 from fer_edge.records import to_dict
 from fer_edge.report.card import card_markdown
 from fer_edge.training.config import Recipe, load_recipe, recipe_names
 from fer_edge.training.folds import CrossValidation
+from fer_edge.training.run_info import InitInfo
 from fer_edge.training.runs import RunFolder
 from fer_edge.usable import BEST_FIRST, engines_of
 
@@ -129,9 +131,9 @@ def ship(
 ) -> Bundle:
     """Fit the confidence, build, verify and write; ``output`` changes only when all is done."""
     info = run.info()
-    if info["status"] != "finished":
+    if info.status != "finished":
         raise UsageError(
-            f"{run.path} is {info['status']}, not finished",
+            f"{run.path} is {info.status}, not finished",
             fix=f"fer-edge train --resume {run.path}",
         )
     if accuracy is None:
@@ -198,49 +200,49 @@ def _add_commands(run: RunFolder, commands: dict[str, None], known: set[str]) ->
         commands.setdefault(_folds_command(CrossValidation(run.path.parent)))
         return
     info, recipe = run.info(), run.recipe()
-    before = [(str(each["name"]), each) for each in info.get("soup", info.get("teachers", []))]
-    if info.get("init"):
-        before.append((_as_named(info["init"]), info["init"]))
     # A bundle's card says how its weights were made, which a copy of them as a file does not.
-    before.sort(key=lambda each: not each[1].get("commands"))
-    for name, content in before:
-        if content["sha256"] in known:
+    before: list[InitInfo | TeacherInfo | IngredientInfo] = [*(info.soup or info.teachers)]
+    if info.init is not None:
+        before = [info.init, *before] if info.init.commands else [*before, info.init]
+    for made_from in before:
+        if made_from.sha256 in known:
             continue
-        known.add(content["sha256"])
-        if content.get("commands"):
-            commands.update(dict.fromkeys(map(str, content["commands"])))
+        known.add(made_from.sha256)
+        if isinstance(made_from, InitInfo) and made_from.commands:
+            commands.update(dict.fromkeys(made_from.commands))
             continue
-        source = RunFolder(Path(content["path"]).parent)
+        source = RunFolder(Path(made_from.path or "").parent)
         if (source.path / "run.json").is_file() and source.path != run.path:
             _add_commands(source, commands, known)
         else:
-            commands.setdefault(f"# {name}: weights {str(content['sha256'])[:12]}")
-    if "soup" in info:
-        parts = map(_as_named, info["soup"])
+            name = made_from.name or _as_named(made_from)
+            commands.setdefault(f"# {name}: weights {made_from.sha256[:12]}")
+    if info.kind == "soup":
+        parts = map(_as_named, info.soup)
         words = ["fer-edge", "soup", *parts, "--name", run.name]
-        words += ["--data", str(info["dataset"]["source"])]
+        words += ["--data", str(info.dataset.source)]
         commands.setdefault(shlex.join(words))
         return
-    if "qat" in info:
+    if info.qat is not None:
         from fer_edge.training.qat import qat_recipe
 
-        learnt = RunFolder(Path(info["teachers"][0]["path"]).parent)
-        base = qat_recipe(weights_meta(learnt.model)) if learnt.model.is_file() else recipe
-        words = ["fer-edge", "qat", learnt.name, "--target", str(info["qat"]["target"])]
+        learnt = RunFolder(Path(info.teachers[0].path or "").parent)
+        base = qat_recipe(read_header(learnt.model).info) if learnt.model.is_file() else recipe
+        words = ["fer-edge", "qat", learnt.name, "--target", str(info.qat["target"])]
         changed = list(_changes(base.to_dict(), recipe.to_dict()))
     else:
         name, changed = _nearest(recipe)
         words = ["fer-edge", "train", "--recipe", name, "--seed", str(recipe.seed)]
-        for teacher in dict.fromkeys(map(_as_named, info.get("teachers", []))):
+        for teacher in dict.fromkeys(map(_as_named, info.teachers)):
             words += ["--teacher", teacher]
-        if info.get("init"):
-            words += ["--init", _as_named(info["init"])]
-        resplit = recorded_resplit(info["dataset"])
+        if info.init is not None:
+            words += ["--init", _as_named(info.init)]
+        resplit = info.dataset.resplit
         if resplit is not None:
             words += ["--split", resplit.name, "--split-seed", str(resplit.seed)]
             words += ["--allow-duplicates-across"] if resplit.duplicates_across else []
     words += _set(changed)
-    words += ["--name", run.name, "--data", str(info["dataset"]["source"])]
+    words += ["--name", run.name, "--data", str(info.dataset.source)]
     commands.setdefault(shlex.join(words))
 
 
@@ -248,9 +250,9 @@ def _folds_command(validation: CrossValidation) -> str:
     info, recipe = validation.info(), validation.recipe()
     name, changed = _nearest(recipe)
     words = ["fer-edge", "train", "--recipe", name, "--seed", str(recipe.seed), *_set(changed)]
-    words += ["--folds", str(info["folds"]), "--split-seed", str(info["seed"])]
-    words += ["--allow-duplicates-across"] if info["duplicates_across"] else []
-    words += ["--name", str(info["name"]), "--data", str(info["dataset"]["source"])]
+    words += ["--folds", str(info.folds), "--split-seed", str(info.seed)]
+    words += ["--allow-duplicates-across"] if info.duplicates_across else []
+    words += ["--name", info.name, "--data", str(info.dataset.source)]
     return shlex.join(words)
 
 
@@ -258,13 +260,13 @@ def _set(changed: Sequence[tuple[str, Any]]) -> list[str]:
     return [word for key, value in changed for word in ("--set", f"{key}={json.dumps(value)}")]
 
 
-def _as_named(content: Mapping[str, Any]) -> str:
+def _as_named(made_from: InitInfo | TeacherInfo | IngredientInfo) -> str:
     """Return how an option names a teacher, or the weights that a run started from."""
-    if content.get("fold"):
-        return str(content["name"])  # the folder of all folds
-    if content.get("commands"):
-        return str(content["name"])
-    path = Path(content["path"])
+    if isinstance(made_from, TeacherInfo) and made_from.fold:
+        return made_from.name  # the folder of all folds
+    if isinstance(made_from, InitInfo) and made_from.commands:
+        return str(made_from.name)
+    path = Path(made_from.path or "")
     if path.name == RunFolder(path.parent).model.name:
         return path.parent.name
     inside = (path.parent / "run.json").is_file()

@@ -37,7 +37,7 @@ def recipe() -> Recipe:
 @pytest.fixture
 def session(faces: FerDataset, recipe: Recipe, tmp_path: Path) -> Iterator[Session]:
     threads = torch.get_num_threads()
-    session = Session(create_run(tmp_path, "bench", recipe, {}, "bench"), recipe, faces)
+    session = Session(create_run(tmp_path, "bench", recipe, faces.info(), "bench"), recipe, faces)
     session.replicas.train()
     yield session
     session.workers.close()

@@ -92,7 +92,9 @@ def plain_batches(faces: FerDataset, recipe: Recipe, workers: int) -> Iterator[N
 def our_batches(faces: FerDataset, recipe: Recipe) -> Iterator[None]:
     """Train by fer-edge's own session and step; yields after each batch."""
     with tempfile.TemporaryDirectory() as folder:
-        session = Session(create_run(Path(folder), None, recipe, {}, "bench"), recipe, faces)
+        session = Session(
+            create_run(Path(folder), None, recipe, faces.info(), "bench"), recipe, faces
+        )
         precision = session.machine.precision.name
         print(f"ours: {precision}, {session.replica_count} replicas", file=sys.stderr)
         objective = recipe_objective(session)

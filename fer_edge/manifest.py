@@ -26,6 +26,7 @@ from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import parse_json, sha256_bytes
 from fer_edge.preprocessing import SIZE, Preprocessing
+from fer_edge.provenance import DatasetInfo
 from fer_edge.records import Count, Finite, OpenRecord, Record, Sha256, read_record, to_dict
 
 __all__ = [
@@ -146,14 +147,6 @@ class Gate(OpenRecord, frozen=True, kw_only=True, eq=False):
     def key(self) -> tuple[str, str]:
         """What it is the gate of: precision and target. A bundle has one of each."""
         return self.precision, self.target
-
-
-class DatasetInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """The data set that the weights were fitted to; ``sha256`` is that of its rows."""
-
-    sha256: str | None = None
-    source: str | None = None
-    synthetic: bool = False
 
 
 class Training(OpenRecord, frozen=True, kw_only=True, eq=False):

@@ -117,18 +117,18 @@ def to_dict(record: msgspec.Struct) -> dict[str, Any]:
     if not isinstance(record, OpenRecord):
         tag = record.__struct_config__
         head = {} if tag.tag_field is None else {tag.tag_field: tag.tag}
-        return head | {key: _plain(value) for key, value in values.items()}
+        return head | {key: plain(value) for key, value in values.items()}
     del values["(as read)"]
     content: dict[str, Any] = {}
     for name, old in record.as_read.items():
-        new = _plain(values.pop(name)) if name in values else old
+        new = plain(values.pop(name)) if name in values else old
         # Equal, but perhaps 1 where the record has 1.0, or with its keys in another order.
         same = new == old or (type(new) is float and type(old) is int and new == float(old))
         content[name] = old if same else new
     defaults = _defaults(kind)
     for name, value in values.items():
         if name not in defaults or value != defaults[name]:
-            content[name] = _plain(value)
+            content[name] = plain(value)
     return content
 
 
@@ -145,13 +145,14 @@ def _defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return ``value`` with every record, tuple and mapping in it as JSON has it."""
     if isinstance(value, msgspec.Struct):
         return to_dict(value)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     return value
 
 

@@ -52,7 +52,7 @@ def make_run(tmp_path: Path, faces: FerDataset) -> Callable[..., RunFolder]:
         changes = ("seed=3", "optim.lr=0.05", *overrides)
         recipe = load_recipe("default", changes)
         recipe = replace(recipe, model=replace(recipe.model, options=TINY))
-        run = create_run(tmp_path / "runs", "mine", recipe, faces.described(), "synthetic:420:3")
+        run = create_run(tmp_path / "runs", "mine", recipe, faces.info(), "synthetic:420:3")
         torch.manual_seed(0)
         spec = ModelSpec("compact", TINY)
         model = build_model(spec)
@@ -62,7 +62,7 @@ def make_run(tmp_path: Path, faces: FerDataset) -> Callable[..., RunFolder]:
             for _ in range(20):  # BatchNorm's statistics
                 model(torch.from_numpy(Preprocessing().normalise(faces.images[:64, None])))
         meta = {
-            "dataset": faces.described(),
+            "dataset": faces.info(),
             "recipe": recipe.to_dict(),
             "epoch": recipe.epochs,
         }
@@ -219,13 +219,11 @@ def test_the_commands_name_folds_files_and_splits(
     cv = create_cross_validation(root, "cv", run.recipe(), faces, "fer.zip", count=2, seed=4)
     teachers = []
     for i, fold in enumerate(cv.runs):
-        create_run(
-            cv.path, fold.name, run.recipe(), apply_resplit(cv.splits[i], faces).described(), ""
-        )
+        create_run(cv.path, fold.name, run.recipe(), apply_resplit(cv.splits[i], faces).info(), "")
         content = {"name": "cv", "path": str(fold.model), "sha256": str(i) * 64}
         teachers.append({**content, "fold": i + 1, "folds": 2})
     best = {"name": "best", "path": str(run.best), "sha256": "d" * 64}
-    described = apply_resplit(Resplit("80/10/10", 5, duplicates_across=True), faces).described()
+    described = apply_resplit(Resplit("80/10/10", 5, duplicates_across=True), faces).info()
     student = create_run(root, "student", run.recipe(), described, "fer.zip")
     student.update(teachers=[*teachers, best], init=best)
     folds, first, last = ship._provenance(student)["commands"]

@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset, Resplit
     from fer_edge.training.folds import CrossValidation
+    from fer_edge.training.run_info import CrossValidationInfo
 
 __all__ = [
     "cross_validate",
@@ -101,7 +102,7 @@ def refuse_other_folds(
 ) -> None:
     """Raise UsageError when options name other folds than those that were started."""
     info = validation.info()
-    was = (info["folds"], info["seed"], info["duplicates_across"], None)
+    was = (info.folds, info.seed, info.duplicates_across, None)
     asked = (
         folds or was[0],
         was[1] if seed is None else seed,
@@ -141,8 +142,9 @@ def cross_validate(validation: CrossValidation, dataset: FerDataset) -> None:
         _print(info, validation.path, dataset)
 
 
-def _print(info: dict[str, Any], path: Path, dataset: FerDataset) -> None:
+def _print(info: CrossValidationInfo, path: Path, dataset: FerDataset) -> None:
     from fer_edge.cli._output import note, print_rows
+    from fer_edge.records import to_dict
 
     def cells(which: str, values: dict[str, float], epochs: Any, best_epoch: Any) -> dict[str, Any]:
         return {
@@ -155,18 +157,19 @@ def _print(info: dict[str, Any], path: Path, dataset: FerDataset) -> None:
             "best top-1": f"{100 * values['best_top1']:.2f} %",
         }
 
-    rows = [cells(row["fold"], row, row["epochs"], row["best_epoch"]) for row in info["results"]]
+    rows = [
+        cells(result.fold, to_dict(result), result.epochs, result.best_epoch)
+        for result in info.results
+    ]
     for key in ("mean", "sd"):
-        values = {name: each[key] for name, each in info["summary"].items()}
+        values = {name: getattr(spread, key) for name, spread in (info.summary or {}).items()}
         rows.append(cells(key, values, "", ""))
     marked = "SYNTHETIC faces: " if dataset.synthetic else ""
-    naive = (
-        ", NAIVE split: copies of TRAIN in the held-out folds" if info["duplicates_across"] else ""
-    )
+    naive = ", NAIVE split: copies of TRAIN in the held-out folds" if info.duplicates_across else ""
     print_rows(
         rows,
         "table",
-        title=f"{path}: {marked}{info['folds']} folds of TRAIN, seed {info['seed']}{naive}",
+        title=f"{path}: {marked}{info.folds} folds of TRAIN, seed {info.seed}{naive}",
         caption="scores of the final weights on the held-out fold; sd of the sample (n - 1)",
     )
     note(f"all of it: {path / 'cv.json'}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,13 +11,13 @@ import click
 
 from fer_edge.cli._names import found
 from fer_edge.cli._output import TerminalReporter, note
-from fer_edge.records import to_dict
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
     from fer_edge.bundle import Bundle
     from fer_edge.data import FerDataset
     from fer_edge.find import Found
+    from fer_edge.provenance import DatasetInfo
 
 __all__ = ["Subject", "engine_options", "find_subject", "split_option", "warn_of_faces"]
 
@@ -60,7 +60,7 @@ class Subject:
     name: str
     weights: Path | None
     bundle: Bundle | None
-    described: Mapping[str, Any]
+    described: DatasetInfo
     history: Path | None = None
     recorded: str | None = None
 
@@ -113,7 +113,7 @@ class Subject:
                 note(f"note: {self.name} has its own {own.label}; its {split} images, {use}")
         elif split in ("private", "test") and own is None and not dataset.synthetic:
             note("note: PRIVATE is the final test: a network chosen by it has no test left")
-        trained_on = self.described.get("sha256")
+        trained_on = self.described.sha256
         if own is None and trained_on not in (None, dataset.sha256):
             note(f"note: {self.name} was trained on another data set than {dataset.source}")
         return dataset, split
@@ -139,7 +139,7 @@ def find_subject(name: str | None, root: Path, *, engine: bool = False) -> Subje
         name=name or bundle.manifest.name,
         weights=None,
         bundle=bundle,
-        described=to_dict(bundle.manifest.dataset),
+        described=bundle.manifest.dataset,
         history=history if history.is_file() else None,
     )
 
@@ -157,21 +157,20 @@ def _from_run(source: Found) -> Subject:
 
     run, weights = source.path, source.weights
     info = RunFolder(run).info()
-    recorded = str(info.get("data", ""))
+    recorded = info.data
     synthetic = recorded.partition(":")[0] == "synthetic"
     return Subject(
         name=str(run),
         # What `fer-edge build` would build from.
         weights=confidence_weights(run) or weights,
         bundle=None,
-        described=info["dataset"],
+        described=info.dataset,
         history=run / "history.csv",
         recorded=recorded if synthetic or (recorded and Path(recorded).exists()) else None,
     )
 
 
 def _from_weights(path: Path) -> Subject:
-    from fer_edge.convert.confidence import weights_meta
+    from fer_edge.models.header import read_header
 
-    meta = weights_meta(path)
-    return Subject(str(path), path, None, meta.get("dataset", {}))
+    return Subject(str(path), path, None, read_header(path).info.dataset)

@@ -70,11 +70,11 @@ def command(
     taken = found(run, root, A_RUN)
     source, weights = taken.path, load_weights(taken.weights)
     changes = [*overrides] + ([f"epochs={epochs}"] if epochs is not None else [])
-    recipe = qat_recipe(weights.meta, changes)
+    recipe = qat_recipe(weights.info, changes)
     location = resolve_source(data)
     with TerminalReporter() as reporter:
         dataset = load(location, reporter=reporter)
-        dataset = resplit_as_recorded(dataset, weights.meta.get("dataset", {}), str(source))
+        dataset = resplit_as_recorded(dataset, weights.info.dataset, str(source))
         teachers = find_teachers([str(source)], root, dataset)
         setup = setup_from_weights(weights.path, dataset, target, reporter=reporter)
     tuned = start_run(

@@ -286,13 +286,15 @@ def _row(trial: Trial, search: Search, *, exact: bool) -> dict[str, Any]:
 
 
 def _content(search: Search, importance: Mapping[str, float]) -> dict[str, Any]:
+    from fer_edge.records import to_dict
+
     best = search.best
     return {
         "study": search.study.study_name,
         "folder": str(search.folder),
         "monitor": search.monitor,
         "epochs": search.recipe.epochs,
-        "dataset": search.dataset.described(),
+        "dataset": to_dict(search.dataset.info()),
         "best": None if best is None else best.number,
         "importance": dict(importance),
         "trials": [asdict(trial) for trial in search.trials()],

@@ -49,14 +49,14 @@ def command(runs: tuple[str, ...], data: str | None, name: str, root: Path, fmt:
     recorded = RunFolder(find(runs[0], root, A_RUN).path)
     with TerminalReporter() as reporter:
         dataset = load(location, reporter=reporter)
-    dataset = resplit_as_recorded(dataset, recorded.info()["dataset"], str(recorded.path))
+    dataset = resplit_as_recorded(dataset, recorded.info().dataset, str(recorded.path))
     ingredients = find_ingredients(runs, root, dataset)
     soup = make_soup(root, name, ingredients, dataset, location)
-    found = soup.info()["last"]
+    found = soup.info().last or {}
     rows = [_row(each.name, each.scores, fmt) for each in ingredients]
     rows.append(_row(soup.name, found, fmt))
     print_rows(rows, fmt, title=f"{soup.path}: PUBLIC, single view")
-    losses = [each.scores["public_loss"] for each in ingredients if "public_loss" in each.scores]
+    losses = [loss for each in ingredients if (loss := each.scores.get("public_loss")) is not None]
     if losses and found["public_loss"] > max(losses):
         note(
             "note: the mean is worse than each of its parts: were they fine-tuned from the same "

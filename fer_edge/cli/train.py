@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from fer_edge.data import FerDataset
+    from fer_edge.provenance import TeacherInfo
     from fer_edge.training.config import Recipe
     from fer_edge.training.folds import CrossValidation
+    from fer_edge.training.run_info import RunInfo
     from fer_edge.training.runs import RunFolder
-    from fer_edge.training.teachers import Teacher
 
 __all__ = ["command", "train_run"]
 
@@ -159,7 +160,7 @@ def command(
             cross_validate(validation, _load(data or _recorded_data(validation)))
             return
         run, chosen = _resumed(resume, root, recipe, changes, data)
-        described = run.info()["dataset"]
+        described = run.info().dataset
         recorded = recorded_resplit(described)
         refuse_other_split(run.path, recorded, split, split_seed, duplicates_across, folds)
         dataset = _load(
@@ -226,7 +227,7 @@ def _resumed(
     asked = load_recipe(recipe) if recipe is not None else chosen
     _refuse_changes(run, chosen, with_overrides(asked, changes))
     info = run.info()
-    if info["status"] == "finished":
+    if info.status == "finished":
         raise UsageError(
             f"{run.path} has finished: {_outcome(info)}",
             fix=f"build from it: `{_next_command(run, data)}`",
@@ -280,10 +281,10 @@ def _same_teachers(run: RunFolder, names: tuple[str, ...], root: Path, dataset: 
     from fer_edge.errors import UsageError
     from fer_edge.training.teachers import find_teachers
 
-    found = [each.to_dict() for each in find_teachers(names, root, dataset)]
-    known = run.info().get("teachers", [])
-    if [each["sha256"] for each in found] != [each["sha256"] for each in known]:
-        taught = ", ".join(each["name"] for each in known) or "none"
+    found = find_teachers(names, root, dataset)
+    known = run.info().teachers
+    if [teacher.sha256 for teacher in found] != [teacher.sha256 for teacher in known]:
+        taught = ", ".join(teacher.name for teacher in known) or "none"
         raise UsageError(
             f"{run.path} was started with other teachers: {taught}",
             fix="resume without --teacher, or start a new run under another --name",
@@ -291,7 +292,7 @@ def _same_teachers(run: RunFolder, names: tuple[str, ...], root: Path, dataset: 
     run.update(teachers=found)
 
 
-def _need_teachers(recipe: Recipe, teachers: Sequence[Teacher]) -> None:
+def _need_teachers(recipe: Recipe, teachers: Sequence[TeacherInfo]) -> None:
     from fer_edge.errors import UsageError
     from fer_edge.training.config import Distill
 
@@ -304,13 +305,13 @@ def _need_teachers(recipe: Recipe, teachers: Sequence[Teacher]) -> None:
 
 def _recorded_data(run: RunFolder | CrossValidation) -> str | None:
     """Where the run's images were read from, if they are still there."""
-    recorded = str(run.info()["data"])
+    recorded = run.info().data
     return recorded if recorded.startswith("synthetic") or Path(recorded).exists() else None
 
 
-def _outcome(info: dict[str, Any]) -> str:
-    """Say how far a finished run came, from its run.json."""
-    last = info["last"]
+def _outcome(info: RunInfo) -> str:
+    """Return how far a finished run came."""
+    last = info.last or {}
     return f"{last['epoch']} epochs, PUBLIC top-1 {100 * last['public_top1']:.2f} %"
 
 

@@ -119,7 +119,7 @@ def build(
         if precision == "fp16" or (precision == "int8" and chosen.fallback == "fp16"):
             error = work.make_fp16()
         result = ranges = calibrated = None
-        synthetic = bool(work.described["dataset"].get("synthetic", False))
+        synthetic = bool(work.described["dataset"].synthetic)
         if precision == "int8" and dataset is not None:
             method = int8.method or (AUTO if int8.calibration == CALIBRATION else None)
             images, by_method, calibrated = work.calibrate(dataset, int8.calibration, method)

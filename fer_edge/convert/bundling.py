@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from fer_edge.bundle import GOLDEN, Bundle, BundleWriter
 from fer_edge.convert.card import measured_results, model_card
-from fer_edge.convert.confidence import weights_meta
 from fer_edge.convert.golden import golden_bytes
 from fer_edge.convert.graph import UINT8, load_model
 from fer_edge.convert.steps import CHECKPOINT, FP16, FP32, Work
 from fer_edge.measure.environment import capture
 from fer_edge.measure.record import VERIFY_FILE, verifications_of, with_verification
+from fer_edge.models.header import read_header
 from fer_edge.preprocessing import SIZE
 from fer_edge.records import to_dict
 
@@ -70,7 +70,7 @@ def write_bundle(
             preprocessing=work.preprocessing.to_dict(),
             input=_input(work.folder / FP32),
             model=work.described["model"],
-            dataset=work.described["dataset"],
+            dataset=to_dict(work.described["dataset"]),
             environment=capture(work.threads),
             card=_card(work, synthetic, results),
         )
@@ -84,7 +84,7 @@ def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[st
     source = work.source
     if source.weights is not None:
         return model_card(
-            synthetic=synthetic, weights=weights_meta(source.weights), results=results
+            synthetic=synthetic, weights=read_header(source.weights).info, results=results
         )
     card = model_card(synthetic=synthetic, results=results)
     if source.given is None:

@@ -13,6 +13,8 @@ from typing import Any
 from fer_edge.data.resplit import resplit_label
 from fer_edge.data.splits import OFFICIAL_COUNTS, Split
 from fer_edge.emotions import EMOTIONS
+from fer_edge.provenance import WeightsInfo
+from fer_edge.records import to_dict
 
 __all__ = ["measured_results", "model_card"]
 
@@ -27,16 +29,17 @@ _SCORES = ("top1", "top1_without_duplicates", "n_without_duplicates", "macro_f1"
 def model_card(
     *,
     synthetic: bool,
-    weights: Mapping[str, Any] | None = None,
+    weights: WeightsInfo | None = None,
     results: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the card of a network trained by this package.
 
-    ``weights`` is what its weights file records of its making; ``results`` comes from
+    ``weights`` is what its weights file records; ``results`` comes from
     :func:`measured_results`.
     """
-    made = dict(weights or {})
-    recipe = made.get("recipe") or {}
+    made = weights or WeightsInfo()
+    recipe = made.recipe or {}
+    recorded = to_dict(made)
     return {
         "licence": "Apache-2.0 for code and weights; FER2013's images are for research",
         "intended_use": "research and prototypes that react to the expression shown on a face",
@@ -49,15 +52,19 @@ def model_card(
             "not for decisions about people: hiring, education, policing, health, borders",
         ],
         **({} if synthetic else {"biases": _biases()}),
-        "data": dict(made.get("dataset") or {}),
+        "data": to_dict(made.dataset),
         "protocol": _protocol(made),
         "training": {
             **{key: recipe[key] for key in ("epochs", "seed") if key in recipe},
-            **{key: made[key] for key in ("epoch", "fer_edge", "teachers", "soup") if key in made},
+            **{
+                key: recorded[key]
+                for key in ("epoch", "fer_edge", "teachers", "soup")
+                if key in recorded
+            },
             "recipe": recipe,
         },
         "results": [dict(each) for each in results],
-        "confidence": made.get("confidence"),
+        "confidence": made.confidence,
     }
 
 
@@ -124,42 +131,41 @@ def _biases() -> list[str]:
     ]
 
 
-def _protocol(made: Mapping[str, Any]) -> list[str]:
-    recipe = made.get("recipe") or {}
+def _protocol(made: WeightsInfo) -> list[str]:
+    recipe = made.recipe or {}
     options = (recipe.get("model") or {}).get("options") or {}
     lines = ["fitted on TRAIN alone; no other data and no weights of others"]
     if options.get("pretrained"):
         lines = ["fitted on TRAIN alone, from weights that others had trained (ImageNet)"]
-    if made.get("teachers"):
+    if made.teachers:
         lines = [
             "fitted on TRAIN alone, its labels and the answers of teachers "
-            f"({', '.join(dict.fromkeys(str(each.get('name')) for each in made['teachers']))})"
+            f"({', '.join(dict.fromkeys(teacher.name for teacher in made.teachers))})"
         ]
-    anew = resplit_label(made.get("dataset") or {})
+    anew = resplit_label(made.dataset)
     if anew:
         lines.append(
             f"TRAIN, PUBLIC and PRIVATE are parts of its own {anew}, of the official TRAIN and "
             "PUBLIC: its scores are not those of the official split"
         )
-    data = recipe.get("data") or {}
-    if data.get("holdout"):
-        held_out = (data["holdout"], data.get("holdout_seed", 0))
+    held_out = made.holdout
+    if held_out is not None:
         line = (
             f"{held_out[0]:.0%} of TRAIN was held out (seed {held_out[1]}, identical images on "
             "one side), for temperature and abstain threshold alone"
         )
         fitted = [
-            str(each.get("name"))
-            for each in made.get("teachers") or []
-            if (each.get("holdout"), each.get("holdout_seed")) != held_out
+            teacher.name
+            for teacher in made.teachers
+            if (teacher.holdout, teacher.holdout_seed) != held_out
         ]
         if fitted:
             line += f"; but teachers were fitted to it: {', '.join(dict.fromkeys(fitted))}"
         lines.append(line)
-    epoch, epochs = made.get("epoch"), recipe.get("epochs")
-    if made.get("soup"):
-        names = ", ".join(str(each.get("name")) for each in made["soup"])
-        lines.append(f"weights are the mean of {len(made['soup'])} runs' last epochs: {names}")
+    epoch, epochs = made.epoch, recipe.get("epochs")
+    if made.soup:
+        names = ", ".join(run.name for run in made.soup)
+        lines.append(f"weights are the mean of {len(made.soup)} runs' last epochs: {names}")
     elif epoch and epoch == epochs:
         lines.append(f"weights of the last of {epochs} epochs: none was picked by its score")
     elif epoch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
     from fer_edge.models import ModelSpec, build_model
     from fer_edge.models.folding import refit_norms, state_from_folded
     from fer_edge.models.weights import save_weights
-    from fer_edge.records import to_dict
+    from fer_edge.provenance import WeightsInfo
 
     checkpoint = bundle.find(format="safetensors")
     if checkpoint is not None:
@@ -83,11 +83,12 @@ def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
             f"the weights taken from {graph} do not answer as it does",
             fix="start from the run that the bundle was made from",
         )
-    meta = {"dataset": to_dict(manifest.dataset)}
+    recorded: dict[str, Any] = {"dataset": manifest.dataset}
     recipe = manifest.card.training.recipe
-    return save_weights(
-        out, model, spec, preprocessing, meta | ({"recipe": recipe} if recipe else {})
-    )
+    if recipe:
+        recorded["recipe"] = recipe
+    info = WeightsInfo.from_dict(recorded)
+    return save_weights(out, model, spec, preprocessing, info)
 
 
 def made_by(bundle: Bundle) -> tuple[str, list[str]]:

@@ -8,16 +8,18 @@ at no cost.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
-from fer_edge.errors import DataError, IntegrityError, UsageError, require
+from fer_edge.errors import UsageError, require
 from fer_edge.files import sha256_file
 from fer_edge.measure.confidence import ACCURACY, Confidence, confidence_of, selective
+from fer_edge.models.header import read_header
 from fer_edge.progress import SILENT, Reporter
+from fer_edge.provenance import WeightsInfo
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
@@ -27,7 +29,6 @@ __all__ = [
     "CONFIDENCE_WEIGHTS",
     "confidence_weights",
     "fit_confidence",
-    "weights_meta",
 ]
 
 CONFIDENCE_WEIGHTS = "confidence.safetensors"
@@ -35,9 +36,6 @@ CONFIDENCE_WEIGHTS = "confidence.safetensors"
 
 CONFIDENCE_FILES = (CONFIDENCE_WEIGHTS, "calibrated.safetensors")
 """All names that this file has had, the newest first. Older runs have the old one."""
-
-_MADE_FROM, _OLD_MADE_FROM = "without_confidence_sha256", "uncalibrated_sha256"
-"""The header key for the SHA-256 of the weights before the temperature: now, and in older files."""
 
 METHOD = "temperature scaling (Guo et al. 2017, arXiv 1706.04599), least NLL"
 _BATCH = 64
@@ -61,8 +59,8 @@ def fit_confidence(
 
     path = run / "model.safetensors"
     weights = load_weights(path)
-    fraction, seed = _held_out_by(weights.meta, run)
-    dataset = _as_trained(dataset, weights.meta, run)
+    fraction, seed = _held_out_by(weights.info, run)
+    dataset = _as_trained(dataset, weights.info, run)
     rows, dropped = _held_out(dataset, fraction, seed)
     logits = _logits(path, dataset.images[rows], "held-out rows", reporter)
     found = confidence_of(logits, dataset.labels[rows], accuracy=accuracy)
@@ -79,8 +77,10 @@ def fit_confidence(
         **found.to_dict(),
         "public": _on_public(path, dataset, found, reporter),
     }
-    meta = {**weights.meta, "confidence": content, _MADE_FROM: weights.sha256}
-    save_scaled(weights, run / CONFIDENCE_WEIGHTS, found.temperature, meta)
+    info = msgspec.structs.replace(
+        weights.info, confidence=content, without_confidence_sha256=weights.sha256
+    )
+    save_scaled(weights, run / CONFIDENCE_WEIGHTS, found.temperature, info)
     for name in CONFIDENCE_FILES[1:]:
         (run / name).unlink(missing_ok=True)
     return content
@@ -94,8 +94,8 @@ def confidence_weights(run: Path) -> Path | None:
     path = next((run / name for name in CONFIDENCE_FILES if (run / name).is_file()), None)
     if path is None:
         return None
-    meta = weights_meta(path)
-    made_from = meta.get(_MADE_FROM, meta.get(_OLD_MADE_FROM))
+    info = read_header(path).info
+    made_from = info.without_confidence_sha256 or info.uncalibrated_sha256
     if made_from != sha256_file(run / "model.safetensors"):
         raise UsageError(
             f"{path} was made from other weights than {run / 'model.safetensors'} has now",
@@ -104,40 +104,22 @@ def confidence_weights(run: Path) -> Path | None:
     return path
 
 
-def weights_meta(path: Path) -> dict[str, Any]:
-    """Return what a weights file says of its making, without torch and without its tensors."""
-    try:
-        with open(path, "rb") as file:
-            header = file.read(int.from_bytes(file.read(8), "little"))
-        meta: dict[str, Any] = json.loads(json.loads(header)["__metadata__"]["meta"])
-    except (OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
-        raise IntegrityError(f"{path} is no readable weights file: {error}") from None
-    return meta
-
-
-def _held_out_by(meta: dict[str, Any], run: Path) -> tuple[float, int]:
-    data = meta.get("recipe", {}).get("data", {})
-    fraction = float(data.get("holdout", 0.0))
-    if not fraction:
+def _held_out_by(info: WeightsInfo, run: Path) -> tuple[float, int]:
+    if info.holdout is None:
         raise UsageError(
             f"{run} was trained on all of TRAIN: there are no images to fit a confidence on",
             fix="train with a held-out part: fer-edge train --set data.holdout=0.05",
         )
-    return fraction, int(data.get("holdout_seed", 0))
+    return info.holdout
 
 
-def _as_trained(dataset: FerDataset, meta: dict[str, Any], run: Path) -> FerDataset:
+def _as_trained(dataset: FerDataset, info: WeightsInfo, run: Path) -> FerDataset:
+    from fer_edge.data.fitted import require_fitted_to
     from fer_edge.data.resplitting import resplit_as_recorded
 
-    described = meta.get("dataset", {})
-    dataset = resplit_as_recorded(dataset, described, str(run))
-    if dataset.sha256 != described.get("sha256"):
-        raise DataError(
-            f"{run} was trained on {described.get('source')} "
-            f"({str(described.get('sha256'))[:12]}), not on {dataset.source} "
-            f"({dataset.sha256[:12]}): its held-out rows are not known there",
-            fix="give the --data that it was trained on",
-        )
+    dataset = resplit_as_recorded(dataset, info.dataset, str(run))
+    fix = "give the --data that it was trained on"
+    require_fitted_to(dataset, info.dataset.sha256, str(run), fix=fix)
     return dataset
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.graph import inline_identities, save_model, set_metadata
 from fer_edge.errors import NumericsError, UsageError, require
+from fer_edge.records import to_dict
 from fer_edge.version import __version__
 
 __all__ = ["FP32_MAX_ABS", "InputKind", "graph_from_module", "onnx_from_weights"]
@@ -50,7 +51,7 @@ def onnx_from_weights(
         (reference, images[:1]) if input == "u8" else (reference.model, images[:1].float())
     )
     model = graph_from_module(module, example, opset=opset)
-    dataset = loaded.meta.get("dataset", {})
+    dataset = loaded.info.dataset
     set_metadata(
         model,
         {
@@ -58,9 +59,9 @@ def onnx_from_weights(
             "fer_edge.labels": list(loaded.labels),
             "fer_edge.preprocessing": loaded.preprocessing.to_dict(),
             "fer_edge.checkpoint_sha256": loaded.sha256,
-            "fer_edge.dataset_sha256": dataset.get("sha256", ""),
-            "fer_edge.synthetic": bool(dataset.get("synthetic", False)),
-            **({"fer_edge.resplit": dataset["resplit"]} if "resplit" in dataset else {}),
+            "fer_edge.dataset_sha256": dataset.sha256 or "",
+            "fer_edge.synthetic": dataset.synthetic,
+            **({"fer_edge.resplit": to_dict(dataset.resplit)} if dataset.resplit else {}),
         },
     )
     save_model(model, out)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_edge.bundle import MANIFEST, Bundle, BundleWriter
-from fer_edge.convert.confidence import confidence_weights, weights_meta
+from fer_edge.convert.confidence import confidence_weights
 from fer_edge.errors import UsageError
 from fer_edge.find import TO_BUILD, Found, find
+from fer_edge.models.header import read_header
 from fer_edge.pretrained import PRETRAINED, is_packaged
 
 __all__ = ["BuildSource", "find_source"]
@@ -58,7 +59,7 @@ def _from_run(run: Found, output: str | Path | None) -> BuildSource:
     path, weights, described = run.path, run.weights, f"the run {run.path}"
     fitted = confidence_weights(path)
     if fitted is not None:
-        temperature = weights_meta(fitted)["confidence"]["temperature"]
+        temperature = (read_header(fitted).info.confidence or {})["temperature"]
         weights, described = fitted, f"{described} (temperature {temperature:.4f})"
     folder = _output(output, path / "bundle")
     name = path.resolve().name

@@ -28,6 +28,8 @@ from fer_edge.files import sha256_file
 from fer_edge.measure.proof import Engine, Proof, Proven, SplitImages, gate_without_proof
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.progress import SILENT, Reporter, logger
+from fer_edge.provenance import DatasetInfo
+from fer_edge.records import read_record
 
 if TYPE_CHECKING:
     from fer_edge.data import CalibrationSet, FerDataset
@@ -265,8 +267,8 @@ def _described_by_weights(path: Path) -> dict[str, Any]:
             "parameters": count_parameters(model),
             "macs": count_macs(model, weights.spec),
         },
-        "dataset": dict(weights.meta.get("dataset", {})),
-        **({"qat": weights.meta["qat"]} if "qat" in weights.meta else {}),
+        "dataset": weights.info.dataset,
+        **({"qat": weights.info.qat} if weights.info.qat else {}),
     }
 
 
@@ -302,5 +304,5 @@ def _described_by_graph(path: Path) -> dict[str, Any]:
     sizes = [int(np.prod(each.dims)) for each in model.graph.initializer]
     return {
         "model": {"spec": {"name": "onnx", "options": {}}, "parameters": sum(sizes)},
-        "dataset": dataset,
+        "dataset": read_record(DatasetInfo, dataset, str(path)),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,8 @@ from fer_edge.data.splits import OFFICIAL_COUNTS, SELECTIONS, Split, compare_off
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, UsageError
 from fer_edge.preprocessing import SIZE
+from fer_edge.provenance import DatasetInfo
+from fer_edge.records import read_record
 
 __all__ = [
     "FerDataset",
@@ -82,10 +83,12 @@ class FerDataset:
         digest = content_digest(images, labels, split, ids)
         return replace(self, images=images, labels=labels, split=split, ids=ids, sha256=digest)
 
-    def described(self) -> dict[str, Any]:
-        """Return what runs, weights and manifests record: sha256, source, synthetic, resplit."""
+    def info(self) -> DatasetInfo:
+        """Return what runs, weights and manifests record of a network's training data."""
         content = {"sha256": self.sha256, "source": self.source, "synthetic": self.synthetic}
-        return content if self.resplit is None else {**content, "resplit": self.resplit.to_dict()}
+        if self.resplit is not None:
+            content["resplit"] = self.resplit.to_dict()
+        return read_record(DatasetInfo, content, self.source)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return images per split and emotion, for all three splits and seven emotions."""

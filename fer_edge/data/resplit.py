@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from fer_edge.errors import UsageError
+from fer_edge.provenance import DatasetInfo
 
 __all__ = [
     "OFFICIAL",
@@ -72,16 +72,6 @@ class Resplit:
         """Return a JSON-ready mapping for run.json, weights and manifests."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Resplit:
-        """Return what :meth:`to_dict` wrote."""
-        return cls(
-            str(content["name"]),
-            int(content["seed"]),
-            bool(content["duplicates_across"]),
-            str(content["of"]),
-        )
-
     @property
     def fold(self) -> tuple[int, int] | None:
         """Which fold of how many, both from 1; None for a split by percentages."""
@@ -112,13 +102,15 @@ def folds(count: int, seed: int = 0, *, duplicates_across: bool = False) -> tupl
     return tuple(Resplit(name, seed, duplicates_across) for name in names)
 
 
-def recorded_resplit(described: Mapping[str, Any]) -> Resplit | None:
-    """Return the split in what a run, weights or a manifest say of their data; None: official."""
-    content = described.get("resplit")
-    return None if content is None else Resplit.from_dict(content)
+def recorded_resplit(info: DatasetInfo) -> Resplit | None:
+    """Return the split that a run, weights or a manifest record of their data; None: official."""
+    recorded = info.resplit
+    if recorded is None:
+        return None
+    return Resplit(recorded.name, recorded.seed, recorded.duplicates_across, recorded.of)
 
 
-def resplit_label(described: Mapping[str, Any]) -> str:
-    """Return :attr:`Resplit.label` of described data, or "" for the official split."""
-    recorded = recorded_resplit(described)
+def resplit_label(info: DatasetInfo) -> str:
+    """Return :attr:`Resplit.label` of recorded data, or "" for the official split."""
+    recorded = recorded_resplit(info)
     return recorded.label if recorded else ""

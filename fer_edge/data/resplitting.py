@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from fer_edge.data.groups import stratified_parts
 from fer_edge.data.resplit import Resplit, recorded_resplit
 from fer_edge.data.splits import Split
 from fer_edge.errors import DataError, UsageError
+from fer_edge.provenance import DatasetInfo
 
 __all__ = ["apply_resplit", "resplit_as_recorded"]
 
@@ -68,15 +68,15 @@ def _note(resplit: Resplit, result: FerDataset) -> str:
 
 
 def resplit_as_recorded(
-    dataset: FerDataset, described: Mapping[str, Any], who: str = "this network"
+    dataset: FerDataset, info: DatasetInfo, who: str = "this network"
 ) -> FerDataset:
     """Return ``dataset`` split as the training data of a network was.
 
-    ``described`` is what the run, weights or manifest say of their data. Without a re-split in it,
+    ``info`` is what the run, weights or manifest record of their data. Without a re-split in it,
     ``dataset`` is returned as it is. Raises DataError when it was re-split and ``dataset`` is not
     the very data set that was split: which of its images the network was fitted to is unknown.
     """
-    recorded = recorded_resplit(described)
+    recorded = recorded_resplit(info)
     if dataset.resplit == recorded:
         return dataset
     if recorded is None or dataset.resplit is not None:
@@ -95,7 +95,7 @@ def resplit_as_recorded(
             fix="give the --data of its training",
         )
     again = apply_resplit(replace(recorded, of=""), dataset)
-    if again.sha256 != described.get("sha256", again.sha256):
+    if info.sha256 not in {None, again.sha256}:
         raise DataError(
             f"{recorded.label} of {dataset.source} is not what {who} was trained on",
             fix="use the version of fer-edge that trained it",

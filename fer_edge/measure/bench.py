@@ -25,7 +25,6 @@ from fer_edge.measure.proof import Answers, SplitImages, artifact_of, describe_d
 from fer_edge.measure.reference import open_reference
 from fer_edge.measure.result import BenchResult, BenchRow, RowStatus
 from fer_edge.progress import SILENT, Reporter
-from fer_edge.records import to_dict
 from fer_edge.version import __version__
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ def _split_as_trained(bundles: Sequence[Bundle], dataset: FerDataset) -> FerData
     from fer_edge.data.resplit import resplit_label
 
     split = {
-        bundle.manifest.name: resplit_label(to_dict(bundle.manifest.dataset)) or "official split"
+        bundle.manifest.name: resplit_label(bundle.manifest.dataset) or "official split"
         for bundle in bundles
     }
     if len(set(split.values())) > 1:
@@ -189,7 +188,7 @@ def _split_as_trained(bundles: Sequence[Bundle], dataset: FerDataset) -> FerData
             fix="bench them apart",
         )
     for bundle in bundles:
-        anew = resplit_as_recorded(dataset, to_dict(bundle.manifest.dataset), str(bundle.path))
+        anew = resplit_as_recorded(dataset, bundle.manifest.dataset, str(bundle.path))
     return anew
 
 

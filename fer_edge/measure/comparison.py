@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fer_edge.data.resplit import resplit_label
 from fer_edge.measure.environment import same_machine
 from fer_edge.measure.result import BenchResult, BenchRow
+from fer_edge.provenance import DatasetInfo
+from fer_edge.records import read_record
 
 __all__ = ["ComparedRow", "Comparison", "compare_results"]
 
@@ -100,5 +102,9 @@ def _pair(
 def _dataset(result: BenchResult) -> str:
     dataset = result.dataset
     synthetic = "SYNTHETIC " if dataset["synthetic"] else ""
-    anew = f" ({label})" if (label := resplit_label(dataset)) else ""
+    anew = (
+        f" ({label})"
+        if (label := resplit_label(read_record(DatasetInfo, dataset, "dataset")))
+        else ""
+    )
     return f"{synthetic}{dataset['source']} {dataset['split']}{anew} n={dataset['n']:,}"

@@ -24,6 +24,7 @@ from fer_edge.measure.environment import capture
 from fer_edge.measure.gate import GatePolicy, GateResult, Speedup, judge, speedup_of_run
 from fer_edge.measure.latency import LatencyProtocol, time_backends
 from fer_edge.progress import SILENT, Reporter
+from fer_edge.records import to_dict
 from fer_edge.version import __version__
 
 if TYPE_CHECKING:
@@ -389,7 +390,7 @@ def duplicates_of_train(
 
 def describe_dataset(selected: FerDataset) -> dict[str, Any]:
     """Return what a result records of its images."""
-    return {**selected.described(), "n": len(selected)}
+    return {**to_dict(selected.info()), "n": len(selected)}
 
 
 def artifact_of(bundle: Bundle, backend: Backend) -> Artifact | None:

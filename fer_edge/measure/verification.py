@@ -21,7 +21,6 @@ from fer_edge.measure.record import BENCH_FILE
 from fer_edge.measure.reference import open_reference
 from fer_edge.measure.result import BenchResult
 from fer_edge.progress import SILENT, Reporter
-from fer_edge.records import to_dict
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
@@ -52,7 +51,7 @@ def verify_bundle(
     """
     from fer_edge.data import resplit_as_recorded
 
-    dataset = resplit_as_recorded(dataset, to_dict(bundle.manifest.dataset), str(bundle.path))
+    dataset = resplit_as_recorded(dataset, bundle.manifest.dataset, str(bundle.path))
     images = SplitImages(dataset, split)
     engine = backend_from_bundle(bundle, backend, precision, threads=threads)
     precision = engine.precision

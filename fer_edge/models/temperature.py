@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fer_edge.errors import UsageError
 from fer_edge.models.weights import Weights, model_from_weights, save_weights
+from fer_edge.provenance import WeightsInfo
 
 __all__ = ["logit_layer", "save_scaled"]
 
@@ -45,7 +46,7 @@ def logit_layer(model: nn.Module, weights: Weights) -> str:
     )
 
 
-def save_scaled(weights: Weights, path: Path, temperature: float, meta: dict[str, object]) -> str:
+def save_scaled(weights: Weights, path: Path, temperature: float, info: WeightsInfo) -> str:
     """Write ``weights`` with logits divided by ``temperature`` to ``path``; return the SHA-256.
 
     What was written is read back, and must compute the divided logits.
@@ -56,7 +57,7 @@ def save_scaled(weights: Weights, path: Path, temperature: float, meta: dict[str
     for key in (f"{name}.weight", f"{name}.bias"):
         if key in state:
             state[key] = (state[key].double() / temperature).to(state[key].dtype)
-    digest = save_weights(path, state, weights.spec, weights.preprocessing, meta)
+    digest = save_weights(path, state, weights.spec, weights.preprocessing, info)
     scaled, _ = model_from_weights(path)
     probe = torch.randn(8, weights.spec.channels, weights.spec.size, weights.spec.size)
     with torch.inference_mode():

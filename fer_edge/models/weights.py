@@ -1,12 +1,6 @@
 """A network's weights in one self-describing file: safetensors with JSON in its header.
 
-Schema 1 of the header's metadata (all values are strings, as safetensors demands)::
-
-    schema         "1"
-    spec           JSON of ModelSpec.to_dict()
-    preprocessing  JSON of Preprocessing.to_dict()
-    labels         JSON list, in the order of the logits
-    meta           JSON: dataset {sha256, source, synthetic}, recipe, epoch, metrics, ...
+The header's format is in :mod:`fer_edge.models.header`.
 """
 
 from __future__ import annotations
@@ -22,15 +16,16 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from fer_edge.emotions import EMOTIONS
-from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.errors import IntegrityError
 from fer_edge.files import sha256_bytes, sha256_file, write_bytes
 from fer_edge.models import build_model
+from fer_edge.models.header import SCHEMA, read_header
 from fer_edge.models.spec import ModelSpec
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.provenance import WeightsInfo
+from fer_edge.records import to_dict
 
 __all__ = ["Weights", "load_weights", "model_from_weights", "save_weights"]
-
-SCHEMA = "1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +36,7 @@ class Weights:
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     state: dict[str, Tensor]
-    meta: dict[str, Any]
+    info: WeightsInfo
     path: Path
     sha256: str
 
@@ -51,12 +46,14 @@ def save_weights(
     model: nn.Module | Mapping[str, Tensor],
     spec: ModelSpec,
     preprocessing: Preprocessing,
-    meta: Mapping[str, Any] | None = None,
+    info: WeightsInfo | Mapping[str, Any] | None = None,
 ) -> str:
     """Write ``model`` (a network or its state dict) atomically; return the file's SHA-256.
 
     Equal contents give equal bytes.
     """
+    if not isinstance(info, WeightsInfo):
+        info = WeightsInfo.from_dict(info or {})
     state = model.state_dict() if isinstance(model, nn.Module) else model
     tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
     header = {
@@ -64,7 +61,7 @@ def save_weights(
         "spec": _json(spec.to_dict()),
         "preprocessing": _json(preprocessing.to_dict()),
         "labels": _json(list(EMOTIONS)),
-        "meta": _json(dict(meta or {})),
+        "meta": _json(to_dict(info)),
     }
     content = _canonical(save(tensors, metadata=header))
     write_bytes(path, content)
@@ -78,29 +75,21 @@ def load_weights(path: Path | str) -> Weights:
     when it is cut short or otherwise damaged.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"there is no weights file {path}", fix="train one: `fer-edge train`")
+    header = read_header(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            header = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise IntegrityError(
             f"{path} is not a readable safetensors file: {error}",
             fix="copy it again from where it came, or train again",
         ) from error
-    if header.get("schema") != SCHEMA:
-        found = f"schema {header['schema']}" if "schema" in header else "no fer-edge header"
-        raise UsageError(
-            f"{path} has {found}; this version reads schema {SCHEMA}",
-            fix="give a model.safetensors written by `fer-edge train`",
-        )
     return Weights(
-        spec=ModelSpec.from_dict(json.loads(header["spec"])),
-        preprocessing=Preprocessing.from_dict(json.loads(header["preprocessing"])),
-        labels=tuple(json.loads(header["labels"])),
+        spec=header.spec,
+        preprocessing=header.preprocessing,
+        labels=header.labels,
         state=state,
-        meta=json.loads(header["meta"]),
+        info=header.info,
         path=path,
         sha256=sha256_file(path),
     )

@@ -11,6 +11,8 @@ from fer_edge.measure.comparison import ComparedRow, Comparison
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.measure.proof import Verification
 from fer_edge.measure.result import BenchResult, BenchRow
+from fer_edge.provenance import DatasetInfo
+from fer_edge.records import read_record
 
 __all__ = [
     "bench_caption",
@@ -232,7 +234,11 @@ def _scores(verification: Verification) -> list[tuple[str, float | None, float |
 
 def _images(dataset: Mapping[str, Any], split: str) -> str:
     synthetic = "SYNTHETIC faces, not FER2013: " if dataset["synthetic"] else ""
-    anew = f" ({label})" if (label := resplit_label(dataset)) else ""
+    anew = (
+        f" ({label})"
+        if (label := resplit_label(read_record(DatasetInfo, dataset, "dataset")))
+        else ""
+    )
     return f"{synthetic}{dataset['source']}, {split}{anew}, n = {dataset['n']:,}"
 
 

@@ -21,10 +21,11 @@ from fer_edge.data.resplitting import resplit_as_recorded
 from fer_edge.models.folding import folded
 from fer_edge.models.weights import Weights
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.provenance import DatasetInfo, TeacherInfo
 from fer_edge.training.batches import Sources
 from fer_edge.training.config import Distill
 from fer_edge.training.losses import cross_entropy
-from fer_edge.training.teachers import Teacher
+from fer_edge.training.teachers import open_teacher
 
 __all__ = ["Distillation", "distillation_loss"]
 
@@ -64,7 +65,7 @@ class Distillation:
 
     def __init__(
         self,
-        teachers: Sequence[Teacher],
+        teachers: Sequence[TeacherInfo],
         recipe: Distill,
         preprocessing: Preprocessing,
         *,
@@ -84,15 +85,15 @@ class Distillation:
         self.recipe, self._weights, self._autocast = recipe, weights, autocast
         self._members: list[_Network | _OutOfFold] = []
         folds: list[_Network] = []
-        described: list[dict[str, Any]] = []
+        described: list[DatasetInfo] = []
         for each in teachers:
-            model, known = each.open()
+            model, known = open_teacher(each)
             network = _Network(model, known, preprocessing, device, compiled)
             if each.fold is None:
                 self._members.append(network)
                 continue
             folds.append(network)
-            described.append(known.meta["dataset"])
+            described.append(known.info.dataset)
             if each.fold == each.folds:
                 assert dataset is not None
                 assert images is not None
@@ -165,7 +166,7 @@ class _OutOfFold:
         return answer
 
 
-def _held_out(dataset: FerDataset, described: Sequence[dict[str, Any]], images: Tensor) -> Tensor:
+def _held_out(dataset: FerDataset, described: Sequence[DatasetInfo], images: Tensor) -> Tensor:
     """Return i64[N]: which of the fold networks, ``described`` in order, was not fitted to a row.
 
     The folds are cut again as recorded, and found to be what the networks were trained on, or

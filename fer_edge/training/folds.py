@@ -4,32 +4,32 @@ A folder ``runs/NAME`` holds ``cv.json``, ``recipe.toml`` and the runs ``fold-1`
 which are runs like any other. The held-out fold plays PUBLIC; the official PUBLIC and PRIVATE take
 no part.
 
-Schema 1 of ``cv.json``: schema, name, created, status (``running``, ``finished``), folds, seed and
-duplicates_across (of the split), recipe, dataset {sha256, source, synthetic} (before it was split),
-data (where it was read from), results (a row per finished fold) and summary ({mean, sd} of each
-score; null until two folds have finished). The scores are those of the final weights: no epoch was
-chosen by the images it is scored on, unless the recipe stops early, or lowers its rate on plateaus,
-by these images; ``best_*`` are those of the best epoch.
+``cv.json`` is a :class:`fer_edge.training.run_info.CrossValidationInfo`. Its scores are those of
+the final weights: no epoch was chosen by the images it is scored on, unless the recipe stops early,
+or lowers its rate on plateaus, by these images; ``best_*`` are those of the best epoch.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from fer_edge.data import FerDataset, Resplit, apply_resplit, resplit_as_recorded
 from fer_edge.data.resplit import folds
-from fer_edge.errors import IntegrityError, UsageError
-from fer_edge.files import write_json, write_text
+from fer_edge.errors import UsageError
+from fer_edge.files import read_json, write_json, write_text
 from fer_edge.find import TO_RESUME, find
+from fer_edge.records import read_record, to_dict
 from fer_edge.training.config import Recipe, recipe_from_dict, recipe_to_toml
+from fer_edge.training.run_info import CrossValidationInfo, FoldResult, Spread
 from fer_edge.training.runs import RunFolder, is_main_process, make_run_folder, run_to_resume
 
 if TYPE_CHECKING:
@@ -55,71 +55,71 @@ class CrossValidation:
 
     path: Path
 
-    def info(self) -> dict[str, Any]:
-        """Return ``cv.json``; an :class:`IntegrityError` says when it cannot be read."""
+    def info(self) -> CrossValidationInfo:
+        """Return ``cv.json``; an :class:`IntegrityError` names the field that is wrong."""
         path = self.path / "cv.json"
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise IntegrityError(
-                f"{path} cannot be read: {error}", fix="train again under another --name"
-            ) from error
-        return content
+        return read_record(CrossValidationInfo, read_json(path), str(path))
 
     def recipe(self) -> Recipe:
         """Return the recipe of all folds."""
-        return recipe_from_dict(self.info()["recipe"], source=str(self.path / "cv.json"))
+        return recipe_from_dict(self.info().recipe, source=str(self.path / "cv.json"))
 
     @property
     def splits(self) -> tuple[Resplit, ...]:
         """The split of each fold."""
         info = self.info()
-        return folds(info["folds"], info["seed"], duplicates_across=info["duplicates_across"])
+        return folds(info.folds, info.seed, duplicates_across=info.duplicates_across)
 
     @property
     def runs(self) -> tuple[RunFolder, ...]:
         """The run of each fold; those not begun yet have no folder."""
-        return tuple(RunFolder(self.path / f"fold-{i + 1}") for i in range(self.info()["folds"]))
+        return tuple(RunFolder(self.path / f"fold-{i + 1}") for i in range(self.info().folds))
 
-    def update(self) -> dict[str, Any]:
-        """Write ``cv.json`` anew from what its runs say, and return it."""
+    def update(self) -> CrossValidationInfo:
+        """Rewrite ``cv.json`` from what its runs say, and return it."""
         info = self.info()
-        rows = [_row(run) for run in self.runs if _status(run) == "finished"]
-        info["results"] = rows
-        info["summary"] = summarise(rows)
-        info["status"] = "finished" if len(rows) == info["folds"] else "running"
-        write_json(self.path / "cv.json", info)
+        results = tuple(_result(run) for run in self.runs if _status(run) == "finished")
+        info = msgspec.structs.replace(
+            info,
+            results=results,
+            summary=summarise(results),
+            status="finished" if len(results) == info.folds else "running",
+        )
+        write_json(self.path / "cv.json", to_dict(info))
         return info
 
 
 def _status(run: RunFolder) -> str | None:
     """Return the status of a fold's run; None for one that has not begun."""
-    return str(run.info()["status"]) if (run.path / "run.json").is_file() else None
+    return run.info().status if (run.path / "run.json").is_file() else None
 
 
-def _row(run: RunFolder) -> dict[str, Any]:
+def _result(run: RunFolder) -> FoldResult:
     """Return what ``cv.json`` says of one finished fold."""
     info = run.info()
-    last, best = info["last"], info["best"]
-    return {
+    assert info.last is not None
+    assert info.best is not None
+    content = {
         "fold": run.name,
-        "epochs": last["epoch"],
-        **{name: last[f"public_{name}"] for name in SCORES},
-        "best_epoch": best["epoch"],
-        **{f"best_{name}": best[f"public_{name}"] for name in SCORES},
+        "epochs": int(info.last["epoch"]),
+        **{name: info.last[f"public_{name}"] for name in SCORES},
+        "best_epoch": int(info.best["epoch"]),
+        **{f"best_{name}": info.best[f"public_{name}"] for name in SCORES},
     }
+    return read_record(FoldResult, content, str(run.path / "run.json"))
 
 
-def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]] | None:
+def summarise(results: Sequence[FoldResult]) -> dict[str, Spread] | None:
     """Return mean and standard deviation (of the sample, n - 1) of each score over the folds."""
-    if len(rows) < 2:
+    if len(results) < 2:
         return None
-    return {
-        name: {
-            "mean": statistics.fmean(row[name] for row in rows),
-            "sd": statistics.stdev(row[name] for row in rows),
-        }
+    scores = {
+        name: [float(getattr(result, name)) for result in results]
         for name in (*SCORES, *(f"best_{name}" for name in SCORES))
+    }
+    return {
+        name: Spread(mean=statistics.fmean(values), sd=statistics.stdev(values))
+        for name, values in scores.items()
     }
 
 
@@ -150,21 +150,21 @@ def create_cross_validation(
         default = f"{recipe.model.name}-{count}-folds-{datetime.now():%Y%m%d-%H%M%S}"
         path = make_run_folder(root, default if name is None else name)
         write_text(path / "recipe.toml", recipe_to_toml(recipe))
-        content = {
-            "schema": SCHEMA,
-            "name": path.name,
-            "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "status": "running",
-            "folds": count,
-            "seed": seed,
-            "duplicates_across": duplicates_across,
-            "recipe": recipe.to_dict(),
-            "dataset": dataset.described(),
-            "data": location(data),
-            "results": [],
-            "summary": None,
-        }
-        write_json(path / "cv.json", content)
+        info = CrossValidationInfo(
+            schema=SCHEMA,
+            name=path.name,
+            created=datetime.now().astimezone().isoformat(timespec="seconds"),
+            status="running",
+            folds=count,
+            seed=seed,
+            duplicates_across=duplicates_across,
+            recipe=recipe.to_dict(),
+            dataset=dataset.info(),
+            data=location(data),
+            results=(),
+            summary=None,
+        )
+        write_json(path / "cv.json", to_dict(info))
         return path
 
     return CrossValidation(made_once(create))
@@ -181,7 +181,7 @@ def cross_validation_to_resume(name: str | None, root: Path) -> CrossValidation 
     unfinished = [
         (_changed(path.parent), path.parent)
         for path in root.glob("*/cv.json")
-        if CrossValidation(path.parent).info()["status"] != "finished"
+        if CrossValidation(path.parent).info().status != "finished"
         and not RunFolder(path.parent).is_locked
     ]
     if not unfinished:
@@ -204,7 +204,7 @@ def train_folds(
     dataset: FerDataset,
     *,
     reporter: TrainingReporter | None = None,
-) -> dict[str, Any]:
+) -> CrossValidationInfo:
     """Train the folds that are left; return ``cv.json``, which is written after each of them.
 
     ``dataset`` is the data set of its start, not split. ``reporter`` receives each fold's split as
@@ -216,7 +216,7 @@ def train_folds(
     from fer_edge.training.start import start_run
 
     info, recipe = validation.info(), validation.recipe()
-    if dataset.sha256 != info["dataset"]["sha256"]:
+    if dataset.sha256 != info.dataset.sha256:
         raise UsageError(
             f"{validation.path} was started with other images than those of {dataset.source}",
             fix="give the --data of its start, or start anew under another --name",
@@ -233,9 +233,9 @@ def train_folds(
             if status is None:
                 if is_main_process() and run.path.exists():
                     shutil.rmtree(run.path)  # killed between the folder and its run.json
-                run = start_run(validation.path, run.name, recipe, own, info["data"])
+                run = start_run(validation.path, run.name, recipe, own, info.data)
             else:
-                resplit_as_recorded(own, run.info()["dataset"], f"the run {run.path}")
+                resplit_as_recorded(own, run.info().dataset, f"the run {run.path}")
             if reporter is not None and is_main_process():
                 reporter.note(own.notes[-1])
             train(run, recipe, own, reporter=reporter)

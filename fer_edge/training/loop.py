@@ -81,7 +81,7 @@ def train(
             held.enter_context(run.locked())
         # A session divides the threads among its replicas; they are the whole process's.
         held.callback(torch.set_num_threads, torch.get_num_threads())
-        kind = QatSession if "qat" in run.info() else Session
+        kind = QatSession if run.info().kind == "qat" else Session
         session = kind(run, recipe, dataset)
         held.callback(session.workers.close)
         if reporter is None or not session.is_main:

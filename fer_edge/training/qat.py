@@ -18,9 +18,11 @@ from fer_edge.errors import NumericsError, UsageError
 from fer_edge.models import build_model
 from fer_edge.models.folding import folded, state_from_folded
 from fer_edge.models.profile import count_macs, count_parameters
+from fer_edge.provenance import WeightsInfo
 from fer_edge.training.config import Recipe, recipe_from_dict, with_overrides
 from fer_edge.training.fake_quant import FakeQuantised, QatSetup
 from fer_edge.training.session import RunOverview, Session
+from fer_edge.training.teachers import open_teacher
 
 __all__ = ["TUNING", "QatSession", "qat_recipe"]
 
@@ -47,9 +49,9 @@ TUNING = (
 _SAME = 1e-3
 
 
-def qat_recipe(meta: Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:
-    """Return the recipe to fine-tune weights with, whose file says ``meta`` of them."""
-    recipe = recipe_from_dict(meta["recipe"]) if "recipe" in meta else Recipe()
+def qat_recipe(info: WeightsInfo, overrides: Iterable[str] = ()) -> Recipe:
+    """Return the recipe to fine-tune weights with, whose file records ``info``."""
+    recipe = recipe_from_dict(info.recipe) if info.recipe else Recipe()
     return with_overrides(recipe, (*TUNING, *overrides))
 
 
@@ -61,8 +63,8 @@ class QatSession(Session):
     """
 
     def _network(self, *, resumed: bool) -> nn.Module:
-        self._setup = QatSetup.from_dict(self.run.info()["qat"])
-        source, weights = self.teachers[0].open()
+        self._setup = QatSetup.from_dict(self.run.info().qat or {})
+        source, weights = open_teacher(self.teachers[0])
         if weights.preprocessing != self.preprocessing:
             raise UsageError(
                 f"{weights.path} normalises its images in another way than training does",

@@ -1,16 +1,12 @@
 """Run folders: what they hold, which is the newest, and how one is resumed. No torch needed.
 
-Schema 1 of ``run.json``: schema, name, created, status (``running``, ``interrupted``, ``failed``,
-``finished``), recipe, dataset {sha256, source, synthetic}, data (where it was read from), teachers
-(where there are any: name, path, sha256, model, public_top1), soup (likewise, of a run that is the
-mean of others), best and last (rows of the history, or null).
+``run.json`` is a :class:`fer_edge.training.run_info.RunInfo`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +16,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fer_edge.errors import IntegrityError, UsageError
-from fer_edge.files import lock, write_json, write_text
+import msgspec
+
+from fer_edge.errors import UsageError
+from fer_edge.files import lock, read_json, write_json, write_text
 from fer_edge.find import TO_RESUME, find, runs_below
+from fer_edge.provenance import DatasetInfo, TeacherInfo
+from fer_edge.records import read_record, to_dict
 from fer_edge.training.config import Recipe, recipe_from_dict, recipe_to_toml
+from fer_edge.training.run_info import RunInfo
 
 __all__ = [
     "HISTORY",
@@ -95,20 +96,14 @@ class RunFolder:
         """The learning curves' picture."""
         return self.path / "curves.png"
 
-    def info(self) -> dict[str, Any]:
-        """Return ``run.json``; an :class:`IntegrityError` says when it cannot be read."""
+    def info(self) -> RunInfo:
+        """Return ``run.json``; an :class:`IntegrityError` names the field that is wrong."""
         path = self.path / "run.json"
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise IntegrityError(
-                f"{path} cannot be read: {error}", fix="train again under another --name"
-            ) from error
-        return content
+        return read_record(RunInfo, read_json(path), str(path))
 
     def recipe(self) -> Recipe:
         """Return the recipe the run was started with."""
-        return recipe_from_dict(self.info()["recipe"], source=str(self.path / "run.json"))
+        return recipe_from_dict(self.info().recipe, source=str(self.path / "run.json"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -139,7 +134,7 @@ class RunFolder:
 
     def update(self, **values: Any) -> None:
         """Change fields of ``run.json``."""
-        write_json(self.path / "run.json", {**self.info(), **values})
+        write_json(self.path / "run.json", to_dict(msgspec.structs.replace(self.info(), **values)))
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write ``history.csv`` anew."""
@@ -159,10 +154,10 @@ def create_run(
     root: Path,
     name: str | None,
     recipe: Recipe,
-    dataset: Mapping[str, Any],
+    dataset: DatasetInfo,
     data: str,
     *,
-    teachers: Sequence[Mapping[str, Any]] = (),
+    teachers: Sequence[TeacherInfo] = (),
 ) -> RunFolder:
     """Make the folder of a new run; a :class:`UsageError` refuses a name that is taken or unfit."""
     if name is None:
@@ -170,19 +165,19 @@ def create_run(
     path = make_run_folder(root, name)
     run = RunFolder(path)
     write_text(path / "recipe.toml", recipe_to_toml(recipe))
-    content = {
-        "schema": SCHEMA,
-        "name": name,
-        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "status": "running",
-        "recipe": recipe.to_dict(),
-        "dataset": dict(dataset),
-        "data": data,
-        **({"teachers": [dict(each) for each in teachers]} if teachers else {}),
-        "best": None,
-        "last": None,
-    }
-    write_json(path / "run.json", content)
+    info = RunInfo(
+        schema=SCHEMA,
+        name=name,
+        created=datetime.now().astimezone().isoformat(timespec="seconds"),
+        status="running",
+        recipe=recipe.to_dict(),
+        dataset=dataset,
+        data=data,
+        teachers=tuple(teachers),
+        best=None,
+        last=None,
+    )
+    write_json(path / "run.json", to_dict(info))
     return run
 
 
@@ -220,7 +215,7 @@ def run_to_resume(name: str | None, root: Path) -> RunFolder:
     if name:
         return RunFolder(find(name, root, TO_RESUME).path)
     for run in map(RunFolder, runs_below(root)):
-        if run.info()["status"] != "finished" and not run.is_locked:
+        if run.info().status != "finished" and not run.is_locked:
             return run
     raise UsageError(
         f"there is no stopped run in {root}/",

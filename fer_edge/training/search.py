@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from fer_edge.data import FerDataset
 from fer_edge.errors import UsageError, require
 from fer_edge.files import write_text
+from fer_edge.records import to_dict
 from fer_edge.training.config import Recipe, recipe_to_toml, with_overrides
 from fer_edge.training.loop import TrainingReporter, train
 from fer_edge.training.runs import RunFolder, create_run
@@ -106,7 +107,9 @@ class Search:
             "space": space.to_dict(),
             # How a machine is used may differ between workers.
             "recipe": {key: value for key, value in recipe.to_dict().items() if key != "run"},
-            "data": {key: each for key, each in dataset.described().items() if key != "source"},
+            "data": {
+                key: value for key, value in to_dict(dataset.info()).items() if key != "source"
+            },
         }
         self.study = open_study(
             storage or str(folder / "study.journal"),
@@ -249,7 +252,7 @@ class Search:
             self.folder,
             f"trial-{trial.number:04d}",
             recipe,
-            self.dataset.described(),
+            self.dataset.info(),
             self._data,
         )
         try:
@@ -261,7 +264,7 @@ class Search:
             raise
         finally:
             _drop_weights(run)
-        return float(run.info()["best"][f"public_{self.monitor}"])
+        return float((run.info().best or {})[f"public_{self.monitor}"])
 
     def _end(self, number: int, state: optuna.trial.TrialState, value: float | None = None) -> None:
         try:

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fer_edge.data import FerDataset
-from fer_edge.data.holdout import holdout_mask
+from fer_edge.data.fitted import without_holdout
 from fer_edge.errors import RecipeError, UsageError
 from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.growing import grown
 from fer_edge.models.profile import count_macs, count_parameters
 from fer_edge.models.weights import load_weights, save_weights
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.provenance import WeightsInfo
 from fer_edge.training.batches import Batches
 from fer_edge.training.checkpoint import (
     load_state,
@@ -30,7 +30,7 @@ from fer_edge.training.machine import Machine
 from fer_edge.training.optim import Average, Monitor, Muon, build_optimizer
 from fer_edge.training.replicas import Replicas, Workers, replica_count
 from fer_edge.training.runs import RunFolder
-from fer_edge.training.teachers import Teacher
+from fer_edge.training.teachers import public_info
 from fer_edge.version import __version__
 
 __all__ = ["Progress", "RunOverview", "Session"]
@@ -75,18 +75,16 @@ class Session:
     """
 
     def __init__(self, run: RunFolder, recipe: Recipe, dataset: FerDataset) -> None:
-        if "soup" in run.info():
+        if run.info().kind == "soup":
             raise UsageError(
                 f"{run.path} is the mean of other runs' weights: it is not being trained",
                 fix=f"start from it: fer-edge train --init {run.path}",
             )
         self.run, self.recipe, self.dataset = run, recipe, dataset
-        self.teachers = tuple(Teacher.from_dict(each) for each in run.info().get("teachers", []))
+        self.teachers = run.info().teachers
         train_set, public_set = dataset.select("train"), dataset.select("public")
         self._digests = {"train_sha256": train_set.sha256, "public_sha256": public_set.sha256}
-        if recipe.data.holdout:
-            held_out = holdout_mask(train_set, recipe.data.holdout, recipe.data.holdout_seed)
-            train_set = train_set.take(np.flatnonzero(~held_out))
+        train_set = without_holdout(train_set, recipe.data.holdout, recipe.data.holdout_seed)
         saved = load_state(run.state)
         if saved is not None:
             self._refuse_changes(saved[1])
@@ -206,18 +204,19 @@ class Session:
         """Write the averaged weights as the run's result, and as its best if they are."""
         row = self.progress.history[-1]
         state, more = self._result()
-        meta = {
+        content = {
             "fer_edge": __version__,
-            "dataset": self.dataset.described(),
+            "dataset": self.dataset.info(),
             "recipe": self.recipe.to_dict(),
             "epoch": row["epoch"],
             "metrics": {key: value for key, value in row.items() if key.startswith("public_")},
             **more,
         }
         if self.teachers:
-            meta["teachers"] = [each.described() for each in self.teachers]
+            content["teachers"] = [public_info(teacher) for teacher in self.teachers]
+        info = WeightsInfo.from_dict(content)
         for path in [self.run.model, self.run.best][: 1 + best]:
-            save_weights(path, state, self.spec, self.preprocessing, meta)
+            save_weights(path, state, self.spec, self.preprocessing, info)
 
     def save(self) -> None:
         """Commit all that a resumed run needs."""

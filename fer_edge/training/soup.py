@@ -10,19 +10,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
 from fer_edge.data import FerDataset
-from fer_edge.data.holdout import holdout_mask
+from fer_edge.data.fitted import require_fitted_to, without_holdout
 from fer_edge.errors import UsageError
 from fer_edge.find import A_RUN, find
 from fer_edge.models import build_model
 from fer_edge.models.weights import Weights, load_weights, save_weights
+from fer_edge.provenance import IngredientInfo, WeightsInfo
 from fer_edge.training.config import Data, Recipe, recipe_from_dict
 from fer_edge.training.machine import Machine
 from fer_edge.training.replicas import Workers
@@ -42,15 +41,15 @@ class Ingredient:
     weights: Weights
 
     @property
-    def scores(self) -> dict[str, float]:
+    def scores(self) -> dict[str, float | None]:
         """What its file says of it on PUBLIC: ``public_loss``, ``public_top1`` and so on."""
-        return dict(self.weights.meta.get("metrics") or {})
+        return dict(self.weights.info.metrics or {})
 
-    def described(self) -> dict[str, Any]:
-        """Return what the soup's files say of it: no path, which tells of a machine."""
-        top1 = self.scores.get("public_top1")
-        known = {} if top1 is None else {"public_top1": top1}
-        return {"name": self.name, "sha256": self.weights.sha256, **known}
+    @property
+    def info(self) -> IngredientInfo:
+        """What the soup's files record of it: no path, which tells of a machine."""
+        top1 = self.weights.info.public_top1
+        return IngredientInfo(name=self.name, sha256=self.weights.sha256, public_top1=top1)
 
 
 def find_ingredients(
@@ -64,7 +63,7 @@ def find_ingredients(
     found: list[Ingredient] = []
     for name in names:
         run = RunFolder(find(name, root, A_RUN).path)
-        status = run.info()["status"]
+        status = run.info().status
         if status != "finished" or run.is_locked:
             raise UsageError(
                 f"{run.path} is {status}, not finished",
@@ -87,13 +86,13 @@ def find_ingredients(
                 "have no mean",
                 fix="give runs of one network, fine-tuned from the same weights (--init)",
             )
-        if weights.meta.get("dataset", {}).get("sha256") != dataset.sha256:
-            raise UsageError(
-                f"{each.name} was fitted to other images than TRAIN of {dataset.source}: some of "
-                "PUBLIC's may be among them",
-                fix="give runs with the same --data and --split",
-            )
-        if "qat" in weights.meta:
+        require_fitted_to(
+            dataset,
+            weights.info.dataset.sha256,
+            each.name,
+            fix="give runs with the same --data and --split",
+        )
+        if weights.info.qat is not None:
             raise UsageError(
                 f"{each.name} carries the ranges that it was tuned for INT8 with: a mean has none",
                 fix="give the run that it was tuned from; fine-tune the soup afterwards",
@@ -136,9 +135,7 @@ def make_soup(
     model.load_state_dict(mean_state([each.weights.state for each in ingredients]))
     model = model.eval().to(memory_format=torch.channels_last)
     train_set, public_set = dataset.select("train"), dataset.select("public")
-    if recipe.data.holdout:
-        held_out = holdout_mask(train_set, recipe.data.holdout, recipe.data.holdout_seed)
-        train_set = train_set.take(np.flatnonzero(~held_out))
+    train_set = without_holdout(train_set, recipe.data.holdout, recipe.data.holdout_seed)
     machine = Machine(recipe.run)
     model = model.to(machine.accelerator.device)
     workers, scores = Workers(1), {}
@@ -152,34 +149,38 @@ def make_soup(
         workers.close()
     seconds = time.monotonic() - begun
     row = {
-        "epoch": int(first.meta.get("epoch") or recipe.epochs),
+        "epoch": first.info.epoch or recipe.epochs,
         "lr": 0.0,
         "train_loss": scores["train"]["loss"],
         **{f"public_{key}": value for key, value in scores["public"].items()},
         "images_per_s": (len(train_set) + len(public_set)) / seconds,
         "seconds": seconds,
     }
-    described = [each.described() for each in ingredients]
-    meta = {
+    content = {
         "fer_edge": __version__,
-        "dataset": dataset.described(),
+        "dataset": dataset.info(),
         "recipe": recipe.to_dict(),
         "epoch": row["epoch"],
         "metrics": {key: value for key, value in row.items() if key.startswith("public_")},
-        "soup": described,
+        "soup": [ingredient.info for ingredient in ingredients],
     }
     teachers = {
-        teacher["sha256"]: teacher
-        for each in ingredients
-        for teacher in each.weights.meta.get("teachers") or []
+        teacher.sha256: teacher
+        for ingredient in ingredients
+        for teacher in ingredient.weights.info.teachers
     }
     if teachers:
-        meta["teachers"] = list(teachers.values())
-    run = create_run(root, name, recipe, dataset.described(), location(data))
+        content["teachers"] = list(teachers.values())
+    info = WeightsInfo.from_dict(content)
+    run = create_run(root, name, recipe, dataset.info(), location(data))
     paths = [location(str(each.weights.path)) for each in ingredients]
-    run.update(soup=[{**each, "path": path} for each, path in zip(described, paths, strict=True)])
+    located = [
+        msgspec.structs.replace(ingredient.info, path=path)
+        for ingredient, path in zip(ingredients, paths, strict=True)
+    ]
+    run.update(soup=tuple(located))
     for path in (run.model, run.best):
-        save_weights(path, model.cpu(), first.spec, first.preprocessing, meta)
+        save_weights(path, model.cpu(), first.spec, first.preprocessing, info)
     run.write_history([row])
     run.update(status="finished", best=row, last=row)
     return run
@@ -187,7 +188,7 @@ def make_soup(
 
 def _common_recipe(ingredients: Sequence[Ingredient]) -> Recipe:
     recipes = [
-        recipe_from_dict(each.weights.meta["recipe"], source=each.name) for each in ingredients
+        recipe_from_dict(each.weights.info.recipe or {}, source=each.name) for each in ingredients
     ]
     unseen = recipes[0].data if all(each.data == recipes[0].data for each in recipes) else Data()
     return msgspec.structs.replace(recipes[0], data=unseen)

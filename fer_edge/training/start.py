@@ -14,15 +14,18 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from fer_edge.data import FerDataset
+from fer_edge.data.fitted import require_fitted_to
 from fer_edge.errors import UsageError
 from fer_edge.files import sha256_bytes, write_bytes
 from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.growing import fits_into
 from fer_edge.models.weights import load_weights
+from fer_edge.provenance import TeacherInfo
+from fer_edge.records import read_record
 from fer_edge.training.config import Data, Recipe, recipe_from_dict
 from fer_edge.training.fake_quant import QatSetup
+from fer_edge.training.run_info import InitInfo
 from fer_edge.training.runs import RunFolder, create_run, is_main_process
-from fer_edge.training.teachers import Teacher
 
 __all__ = ["check_network", "location", "made_once", "start_run"]
 
@@ -34,7 +37,7 @@ def start_run(
     dataset: FerDataset,
     data: str,
     *,
-    teachers: Sequence[Teacher] = (),
+    teachers: Sequence[TeacherInfo] = (),
     init: Path | None = None,
     init_from: Mapping[str, Any] | None = None,
     qat: QatSetup | None = None,
@@ -56,15 +59,14 @@ def start_run(
         _check_init(init, recipe, dataset, shown)
 
     def create() -> Path:
-        recorded = [each.to_dict() for each in teachers]
-        described, where = dataset.described(), location(data)
-        run = create_run(root, name, recipe, described, where, teachers=recorded)
+        run = create_run(root, name, recipe, dataset.info(), location(data), teachers=teachers)
         if init is not None:
             # A copy: the other run may be gone, or trained on, before this one is resumed.
             content = init.read_bytes()
             write_bytes(run.init, content)
             origin = dict(init_from) if init_from else {"path": location(str(init))}
-            run.update(init={**origin, "sha256": sha256_bytes(content)})
+            origin["sha256"] = sha256_bytes(content)
+            run.update(init=read_record(InitInfo, origin, "init"))
         if qat is not None:
             run.update(qat=qat.to_dict())
         return run.path
@@ -94,14 +96,13 @@ def _check_init(init: Path, recipe: Recipe, dataset: FerDataset, shown: str) -> 
             f"{wanted.name} {dict(wanted.options)}",
             fix=f"train the network of these weights, {_as_options(weights.spec)}, or a wider one",
         )
-    known = weights.meta.get("dataset", {}).get("sha256")
-    if known != dataset.sha256:
-        raise UsageError(
-            f"{shown} was fitted to other images than TRAIN of {dataset.source}: some of this "
-            "run's held-out or PUBLIC images may be among them",
-            fix="start from a run with the same --data and --split",
-        )
-    recorded = weights.meta.get("recipe")
+    require_fitted_to(
+        dataset,
+        weights.info.dataset.sha256,
+        shown,
+        fix="start from a run with the same --data and --split",
+    )
+    recorded = weights.info.recipe
     before = recipe_from_dict(recorded).data if recorded else Data()
     if recipe.data != before and recipe.data.holdout:
         raise UsageError(

@@ -3,84 +3,62 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from torch import nn
 
 from fer_edge.data import FerDataset
+from fer_edge.data.fitted import require_fitted_to
 from fer_edge.data.resplit import Resplit, recorded_resplit
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.find import A_TEACHER, Found, find
 from fer_edge.models.weights import Weights, load_weights, model_from_weights
+from fer_edge.provenance import DatasetInfo, TeacherInfo
+from fer_edge.records import read_record, to_dict
 from fer_edge.training.runs import RunFolder
 
-__all__ = ["Teacher", "find_teachers"]
+__all__ = ["find_teachers", "open_teacher", "public_info"]
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """A network to learn from, as ``run.json`` records it.
+def public_info(teacher: TeacherInfo) -> TeacherInfo:
+    """Return what a student's weights record of a teacher: no path, which tells of a machine."""
+    content = to_dict(teacher)
+    content.pop("path", None)
+    return read_record(TeacherInfo, content, teacher.name)
 
-    ``model`` and ``public_top1`` (a fraction; None if unknown) are what its file says of itself. A
-    network of a cross-validation has its ``fold``, from 1 to ``folds``; they stand in this order.
-    ``holdout`` and ``holdout_seed`` say which part of TRAIN it was not fitted to, if any.
+
+def open_teacher(teacher: TeacherInfo) -> tuple[nn.Module, Weights]:
+    """Return a teacher's network in ``eval()`` mode, and what its file says of it.
+
+    Raises :class:`UsageError` where it is gone, :class:`IntegrityError` where it has changed.
     """
-
-    name: str
-    path: str
-    sha256: str
-    model: str
-    public_top1: float | None = None
-    fold: int | None = None
-    folds: int | None = None
-    holdout: float | None = None
-    holdout_seed: int | None = None
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Teacher:
-        """Read what :meth:`to_dict` wrote."""
-        return cls(**content)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
-
-    def described(self) -> dict[str, Any]:
-        """Return what a student's weights say of it: no path, which tells of a machine."""
-        return {key: value for key, value in self.to_dict().items() if key != "path"}
-
-    def open(self) -> tuple[nn.Module, Weights]:
-        """Return the network in ``eval()`` mode, and what its file says of it.
-
-        Raises :class:`UsageError` where it is gone, :class:`IntegrityError` where it has changed.
-        """
-        path = Path(self.path)
-        if not path.is_file():
-            raise UsageError(
-                f"the teacher {path} is gone",
-                fix="put it back, or say where it is now: --resume RUN --teacher FILE",
-            )
-        model, weights = model_from_weights(path)
-        if weights.sha256 != self.sha256:
-            raise IntegrityError(
-                f"the teacher {path} is not the one that this run was started with",
-                fix="put that one back, or start a new run under another --name",
-            )
-        return model, weights
+    path = Path(teacher.path or "")
+    if not path.is_file():
+        raise UsageError(
+            f"the teacher {path} is gone",
+            fix="put it back, or say where it is now: --resume RUN --teacher FILE",
+        )
+    model, weights = model_from_weights(path)
+    if weights.sha256 != teacher.sha256:
+        raise IntegrityError(
+            f"the teacher {path} is not the one that this run was started with",
+            fix="put that one back, or start a new run under another --name",
+        )
+    return model, weights
 
 
-def find_teachers(names: Sequence[str], root: Path, dataset: FerDataset) -> tuple[Teacher, ...]:
+def find_teachers(names: Sequence[str], root: Path, dataset: FerDataset) -> tuple[TeacherInfo, ...]:
     """Return the teachers named: runs, by path or by name below ``root``, or weights files.
 
     The folder of a cross-validation's runs stands for all of its networks, used out of fold.
     Raises :class:`UsageError` for what is no teacher of a student that fits ``dataset``: another
     task, or fitted to images that may be among the student's test images.
     """
-    found: list[Teacher] = []
+    found: list[TeacherInfo] = []
     for name in names:
         source = find(name, root, A_TEACHER)
         several = source.kind in {"cross-validation", "folder of runs"}
@@ -94,7 +72,7 @@ def find_teachers(names: Sequence[str], root: Path, dataset: FerDataset) -> tupl
     return tuple(found)
 
 
-def _teacher(source: Found, dataset: FerDataset) -> Teacher:
+def _teacher(source: Found, dataset: FerDataset) -> TeacherInfo:
     path = source.path
     if source.kind == "weights file":
         path = source.weights
@@ -110,7 +88,7 @@ def _finished(run: RunFolder) -> Weights:
             f"the teacher {run.path} is still being trained",
             fix="wait for it: a student needs a teacher that stays the same",
         )
-    status = run.info()["status"]
+    status = run.info().status
     if status != "finished":
         raise UsageError(
             f"the teacher {run.path} is {status}, not finished",
@@ -120,7 +98,7 @@ def _finished(run: RunFolder) -> Weights:
     return load_weights(run.model)
 
 
-def _described(name: str, weights: Weights, dataset: FerDataset) -> Teacher:
+def _described(name: str, weights: Weights, dataset: FerDataset) -> TeacherInfo:
     """Check that a network may teach, and say what it is."""
     if weights.labels != EMOTIONS or weights.spec.channels != 1:
         raise UsageError(
@@ -128,45 +106,45 @@ def _described(name: str, weights: Weights, dataset: FerDataset) -> Teacher:
             f"{', '.join(weights.labels)}: another task than this one",
             fix="give a network trained by `fer-edge train`",
         )
-    described = weights.meta.get("dataset", {})
-    fold = _fold(described)
+    info = weights.info
+    fold = _fold(info.dataset)
     # A fold is a part of TRAIN; any other split may have put test images into its own TRAIN.
-    fitted_to = fold[0].of if fold is not None else described.get("sha256")
-    if fitted_to != dataset.sha256:
-        raise UsageError(
-            f"the teacher {name} was trained on other images than TRAIN of {dataset.source}: some "
-            "of the student's test images may be among them",
-            fix="train the teacher with the student's --data and --split",
-        )
-    # A fold's PUBLIC is not the student's.
-    top1 = None if fold else weights.meta.get("metrics", {}).get("public_top1")
-    path = str(weights.path.resolve())
-    teacher = Teacher(name, path, weights.sha256, weights.spec.name, top1)
-    held_out = weights.meta.get("recipe", {}).get("data", {})
-    if fold is not None or not held_out.get("holdout"):
-        return teacher  # a fold's held-out rows are not the same part of TRAIN
-    return replace(
-        teacher,
-        holdout=held_out["holdout"],
-        holdout_seed=held_out.get("holdout_seed", 0),
+    require_fitted_to(
+        dataset,
+        fold[0].of if fold is not None else info.dataset.sha256,
+        f"the teacher {name}",
+        fix="train the teacher with the student's --data and --split",
     )
+    content: dict[str, Any] = {
+        "name": name,
+        "path": str(weights.path.resolve()),
+        "sha256": weights.sha256,
+        "model": weights.spec.name,
+    }
+    # A fold's PUBLIC is not the student's, nor are its held-out rows the same part of TRAIN.
+    if fold is None:
+        content["public_top1"] = info.public_top1
+        if info.holdout is not None:
+            content["holdout"], content["holdout_seed"] = info.holdout
+    known = {key: value for key, value in content.items() if value is not None}
+    return read_record(TeacherInfo, known, str(weights.path))
 
 
-def _fold(described: Mapping[str, Any]) -> tuple[Resplit, int, int] | None:
+def _fold(info: DatasetInfo) -> tuple[Resplit, int, int] | None:
     """Return the split of a fold's network, its number and their count; None for other networks."""
-    resplit = recorded_resplit(described)
+    resplit = recorded_resplit(info)
     match = re.fullmatch(r"fold (\d+) of (\d+)", resplit.name) if resplit else None
     return (resplit, int(match[1]), int(match[2])) if resplit and match else None
 
 
-def _folds(folder: Path, dataset: FerDataset) -> list[Teacher]:
+def _folds(folder: Path, dataset: FerDataset) -> list[TeacherInfo]:
     """Return the networks of a whole cross-validation in the order of their folds."""
     short = folder.resolve().name
     runs = [RunFolder(path.parent) for path in sorted(folder.glob("*/run.json"))]
-    found: list[tuple[Teacher, Resplit]] = []
+    found: list[tuple[TeacherInfo, Resplit]] = []
     for run in runs:
         weights = _finished(run)
-        fold = _fold(weights.meta.get("dataset", {}))
+        fold = _fold(weights.info.dataset)
         if fold is None:
             raise UsageError(
                 f"{run.path} is not a fold of a cross-validation",
@@ -174,7 +152,12 @@ def _folds(folder: Path, dataset: FerDataset) -> list[Teacher]:
             )
         resplit, number, count = fold
         found.append(
-            (replace(_described(short, weights, dataset), fold=number, folds=count), resplit)
+            (
+                msgspec.structs.replace(
+                    _described(short, weights, dataset), fold=number, folds=count
+                ),
+                resplit,
+            )
         )
     found.sort(key=lambda each: each[0].fold or 0)
     kinds = {(teacher.folds, resplit.seed) for teacher, resplit in found}

@@ -18,6 +18,8 @@ from fer_edge.data import FerDataset, Resplit
 from fer_edge.errors import UsageError
 from fer_edge.measure import proof as proof_module
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples
+from fer_edge.provenance import DatasetInfo
+from fer_edge.records import read_record
 from fer_edge.training.config import load_recipe
 from fer_edge.training.runs import RunFolder
 
@@ -74,12 +76,12 @@ def test_a_run_is_known_by_its_recipe_and_split(row: Row) -> None:
     described: dict[str, Any] = {}
     if row.split != "official":
         described["resplit"] = Resplit(row.split, 3, row.naive, "0" * 64).to_dict()
-    assert row_of(recipe, described) == row
+    assert row_of(recipe, read_record(DatasetInfo, described, "test")) == row
 
 
 def test_another_recipe_is_no_row() -> None:
     with pytest.raises(UsageError, match="none of the reports'") as caught:
-        row_of(load_recipe("cbam", ["optim.lr=0.5"]), {})
+        row_of(load_recipe("cbam", ["optim.lr=0.5"]), DatasetInfo())
     assert "--row NAME" in str(caught.value.fix)
     with pytest.raises(UsageError, match="no row 'cbm'"):
         find_row("cbm")
@@ -98,7 +100,7 @@ def test_a_time_limit_ends_at_an_epoch_and_more_time_goes_on(
         "split": "official",
     }
     assert first["last"]["epoch"] == 1
-    assert RunFolder(tmp_path / "runs/tiny").info()["status"] == "interrupted"
+    assert RunFolder(tmp_path / "runs/tiny").info().status == "interrupted"
     # A row that has a result is left alone.
     assert run(tmp_path, "run", "tiny", "--no-engines") == 0
     assert result(tmp_path) == first
@@ -114,7 +116,7 @@ def test_a_time_limit_ends_at_an_epoch_and_more_time_goes_on(
     assert run(tmp_path, "run", "tiny", "--epochs", "1", "--again", "--no-engines") == 0
     again = result(tmp_path)
     assert again["epochs"] == {"run": 1, "of": 20, "stopped": "time limit"}
-    assert RunFolder(tmp_path / "runs/tiny").info()["status"] == "finished"
+    assert RunFolder(tmp_path / "runs/tiny").info().status == "finished"
 
 
 def test_a_schedule_that_must_end_takes_no_time_limit() -> None:

@@ -43,7 +43,7 @@ def make_run(name: str, dataset: FerDataset, data: str = FACES, *, weights: bool
     """A run as training leaves one, but for its training: the network is random."""
     changes = ["model.options.widths=[8]", "model.options.blocks=[1]"]
     recipe = load_recipe("default", changes)
-    run = create_run(Path("runs"), name, recipe, dataset.described(), data)
+    run = create_run(Path("runs"), name, recipe, dataset.info(), data)
     run.write_history([ROW, {**ROW, "epoch": 2, "public_top1": 0.4}])
     if not weights:
         return
@@ -55,7 +55,7 @@ def make_run(name: str, dataset: FerDataset, data: str = FACES, *, weights: bool
     model = build_model(spec)
     with torch.no_grad():
         model.head.weight.normal_(0, 3)
-    save_weights(run.model, model, spec, Preprocessing(), {"dataset": dataset.described()})
+    save_weights(run.model, model, spec, Preprocessing(), {"dataset": dataset.info()})
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from fer_edge.bundle import Bundle
 from fer_edge.cli import _training, main
 from fer_edge.data import Resplit, apply_resplit, load
 from fer_edge.models.weights import load_weights
-from fer_edge.records import to_dict
 from fer_edge.training.runs import RunFolder
 
 TINY = (
@@ -57,8 +56,8 @@ def _refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_a_run_and_its_weights_record_the_split() -> None:
     made = apply_resplit(Resplit("80/10/10", 1, duplicates_across=True), load("synthetic:160"))
     run = RunFolder(Path("runs/naive"))
-    assert run.info()["dataset"] == made.described()
-    assert load_weights(run.model).meta["dataset"] == made.described()
+    assert run.info().dataset == made.info()
+    assert load_weights(run.model).info.dataset == made.info()
 
 
 @pytest.mark.usefixtures("_there")
@@ -76,7 +75,7 @@ def test_resume_repeats_the_split(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "which of its images are test images is unknown" in said
     main(["train", "--resume", "naive", "--split", "80/10/10"])
     assert "NAIVE 80/10/10 split, seed 1: TRAIN" in capsys.readouterr().err
-    assert run.info()["dataset"] == info["dataset"]
+    assert run.info().dataset == info.dataset
 
 
 @pytest.mark.usefixtures("_there")
@@ -90,7 +89,7 @@ def test_build_verify_and_bench_use_the_runs_own_split(
     main([*common, "--no-verify", "--format", "json"])
     capsys.readouterr()
     bundle = Bundle.open("runs/naive/bundle")
-    assert to_dict(bundle.manifest.dataset) == made.described()
+    assert bundle.manifest.dataset == made.info()
     assert bundle.manifest.calibration is not None
     assert bundle.manifest.calibration["dataset_sha256"] == made.sha256
 
@@ -126,7 +125,7 @@ def test_the_third_part_is_never_opened_by_training(
     monkeypatch.setattr(FerDataset, "select", watched)
     main(["train", *FACES, *TINY, "--split", "80/10/10", "--name", "clean"])
     assert set(asked) == {"train", "public"}
-    assert RunFolder(Path("runs/clean")).info()["dataset"]["resplit"]["seed"] == 0
+    assert RunFolder(Path("runs/clean")).info().dataset.resplit.seed == 0
 
 
 @pytest.mark.usefixtures("_there")

@@ -89,7 +89,7 @@ def test_it_says_what_it_will_do_and_what_to_type_next(trained: tuple[Path, str]
     ):
         assert words in said, words
     assert said.index("model ") < said.index("epoch   1/1")
-    assert RunFolder(runs / "a").info()["status"] == "finished"
+    assert RunFolder(runs / "a").info().status == "finished"
 
 
 def test_a_finished_run_is_not_resumed(
@@ -209,7 +209,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(
     assert "stopped; go on with: fer-edge train --resume runs/c" in said
     assert "Traceback" not in said
     run = RunFolder(tmp_path / "runs" / "c")
-    assert run.info()["status"] == "interrupted"
+    assert run.info().status == "interrupted"
     # Its images are found again without --data; other ones are refused.
     said = _refused(capsys, "--resume", "--data", "synthetic:170")
     assert "other images" in said

@@ -189,7 +189,7 @@ def test_engines_of_earlier_weights_leave_no_verification(
     trained = load_weights(weights)
     state = {name: 1.01 * value for name, value in trained.state.items()}
     later = tmp_path / "later.safetensors"
-    save_weights(later, state, trained.spec, trained.preprocessing, trained.meta)
+    save_weights(later, state, trained.spec, trained.preprocessing, trained.info)
     text = json.loads((own / "verify.json").read_text())["verifications"]
     assert {one["engine"]["precision"] for one in text} == {"fp32", "int8"}
     report = build(later, precision="fp16", data=faces, output=own, target="onnxruntime")

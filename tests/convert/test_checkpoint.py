@@ -58,7 +58,7 @@ def bundle(
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp(request.param)
     network = lively(build_model(spec), faces.images)
-    meta = {"dataset": faces.described()}
+    meta = {"dataset": faces.info()}
     save_weights(folder / "model.safetensors", network, spec, Preprocessing(), meta)
     build(folder / "model.safetensors", precision="fp32", data=faces, output=folder / "built")
     return _without_checkpoint(folder / "built", folder / "bundle")
@@ -71,7 +71,7 @@ def test_the_weights_answer_as_the_graph_does(
     digest = weights_from_bundle(bundle, faces.images[:300], out)
     assert load_weights(out).sha256 == digest
     model, weights = model_from_weights(out)
-    assert weights.meta["dataset"]["sha256"] == faces.sha256
+    assert weights.info.dataset.sha256 == faces.sha256
     images = faces.images[-32:, None]
     graph = bundle.file(bundle.artifact(format="onnx", precision="fp32"))
     with OnnxRuntimeBackend(graph, preprocessing=weights.preprocessing) as backend:
@@ -136,9 +136,9 @@ def test_a_run_starts_from_a_bundle_and_knows_how_it_was_made(
     CliRunner().invoke(command, words, catch_exceptions=False)
     run = RunFolder(tmp_path / "second")
     info = run.info()
-    assert info["status"] == "finished"
-    assert info["init"]["name"] == "first"
-    assert info["init"]["commands"] == ["fer-edge train --name first"]
+    assert info.status == "finished"
+    assert info.init.name == "first"
+    assert info.init.commands == ("fer-edge train --name first",)
     before, after = (model_from_weights(each)[0] for each in (run.init, run.model))
     fresh = build_model(spec).eval()
     view = torch.from_numpy(Preprocessing().normalise(faces.images[:32, None]))
@@ -165,4 +165,4 @@ def test_the_pretrained_network_can_be_trained_on(tmp_path: Path, faces: FerData
     weights_from_bundle(Bundle.open(pretrained_path()), faces.images[:300], tmp_path / "w")
     loaded = load_weights(tmp_path / "w")
     assert loaded.spec.name == Bundle.open(pretrained_path()).manifest.model.name
-    assert loaded.meta["recipe"]["data"]["holdout"] > 0
+    assert loaded.info.recipe["data"]["holdout"] > 0

@@ -56,7 +56,7 @@ def network(
     spec = NETWORKS[request.param]
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp(request.param)
-    meta = {"dataset": faces.described()}
+    meta = {"dataset": faces.info()}
     path = folder / "model.safetensors"
     save_weights(path, lively(build_model(spec), faces.images), spec, Preprocessing(), meta)
     onnx_from_weights(path, folder / "fp32.onnx")
@@ -130,7 +130,7 @@ def test_tuned_weights_find_the_way_back_into_the_network(
     frame = build_model(loaded.spec).eval()
     frame.load_state_dict(loaded.state)
     state = state_from_folded(frame, fake.named_weights())
-    save_weights(tmp_path / "t.safetensors", state, loaded.spec, Preprocessing(), loaded.meta)
+    save_weights(tmp_path / "t.safetensors", state, loaded.spec, Preprocessing(), loaded.info)
     again, _ = model_from_weights(tmp_path / "t.safetensors")
     fake.exact = True
     images = np.random.default_rng(0).integers(0, 256, (8, 48, 48), dtype=np.uint8)
@@ -195,7 +195,7 @@ def test_a_stopped_fine_tuning_ends_in_the_same_weights(
     few = faces.take(np.flatnonzero(np.arange(len(faces)) % 5 == 0))
     path = tmp_path / "source.safetensors"
     loaded = load_weights(weights)
-    meta = {"dataset": few.described()}
+    meta = {"dataset": few.info()}
     save_weights(path, loaded.state, loaded.spec, loaded.preprocessing, meta)
     teachers = find_teachers([str(path)], tmp_path, few)
     recipe = qat_recipe({}, ("epochs=1", "optim.batch_size=32", "run.threads=1", "optim.lr=1e-4"))
@@ -231,9 +231,9 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
     monkeypatch.setenv("FER_EDGE_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "runs"
     # The weights' recipe is the default one; their data are the faces of these tests.
-    source = create_run(out, "net", loop.Recipe(), faces.described(), "synthetic:700:3")
+    source = create_run(out, "net", loop.Recipe(), faces.info(), "synthetic:700:3")
     loaded = load_weights(weights)
-    meta = {"dataset": faces.described()}
+    meta = {"dataset": faces.info()}
     save_weights(source.model, loaded.state, loaded.spec, loaded.preprocessing, meta)
     source.update(status="finished")
 
@@ -250,7 +250,7 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
 
     tuned = load_weights(run.model)
     assert tuned.spec == loaded.spec
-    assert set(tuned.meta["qat"]) == {"target", "method", "ranges"}
+    assert set(tuned.info.qat) == {"target", "method", "ranges"}
     before, after = (model_from_weights(each.path)[0] for each in (loaded, tuned))
     moved = np.abs(_logits(before, faces.images[:32]) - _logits(after, faces.images[:32]))
     assert 0 < moved.mean() < 0.1, "tuned, not trained anew"

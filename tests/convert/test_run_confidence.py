@@ -19,7 +19,6 @@ from fer_edge.convert.confidence import (
     CONFIDENCE_WEIGHTS,
     confidence_weights,
     fit_confidence,
-    weights_meta,
 )
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.source import find_source
@@ -28,6 +27,7 @@ from fer_edge.data.dataset import dataset_from_rows
 from fer_edge.data.holdout import holdout_mask
 from fer_edge.data.readers_npz import npz_from_dataset
 from fer_edge.errors import DataError, IntegrityError, UsageError
+from fer_edge.models.header import read_header
 from fer_edge.models.temperature import logit_layer
 from fer_edge.models.weights import load_weights, model_from_weights, save_weights
 from fer_edge.records import to_dict
@@ -89,9 +89,9 @@ def test_the_temperature_is_found_and_folded(run: Path, noisy: FerDataset) -> No
     before = logits_of(run / "model.safetensors", images)
     after = logits_of(run / CONFIDENCE_WEIGHTS, images)
     np.testing.assert_allclose(after * found["temperature"], before, rtol=1e-4, atol=1e-4)
-    recorded = weights_meta(run / CONFIDENCE_WEIGHTS)
-    assert recorded["confidence"] == json.loads(json.dumps(found))
-    assert recorded["recipe"] == load_weights(run / "model.safetensors").meta["recipe"]
+    recorded = read_header(run / CONFIDENCE_WEIGHTS).info
+    assert recorded.confidence == json.loads(json.dumps(found))
+    assert recorded.recipe == load_weights(run / "model.safetensors").info.recipe
 
 
 def test_only_held_out_rows_that_no_test_split_has_are_fitted_on(
@@ -173,7 +173,7 @@ def test_a_confidence_of_other_weights_is_refused(run: Path, noisy: FerDataset) 
         loaded.state,
         loaded.spec,
         loaded.preprocessing,
-        {**loaded.meta, "epoch": 4},
+        {**to_dict(loaded.info), "epoch": 4},
     )
     with pytest.raises(UsageError, match="other weights") as raised:
         find_source(run)
@@ -183,7 +183,7 @@ def test_a_confidence_of_other_weights_is_refused(run: Path, noisy: FerDataset) 
 def test_a_confidence_that_an_older_version_fitted_is_read(run: Path, noisy: FerDataset) -> None:
     fit_confidence(run, noisy)
     fitted = load_weights(run / CONFIDENCE_WEIGHTS)
-    meta = dict(fitted.meta)
+    meta = to_dict(fitted.info)
     meta["uncalibrated_sha256"] = meta.pop("without_confidence_sha256")
     older = run / "calibrated.safetensors"
     save_weights(older, fitted.state, fitted.spec, fitted.preprocessing, meta)
@@ -198,7 +198,7 @@ def test_a_confidence_that_an_older_version_fitted_is_read(run: Path, noisy: Fer
 def test_an_older_confidence_of_other_weights_is_refused(run: Path, noisy: FerDataset) -> None:
     fit_confidence(run, noisy)
     fitted = load_weights(run / CONFIDENCE_WEIGHTS)
-    meta = dict(fitted.meta)
+    meta = to_dict(fitted.info)
     del meta["without_confidence_sha256"]
     meta["uncalibrated_sha256"] = "0" * 64
     older = run / "calibrated.safetensors"
@@ -213,14 +213,14 @@ def test_refusals(tmp_path: Path, run: Path, weights: Path, noisy: FerDataset) -
     with pytest.raises(UsageError, match="all of TRAIN") as raised:
         fit_confidence(whole, noisy)
     assert "data.holdout=0.05" in str(raised.value.fix)
-    with pytest.raises(DataError, match="was trained on"):
+    with pytest.raises(UsageError, match="was fitted to the data set"):
         fit_confidence(run, noisy.take(range(len(noisy) - 1)))
     few = make_run(tmp_path / "few", weights, noisy, holdout=0.01)
     with pytest.raises(DataError, match="means nothing"):
         fit_confidence(few, noisy)
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(IntegrityError):
-        weights_meta(tmp_path / "bad.safetensors")
+        read_header(tmp_path / "bad.safetensors")
 
 
 def test_the_command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,8 @@ from fer_edge.data.groups import ranked_groups, stratified_parts, take_quota
 from fer_edge.data.holdout import holdout_mask
 from fer_edge.data.resplit import folds
 from fer_edge.errors import DataError, UsageError
+from fer_edge.provenance import DatasetInfo
+from fer_edge.records import to_dict
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +165,8 @@ def test_a_naive_split_says_so_and_counts_its_copies(faces: FerDataset) -> None:
     assert f" ({copies} of the " in made.notes[-1]
     assert "NAIVE 80/10/10 split, seed 1" in made.notes[-1]
     assert made.select("public").notes == made.notes
-    described = made.described()
-    assert described["resplit"] == {
+    described = made.info()
+    assert to_dict(described.resplit) == {
         "name": "80/10/10",
         "seed": 1,
         "duplicates_across": True,
@@ -191,19 +194,19 @@ def test_a_part_of_a_resplits_train_can_be_held_out(faces: FerDataset) -> None:
 
 def test_a_recorded_split_is_made_again_from_the_same_data_only(faces: FerDataset) -> None:
     made = apply_resplit(Resplit("80/10/10", 5), faces)
-    record = made.described()
+    record = made.info()
     again = resplit_as_recorded(faces, record)
     assert again.sha256 == made.sha256
     assert resplit_as_recorded(made, record) is made
-    assert resplit_as_recorded(faces, {"sha256": "anything"}) is faces
+    assert resplit_as_recorded(faces, DatasetInfo(sha256="anything")) is faces
     with pytest.raises(DataError, match="which of its images are test images") as raised:
         resplit_as_recorded(load("synthetic:70"), record, "the run x")
     assert str(raised.value).startswith("the run x was trained on its own 80/10/10 split, seed 5")
     assert "--data of its training" in str(raised.value.fix)
     with pytest.raises(DataError, match="not what this network was trained on"):
-        resplit_as_recorded(faces, {**record, "sha256": "0" * 64})
+        resplit_as_recorded(faces, msgspec.structs.replace(record, sha256="0" * 64))
     with pytest.raises(DataError, match="trained on the official split, not on the 80/10/10 split"):
-        resplit_as_recorded(made, {})
+        resplit_as_recorded(made, DatasetInfo())
 
 
 @pytest.mark.parametrize(

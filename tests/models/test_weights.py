@@ -16,6 +16,7 @@ from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.reference import reference_from_weights
 from fer_edge.models.weights import load_weights, model_from_weights, save_weights
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.records import to_dict
 
 SPEC = ModelSpec("compact", {"widths": [8, 16], "blocks": [1, 1]})
 
@@ -36,7 +37,7 @@ def test_what_is_written_is_read(path: Path) -> None:
     assert weights.spec.to_dict() == SPEC.to_dict()
     assert weights.preprocessing == Preprocessing(mean=0.5, std=0.25)
     assert weights.labels == EMOTIONS
-    assert weights.meta == {"epoch": 3, "dataset": {"synthetic": True}}
+    assert to_dict(weights.info) == {"epoch": 3, "dataset": {"synthetic": True}}
     assert weights.sha256 == sha256_file(path)
     torch.manual_seed(1)
     for name, value in build_model(SPEC).state_dict().items():
@@ -56,7 +57,7 @@ def test_the_model_rebuilds_itself(path: Path) -> None:
 def test_equal_contents_give_equal_bytes(path: Path) -> None:
     model, weights = model_from_weights(path)
     again = path.with_name("again.safetensors")
-    save_weights(again, model, weights.spec, weights.preprocessing, weights.meta)
+    save_weights(again, model, weights.spec, weights.preprocessing, weights.info)
     assert again.read_bytes() == path.read_bytes()
 
 
@@ -64,7 +65,7 @@ def test_channels_last_weights_are_written_as_they_read(path: Path) -> None:
     model, weights = model_from_weights(path)
     again = path.with_name("again.safetensors")
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    save_weights(again, model, weights.spec, weights.preprocessing, weights.meta)
+    save_weights(again, model, weights.spec, weights.preprocessing, weights.info)
     assert again.read_bytes() == path.read_bytes()
 
 
@@ -94,7 +95,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
 def test_tensors_of_another_network_are_refused(path: Path) -> None:
     weights = load_weights(path)
     weights.state.pop("head.bias")
-    save_weights(path, weights.state, weights.spec, weights.preprocessing, weights.meta)
+    save_weights(path, weights.state, weights.spec, weights.preprocessing, weights.info)
     with pytest.raises(IntegrityError, match=r"head\.bias"):
         model_from_weights(path)
 

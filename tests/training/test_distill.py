@@ -18,19 +18,21 @@ from torch.nn import functional as F
 from fer_edge.convert.card import model_card
 from fer_edge.data import FerDataset, apply_resplit, load
 from fer_edge.data.dataset import dataset_from_rows, image_keys
-from fer_edge.data.resplit import Resplit, folds
+from fer_edge.data.resplit import Resplit, folds, recorded_resplit
 from fer_edge.errors import FerEdgeError, IntegrityError, UsageError
 from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.folding import folded
 from fer_edge.models.weights import load_weights, model_from_weights, save_weights
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.provenance import WeightsInfo
+from fer_edge.records import to_dict
 from fer_edge.training.batches import Batches, Sources
 from fer_edge.training.config import Distill, Recipe
 from fer_edge.training.distill import Distillation, distillation_loss
 from fer_edge.training.loop import TrainingReporter, train
 from fer_edge.training.losses import cross_entropy
 from fer_edge.training.runs import RunFolder, create_run
-from fer_edge.training.teachers import Teacher, find_teachers
+from fer_edge.training.teachers import find_teachers, public_info
 
 TinyRecipe = Callable[..., Recipe]
 NewRun = Callable[..., RunFolder]
@@ -56,7 +58,7 @@ def _weights(
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_()  # type: ignore[union-attr, operator]
         model.head.weight.normal_()  # type: ignore[union-attr, operator]
-    meta = {"dataset": dataset.described(), "metrics": {"public_top1": 0.5}, **more}
+    meta = {"dataset": dataset.info(), "metrics": {"public_top1": 0.5}, **more}
     save_weights(path, model, spec, preprocessing, meta)
     return path
 
@@ -64,8 +66,8 @@ def _weights(
 def _fold_folder(root: Path, splits: Sequence[Resplit], dataset: FerDataset) -> Path:
     for i, split in enumerate(splits):
         folder = root / f"any-{9 - i}"
-        folder.mkdir(parents=True)
-        (folder / "run.json").write_text('{"status": "finished"}')
+        run = create_run(root, folder.name, Recipe(), dataset.info(), "synthetic:160")
+        run.update(status="finished")
         _weights(folder / "model.safetensors", apply_resplit(split, dataset), seed=i)
     return root
 
@@ -157,7 +159,8 @@ def test_out_of_fold_no_network_teaches_what_it_was_fitted_to(
     answers = {}  # by the keys of the images that the network was fitted to
     view = _view(1)
     for path in sorted(folder.glob("*/model.safetensors")):
-        split = Resplit.from_dict(load_weights(path).meta["dataset"]["resplit"])
+        split = recorded_resplit(load_weights(path).info.dataset)
+        assert split is not None
         fitted = apply_resplit(replace(split, of=""), twins).select("train")
         answers[frozenset(image_keys(fitted.images).tolist())] = _answer(path, view, 2.0)
     keys = image_keys(train_set.images).tolist()
@@ -215,10 +218,9 @@ def test_a_run_with_teachers_resumes_only_with_the_same_ones(
     path = _weights(tmp_path / "big.safetensors", faces, 1)
     _fold_folder(tmp_path / "oof", folds(2), faces)
     found = find_teachers([str(path), "oof"], tmp_path, faces)
-    recorded = [each.to_dict() for each in found]
 
-    def new(name: str, teachers: Any = recorded) -> RunFolder:
-        where = faces.described()
+    def new(name: str, teachers: Any = found) -> RunFolder:
+        where = faces.info()
         return create_run(tmp_path, name, recipe, where, "synthetic:160", teachers=teachers)
 
     whole, cut, plain = new("whole"), new("cut"), new("plain", [])
@@ -241,14 +243,14 @@ def test_a_run_with_teachers_resumes_only_with_the_same_ones(
     assert same(weights_of(cut), weights_of(whole))
     assert not same(weights_of(plain), weights_of(whole)), "the teachers had a say"
 
-    told = load_weights(whole.model).meta["teachers"]
-    assert [each["sha256"] for each in told] == [each.sha256 for each in found]
-    assert told[0] == {
+    told = load_weights(whole.model).info.teachers
+    assert [each.sha256 for each in told] == [each.sha256 for each in found]
+    assert to_dict(told[0]) == {
         "name": "big", "model": "compact", "public_top1": 0.5, "sha256": found[0].sha256,
     }  # fmt: skip
-    assert [each.get("fold") for each in told] == [None, 1, 2]
-    assert "teachers" not in load_weights(plain.model).meta
-    assert [Teacher.from_dict(each) for each in whole.info()["teachers"]] == list(found)
+    assert [each.fold for each in told] == [None, 1, 2]
+    assert not load_weights(plain.model).info.teachers
+    assert whole.info().teachers == found
 
 
 def test_what_is_no_teacher_is_refused(faces: FerDataset, tmp_path: Path) -> None:
@@ -262,9 +264,9 @@ def test_what_is_no_teacher_is_refused(faces: FerDataset, tmp_path: Path) -> Non
     refused("there is no run, .* 'nowhere'", "nowhere")
 
     other = load("synthetic:160:7")
-    refused("trained on other images", str(_weights(tmp_path / "o.safetensors", other, 0)))
+    refused("not to TRAIN of synthetic:160", str(_weights(tmp_path / "o.safetensors", other, 0)))
     pooled = apply_resplit(Resplit("80/10/10"), faces)
-    refused("trained on other images", str(_weights(tmp_path / "p.safetensors", pooled, 0)))
+    refused("not to TRAIN of synthetic:160", str(_weights(tmp_path / "p.safetensors", pooled, 0)))
 
     _fold_folder(tmp_path / "missing", folds(3)[:2], faces)
     refused("not all the folds of one cross-validation: fold 1 of 3", "missing")
@@ -273,7 +275,7 @@ def test_what_is_no_teacher_is_refused(faces: FerDataset, tmp_path: Path) -> Non
     _fold_folder(tmp_path / "naive", folds(2, duplicates_across=True), faces)
     refused("naive", "naive")
 
-    run = create_run(tmp_path, "busy", Recipe(), faces.described(), "synthetic:160")
+    run = create_run(tmp_path, "busy", Recipe(), faces.info(), "synthetic:160")
     _weights(run.model, faces, 3)
     refused("busy is running, not finished", "busy")
     run.update(status="finished")
@@ -288,11 +290,12 @@ def test_a_teacher_says_which_part_of_train_it_has_not_seen(
     recipe = tiny("data.holdout=0.2", "data.holdout_seed=6").to_dict()
     path = _weights(tmp_path / "t.safetensors", faces, 0, recipe=recipe)
     (teacher,) = find_teachers([str(path)], tmp_path, faces)
-    told = teacher.described()
-    assert (told["holdout"], told["holdout_seed"]) == (0.2, 6)
+    assert (teacher.holdout, teacher.holdout_seed) == (0.2, 6)
+    told = to_dict(public_info(teacher))
+    assert "path" not in told
 
     def protocol(*teachers: dict[str, Any]) -> str:
-        made = {"recipe": recipe, "teachers": teachers}
+        made = WeightsInfo.from_dict({"recipe": recipe, "teachers": teachers})
         return "\n".join(model_card(synthetic=True, weights=made)["protocol"])
 
     assert "abstain threshold alone\n" in protocol(told)
@@ -355,12 +358,12 @@ def test_the_command_refuses_other_teachers_and_none(
     assert "--teacher" in str(raised.value.fix)
 
     good, bad = (str(_weights(tmp_path / f"{i}.safetensors", faces, i)) for i in range(2))
-    found = [each.to_dict() for each in find_teachers([good], tmp_path, faces)]
-    create_run(tmp_path / "runs", "a", tiny(), faces.described(), "synthetic:160", teachers=found)
+    found = find_teachers([good], tmp_path, faces)
+    create_run(tmp_path / "runs", "a", tiny(), faces.info(), "synthetic:160", teachers=found)
     with pytest.raises(FerEdgeError, match="started with other teachers: 0"):
         _cli(*words, "--resume", "a", "--teacher", bad)
     moved = Path(good).rename(tmp_path / "0.moved.safetensors")
     _cli(*words, "--resume", "a", "--teacher", str(moved))
     run = RunFolder(tmp_path / "runs" / "a")
-    assert run.info()["teachers"][0]["path"] == str(moved)
-    assert run.info()["status"] == "finished"
+    assert run.info().teachers[0].path == str(moved)
+    assert run.info().status == "finished"

@@ -20,6 +20,7 @@ from fer_edge.data.dataset import dataset_from_rows
 from fer_edge.data.holdout import holdout_mask
 from fer_edge.errors import DataError, NumericsError, RecipeError, UsageError
 from fer_edge.models.weights import load_weights, model_from_weights
+from fer_edge.records import to_dict
 from fer_edge.training.batches import Sources
 from fer_edge.training.config import Recipe
 from fer_edge.training.loop import train
@@ -60,19 +61,19 @@ def test_a_run_writes_what_it_promises(
     assert float(rows[1]["public_top1"]) == pytest.approx(last["public_top1"], abs=1e-5)
 
     info = run.info()
-    assert info["status"] == "finished"
-    assert info["last"] == last
+    assert info.status == "finished"
+    assert info.last == last
     best = max(recorder.rows, key=lambda row: row["public_top1"])
-    assert info["best"]["public_top1"] == best["public_top1"]
+    assert info.best["public_top1"] == best["public_top1"]
 
     weights = load_weights(run.model)
-    assert weights.meta["epoch"] == 2
-    assert weights.meta["dataset"] == {
+    assert weights.info.epoch == 2
+    assert to_dict(weights.info.dataset) == {
         "sha256": faces.sha256, "source": faces.source, "synthetic": True,
     }  # fmt: skip
-    assert weights.meta["recipe"] == recipe.to_dict()
-    assert weights.meta["metrics"]["public_top1"] == last["public_top1"]
-    assert load_weights(run.best).meta["epoch"] == info["best"]["epoch"]
+    assert weights.info.recipe == recipe.to_dict()
+    assert weights.info.public_top1 == last["public_top1"]
+    assert load_weights(run.best).info.epoch == info.best["epoch"]
 
     events = EventAccumulator(str(run.tensorboard)).Reload()
     assert {"train/loss", "train/lr", "public/top1", "public/macro_f1", "public/loss"} == set(
@@ -234,8 +235,8 @@ def test_early_stopping_stops(faces: FerDataset, tiny: TinyRecipe, new_run: NewR
     last = train(run, recipe, faces, reporter=recorder)
     assert last["epoch"] == 2, "the first epoch is the best, the second does not beat it by 1"
     assert "has not improved for 1 epoch" in recorder.notes[-1]
-    assert run.info()["status"] == "finished"
-    assert run.info()["best"]["epoch"] == 1
+    assert run.info().status == "finished"
+    assert run.info().best["epoch"] == 1
     assert train(run, recipe, faces) == last, "and it stays stopped"
 
 
@@ -256,8 +257,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     with pytest.raises(NumericsError, match="step 2 of epoch 2") as raised:
         train(run, recipe, faces, objective=objective)
     assert "optim.lr" in str(raised.value.fix)
-    assert run.info()["status"] == "failed"
-    assert load_weights(run.model).meta["epoch"] == 1
+    assert run.info().status == "failed"
+    assert load_weights(run.model).info.epoch == 1
     state = json.loads((run.state / "state.json").read_text())
     assert state["content"]["progress"]["epoch"] == 1
 
@@ -332,7 +333,7 @@ def test_a_run_starts_from_the_weights_it_is_given(
         return start_run(tmp_path / "runs", name, changed, faces, "synthetic", init=first.model)
 
     second = begin("second", "seed=5")
-    assert second.info()["init"]["sha256"] == load_weights(first.model).sha256
+    assert second.info().init.sha256 == load_weights(first.model).sha256
     (first.model).unlink()
     session = Session(second, second.recipe(), faces)
     session.workers.close()
@@ -346,7 +347,7 @@ def test_a_run_starts_from_the_weights_it_is_given(
     with pytest.raises(UsageError, match="has seen images that this recipe holds out"):
         begin("leak", "data.holdout_seed=1")
     other = faces.take(range(len(faces) - 1))
-    with pytest.raises(UsageError, match="other images"):
+    with pytest.raises(UsageError, match="not to TRAIN of"):
         start_run(tmp_path / "runs", "images", recipe, other, "synthetic", init=first.model)
     assert not (tmp_path / "runs" / "leak").exists()
 

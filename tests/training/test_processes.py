@@ -42,7 +42,7 @@ def test_two_processes_share_each_batch(
     (path,) = (tmp_path / "runs").iterdir()
     assert path.name.startswith("compact-"), "both processes know the name that one has chosen"
     run = RunFolder(path)
-    assert run.info()["status"] == "finished"
+    assert run.info().status == "finished"
 
     replicas = tiny("epochs=1", "run.threads=1", "run.replicas=2")
     alone = new_run(replicas, "alone")

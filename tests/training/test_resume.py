@@ -111,7 +111,7 @@ def test_kills_while_writing_change_nothing(
             train(cut, recipe, faces)
     train(cut, recipe, faces)
     assert same(weights_of(cut), whole)
-    assert cut.info()["status"] == "finished"
+    assert cut.info().status == "finished"
     assert (cut.path / "history.csv").read_text().count("\n") == 3
 
 
@@ -128,7 +128,7 @@ def test_a_polite_stop_saves_and_goes_on(
     before = signal.getsignal(signal.SIGINT)  # a shell's background job starts with it ignored
     with pytest.raises(KeyboardInterrupt):
         train(cut, recipe, faces, reporter=KillAt(2, lambda: os.kill(os.getpid(), number)))
-    assert cut.info()["status"] == "interrupted"
+    assert cut.info().status == "interrupted"
     recorder = Recorder()
     train(cut, recipe, faces, reporter=recorder)
     assert (recorder.overviews[0].first_epoch, recorder.overviews[0].first_step) == (1, 2)
@@ -146,7 +146,7 @@ def test_a_second_interrupt_does_not_wait(
     run = new_run(tiny())
     with pytest.raises(KeyboardInterrupt):
         train(run, tiny(), faces, reporter=KillAt(1, twice))
-    assert run.info()["status"] == "running"
+    assert run.info().status == "running"
 
 
 def test_another_recipe_or_data_set_is_refused(

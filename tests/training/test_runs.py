@@ -8,10 +8,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.find import newest_run
+from fer_edge.provenance import DatasetInfo
 from fer_edge.training.config import Recipe, load_recipe
 from fer_edge.training.runs import (
     HISTORY,
@@ -32,31 +34,33 @@ def _run(root: Path, name: str | None, age: int = 0, *, status: str, weights: bo
 
 def test_a_run_knows_its_recipe(tmp_path: Path) -> None:
     recipe = load_recipe("long", ["optim.lr=0.07"])
-    run = create_run(tmp_path, "a", recipe, {"sha256": "0"}, "synthetic")
+    run = create_run(tmp_path, "a", recipe, DatasetInfo(sha256="0"), "synthetic")
     assert run.recipe() == recipe
     assert load_recipe(run.path / "recipe.toml") == recipe
     info = run.info()
-    assert (info["schema"], info["name"], info["status"]) == (1, "a", "running")
+    assert (info.schema, info.name, info.status) == (1, "a", "running")
     run.update(status="failed")
-    assert run.info() == {**info, "status": "failed"}
+    assert run.info() == msgspec.structs.replace(info, status="failed")
 
 
 def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
-    create_run(tmp_path, "a", Recipe(), {}, "synthetic")
+    create_run(tmp_path, "a", Recipe(), DatasetInfo(), "synthetic")
     with pytest.raises(UsageError, match="exists already") as raised:
-        create_run(tmp_path, "a", Recipe(), {}, "synthetic")
+        create_run(tmp_path, "a", Recipe(), DatasetInfo(), "synthetic")
     assert "--resume" in str(raised.value.fix)
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-x", "a b"])
 def test_an_unfit_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="not a name for a run"):
-        create_run(tmp_path, name, Recipe(), {}, "synthetic")
+        create_run(tmp_path, name, Recipe(), DatasetInfo(), "synthetic")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_name_is_found_for_a_nameless_run(tmp_path: Path) -> None:
-    assert create_run(tmp_path, None, Recipe(), {}, "synthetic").name.startswith("compact-20")
+    assert create_run(tmp_path, None, Recipe(), DatasetInfo(), "synthetic").name.startswith(
+        "compact-20"
+    )
 
 
 def test_the_newest_run_with_weights_is_taken(tmp_path: Path) -> None:
@@ -97,7 +101,7 @@ def test_a_run_is_trained_by_one_process(tmp_path: Path) -> None:
 def test_a_damaged_run_is_named(tmp_path: Path) -> None:
     run = _run(tmp_path, "a", status="running", weights=False)
     (run.path / "run.json").write_text("{")
-    with pytest.raises(IntegrityError, match=r"run\.json cannot be read"):
+    with pytest.raises(IntegrityError, match=r"run\.json is not JSON"):
         run.recipe()
 
 

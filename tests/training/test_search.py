@@ -92,8 +92,8 @@ def test_a_search_trains_and_its_best_recipe_is_one(
     assert "SYNTHETIC faces: synthetic:160:0, official split" in text
     for trial in search.trials():
         run = RunFolder(tmp_path / "a" / f"trial-{trial.number:04d}")
-        assert run.info()["status"] == "finished"
-        assert run.info()["best"]["public_top1"] == trial.value
+        assert run.info().status == "finished"
+        assert run.info().best["public_top1"] == trial.value
         assert (run.path / "history.csv").is_file()
         assert not run.model.exists()
         assert not run.state.exists()
@@ -149,7 +149,7 @@ def test_a_loss_that_is_no_number_fails_the_trial(
     (trial,) = search.trials()
     assert trial.state == "failed"
     assert "PUBLIC's loss is nan after epoch 1" in trial.reason
-    assert RunFolder(search.folder / "trial-0000").info()["status"] == "failed"
+    assert RunFolder(search.folder / "trial-0000").info().status == "failed"
 
 
 def test_a_search_in_which_all_fails_ends(fake: Faked, new_search: Callable[..., Search]) -> None:
@@ -246,7 +246,7 @@ def test_trials_that_promise_little_are_ended_early(
     assert (seventh.state, seventh.epochs, seventh.value) == ("pruned", 2, 0.1 + 0.02)
     assert eighth.state == "pruned"
     run = RunFolder(search.folder / f"trial-{seventh.number:04d}")
-    assert run.info()["status"] == "pruned"
+    assert run.info().status == "pruned"
     best = search.best
     assert best is not None
     assert best.state == "complete"

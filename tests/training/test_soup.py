@@ -32,7 +32,7 @@ def trained(tmp_path: Path, faces: FerDataset, tiny: TinyRecipe) -> Trained:
 
     def make(name: str, *overrides: str) -> RunFolder:
         recipe = tiny("epochs=1", "run.threads=1", *overrides)
-        run = create_run(tmp_path / "runs", name, recipe, faces.described(), "synthetic:160")
+        run = create_run(tmp_path / "runs", name, recipe, faces.info(), "synthetic:160")
         train(run, recipe, faces)
         return run
 
@@ -60,13 +60,13 @@ def test_a_soup_is_a_finished_run(trained: Trained, faces: FerDataset, tmp_path:
     assert same(found, mean_state([weights_of(one), weights_of(two)]))
     assert same(found, load_weights(soup.best).state)
     info, weights = soup.info(), load_weights(soup.model)
-    assert info["status"] == "finished"
+    assert info.status == "finished"
     assert soup.recipe().data.holdout == 0.1, "held out by both"
-    assert [each["name"] for each in info["soup"]] == ["one", "two"]
-    assert info["soup"][0]["path"] == str(one.model)
-    assert all("path" not in each for each in weights.meta["soup"])
-    assert info["last"] == info["best"]
-    assert weights.meta["metrics"]["public_top1"] == info["last"]["public_top1"]
+    assert [each.name for each in info.soup] == ["one", "two"]
+    assert info.soup[0].path == str(one.model)
+    assert all(each.path is None for each in weights.info.soup)
+    assert info.last == info.best
+    assert weights.info.public_top1 == info.last["public_top1"]
     assert (soup.path / "history.csv").read_text().count("\n") == 2
 
     model, _ = model_from_weights(soup.model)
@@ -74,9 +74,9 @@ def test_a_soup_is_a_finished_run(trained: Trained, faces: FerDataset, tmp_path:
     view = torch.from_numpy(weights.preprocessing.normalise(public.images[:, None]))
     with torch.no_grad():
         right = model(view).argmax(1) == torch.tensor(public.labels)
-    assert info["last"]["public_top1"] == pytest.approx(float(right.float().mean()))
+    assert info.last["public_top1"] == pytest.approx(float(right.float().mean()))
 
-    card = model_card(synthetic=False, weights=weights.meta)
+    card = model_card(synthetic=False, weights=weights.info)
     assert "weights are the mean of 2 runs' last epochs: one, two" in card["protocol"]
     with pytest.raises(UsageError, match="not being trained"):
         train(soup, soup.recipe(), faces)
@@ -104,7 +104,7 @@ def test_what_has_no_mean_is_refused(trained: Trained, faces: FerDataset, tmp_pa
         find_ingredients(["one", "one"], root, faces)
     with pytest.raises(UsageError, match="have no mean"):
         find_ingredients(["one", "wide"], root, faces)
-    with pytest.raises(UsageError, match="other images"):
+    with pytest.raises(UsageError, match="not to TRAIN of synthetic:170"):
         find_ingredients(["one", "two"], root, load("synthetic:170"))
     with pytest.raises(UsageError, match="no run 'none'"):
         find_ingredients(["one", "none"], root, faces)
@@ -126,7 +126,7 @@ def test_the_command(
     result = CliRunner().invoke(command, words, catch_exceptions=False)
     rows = json.loads(result.stdout)
     assert [row["run"] for row in rows] == ["one", "two", "soup"]
-    last = RunFolder(tmp_path / "runs" / "soup").info()["last"]
+    last = RunFolder(tmp_path / "runs" / "soup").info().last
     assert rows[2]["top-1"] == last["public_top1"]
     assert rows[2]["loss"] == last["public_loss"]
     assert "next: fer-edge build runs/soup" in result.stderr
@@ -147,4 +147,4 @@ def test_a_student_may_start_from_a_soup(trained: Trained, tmp_path: Path) -> No
     main(["soup", "one", "two", "--name", "soup", *out])
     options = [word for change in (*TINY, "epochs=1") for word in ("--set", change)]
     main(["train", "--init", "soup", "--teacher", "soup", *options, "--name", "next", *out])
-    assert RunFolder(tmp_path / "runs" / "next").info()["teachers"][0]["name"] == "soup"
+    assert RunFolder(tmp_path / "runs" / "next").info().teachers[0].name == "soup"

@@ -1,0 +1,97 @@
+"""``run.json`` and ``cv.json`` as records: what the folder of a run, or of all folds, says."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fer_edge.provenance import DatasetInfo, IngredientInfo, TeacherInfo
+from fer_edge.records import Finite, OpenRecord
+
+__all__ = ["CrossValidationInfo", "FoldResult", "InitInfo", "RunInfo", "Spread"]
+
+Status = Literal["running", "interrupted", "failed", "pruned", "finished"]
+
+
+class InitInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """The weights that a run started from.
+
+    ``name`` and ``commands``, where the weights came out of a bundle: the run that it was made
+    from, and how that was trained.
+    """
+
+    path: str
+    sha256: str
+    name: str | None = None
+    commands: tuple[str, ...] = ()
+
+
+class RunInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """``run.json``, schema 1.
+
+    ``recipe`` is its JSON form; ``data`` is where the images were read from. ``best`` and ``last``
+    are rows of the history. ``init``: the weights it started from; ``qat``: the INT8 setup that it
+    fine-tunes for; ``soup``: the runs that its weights are the mean of.
+    """
+
+    schema: int
+    name: str
+    created: str
+    status: Status
+    recipe: dict[str, Any]
+    dataset: DatasetInfo
+    data: str
+    teachers: tuple[TeacherInfo, ...] = ()
+    init: InitInfo | None = None
+    qat: dict[str, Any] | None = None
+    soup: tuple[IngredientInfo, ...] = ()
+    best: dict[str, int | float] | None
+    last: dict[str, int | float] | None
+
+    @property
+    def kind(self) -> Literal["trained", "qat", "soup"]:
+        """How the weights come about: by training, by fine-tuning for INT8, or as a mean."""
+        if self.soup:
+            return "soup"
+        return "trained" if self.qat is None else "qat"
+
+
+class FoldResult(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """What ``cv.json`` says of one finished fold: scores of the final and of the best weights."""
+
+    fold: str
+    epochs: int
+    top1: Finite
+    macro_f1: Finite
+    loss: Finite
+    best_epoch: int
+    best_top1: Finite
+    best_macro_f1: Finite
+    best_loss: Finite
+
+
+class Spread(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """Mean and standard deviation (of the sample, n - 1) of one score over the folds."""
+
+    mean: Finite
+    sd: Finite
+
+
+class CrossValidationInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """``cv.json``, schema 1.
+
+    ``folds``, ``seed`` and ``duplicates_across`` describe the split, ``dataset`` the data before
+    it was split, ``data`` where it was read from. ``summary`` is None before two folds finished.
+    """
+
+    schema: int
+    name: str
+    created: str
+    status: Literal["running", "finished"]
+    folds: int
+    seed: int
+    duplicates_across: bool
+    recipe: dict[str, Any]
+    dataset: DatasetInfo
+    data: str
+    results: tuple[FoldResult, ...]
+    summary: dict[str, Spread] | None
