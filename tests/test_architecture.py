@@ -37,6 +37,7 @@ LEVELS: dict[str, int] = {
     "swap": 1,
     "progress": 1,
     "records": 1,
+    "provenance": 1,
     "scores": 1,
 }
 """Part of the package -> its level. It may import lower levels, and level 1 whatever its own."""
