@@ -143,7 +143,8 @@ def train_folds_of(
 ) -> Path:
     """Cross-validate a row's recipe; with a time limit, for as many epochs as all folds have."""
     from fer_edge.cli._training import TrainingDisplay
-    from fer_edge.training.folds import CrossValidation, create_cross_validation, train_folds
+    from fer_edge.training.cross_validation import CrossValidation
+    from fer_edge.training.folds import create_cross_validation, train_folds
 
     validation = CrossValidation(folder / row.name)
     if not (validation.path / "cv.json").is_file():

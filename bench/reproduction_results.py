@@ -20,7 +20,7 @@ from fer_edge.measure.environment import capture, machine_of
 from fer_edge.provenance import DatasetInfo
 from fer_edge.records import plain, to_dict
 from fer_edge.training.config import load_recipe
-from fer_edge.training.folds import CrossValidation
+from fer_edge.training.cross_validation import CrossValidation
 from fer_edge.training.runs import RunFolder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "reproduction"

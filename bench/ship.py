@@ -27,7 +27,7 @@ from fer_edge.classifier import Classifier
 from fer_edge.cli._output import TerminalReporter
 from fer_edge.convert.build import build
 from fer_edge.convert.card import measured_results
-from fer_edge.convert.confidence import CONFIDENCE_FILES, fit_confidence
+from fer_edge.convert.confidence import fit_confidence
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.options import CALIBRATION, GateOptions, Int8Options
 from fer_edge.convert.steps import CHECKPOINT, FP16, FP32
@@ -43,9 +43,9 @@ from fer_edge.provenance import IngredientInfo, TeacherInfo
 from fer_edge.records import to_dict
 from fer_edge.report.card import card_markdown
 from fer_edge.training.config import Recipe, load_recipe, recipe_names
-from fer_edge.training.folds import CrossValidation
+from fer_edge.training.cross_validation import CrossValidation
 from fer_edge.training.run_info import InitInfo
-from fer_edge.training.runs import RunFolder
+from fer_edge.training.runs import CONFIDENCE_FILES, RunFolder
 from fer_edge.usable import BEST_FIRST, engines_of
 
 PACKAGED = Path(__file__).resolve().parents[1] / "fer_edge" / "pretrained" / "compact"

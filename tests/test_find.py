@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 import fer_edge.convert.source
 import fer_edge.find
-import fer_edge.training.folds
+import fer_edge.training.cross_validation
 import fer_edge.training.runs
 import fer_edge.training.soup
 import fer_edge.training.teachers
@@ -127,7 +127,7 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     training = fer_edge.training
     for module in (
         *(fer_edge.find, fer_edge.convert.source),
-        *(training.folds, training.runs, training.soup, training.teachers),
+        *(training.cross_validation, training.runs, training.soup, training.teachers),
     ):
         monkeypatch.setattr(module, "find", spy)
     return lambda *words: CliRunner().invoke(group, list(words))

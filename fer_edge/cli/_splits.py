@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset, Resplit
-    from fer_edge.training.folds import CrossValidation
+    from fer_edge.training.cross_validation import CrossValidation
     from fer_edge.training.run_info import CrossValidationInfo
 
 __all__ = [

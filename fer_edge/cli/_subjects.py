@@ -152,8 +152,7 @@ def warn_of_faces(images: FerDataset, *paths: Path) -> None:
 
 
 def _from_run(source: Found) -> Subject:
-    from fer_edge.convert.confidence import confidence_weights
-    from fer_edge.training.runs import RunFolder
+    from fer_edge.training.runs import RunFolder, confidence_weights
 
     run, weights = source.path, source.weights
     info = RunFolder(run).info()

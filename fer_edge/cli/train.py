@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fer_edge.data import FerDataset
     from fer_edge.provenance import TeacherInfo
     from fer_edge.training.config import Recipe
-    from fer_edge.training.folds import CrossValidation
+    from fer_edge.training.cross_validation import CrossValidation
     from fer_edge.training.run_info import RunInfo
     from fer_edge.training.runs import RunFolder
 
@@ -147,7 +147,7 @@ def command(
             raise UsageError("--init starts a new run, --resume goes on with one", fix="drop one")
         from fer_edge.data.resplit import recorded_resplit
         from fer_edge.data.resplitting import resplit_as_recorded
-        from fer_edge.training.folds import cross_validation_to_resume
+        from fer_edge.training.cross_validation import cross_validation_to_resume
         from fer_edge.training.runs import RunFolder
 
         validation = cross_validation_to_resume(resume, root)

@@ -15,27 +15,15 @@ import msgspec
 import numpy as np
 
 from fer_edge.errors import UsageError, require
-from fer_edge.files import sha256_file
 from fer_edge.measure.confidence import ACCURACY, Confidence, confidence_of, selective
-from fer_edge.models.header import read_header
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.provenance import WeightsInfo
+from fer_edge.training.runs import CONFIDENCE_FILES, CONFIDENCE_WEIGHTS
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
 
-__all__ = [
-    "CONFIDENCE_FILES",
-    "CONFIDENCE_WEIGHTS",
-    "confidence_weights",
-    "fit_confidence",
-]
-
-CONFIDENCE_WEIGHTS = "confidence.safetensors"
-"""The file in a run's folder."""
-
-CONFIDENCE_FILES = (CONFIDENCE_WEIGHTS, "calibrated.safetensors")
-"""All names that this file has had, the newest first. Older runs have the old one."""
+__all__ = ["fit_confidence"]
 
 METHOD = "temperature scaling (Guo et al. 2017, arXiv 1706.04599), least NLL"
 _BATCH = 64
@@ -84,24 +72,6 @@ def fit_confidence(
     for name in CONFIDENCE_FILES[1:]:
         (run / name).unlink(missing_ok=True)
     return content
-
-
-def confidence_weights(run: Path) -> Path | None:
-    """Return a run's weights with the temperature folded in, or None if no confidence was fitted.
-
-    UsageError if they were made from other weights than the run has now.
-    """
-    path = next((run / name for name in CONFIDENCE_FILES if (run / name).is_file()), None)
-    if path is None:
-        return None
-    info = read_header(path).info
-    made_from = info.without_confidence_sha256 or info.uncalibrated_sha256
-    if made_from != sha256_file(run / "model.safetensors"):
-        raise UsageError(
-            f"{path} was made from other weights than {run / 'model.safetensors'} has now",
-            fix=f"fer-edge confidence {run}",
-        )
-    return path
 
 
 def _held_out_by(info: WeightsInfo, run: Path) -> tuple[float, int]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_edge.bundle import MANIFEST, Bundle, BundleWriter
-from fer_edge.convert.confidence import confidence_weights
 from fer_edge.errors import UsageError
 from fer_edge.find import TO_BUILD, Found, find
 from fer_edge.models.header import read_header
 from fer_edge.pretrained import PRETRAINED, is_packaged
+from fer_edge.training.runs import confidence_weights
 
 __all__ = ["BuildSource", "find_source"]
 

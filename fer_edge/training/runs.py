@@ -19,17 +19,21 @@ from typing import Any
 import msgspec
 
 from fer_edge.errors import UsageError
-from fer_edge.files import lock, read_json, write_json, write_text
+from fer_edge.files import lock, read_json, sha256_file, write_json, write_text
 from fer_edge.find import TO_RESUME, find, runs_below
+from fer_edge.models.header import read_header
 from fer_edge.provenance import DatasetInfo, TeacherInfo
 from fer_edge.records import read_record, to_dict
 from fer_edge.training.config import Recipe, recipe_from_dict, recipe_to_toml
 from fer_edge.training.run_info import RunInfo
 
 __all__ = [
+    "CONFIDENCE_FILES",
+    "CONFIDENCE_WEIGHTS",
     "HISTORY",
     "RunFolder",
     "check_new_name",
+    "confidence_weights",
     "create_run",
     "is_main_process",
     "make_run_folder",
@@ -48,6 +52,12 @@ HISTORY = (
     "seconds",
 )
 """Columns of ``history.csv``: fractions, seconds, images per second of training."""
+
+CONFIDENCE_WEIGHTS = "confidence.safetensors"
+"""The file in a run's folder."""
+
+CONFIDENCE_FILES = (CONFIDENCE_WEIGHTS, "calibrated.safetensors")
+"""All names that this file has had, the newest first. Older runs have the old one."""
 
 
 def is_main_process() -> bool:
@@ -221,3 +231,21 @@ def run_to_resume(name: str | None, root: Path) -> RunFolder:
         f"there is no stopped run in {root}/",
         fix="name one: `fer-edge train --resume RUN`, or start one: `fer-edge train`",
     )
+
+
+def confidence_weights(run: Path) -> Path | None:
+    """Return a run's weights with the temperature folded in, or None if no confidence was fitted.
+
+    UsageError if they were made from other weights than the run has now.
+    """
+    path = next((run / name for name in CONFIDENCE_FILES if (run / name).is_file()), None)
+    if path is None:
+        return None
+    info = read_header(path).info
+    made_from = info.without_confidence_sha256 or info.uncalibrated_sha256
+    if made_from != sha256_file(run / "model.safetensors"):
+        raise UsageError(
+            f"{path} was made from other weights than {run / 'model.safetensors'} has now",
+            fix=f"fer-edge confidence {run}",
+        )
+    return path

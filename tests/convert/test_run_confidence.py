@@ -15,11 +15,7 @@ from fer_edge.backends.pytorch import PyTorchBackend
 from fer_edge.bundle import Bundle
 from fer_edge.cli import main
 from fer_edge.convert.build import build
-from fer_edge.convert.confidence import (
-    CONFIDENCE_WEIGHTS,
-    confidence_weights,
-    fit_confidence,
-)
+from fer_edge.convert.confidence import fit_confidence
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.source import find_source
 from fer_edge.data import FerDataset, Split
@@ -32,6 +28,7 @@ from fer_edge.models.temperature import logit_layer
 from fer_edge.models.weights import load_weights, model_from_weights, save_weights
 from fer_edge.records import to_dict
 from fer_edge.report.card import card_markdown
+from fer_edge.training.runs import CONFIDENCE_WEIGHTS, confidence_weights
 
 TRUTH = 2.0
 """The temperature at which the labels of ``noisy`` were drawn."""

@@ -18,13 +18,12 @@ from fer_edge.errors import UsageError
 from fer_edge.models.weights import load_weights
 from fer_edge.records import to_dict
 from fer_edge.training.config import Recipe, load_recipe
-from fer_edge.training.folds import (
+from fer_edge.training.cross_validation import (
     CrossValidation,
-    create_cross_validation,
     cross_validation_to_resume,
     summarise,
-    train_folds,
 )
+from fer_edge.training.folds import create_cross_validation, train_folds
 from fer_edge.training.loop import TrainingReporter
 from fer_edge.training.run_info import FoldResult
 from fer_edge.training.runs import RunFolder, create_run
