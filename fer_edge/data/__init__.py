@@ -1,4 +1,4 @@
-"""FER2013 in any of the forms in which people hold it, and the sets made from it.
+"""FER2013 in any of its usual file formats, and the splits and sets made from it.
 
 >>> from fer_edge.data import load
 >>> load("synthetic:700").images.shape

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: images that stand in it twice, contradict each other or are empty.
+"""Find faults in a data set: repeated images, contradictory labels and blank images.
 
 Exact duplicates are equal in all pixels. Near duplicates (:mod:`fer_edge.data.near`) are searched
 among the distinct images, plain and mirrored. Blank images have almost no contrast.
@@ -22,7 +22,7 @@ from fer_edge.emotions import EMOTIONS
 __all__ = ["BLANK_STD", "Audit", "audit"]
 
 BLANK_STD = 4.0
-"""Gray levels: below this standard deviation there is nothing to see in an image."""
+"""Gray levels. An image with a lower standard deviation shows nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,7 @@ class Audit:
     """The findings; rows are indices of ``dataset``, in its order.
 
     ``exact`` are groups of two rows or more with equal pixels; ``near`` and ``mirrored`` are pairs
-    of distinct images (an image that stands there several times is represented by its first row);
-    ``blank`` are rows.
+    of distinct images (a repeated image is represented by its first row); ``blank`` are rows.
     """
 
     dataset: FerDataset
@@ -43,9 +42,9 @@ class Audit:
     def rows(self) -> list[dict[str, Any]]:
         """Return the table: one row per finding and pair of splits in which it occurs.
 
-        ``images`` counts images that repeat an earlier one (or are blank), ``distinct`` the
-        different pictures among them, ``other_label`` those whose label is not that of every
-        image they repeat.
+        ``images`` counts images that repeat an earlier one (or are blank). ``distinct`` counts the
+        different images among them. ``other_label`` counts those whose label differs from the label
+        of at least one image that they repeat.
         """
         table: list[dict[str, Any]] = []
         for split in Split:
@@ -96,7 +95,7 @@ class Audit:
 
     @cached_property
     def _first(self) -> dict[int, int]:
-        """The first copy of each row that stands there more than once."""
+        """Row of a repeated image -> row of its first copy."""
         return {row: group[0] for group in self.exact for row in group}
 
     def _groups_within(self, split: Split) -> list[tuple[int, ...]]:
@@ -133,7 +132,7 @@ class Audit:
         return table
 
     def _conflicts(self) -> list[dict[str, Any]]:
-        """Images of equal pixels that carry more than one label, all copies counted."""
+        """Images with equal pixels and more than one label; all copies are counted."""
         labels = self.dataset.labels
         groups = [group for group in self.exact if len({int(labels[row]) for row in group}) > 1]
         if not groups:
@@ -167,7 +166,7 @@ class Audit:
 def audit(dataset: FerDataset) -> Audit:
     """Search a data set for duplicates, contradictions and blank images.
 
-    A few seconds for the 35,887 images of FER2013; memory stays below one gigabyte.
+    Takes a few seconds and less than one gigabyte of memory for the 35,887 images of FER2013.
     """
     groups: dict[bytes, list[int]] = defaultdict(list)
     for row, key in enumerate(image_keys(dataset.images).tolist()):
@@ -191,8 +190,9 @@ def _contrast(images: np.ndarray) -> np.ndarray:
     """Standard deviation of each image's pixels, f64[N], in gray levels."""
     deviation = np.empty(len(images))
     for start in range(0, len(images), 512):
-        part = images[start : start + 512]
-        deviation[start : start + 512] = part.reshape(len(part), -1).std(axis=1, dtype=np.float64)
+        batch = images[start : start + 512]
+        pixels = batch.reshape(len(batch), -1)
+        deviation[start : start + 512] = pixels.std(axis=1, dtype=np.float64)
     return deviation
 
 

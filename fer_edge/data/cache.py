@@ -1,13 +1,13 @@
-"""Decoded data sets kept on disk, keyed by the digest of what they were decoded from.
+"""Decoded data sets kept on disk, keyed by the digest of their source.
 
 An entry is ``<cache>/data/<digest of the source>.npz``. The digest is over the source's *bytes*, so
-a changed source never finds an old entry. Hashing is skipped when the source's path, size, inode,
-modification time and change time are those of an earlier read: no program can set a file's change
-time, so neither ``touch -d`` nor ``cp -p`` over it goes unnoticed. As git does, a file younger than
-the clock is fine is never indexed, since a second write might get the same time.
+a changed source never gets an old entry. Hashing is skipped if the path, size, inode, modification
+time and change time of the source equal those of an earlier read. No program can set a file's
+change time, so changes by ``touch -d`` and ``cp -p`` are detected. As in git, a file that was
+written a moment ago is not indexed: a second write could get the same time stamp.
 
-An entry that is damaged (each carries the digest of its rows) is rebuilt, and the data set's notes
-say so.
+Each entry contains the digest of its rows. A damaged entry is rebuilt, and the notes of the data
+set say so.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from fer_edge.progress import logger
 
 __all__ = ["cached_entry", "cached_source", "source_digest"]
 
-# Longer than the time stamps of any usual file system are coarse (FAT: 2 s).
+# Longer than the resolution of time stamps on any usual file system (FAT: 2 s).
 _SETTLED_NS = 3_000_000_000
 
 
 def cached_source(path: Path, read: Callable[[], FerDataset]) -> FerDataset:
-    """Return the decoded ``path`` from the cache, or ``read()`` it and keep it.
+    """Return the decoded ``path`` from the cache, else ``read()`` it and write it to the cache.
 
-    Raises DataError when the source changes while it is read; nothing is kept then.
+    Raises DataError if the source changes while it is read; then nothing is written.
     """
     before = _snapshot(path)
     index = cache_dir() / "data" / "index" / f"{before.key}.json"
@@ -53,14 +53,14 @@ def cached_source(path: Path, read: Callable[[], FerDataset]) -> FerDataset:
 
     dataset = cached_entry(digest, read_unchanged)
     if time.time_ns() - before.newest_ns > _SETTLED_NS:
-        # The index only saves time: where it cannot be written, the source is hashed each time.
+        # The index only saves time. If it cannot be written, the source is hashed each time.
         with suppress(OSError):
             write_text(index, json.dumps({"source": str(path), "sha256": digest}))
     return replace(dataset, source=path.name)
 
 
 def cached_entry(key: str, make: Callable[[], FerDataset]) -> FerDataset:
-    """Return the entry of a digest, or ``make()`` it and keep it."""
+    """Return the entry of a digest, else ``make()`` it and write it to the cache."""
     entry = cache_dir() / "data" / f"{key[:40]}-v{SCHEMA}.npz"
     note = ""
     if entry.exists():
@@ -100,23 +100,23 @@ class _Snapshot:
 
 
 def _snapshot(path: Path) -> _Snapshot:
-    """Describe a source by what stat says of it: cheap, and different after any write."""
+    """Describe a source by the output of stat: fast, and different after any write."""
     paths = [path]
     if path.is_dir():
         files, folders = list_folder(path)
         paths += [path / name for name in sorted([*files, *folders])]
     digest = hashlib.sha256(f"{SCHEMA}\0".encode() + os.fsencode(path.resolve()))
     newest = 0
-    for each in paths:
-        stat = each.stat()
+    for entry in paths:
+        stat = entry.stat()
         newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
         fields = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        digest.update(os.fsencode(each.name) + b"\0" + repr(fields).encode())
+        digest.update(os.fsencode(entry.name) + b"\0" + repr(fields).encode())
     return _Snapshot(digest.hexdigest(), newest)
 
 
 def _indexed(index: Path) -> str:
-    """Return the source digest that an index file remembers, or "" when it cannot be used."""
+    """Return the source digest in an index file, or "" if the file cannot be used."""
     try:
         digest = json.loads(index.read_text(encoding="utf-8"))["sha256"]
     except (OSError, ValueError, KeyError, TypeError):

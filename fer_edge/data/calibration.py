@@ -1,8 +1,8 @@
-"""Which images an INT8 calibration sees: TRAIN only, never one that also stands in a test split.
+"""Select the images for INT8 calibration: TRAIN only, never one that is also in a test split.
 
-A recipe (TOML, in ``calibration/``) names a strategy, a count and a seed, and may name a frozen
-list of ids. On the data set that the list was made for, the list is used; on any other, images are
-selected by the same strategy, and the calibration set says so. The order of candidates is that of
+A recipe (TOML, in ``calibration/``) has a strategy, a count and a seed, and may name a frozen list
+of ids. The list is used for the data set that it was made for. For any other data set, images are
+selected by the same strategy, and the calibration set records that. Candidates are ordered by
 SHA-256(seed, id), so a selection does not depend on the version of NumPy.
 """
 
@@ -37,12 +37,12 @@ __all__ = [
 
 
 class CalibrationRecipe(Record, frozen=True):
-    """How many images, which, and how activation ranges come from them.
+    """How many images, which ones, and the method that derives activation ranges from them.
 
-    ``stratified`` takes the same number of each class (a class too small for its share gives all it
-    has, and the others make up for it); ``natural`` keeps the class frequencies of TRAIN.
+    ``stratified`` selects the same number of each class (a class that is too small gives all its
+    images; the other classes give more). ``natural`` keeps the class frequencies of TRAIN.
     ``ids_file`` is the path of a frozen list. ``percentile`` is in percent and ``bins`` counts
-    histogram bins; only the methods of that kind use them.
+    histogram bins; only the methods that need them use them.
     """
 
     name: str
@@ -55,18 +55,18 @@ class CalibrationRecipe(Record, frozen=True):
     ids_file: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description; of the frozen list only the file's name."""
+        """Return a JSON-ready description. It has only the file name of the frozen list."""
         name = Path(self.ids_file).name if self.ids_file else None
         return {**to_dict(self), "ids_file": name}
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """The chosen images of one data set.
+    """The selected images of one data set.
 
     ``indices`` are rows of the *full* data set whose digest is ``dataset_sha256``; ``ids`` are
-    their ids, in the same order. ``origin`` is "frozen list" or "selected"; ``replaced`` counts
-    images of a frozen list that stand in this copy's test splits and were replaced.
+    their ids, in the same order. ``origin`` is "frozen list" or "selected". ``replaced`` counts
+    images of a frozen list that were replaced because they are also in a test split.
     """
 
     ids: tuple[str, ...]
@@ -81,16 +81,16 @@ class CalibrationSet:
 
     @property
     def sha256(self) -> str:
-        """Digest of which images of which data set: the ranges' cache is keyed by it."""
+        """Digest of the data set and the selection; it is the key of the cached ranges."""
         selection = [self.recipe.strategy, self.recipe.count, self.recipe.seed]
         content = json.dumps([self.dataset_sha256, selection, self.ids], ensure_ascii=True)
         return sha256_bytes(content.encode())
 
     def images(self, dataset: FerDataset) -> np.ndarray:
-        """Return the chosen images, u8[n,48,48].
+        """Return the selected images, u8[n,48,48].
 
-        Raises DataError when ``dataset`` is not the one they were chosen from, or when any of them
-        is not a TRAIN image.
+        Raises DataError if they were selected from another data set, or if one of them is not a
+        TRAIN image.
         """
         if dataset.sha256 != self.dataset_sha256:
             raise DataError(
@@ -100,18 +100,20 @@ class CalibrationSet:
             )
         rows = np.array(self.indices, dtype=np.int64)
         if tuple(dataset.ids[row] for row in self.indices) != self.ids:
-            raise DataError("this calibration set's rows do not have its ids", fix="select again")
+            raise DataError(
+                "the ids of this calibration set do not fit its rows", fix="select again"
+            )
         if bool((dataset.split[rows] != Split.TRAIN).any()):
             raise DataError("a calibration set may hold TRAIN images only", fix="select again")
-        chosen: np.ndarray = dataset.images[rows]
-        return chosen
+        selected: np.ndarray = dataset.images[rows]
+        return selected
 
     def batches(self, dataset: FerDataset, size: int = 64) -> CalibrationBatches:
         """Return the images as u8[b,1,48,48] batches that can be iterated any number of times."""
         return CalibrationBatches(self.images(dataset), size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a bundle's manifest records, without the ids."""
+        """Return the description for a bundle's manifest; it has no ids."""
         return {
             "recipe": self.recipe.to_dict(),
             "count": len(self),
@@ -123,11 +125,11 @@ class CalibrationSet:
 
 
 class CalibrationBatches:
-    """A re-iterable of u8[b,1,48,48]; the last batch may be smaller."""
+    """Batches u8[b,1,48,48] that can be iterated again; the last batch may be smaller."""
 
     def __init__(self, images: np.ndarray, size: int) -> None:
         if size < 1:
-            raise RecipeError(f"a calibration batch of {size} images", fix="use at least 1")
+            raise RecipeError(f"invalid calibration batch size {size}", fix="use at least 1")
         self._images = images[:, None]
         self._size = size
 
@@ -142,7 +144,7 @@ class CalibrationBatches:
 def load_calibration_recipe(name_or_path: str | Path) -> CalibrationRecipe:
     """Read a recipe by its name in ``calibration/`` or by the path of a TOML file.
 
-    Raises RecipeError for an unknown name or key, with the nearest one there is.
+    Raises RecipeError for an unknown name or key; the fix names the nearest known one.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
@@ -158,7 +160,7 @@ def load_calibration_recipe(name_or_path: str | Path) -> CalibrationRecipe:
             )
         path = folder / f"{name_or_path}.toml"
     content = read_toml(path, RecipeError)
-    if "name" in content:  # it is the file's
+    if "name" in content:  # the name is that of the file
         known = [key for key in keys(CalibrationRecipe) if key != "name"]
         raise unknown("key", "name", known, where=str(path), error=RecipeError)
     recipe = read_record(CalibrationRecipe, {**content, "name": path.stem}, str(path), RecipeError)
@@ -168,7 +170,7 @@ def load_calibration_recipe(name_or_path: str | Path) -> CalibrationRecipe:
 
 
 def read_ids(path: Path | str) -> tuple[str, ...]:
-    """Read a frozen list: one id a line, in order; ``#`` starts a comment line."""
+    """Read a frozen list: one id per line, in order; ``#`` starts a comment line."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -180,17 +182,18 @@ def read_ids(path: Path | str) -> tuple[str, ...]:
 
 
 def select_calibration(dataset: FerDataset, recipe: CalibrationRecipe) -> CalibrationSet:
-    """Choose the recipe's images from the *full* data set (its test splits say what to avoid).
+    """Select the images of a recipe from the *full* data set, which includes the test splits.
 
-    No image is chosen whose pixels stand in PUBLIC or PRIVATE, and none twice. Raises DataError
-    when TRAIN has too few images, and RecipeError when a frozen list does not fit its recipe.
+    An image is not selected if the same pixels are also in PUBLIC or PRIVATE, and not selected
+    twice. Raises DataError if TRAIN has too few images, and RecipeError if a frozen list does not
+    fit its recipe.
     """
     candidates = _candidates(dataset, recipe.seed)
     usable = sum(map(len, candidates))
     if usable < recipe.count:
         raise DataError(
-            f"{dataset.source} has {usable:,} distinct TRAIN images outside its test splits, and "
-            f"the calibration recipe {recipe.name!r} takes {recipe.count:,}",
+            f"{dataset.source} has {usable:,} distinct TRAIN images outside its test splits, but "
+            f"the calibration recipe {recipe.name!r} needs {recipe.count:,}",
             fix="use a recipe with a smaller count, or more data",
         )
     frozen = _frozen(dataset, recipe)
@@ -201,10 +204,10 @@ def select_calibration(dataset: FerDataset, recipe: CalibrationRecipe) -> Calibr
             train = dataset.labels[dataset.split == Split.TRAIN]
             wanted = np.bincount(train, minlength=len(EMOTIONS)).tolist()
             quotas = _proportional_shares(wanted, sizes, recipe.count)
-        rows = [row for each, quota in zip(candidates, quotas) for row in each[:quota]]
+        rows = [row for ranked, quota in zip(candidates, quotas) for row in ranked[:quota]]
         kept = len(rows)
     else:
-        allowed = {row for each in candidates for row in each}
+        allowed = {row for ranked in candidates for row in ranked}
         rows = [row for row in frozen if row in allowed]
         kept = len(rows)
         _replace(rows, [row for row in frozen if row not in allowed], candidates, dataset)
@@ -224,7 +227,7 @@ def _rank(seed: int, name: str) -> bytes:
 
 
 def _candidates(dataset: FerDataset, seed: int) -> list[list[int]]:
-    """Rows of TRAIN that may be used, per class, in the order of their rank."""
+    """Return the rows of TRAIN that may be used, per class, ordered by rank."""
     keys = image_keys(dataset.images).tolist()
     train = (dataset.split == Split.TRAIN).tolist()
     seen = {key for key, is_train in zip(keys, train) if not is_train}
@@ -234,7 +237,9 @@ def _candidates(dataset: FerDataset, seed: int) -> list[list[int]]:
         key=lambda row: _rank(seed, dataset.ids[row]),
     )
     if not ranked:
-        raise DataError(f"{dataset.source} has no TRAIN images", fix="calibration uses TRAIN only")
+        raise DataError(
+            f"{dataset.source} has no TRAIN images", fix="give a data set with TRAIN images"
+        )
     for row in ranked:
         if keys[row] not in seen:
             seen.add(keys[row])
@@ -243,14 +248,14 @@ def _candidates(dataset: FerDataset, seed: int) -> list[list[int]]:
 
 
 def _frozen(dataset: FerDataset, recipe: CalibrationRecipe) -> list[int] | None:
-    """Rows of the frozen list, or None when the data set is not the one it was made for."""
+    """Return the rows of the frozen list, or None if the list was made for another data set."""
     if not recipe.ids_file:
         return None
     ids = read_ids(recipe.ids_file)
     if len(ids) != recipe.count:
         raise RecipeError(
-            f"calibration recipe {recipe.name!r}: {recipe.ids_file} names {len(ids):,} images, "
-            f"the recipe counts {recipe.count:,}",
+            f"calibration recipe {recipe.name!r}: {recipe.ids_file} has {len(ids):,} ids, but "
+            f"count is {recipe.count:,}",
             fix="remove ids_file from the recipe to select other images",
         )
     rows = {name: row for row, name in enumerate(dataset.ids)}
@@ -262,12 +267,12 @@ def _frozen(dataset: FerDataset, recipe: CalibrationRecipe) -> list[int] | None:
 def _replace(
     rows: list[int], dropped: Sequence[int], candidates: list[list[int]], dataset: FerDataset
 ) -> None:
-    """Append, for each dropped row, the best-ranked free one: of its class, else of any."""
+    """Append, for each dropped row, the best-ranked unused row of its class, else of any class."""
     used = set(rows)
+    every = [row for ranked in candidates for row in ranked]
     for row in dropped:
-        own = candidates[int(dataset.labels[row])]
-        every = [other for each in candidates for other in each]
-        free = next(other for other in [*own, *every] if other not in used)
+        same_class = candidates[int(dataset.labels[row])]
+        free = next(other for other in [*same_class, *every] if other not in used)
         used.add(free)
         rows.append(free)
 
@@ -276,7 +281,7 @@ def _equal_shares(sizes: Sequence[int], count: int) -> list[int]:
     shares = [0] * len(sizes)
     left = count
     while left:
-        # The lowest label first, so that the one or two left over have a fixed place.
+        # The lowest label first, so that the remainder always goes to the same classes.
         for label, size in enumerate(sizes):
             if left and shares[label] < size:
                 shares[label] += 1
@@ -285,7 +290,7 @@ def _equal_shares(sizes: Sequence[int], count: int) -> list[int]:
 
 
 def _proportional_shares(weights: Sequence[int], sizes: Sequence[int], count: int) -> list[int]:
-    """Largest remainders; what a class cannot give goes to the others."""
+    """Largest-remainder method; if a class is too small, the others give more."""
     total = sum(weights)
     shares = [min(size, count * weight // total) for weight, size in zip(weights, sizes)]
     by_remainder = sorted(range(len(weights)), key=lambda i: -(count * weights[i] % total))

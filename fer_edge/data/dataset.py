@@ -1,4 +1,4 @@
-"""FerDataset: images, labels, splits and ids, with one digest of it all."""
+"""FerDataset: images, labels, splits and ids, with one digest of all of them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class FerDataset:
     """A set of 48x48 gray faces with FER2013's labels and splits.
 
     ``images`` u8[N,48,48]; ``labels`` u8[N], 0..6 in the order of ``EMOTIONS``; ``split`` u8[N],
-    values of :class:`Split`; ``ids`` N unique names. Rows are ordered by (split, id), whatever the
-    order in the source, so that a zip and its unzipped folder have one ``sha256``. ``source`` is
-    the file's name (never its whole path, since manifests carry it); ``notes`` are sentences about
-    the source that a person should read; ``resplit`` says how it was split, None: as it came.
+    values of :class:`Split`; ``ids`` N unique names. Rows are ordered by (split, id), not by the
+    order in the source, so that a zip and its unzipped folder have the same ``sha256``. ``source``
+    is the file name (without its folder, since manifests contain it). ``notes`` are sentences about
+    the source for the user. ``resplit`` is the re-split; None means the original splits.
     """
 
     images: np.ndarray
@@ -53,8 +53,8 @@ class FerDataset:
     def select(self, which: Split | str) -> FerDataset:
         """Return the rows of one split, of ``test`` (public and private) or of ``all``.
 
-        The result has a digest of its own. Raises DataError when a split asked for has no image,
-        and UsageError for a name that is none.
+        The result has its own digest. Raises DataError if a requested split has no images, and
+        UsageError for an unknown name.
         """
         name = which.label if isinstance(which, Split) else which.strip().lower()
         if name not in SELECTIONS:
@@ -71,12 +71,12 @@ class FerDataset:
                 raise DataError(
                     f"{self.source} has no images of the split {missing}",
                     fix=f"use one of {', '.join(s.label for s in present)}, or give a data set "
-                    f"that holds {split.label}",
+                    f"that has {split.label}",
                 )
         return self.take(np.flatnonzero(np.isin(self.split, wanted)))
 
     def take(self, rows: np.ndarray | Sequence[int]) -> FerDataset:
-        """Return the given rows (ascending indices) as a data set with a digest of its own."""
+        """Return the given rows (ascending indices) as a data set with its own digest."""
         index = np.asarray(rows, dtype=np.int64)
         images, labels, split = self.images[index], self.labels[index], self.split[index]
         ids = tuple(self.ids[i] for i in index.tolist())
@@ -104,7 +104,7 @@ def content_digest(
 ) -> str:
     """Return the SHA-256 of rows in canonical order: split, id, label and pixels of each.
 
-    It says what a data set *is*: the form it came in, and the order in it, do not enter.
+    It identifies the content. It does not depend on the file format or the order of the source.
     """
     digest = hashlib.sha256(f"fer-edge rows 1 {len(ids)}\0".encode())
     digest.update(np.ascontiguousarray(split, dtype=np.uint8).data)
@@ -131,11 +131,11 @@ def dataset_from_rows(
     row, a label is over 6 or an id stands twice.
     """
     if not len(ids):
-        raise DataError(f"{source} holds no images", fix="give FER2013, or use --data synthetic")
+        raise DataError(f"{source} has no images", fix="give FER2013, or use --data synthetic")
     if images.shape != (len(ids), SIZE, SIZE) or len(labels) != len(ids) or len(split) != len(ids):
         raise DataError(
             f"{source}: images {images.shape}, {len(labels)} labels, {len(split)} splits and "
-            f"{len(ids)} ids do not belong together"
+            f"{len(ids)} ids do not fit together"
         )
     if int(labels.max()) >= len(EMOTIONS) or int(split.max()) > max(Split):
         raise DataError(f"{source}: a label or a split is out of range")
@@ -145,7 +145,7 @@ def dataset_from_rows(
     if len(set(ids)) != len(ids):
         seen: set[str] = set()
         twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise DataError(f"{source}: the id {twice!r} stands there twice")
+        raise DataError(f"{source}: the id {twice!r} occurs twice")
     if order != list(range(len(ids))):
         images, labels, split = images[order], labels[order], split[order]
         ids = [ids[i] for i in order]
@@ -165,12 +165,12 @@ def dataset_from_rows(
 
 
 def with_official_counts(dataset: FerDataset) -> FerDataset:
-    """Check a data set that says it is FER2013 against the official counts; note what is missing.
+    """Compare a copy of FER2013 with the official counts; note what is missing.
 
-    A split of the official size must have the official count of each class, or DataError is
-    raised: its labels were changed. Any other size is a partial copy, which the notes say.
+    Raises DataError for a split of the official size with other counts per class: its labels were
+    changed. A split of another size is a partial copy; the notes say so.
     """
-    parts: list[str] = []
+    differences: list[str] = []
     for split, counts in zip(Split, dataset.counts().values()):
         per_class = tuple(counts.values())
         verdict = compare_official(split, per_class)
@@ -180,21 +180,22 @@ def with_official_counts(dataset: FerDataset) -> FerDataset:
                 fix="its labels were changed; download it again",
             )
         if verdict != "official":
-            parts.append(f"{split.label} {verdict}")
-    if not parts:
+            differences.append(f"{split.label} {verdict}")
+    if not differences:
         return dataset
-    return replace(dataset, notes=(*dataset.notes, f"partial copy of FER2013: {', '.join(parts)}"))
+    note = f"partial copy of FER2013: {', '.join(differences)}"
+    return replace(dataset, notes=(*dataset.notes, note))
 
 
 def image_keys(images: np.ndarray) -> np.ndarray:
-    """Return one opaque key per image of u8[N,48,48]: two keys are equal when all pixels are."""
+    """Return one key per image of u8[N,48,48]. Two keys are equal if all pixels are equal."""
     flat = np.ascontiguousarray(images).reshape(len(images), SIZE * SIZE)
     digests = b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in flat)
     return np.frombuffer(digests, dtype="V16")
 
 
 def duplicate_mask(dataset: FerDataset, others: FerDataset) -> np.ndarray:
-    """Return bool[N]: which images of ``dataset`` stand in ``others`` with the same pixels."""
-    known = set(image_keys(others.images).tolist())
+    """Return bool[N]: True for an image of ``dataset`` whose pixels are also in ``others``."""
+    other_keys = set(image_keys(others.images).tolist())
     keys = image_keys(dataset.images).tolist()
-    return np.fromiter((key in known for key in keys), dtype=bool, count=len(dataset))
+    return np.fromiter((key in other_keys for key in keys), dtype=bool, count=len(dataset))

@@ -1,4 +1,4 @@
-"""What a data set holds: counts, fingerprints, digest, and the statistics of its pixels."""
+"""Describe a data set: its counts, its digest and the statistics of its pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def describe(dataset: FerDataset) -> dict[str, Any]:
 
     ``splits`` has, for each of the three, ``n``, ``counts`` per emotion and ``official``:
     "official", "absent" or "differs: ..." ("synthetic" for synthetic faces). ``pixels`` has the
-    mean and standard deviation of TRAIN (of everything, where there is no TRAIN), on 0..1.
+    mean and standard deviation of TRAIN (of all images if there is no TRAIN), on a 0..1 scale.
     """
     splits: dict[str, Any] = {}
     for split, counts in zip(Split, dataset.counts().values()):
@@ -42,7 +42,7 @@ def describe(dataset: FerDataset) -> dict[str, Any]:
 
 def pixel_statistics(images: np.ndarray) -> tuple[float, float]:
     """Return mean and standard deviation over all pixels of u8 images, on the 0..1 scale."""
-    # A histogram is exact; bincount copies its input to 64 bits, hence in parts.
+    # A histogram is exact. bincount copies its input to 64 bits, so it gets batches.
     counts = np.zeros(256, dtype=np.int64)
     for start in range(0, len(images), 512):
         counts += np.bincount(images[start : start + 512].reshape(-1), minlength=256)

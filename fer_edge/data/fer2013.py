@@ -1,4 +1,4 @@
-"""``load``: FER2013 from whatever form it is in, through the cache."""
+"""``load``: read FER2013 from any supported file format, through the cache."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def resolve_source(option: str | None) -> str:
 
 
 def load(source: str | Path, *, cache: bool = True, reporter: Reporter = SILENT) -> FerDataset:
-    """Read a data set: rows ordered by (split, id), digest computed, counts checked.
+    """Read a data set: order rows by (split, id), compute the digest, check the counts.
 
-    ``source`` is the Kaggle zip, the same unzipped, ``fer2013.csv``, ``icml_face_data.csv``, an
-    ImageFolder tree of the seven emotions, our npz, or ``synthetic[:COUNT[:SEED]]``.
-    The stage "reading images" counts while decoding, in images (in bytes for CSV), and not at all
-    when the cache has the result. Raises DataError that names the file and the row or member.
+    ``source`` is the Kaggle zip, its unzipped folder, ``fer2013.csv``, ``icml_face_data.csv``, an
+    ImageFolder tree of the seven emotions, the npz of fer-edge, or ``synthetic[:COUNT[:SEED]]``.
+    The stage "reading images" counts decoded images (bytes for CSV); it counts nothing if the cache
+    has the result. Raises DataError that names the file and the row or member.
     """
     text, advance = str(source), reporter.stage("reading images")
     if text.partition(":")[0] == "synthetic":
@@ -68,9 +68,9 @@ def _reader(path: Path) -> Callable[..., FerDataset]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     raise DataError(
-        f"{path} is no form of FER2013 that fer-edge reads",
-        fix="give the Kaggle zip, its folder, fer2013.csv, icml_face_data.csv or our npz "
-        "(unpack a tar first)",
+        f"{path} is not in a format of FER2013 that fer-edge can read",
+        fix="give the Kaggle zip, its folder, fer2013.csv, icml_face_data.csv or an npz of "
+        "fer-edge (unpack a tar first)",
     )
 
 

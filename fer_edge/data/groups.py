@@ -1,12 +1,12 @@
-"""Rows with the same pixels, grouped and put in a seeded order: what every split of ours is cut by.
+"""Group rows with the same pixels and order the groups by a seed: the base of every re-split.
 
-FER2013 repeats images inside its splits and across them. A copy of a test image that stays in
-training is an image the network has seen, so rows with the same pixels go to one side together.
-The order follows from the pixels and the seed alone: neither file names nor the order of rows
-matter, nor the version of a library, so a recorded split is the same one everywhere.
+FER2013 repeats images within its splits and across them. If one copy of a test image were in
+training, the network would know that image, so rows with the same pixels stay together.
+The order depends only on the pixels and the seed. It does not depend on file names, the order of
+rows or the version of a library, so a recorded split is the same on every machine.
 
-scikit-learn's StratifiedGroupKFold would need scikit-learn on the device, where a bundle of a
-re-split run is verified, and cuts equal folds only.
+scikit-learn's StratifiedGroupKFold is not used: it would be needed on the device, where a bundle of
+a re-split run is verified, and it only makes folds of equal size.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Group = list[int]
 
 
 def ranked_groups(dataset: FerDataset, seed: int, *, together: bool = True) -> list[list[Group]]:
-    """Return the groups of identical images, per class 0..6, in an order drawn from ``seed``.
+    """Return the groups of identical images, per class 0..6, in the order that ``seed`` gives.
 
-    A group whose rows differ in label counts for the one most of them have. With ``together``
-    False each row is a group of its own.
+    A group with several labels belongs to its most frequent label. With ``together`` False, each
+    row is its own group.
     """
     groups: dict[bytes, Group] = {}
     for row, key in enumerate(image_keys(dataset.images).tolist()):
@@ -48,7 +48,7 @@ def ranked_groups(dataset: FerDataset, seed: int, *, together: bool = True) -> l
 
 
 def take_quota(ranked: Sequence[Group], quota: int) -> tuple[list[Group], list[Group]]:
-    """Return the first groups that fit into ``quota`` rows, and all others, each in order."""
+    """Return the first groups that fit into ``quota`` rows, and all other groups, in order."""
     taken: list[Group] = []
     left: list[Group] = []
     for rows in ranked:
@@ -65,8 +65,8 @@ def stratified_parts(
 ) -> np.ndarray:
     """Return u8[N], the part 0, 1, ... of each row; part ``i`` has ``fractions[i]`` of each class.
 
-    ``fractions`` sum to 1. Each class is cut by largest remainders, exactly where groups of
-    identical images (:func:`ranked_groups`) allow it; the first part takes what is over.
+    ``fractions`` sum to 1. Each class is split by the largest-remainder method, as exactly as
+    groups of identical images (:func:`ranked_groups`) allow; the first part gets the rest.
     """
     parts = np.zeros(len(dataset), dtype=np.uint8)
     for label, ranked in enumerate(ranked_groups(dataset, seed, together=together)):
@@ -80,10 +80,10 @@ def stratified_parts(
 
 
 def _quotas(count: int, fractions: Sequence[float], first: int) -> list[int]:
-    """Largest remainders; where they are equal, each class begins with another part."""
+    """Largest-remainder method; for equal remainders, each class starts with another part."""
     # Rounded: 0.1 * 30 is 3.0000000000000004.
     exact = [round(count * fraction, 6) for fraction in fractions]
-    quotas = [int(share) for share in exact]
+    quotas = [int(quota) for quota in exact]
     order = sorted(
         range(len(fractions)),
         key=lambda part: (quotas[part] - exact[part], (part - first) % len(fractions)),

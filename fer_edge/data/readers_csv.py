@@ -21,12 +21,12 @@ __all__ = ["read_csv", "read_csv_stream"]
 _PIXELS = SIZE * SIZE
 _COLUMNS = ("emotion", "pixels", "usage")
 _LAYOUT = "the columns are emotion (0..6), pixels (2,304 numbers 0..255) and Usage"
-# One dictionary look-up both converts and validates a token: 35,887 x 2,304 of them go through it.
+# One dictionary look-up converts and validates a token: it runs 35,887 x 2,304 times.
 _VALUES = {str(value): value for value in range(256)}
 
 
 def read_csv(path: Path, *, advance: Advance | None = None) -> FerDataset:
-    """Read a CSV file; raises DataError naming the file and the line of the first bad row."""
+    """Read a CSV file. Raises DataError that names the file and the line of the first bad row."""
     with open(path, "rb") as stream:
         return read_csv_stream(stream, str(path), path.stat().st_size, advance=advance)
 
@@ -34,28 +34,28 @@ def read_csv(path: Path, *, advance: Advance | None = None) -> FerDataset:
 def read_csv_stream(
     stream: IO[bytes], name: str, size: int, *, advance: Advance | None = None
 ) -> FerDataset:
-    """Read CSV from a binary stream of ``size`` bytes; ``name`` is what errors call it.
+    """Read CSV from a binary stream of ``size`` bytes; errors use ``name``.
 
-    Quoted or not, any line ending, with or without a byte-order mark, columns in any order. Only
-    the pixels are kept in memory, 2,304 bytes a row.
+    Accepts quoted and unquoted cells, any line ending, an optional byte-order mark, and columns in
+    any order. Only the pixels are kept in memory, 2,304 bytes per row.
     """
     pixels = bytearray()
     labels = bytearray()
     splits = bytearray()
-    # Undecodable bytes become U+FFFD, which then fails as the bad cell that it is, with its line.
+    # Undecodable bytes become U+FFFD. The cell then fails as an invalid cell, with its line.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
     rows = csv.reader(text, strict=True)
     try:
         columns = _columns(next(rows, []), name)
         for row in rows:
             if not any(cell.strip() for cell in row):
-                continue  # a blank line at the end is no row
+                continue  # a blank line
             label, usage, values = _row(row, columns)
             labels.append(label)
             splits.append(usage)
             pixels += values
             if advance is not None and len(labels) % 500 == 0:
-                # Bytes, not rows: a CSV's number of rows is known only at its end.
+                # Bytes, not rows: the number of rows is only known at the end of the file.
                 advance(min(stream.tell(), size), size)
     except DataError:
         raise
@@ -78,20 +78,20 @@ def read_csv_stream(
 
 
 def _columns(header: list[str], name: str) -> tuple[int, int, int]:
-    found = [cell.strip().lower() for cell in header]
-    missing = [column for column in _COLUMNS if column not in found]
+    present = [cell.strip().lower() for cell in header]
+    missing = [column for column in _COLUMNS if column not in present]
     if missing:
         raise DataError(
             f"{name}, line 1: there is no column {missing[0]!r} in the header",
-            fix=f"{_LAYOUT}; the contest's train.csv and test.csv lack some, use "
+            fix=f"{_LAYOUT}; train.csv and test.csv of the contest do not have all of them, use "
             "icml_face_data.csv or fer2013.csv",
         )
-    emotion, pixels, usage = (found.index(column) for column in _COLUMNS)
+    emotion, pixels, usage = (present.index(column) for column in _COLUMNS)
     return emotion, pixels, usage
 
 
 def _row(row: list[str], columns: tuple[int, int, int]) -> tuple[int, Split, bytes]:
-    """Return label, split and 2,304 pixels; ValueError says what is wrong with the row."""
+    """Return label, split and 2,304 pixels. Raises ValueError with the reason for a bad row."""
     if len(row) <= max(columns):
         raise ValueError(f"it has {len(row)} cells, fewer than the header")
     label_cell, pixels_cell, usage_cell = (row[column] for column in columns)

@@ -1,8 +1,8 @@
 """Readers of image trees: a zip as downloaded from Kaggle, and a folder.
 
-Nothing is extracted to disk. Images are decoded one after another: threads gain nothing on 1.5 KB
-JPEGs (Pillow holds the interpreter's lock for most of the 0.15 ms that one takes), and worker
-processes would re-import the caller's main module, for a read that happens once.
+Nothing is extracted to disk. Images are decoded one after another. Threads are not faster for
+JPEGs of 1.5 KB: Pillow has the interpreter lock for most of the 0.15 ms per image. Worker processes
+would import the caller's main module again, for a read that happens once.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from fer_edge.progress import Advance
 __all__ = ["CSV_NAMES", "list_folder", "read_folder", "read_zip"]
 
 CSV_NAMES = ("icml_face_data.csv", "fer2013.csv")
-"""FER2013 as one CSV; looked for in a zip or a folder before class folders are."""
+"""FER2013 as one CSV. A zip or a folder is searched for it before class folders."""
 
-# A FER2013 image has about 1.6 KB; what is larger than this is something else, or a zip bomb.
+# A FER2013 image has about 1.6 KB. A larger file is not one, or is a zip bomb.
 _MAX_IMAGE_BYTES = 4 << 20
 _MAX_CSV_BYTES = 2 << 30
 _MAX_MEMBERS = 1_000_000
-# Formats that hold one gray or colour picture; the rest of Pillow's plug-ins stay out of reach.
+# Formats with one gray or colour picture. Other plug-ins of Pillow are not used.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 _CONVERTIBLE = {"1", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 
@@ -42,7 +42,7 @@ _CONVERTIBLE = {"1", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "H
 def read_zip(path: Path, *, advance: Advance | None = None) -> FerDataset:
     """Read FER2013 (class folders, or one CSV) from a zip.
 
-    Raises DataError for a truncated, damaged or encrypted zip, naming the member.
+    Raises DataError, which names the member, for a truncated, damaged or encrypted zip.
     """
     with _zip_errors(str(path)), zipfile.ZipFile(path) as archive:
         members = {m.filename: m for m in archive.infolist() if not m.is_dir()}
@@ -56,7 +56,7 @@ def read_zip(path: Path, *, advance: Advance | None = None) -> FerDataset:
         folders = {m.filename.rstrip("/") for m in archive.infolist() if m.is_dir()}
         tree = tree_from_paths(list(members), folders, str(path))
         if len(members) != sum(not m.is_dir() for m in archive.infolist()):
-            raise DataError(f"{path} holds members of the same name", fix="download it again")
+            raise DataError(f"{path} has two members of the same name", fix="download it again")
 
         def read(member: str) -> bytes:
             name = f"{path}: {member}"
@@ -88,13 +88,13 @@ def read_folder(path: Path, *, advance: Advance | None = None) -> FerDataset:
 
 
 def list_folder(path: Path) -> tuple[list[str], list[str]]:
-    """Return relative posix paths of all files and all folders below ``path``, junk left out."""
+    """Return relative posix paths of all files and all folders below ``path``, without junk."""
     files: list[str] = []
     folders: list[str] = []
     visited: set[str] = set()
     for parent, children, names in os.walk(path, followlinks=True):
         real = os.path.realpath(parent)
-        if real in visited:  # links may go round in circles
+        if real in visited:  # links may form a circle
             children.clear()
             continue
         visited.add(real)
@@ -144,14 +144,14 @@ def _decode_tree(
 
 
 def _gray_from_bytes(content: bytes, name: str) -> tuple[np.ndarray, bool]:
-    """Return u8[48,48] and whether the image was 8-bit gray already."""
+    """Return u8[48,48], and True if the image was already 8-bit gray."""
     try:
-        # The size is in the header: an image that claims to be huge is refused before decoding.
+        # The size is in the header: a huge image is refused before it is decoded.
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if image.size != (SIZE, SIZE):
                 raise DataError(
                     f"{name} is {image.width}x{image.height}, not {SIZE}x{SIZE}",
-                    fix="FER2013's images are 48x48; crop and resize others to faces of that size",
+                    fix="FER2013 images are 48x48; crop and resize other faces to that size",
                 )
             if image.mode == "L":
                 return np.asarray(image, dtype=np.uint8), True
@@ -163,8 +163,8 @@ def _gray_from_bytes(content: bytes, name: str) -> tuple[np.ndarray, bool]:
     except DataError:
         raise
     except Exception as error:
-        # Pillow's plug-ins raise nearly anything on broken input (OSError, SyntaxError,
-        # struct.error, ValueError, DecompressionBombError); all of it means one thing here.
+        # Pillow's plug-ins raise many types for damaged input (OSError, SyntaxError,
+        # struct.error, ValueError, DecompressionBombError); all mean the same here.
         reason = str(error).partition(" <_io")[0] or type(error).__name__
         raise DataError(
             f"{name} is not an image that can be read: {reason}",
@@ -188,5 +188,5 @@ def _zip_errors(name: str) -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(
-            f"{name} is truncated, damaged or no zip: {error}", fix="download it again"
+            f"{name} is truncated, damaged or not a zip: {error}", fix="download it again"
         ) from None

@@ -1,4 +1,4 @@
-"""Our own npz: four arrays and a JSON description, checked against its digest when read.
+"""The npz format of fer-edge: four arrays and a JSON description; reading checks the digest.
 
 Arrays: ``images`` u8[N,48,48], ``labels`` u8[N], ``split`` u8[N], ``ids`` (the ids, UTF-8, joined
 by NUL, as u8) and ``meta`` (JSON as u8: schema, sha256, source, synthetic, notes). No pickle.
@@ -18,7 +18,7 @@ from fer_edge.files import atomic_path
 __all__ = ["SCHEMA", "npz_from_dataset", "read_npz"]
 
 SCHEMA = 1
-"""Raise it when the arrays, or what the readers make of a source, change meaning."""
+"""Increase it if the meaning of the arrays, or the result of a reader, changes."""
 
 
 def npz_from_dataset(dataset: FerDataset, path: Path | str) -> None:
@@ -44,11 +44,11 @@ def npz_from_dataset(dataset: FerDataset, path: Path | str) -> None:
 def read_npz(path: Path) -> FerDataset:
     """Read what :func:`npz_from_dataset` wrote.
 
-    Raises DataError when the file is not one of ours, or when its rows do not have its digest.
+    Raises DataError if fer-edge did not write the file, or if the digest does not fit its rows.
     """
-    fix = "make it again from its source"
+    fix = "write it again from its source"
     try:
-        # Our own handle: np.load leaves the one that it opens to the garbage collector on errors.
+        # Opened here, since np.load does not close the file on errors.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             images, labels, split = arrays["images"], arrays["labels"], arrays["split"]
             ids = bytes(arrays["ids"]).decode("utf-8").split("\0")
@@ -56,8 +56,8 @@ def read_npz(path: Path) -> FerDataset:
         schema, promised = meta["schema"], meta["sha256"]
         source, synthetic, notes = meta["source"], meta["synthetic"], meta["notes"]
     except Exception as error:
-        # A damaged zip inside a damaged npy inside damaged JSON: about ten types of exceptions
-        # (BadZipFile, ValueError, TokenError, MemoryError for an absurd shape ...), one meaning.
+        # A damaged zip, npy or JSON raises one of about ten types of exceptions (BadZipFile,
+        # ValueError, TokenError, MemoryError for an invalid shape ...); all mean the same.
         raise DataError(f"{path} is not a data set of fer-edge: {error}", fix=fix) from None
     if schema != SCHEMA:
         raise DataError(f"{path} has schema {schema}, this version reads {SCHEMA}", fix=fix)
@@ -67,7 +67,7 @@ def read_npz(path: Path) -> FerDataset:
         images, labels, split, ids, source=str(source), synthetic=bool(synthetic), notes=notes
     )
     if dataset.sha256 != promised:
-        raise DataError(f"{path} is damaged: its rows do not have its digest", fix=fix)
+        raise DataError(f"{path} is damaged: its digest does not fit its rows", fix=fix)
     return dataset
 
 

@@ -1,18 +1,17 @@
-"""Other splits than FER2013's own: 80/10/10 or 70/30 at random, and the folds of cross-validation.
+"""Re-splits of FER2013: random 80/10/10 or 70/30 splits, and the folds of cross-validation.
 
-A re-split data set is a data set of its own:
+A re-split data set is a separate data set:
 
-* ``A/B`` and ``A/B/C`` pool the official TRAIN and PUBLIC. The first part plays TRAIN, the second
-  PUBLIC (the network is selected on it), the third PRIVATE: held for ``fer-edge evaluate`` and
-  ``verify``, never opened by training.
-* ``fold I of K`` cuts the official TRAIN alone: fold I plays PUBLIC, all others play TRAIN.
-* The official PRIVATE is in none of them: a network of another split is compared on its own test
-  images, as the published figures on such splits were.
+* ``A/B`` and ``A/B/C`` pool the official TRAIN and PUBLIC. The first part is used as TRAIN, the
+  second as PUBLIC (the network is selected on it), the third as PRIVATE (for ``fer-edge evaluate``
+  and ``verify``; training never reads it).
+* ``fold I of K`` splits only the official TRAIN: fold I is used as PUBLIC, all others as TRAIN.
+* No re-split contains the official PRIVATE. A network of a re-split is scored on the test images
+  of that re-split, like published figures on such splits.
 
-Each class is cut in proportion, and identical images go to one side together (see
-:mod:`fer_edge.data.groups`). ``duplicates_across`` gives that up, as splits in publications mostly
-do without saying so: then copies of training images are among the test images, and every result
-says "naive split".
+Each class is split in proportion, and identical images stay together (see
+:mod:`fer_edge.data.groups`). With ``duplicates_across`` they do not, as in most published splits:
+then copies of training images are among the test images, and every result says "naive split".
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ __all__ = [
 ]
 
 OFFICIAL = "official"
-"""The name of the split that a data set comes with."""
+"""The name of the original split of a data set."""
 
 _FOLD = re.compile(r"fold (\d+) of (\d+)")
 _FIX = "write percentages such as 80/10/10 (TRAIN/PUBLIC/PRIVATE) or 70/30, or 'official'"
@@ -42,10 +41,10 @@ _FIX = "write percentages such as 80/10/10 (TRAIN/PUBLIC/PRIVATE) or 70/30, or '
 
 @dataclass(frozen=True)
 class Resplit:
-    """One way to split anew: ``name`` is ``A/B``, ``A/B/C`` (percent) or ``fold I of K``.
+    """A re-split: ``name`` is ``A/B``, ``A/B/C`` (percent) or ``fold I of K``.
 
-    ``of`` is the digest of the data set that was split, "" before. Raises UsageError for a name
-    that is none, and for a negative seed.
+    ``of`` is the digest of the data set that was re-split, "" until it is applied. Raises
+    UsageError for an invalid name or a negative seed.
     """
 
     name: str
@@ -55,17 +54,17 @@ class Resplit:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise UsageError(f"a split's seed of {self.seed}", fix="use 0 or more")
+            raise UsageError(f"invalid seed {self.seed} of a split", fix="use 0 or more")
         if self.fold is None:
             self.fractions()
 
     @property
     def label(self) -> str:
-        """How tables name it, e.g. ``80/10/10 split, seed 1``, or ``NAIVE 80/10/10 split, ...``."""
+        """Its name in tables: ``80/10/10 split, seed 1``, or ``NAIVE 80/10/10 split, ...``."""
         kind = self.name if self.fold else f"{self.name} split"
         if not self.duplicates_across:
             return f"{kind}, seed {self.seed}"
-        # The word that the reader must not miss.
+        # In capitals, so that the reader sees it.
         return f"NAIVE {'split, ' if self.fold else ''}{kind}, seed {self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,7 +73,7 @@ class Resplit:
 
     @property
     def fold(self) -> tuple[int, int] | None:
-        """Which fold of how many, both from 1; None for a split by percentages."""
+        """(fold, number of folds), both from 1; None for a split by percentages."""
         match = _FOLD.fullmatch(self.name)
         if match is None:
             return None
@@ -92,7 +91,9 @@ class Resplit:
         if not 2 <= len(percent) <= 3 or not all(0 < part < 100 for part in percent):
             raise UsageError(f"{self.name!r} is not a split in two or three parts", fix=_FIX)
         if not math.isclose(sum(percent), 100, abs_tol=1e-6):
-            raise UsageError(f"the parts of {self.name} make {sum(percent):g} percent", fix=_FIX)
+            raise UsageError(
+                f"the parts of {self.name} sum to {sum(percent):g} percent, not 100", fix=_FIX
+            )
         return [part / 100 for part in percent]
 
 

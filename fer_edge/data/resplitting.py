@@ -1,4 +1,4 @@
-"""Applies another split than FER2013's own to a data set (:mod:`fer_edge.data.resplit`)."""
+"""Apply a re-split (:mod:`fer_edge.data.resplit`) to a data set."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["apply_resplit", "resplit_as_recorded"]
 
 
 def apply_resplit(resplit: Resplit, dataset: FerDataset) -> FerDataset:
-    """Return ``dataset`` re-split, with ``split``, order and digest rewritten.
+    """Return ``dataset`` re-split, with new ``split``, order and digest.
 
-    The notes of the result say how, and how many copies of TRAIN's images a naive split has
-    among its test images. Raises UsageError for a data set that was re-split already, and
-    DataError when a part would be empty.
+    The notes of the result describe the split. For a naive split they also count the test images
+    whose pixels are in TRAIN. Raises UsageError for a data set that is already re-split, and
+    DataError if a part would be empty.
     """
     if dataset.resplit is not None:
         raise UsageError(f"{dataset.source} is already re-split: {dataset.resplit.label}")
@@ -53,7 +53,7 @@ def apply_resplit(resplit: Resplit, dataset: FerDataset) -> FerDataset:
 
 
 def _note(resplit: Resplit, result: FerDataset) -> str:
-    """Say how many images each part has, and how many of them are copies across."""
+    """Return the note: images per part and, for a naive split, the copies among test images."""
     counts = {split.name: int((result.split == split).sum()) for split in Split}
     note = f"{resplit.label}: "
     note += ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
@@ -61,8 +61,8 @@ def _note(resplit: Resplit, result: FerDataset) -> str:
         tests = result.take(np.flatnonzero(result.split != Split.TRAIN))
         copies = int(duplicate_mask(tests, result.select(Split.TRAIN)).sum())
         note += (
-            f" ({copies:,} of the {len(tests):,} test images stand in TRAIN with the same "
-            "pixels, which flatters the scores)"
+            f" ({copies:,} of the {len(tests):,} test images have the same pixels as a TRAIN "
+            "image, so the scores are too high)"
         )
     return note
 
@@ -70,34 +70,36 @@ def _note(resplit: Resplit, result: FerDataset) -> str:
 def resplit_as_recorded(
     dataset: FerDataset, info: DatasetInfo, who: str = "this network"
 ) -> FerDataset:
-    """Return ``dataset`` split as the training data of a network was.
+    """Return ``dataset`` with the split of a network's training data.
 
-    ``info`` is what the run, weights or manifest record of their data. Without a re-split in it,
-    ``dataset`` is returned as it is. Raises DataError when it was re-split and ``dataset`` is not
-    the very data set that was split: which of its images the network was fitted to is unknown.
+    ``info`` is the data description of the run, weights or manifest. Without a re-split in it,
+    ``dataset`` is returned unchanged. Raises DataError if there is one and ``dataset`` is another
+    data set: then it is unknown which images the network was trained on.
     """
     recorded = recorded_resplit(info)
     if dataset.resplit == recorded:
         return dataset
     if recorded is None or dataset.resplit is not None:
         used, given = (
-            each.label if each else "official split" for each in (recorded, dataset.resplit)
+            resplit.label if resplit else "official split"
+            for resplit in (recorded, dataset.resplit)
         )
         raise DataError(
             f"{who} was trained on the {used}, not on the {given}",
-            fix="give the data set as it was loaded",
+            fix="give the data set as `load` returned it",
         )
     if dataset.sha256 != recorded.of:
         raise DataError(
-            f"{who} was trained on its own {recorded.label} of the data set {recorded.of[:12]}; "
-            f"{dataset.source} is another ({dataset.sha256[:12]}), and which of its images are "
-            "test images is unknown",
-            fix="give the --data of its training",
+            f"{who} was trained on a {recorded.label} of the data set {recorded.of[:12]}; "
+            f"{dataset.source} is another data set ({dataset.sha256[:12]}), and it is unknown "
+            "which of its images are test images",
+            fix="give the --data that it was trained with",
         )
     again = apply_resplit(replace(recorded, of=""), dataset)
     if info.sha256 not in {None, again.sha256}:
         raise DataError(
-            f"{recorded.label} of {dataset.source} is not what {who} was trained on",
+            f"{recorded.label} of {dataset.source} does not give the data that {who} was trained "
+            "on",
             fix="use the version of fer-edge that trained it",
         )
     return again

@@ -1,15 +1,15 @@
 """The three splits of FER2013, how sources name them, and the official counts per class.
 
-The original ``Usage`` column says Training, PublicTest or PrivateTest; the Kaggle folder layout
-keeps it as the prefix of each file name. An ImageFolder tree without those prefixes only has folder
-names, and they are read so:
+The values of the original ``Usage`` column are Training, PublicTest and PrivateTest. In the Kaggle
+folder layout they are the prefix of each file name. An ImageFolder tree without these prefixes only
+has folder names, with these meanings:
 
 * ``train`` is TRAIN;
 * ``val``, ``valid``, ``validation``, ``dev`` and ``public`` are PUBLIC, the split to select on;
 * ``private`` is PRIVATE, the final test;
-* ``test`` is PRIVATE when a PUBLIC folder stands beside it, and PUBLIC when none does: a run needs
-  something to select on, and what was selected on is no final test. The data set's notes say so;
-* a tree with no such folder is all TRAIN, and the notes say so.
+* ``test`` is PRIVATE if there is also a PUBLIC folder, else PUBLIC: a run needs a split to select
+  on, and a split that was selected on is not a final test. The notes of the data set say so;
+* in a tree without such folders, all images are TRAIN, and the notes say so.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class Split(IntEnum):
-    """FER2013's own splits: fit on TRAIN, select on PUBLIC, open PRIVATE once."""
+    """The official splits: train on TRAIN, select on PUBLIC, use PRIVATE once at the end."""
 
     TRAIN = 0
     PUBLIC = 1
@@ -49,7 +49,7 @@ OFFICIAL_COUNTS: dict[Split, tuple[int, ...]] = {
     Split.PUBLIC: (467, 56, 496, 895, 653, 415, 607),
     Split.PRIVATE: (491, 55, 528, 879, 594, 416, 626),
 }
-"""Images per label id 0..6 of the complete FER2013: the fingerprints of its splits."""
+"""Images per label id 0..6 of the complete FER2013; they identify its splits."""
 
 SELECTIONS: dict[str, tuple[Split, ...]] = {
     "train": (Split.TRAIN,),
@@ -58,7 +58,7 @@ SELECTIONS: dict[str, tuple[Split, ...]] = {
     "test": (Split.PUBLIC, Split.PRIVATE),
     "all": tuple(Split),
 }
-"""What ``--split`` accepts; ``test`` is both halves of the contest's test set."""
+"""The values of ``--split``; ``test`` is both halves of the contest's test set."""
 
 _USAGE = {"training": Split.TRAIN, "publictest": Split.PUBLIC, "privatetest": Split.PRIVATE}
 
@@ -73,7 +73,7 @@ _FOLDERS: dict[str, Split | None] = {
     "publictest": Split.PUBLIC,
     "private": Split.PRIVATE,
     "privatetest": Split.PRIVATE,
-    "test": None,  # depends on what stands beside it
+    "test": None,  # depends on the other split folders
     "testing": None,
 }
 
@@ -90,12 +90,12 @@ def split_from_prefix(file_name: str) -> Split | None:
 
 
 def is_split_folder(name: str) -> bool:
-    """Tell whether a folder's name is one that means a split."""
+    """Return True if the name of a folder means a split."""
     return _normal(name) in _FOLDERS
 
 
 def split_from_folder(name: str, *, siblings: frozenset[str]) -> Split:
-    """Return the split of a split folder; ``siblings`` are all split folders of the tree."""
+    """Return the split of a split folder. ``siblings`` are all split folders of the tree."""
     split = _FOLDERS[_normal(name)]
     if split is not None:
         return split

@@ -1,8 +1,8 @@
-"""What a tree of image files means: which file is which split, label and id.
+"""Interpret a tree of image files: the split, label and id of each file.
 
-Works on relative paths alone, so that a zip and its unzipped folder are read by one rule:
-``[anything/][split/]emotion/file``. The Usage prefix of a file name (``PublicTest_12.jpg``) decides
-its split; without one its folder does (:mod:`fer_edge.data.splits`).
+It only uses relative paths, so one rule reads a zip and its unzipped folder:
+``[anything/][split/]emotion/file``. The Usage prefix of a file name (``PublicTest_12.jpg``) gives
+the split; without a prefix, the folder does (:mod:`fer_edge.data.splits`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LAYOUT = (
 
 @dataclass(frozen=True)
 class TreeFile:
-    """One image: its path in the source, and what the path says about it."""
+    """One image: its path in the source, and the id, label and split that the path gives."""
 
     path: str
     id: str
@@ -49,16 +49,16 @@ class TreeFile:
 
 @dataclass(frozen=True)
 class Tree:
-    """All images of a tree, and what a person should know about how it was read."""
+    """All images of a tree, and notes for the user about how it was read."""
 
     files: tuple[TreeFile, ...]
     notes: tuple[str, ...]
     claims_usage: bool
-    """Every file carries FER2013's Usage prefix, so the official counts apply."""
+    """True if every file has the Usage prefix of FER2013: then the official counts apply."""
 
 
 def is_junk(path: str) -> bool:
-    """Tell whether a path is what file managers leave behind: .DS_Store, __MACOSX, Thumbs.db."""
+    """Return True for files that file managers create: .DS_Store, __MACOSX, Thumbs.db."""
     parts = PurePosixPath(path).parts
     return (
         any(part.startswith(".") or part == "__MACOSX" for part in parts)
@@ -69,8 +69,8 @@ def is_junk(path: str) -> bool:
 def tree_from_paths(paths: Sequence[str], folders: Iterable[str], source: str) -> Tree:
     """Interpret the relative posix paths of all files, and of all folders (for empty ones).
 
-    Raises DataError for an unknown, missing or empty class folder, for an image in no class
-    folder, for two trees side by side and for two files with one id.
+    Raises DataError for an unknown, missing or empty class folder, for an image outside all class
+    folders, for two trees and for two files with one id.
     """
     paths = sorted(path for path in paths if not is_junk(path))
     in_classes: list[tuple[str, _Place]] = []
@@ -83,7 +83,7 @@ def tree_from_paths(paths: Sequence[str], folders: Iterable[str], source: str) -
             in_classes.append((path, place))
     _refuse_loose_images(loose, source)
     if not in_classes:
-        raise DataError(f"{source} holds no images in folders of emotions", fix=_LAYOUT)
+        raise DataError(f"{source} has no images in class folders", fix=_LAYOUT)
     _check_roots([place for _, place in in_classes], source)
     _check_classes([place for _, place in in_classes], folders, source)
     return _tree(in_classes, loose, source)
@@ -93,7 +93,7 @@ def tree_from_paths(paths: Sequence[str], folders: Iterable[str], source: str) -
 class _Place:
     root: str
     split: str  # "" when the tree has no split folders
-    emotion: str  # as the folder spells it
+    emotion: str  # the name of the folder
     label: int
 
 
@@ -114,8 +114,12 @@ def _place(path: str, source: str) -> _Place | None:
 
 
 def _refuse_class(emotion: str, folder: str, path: str, source: str) -> None:
-    known = emotion.strip().lower() in ALIASES
-    why = "is a class that FER2013 does not have" if known else "is not one of the seven emotions"
+    in_other_sets = emotion.strip().lower() in ALIASES
+    why = (
+        "is a class that FER2013 does not have"
+        if in_other_sets
+        else "is not one of the seven emotions"
+    )
     raise DataError(
         f"{source}: the class folder {folder!r} {why} (first file: {path})",
         fix=f"remove or rename it; {_LAYOUT}",
@@ -136,31 +140,31 @@ def _check_roots(places: Sequence[_Place], source: str) -> None:
     if len(roots) > 1:
         names = " and ".join(repr(root or ".") for root, _ in roots[:2])
         raise DataError(
-            f"{source} holds more than one tree of emotions: {names}",
-            fix="unzip it and give the one to read",
+            f"{source} has more than one tree of class folders: {names}",
+            fix="unzip it and give the folder of one tree",
         )
 
 
 def _check_classes(places: Sequence[_Place], folders: Iterable[str], source: str) -> None:
-    """Each split folder has all seven classes; a folder of a class that is empty is no class."""
-    found: dict[str, set[int]] = defaultdict(set)
+    """Check that each split folder has all seven classes. An empty class folder does not count."""
+    labels_in: dict[str, set[int]] = defaultdict(set)
     for place in places:
-        found["/".join(filter(None, (place.root, place.split)))].add(place.label)
+        labels_in["/".join(filter(None, (place.root, place.split)))].add(place.label)
     for folder in sorted(folders):
         path = PurePosixPath(folder)
         parent = "" if str(path.parent) == "." else str(path.parent)
         root = places[0].root
         is_split = parent == root and bool(places[0].split) and is_split_folder(path.name)
         if is_split and not is_junk(folder):
-            found[folder]  # an empty split folder lacks all seven
+            labels_in[folder]  # an empty split folder has none of the seven
         if (
-            parent in found
+            parent in labels_in
             and not is_junk(folder)
             and emotion_id(path.name) is None
             and not is_split
         ):
             _refuse_class(path.name, folder, "it is empty", source)
-    for folder, labels in sorted(found.items()):
+    for folder, labels in sorted(labels_in.items()):
         missing = [EMOTIONS[label] for label in range(len(EMOTIONS)) if label not in labels]
         if missing:
             where = folder or "the tree"
@@ -189,17 +193,17 @@ def _tree(in_classes: Sequence[tuple[str, _Place]], loose: Sequence[str], source
             unprefixed[place.split] += 1
             id_ = "/".join((split.label, EMOTIONS[place.label], name.stem))
         else:
-            # With the emotion: the real FER2013 has names that stand in two class folders.
+            # With the emotion: the real FER2013 has file names that are in two class folders.
             id_ = f"{EMOTIONS[place.label]}/{name.stem}"
-            # Kaggle's test/ holds both test halves, so only TRAIN against test is a contradiction.
+            # Kaggle's test/ has both test halves, so only TRAIN against test is a contradiction.
             if place.split and (split is Split.TRAIN) != (by_folder[place.split] is Split.TRAIN):
                 moved += 1
         id_ = id_.encode("utf-8", "backslashreplace").decode("utf-8")
         if first.setdefault(id_, path) != path:
             raise DataError(
-                f"{source}: {first[id_]!r} and {path!r} have the same name and split, so one "
+                f"{source}: {first[id_]!r} and {path!r} have the same name and split, so the same "
                 f"id ({id_})",
-                fix="remove the one that does not belong",
+                fix="remove one of them",
             )
         files.append(TreeFile(path, id_, place.label, split))
     notes = _notes(unprefixed, by_folder, moved, loose)
@@ -217,15 +221,15 @@ def _notes(
         elif "test" in folder.lower() and split is Split.PUBLIC and "public" not in folder.lower():
             notes.append(
                 f"no validation folder: the {count:,} images of {folder!r} are PUBLIC, for "
-                "selection; a score on them is no final test"
+                "selection; a score on them is not a final test"
             )
         else:
             notes.append(f"{count:,} images of {folder!r} are {split.name}, by their folder")
     if moved:
         notes.append(
-            f"{moved:,} images lie in a folder of another split than their Usage prefix says; "
-            "the prefix was followed"
+            f"{moved:,} images are in the folder of another split than their Usage prefix; "
+            "the prefix is used"
         )
     if loose:
-        notes.append(f"{len(loose):,} other files were left out, such as {loose[0]!r}")
+        notes.append(f"{len(loose):,} other files were ignored, such as {loose[0]!r}")
     return notes

@@ -1,4 +1,4 @@
-"""The networks that can be trained, in one explicit table; torch is imported when one is built."""
+"""The table of networks that can be trained. Building a network imports torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["MODELS", "ModelEntry", "ModelSpec", "build_model", "model_entry"]
 class ModelEntry:
     """A row of the table: ``target`` is ``module:function``, called with the :class:`ModelSpec`.
 
-    ``reported`` is the accuracy its source reports on FER2013, as a fraction, or None.
-    ``parameters`` and ``macs`` are what :mod:`fer_edge.models.profile` counts with default options:
-    written down, so that listing the networks needs no torch, and held to it by a test. None where
-    they have not been written down yet.
+    ``reported`` is the accuracy on FER2013 that the source reports, as a fraction, or None.
+    ``parameters`` and ``macs`` are the counts of :mod:`fer_edge.models.profile` with default
+    options. They are stored here so that listing the networks needs no torch; a test compares them
+    with the counts. None means that they are not stored yet.
     """
 
     target: str
@@ -36,14 +36,14 @@ class ModelEntry:
 MODELS: dict[str, ModelEntry] = {
     "compact": ModelEntry(
         target="fer_edge.models.compact:build",
-        summary="plain 3x3 residual network, 32-64-128-160, made to quantise cleanly",
+        summary="plain 3x3 residual network, 32-64-128-160, designed for INT8",
         source="fer-edge",
         parameters=742_919,
         macs=31_215_712,
     ),
     "repvgg": ModelEntry(
         target="fer_edge.models.repvgg:build",
-        summary="plain 3x3 stack, 32-64-128-160; shortcuts train it and fold away",
+        summary="plain 3x3 stack, 32-64-128-160; its training shortcuts are folded for inference",
         source="fer-edge; Ding et al. 2021",
         parameters=850_183,
         macs=30_441_568,
@@ -98,7 +98,7 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "emotion-cnn-filters": ModelEntry(
         target="fer_edge.models.plain:build",
-        summary="emotion-cnn behind five fixed edge filters",
+        summary="five fixed edge filters, then emotion-cnn",
         source="report E, CBAM",
         reported=0.5972,
         parameters=1_275_527,
@@ -132,7 +132,7 @@ MODELS: dict[str, ModelEntry] = {
 
 
 def model_entry(name: str) -> ModelEntry:
-    """Return the row of ``name``; a :class:`UsageError` suggests the nearest one."""
+    """Return the row of ``name``. Raises :class:`UsageError` that suggests the nearest name."""
     try:
         return MODELS[name]
     except KeyError:

@@ -1,6 +1,6 @@
-"""Networks behind fixed filters: a small residual one, and one with attention.
+"""Two networks that start with fixed filters: a small residual one, and one with attention.
 
-Attention is CBAM, Woo et al. 2018 (arXiv 1807.06521): first which channels, then where.
+The attention is CBAM, Woo et al. 2018 (arXiv 1807.06521): first over channels, then over positions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Attention", "Cbam", "CbamOptions", "FilterResnet", "FilterResnetOpti
 
 
 class FilterResnetOptions(Record, frozen=True):
-    """``stem`` channels, then one residual block per width, each halving height and width."""
+    """``stem`` channels, then one residual block per width. Each block halves height and width."""
 
     stem: Size = 32
     widths: Sizes = (64, 128, 256)
@@ -53,10 +53,10 @@ class FilterResnet(nn.Module):
 
 
 class Attention(nn.Module):
-    """Scale each channel, then each place, of ``f32[N, channels, H, W]`` by a factor in 0..1.
+    """Scale each channel, then each position, of ``f32[N, channels, H, W]`` by a factor in 0..1.
 
-    The bottleneck of the channels is ``channels / reduction`` wide; 1x1 convolutions take the
-    place of its linear layers, so that nothing is reshaped on the way to an engine.
+    The bottleneck of the channels is ``channels / reduction`` wide. It uses 1x1 convolutions
+    instead of linear layers, so that the graph needs no reshape.
     """
 
     def __init__(self, channels: int, reduction: int, window: int) -> None:
@@ -83,8 +83,8 @@ class Attention(nn.Module):
 class CbamOptions(Record, frozen=True):
     """A block per width: convolution, BatchNorm, ReLU, attention, 2x2 max-pooling.
 
-    ``reduction`` and ``window`` are the attention's, as in its paper; the last map is flattened
-    into ``hidden`` values, with ``dropout`` before the classifier.
+    ``reduction`` and ``window`` configure the attention, as in its paper. The last map is
+    flattened; a linear layer of ``hidden`` outputs and ``dropout`` come before the classifier.
     """
 
     widths: Sizes = (64, 128, 256)
@@ -146,6 +146,6 @@ def build(spec: ModelSpec) -> nn.Module:
 def _check(spec: ModelSpec, widths: tuple[int, ...]) -> None:
     if spec.size >> len(widths) < 1:
         raise UsageError(
-            f"model {spec.name!r}: {len(widths)} poolings leave nothing of {spec.size} pixels",
+            f"model {spec.name!r}: {len(widths)} poolings are too many for {spec.size} pixels",
             fix="give fewer widths",
         )

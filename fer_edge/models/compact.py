@@ -1,8 +1,8 @@
-"""The compact network: a small residual CNN for 48x48 gray faces that quantises cleanly.
+"""The compact network: a small residual CNN for 48x48 gray faces, designed for INT8.
 
-Only 3x3 and 1x1 convolutions, BatchNorm that folds away, ReLU, one addition per block, global
-average pooling and a linear layer, with channels in multiples of 16: every INT8 engine has a fast
-kernel for each of them. The residual block is He et al. 2016 (arXiv 1512.03385), fig. 2.
+It has only 3x3 and 1x1 convolutions, BatchNorm that is folded, ReLU, one addition per block,
+global average pooling and a linear layer. Channels are multiples of 16. Every INT8 runtime has a
+fast kernel for each of these. The residual block is He et al. 2016 (arXiv 1512.03385), fig. 2.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["Compact", "CompactOptions", "build"]
 class CompactOptions(Record, frozen=True):
     """``widths`` and ``blocks`` per stage; each stage after the first halves height and width.
 
-    ``stem_stride`` 2 halves the image in the first convolution; ``dropout`` stands before the
-    linear layer. The default has 0.744M parameters and 31.2M multiply-accumulates.
+    ``stem_stride`` 2 halves the image in the first convolution; ``dropout`` is before the
+    linear layer. The default has 0.743M parameters and 31.2M multiply-accumulates.
     """
 
     widths: Sizes = (32, 64, 128, 160)
@@ -32,7 +32,7 @@ class CompactOptions(Record, frozen=True):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut; height and width shrink by ``stride``."""
+    """Two 3x3 convolutions and a shortcut; ``stride`` divides height and width."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -77,8 +77,8 @@ class Compact(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        # BatchNorm keeps its ones: with bn2 at zero, as deep networks start, this shallow one
-        # stayed at the majority class for four epochs of FER2013.
+        # BatchNorm starts with weight 1. Deep networks often start bn2 at 0; this shallow network
+        # then predicted only the majority class for four epochs of FER2013.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

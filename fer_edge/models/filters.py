@@ -1,4 +1,4 @@
-"""A convolution whose filters are given, not learned: edges in four directions, and blobs."""
+"""A convolution with fixed filters, not learned ones: edges in four directions, and blobs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ FILTERS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "antidiagonal": ((0, 1, 2), (-1, 0, 1), (-2, -1, 0)),
     "laplacian": ((-1, -1, -1), (-1, 8, -1), (-1, -1, -1)),
 }
-"""3x3 kernels: Sobel's two, the same turned by 45 degrees, and the Laplacian of 8 neighbours."""
+"""3x3 kernels: two Sobel, the same two rotated by 45 degrees, the Laplacian of 8 neighbours."""
 
 
 class FixedFilters(nn.Conv2d):
     """``f32[N, channels, H, W] -> f32[N, 5, H, W]``: each of :data:`FILTERS` on the channels' mean.
 
-    The weights are a buffer: saved and exported as a constant convolution, never trained, and not
-    counted as parameters. Each filter is divided by the sum of its positive weights, so that the
-    five answer on one scale.
+    The weights are a buffer: they are saved, exported as a constant convolution, never trained, and
+    not counted as parameters. Each filter is divided by the sum of its positive weights, so that
+    all five outputs have one scale.
     """
 
     def __init__(self, channels: int = 1) -> None:

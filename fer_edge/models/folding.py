@@ -1,4 +1,4 @@
-"""BatchNorm folded into the layer before it, and weights for what is folded taken back."""
+"""Fold BatchNorm into the layer before it, and turn folded weights into unfolded ones."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["folded", "neutral", "refit_norms", "state_from_folded"]
 
 
 def folded(model: nn.Module, example: Tensor) -> nn.Module:
-    """Return ``model``, in ``eval()`` mode, with BatchNorm folded into what stands before it.
+    """Return ``model``, in ``eval()`` mode, with each BatchNorm folded into the layer before it.
 
-    Layers keep their names. A network that cannot be traced, or does not answer the same to
-    ``example`` afterwards (a convolution used twice, say), is returned as it is: it is but slower.
+    Layers keep their names. The network is returned unchanged, and is only slower, if it cannot be
+    traced or its logits for ``example`` change (for example, one convolution is used twice).
     """
     try:
         quick: nn.Module = fuse(model)
         with torch.no_grad():
             same = torch.allclose(quick(example), model(example), rtol=1e-3, atol=1e-3)
-    except Exception:  # whatever tracing meets in a network that it does not understand
+    except Exception:  # tracing raises many types of errors for a network that it cannot follow
         return model
     return quick if same else model
 
@@ -31,13 +31,13 @@ def folded(model: nn.Module, example: Tensor) -> nn.Module:
 def state_from_folded(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict of ``model`` that folds to ``weights``, named as :func:`folded` does.
 
-    Of the many that do, the one whose BatchNorm changes nothing but adds the bias. A network that
-    folds itself (a ``fold`` method) says with ``unfold`` how.
+    Many state dicts do; in this one, BatchNorm only adds the bias. A network that folds itself
+    (method ``fold``) has the method ``unfold`` for it.
     """
     unfold = getattr(model, "unfold", None)
     if unfold is not None:
-        own: dict[str, Tensor] = unfold(weights)
-        return own
+        unfolded: dict[str, Tensor] = unfold(weights)
+        return unfolded
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     norms = _norms_behind(model)
     for name, value in weights.items():
@@ -52,7 +52,7 @@ def state_from_folded(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[s
 
 
 def neutral(name: str, norm: nn.Module, bias: Tensor) -> dict[str, Tensor]:
-    """Return the state of the BatchNorm ``name`` that adds ``bias`` f32[C], and no more."""
+    """Return the state with which the BatchNorm ``name`` only adds ``bias`` f32[C]."""
     assert isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d)
     ones = torch.ones_like(bias)
     return {
@@ -65,31 +65,32 @@ def neutral(name: str, norm: nn.Module, bias: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def refit_norms(model: nn.Module, images: Tensor) -> None:
-    """Give every BatchNorm the statistics of its own input for ``images`` f32[N, C, H, W].
+    """Set the running statistics of every BatchNorm to those of ``images`` f32[N, C, H, W].
 
-    Scale and shift change with them, so that ``model``, in ``eval()`` mode, answers as before: then
-    it does in training, too, where the statistics are the batch's.
+    Scale and shift are changed with them, so that ``model`` computes the same as before in
+    ``eval()`` mode. It then computes almost the same in training mode, with a batch's statistics.
     """
-    norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d | nn.BatchNorm1d)]
-    seen: dict[nn.Module, tuple[Tensor, Tensor, int]] = {}
+    kinds = (nn.BatchNorm2d, nn.BatchNorm1d)
+    norms = [module for module in model.modules() if isinstance(module, kinds)]
+    sums: dict[nn.Module, tuple[Tensor, Tensor, int]] = {}
 
-    def watch(norm: nn.Module, given: tuple[Tensor]) -> None:
-        x = given[0].double()
+    def watch(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0].double()
         axes = [axis for axis in range(x.dim()) if axis != 1]
-        total, squares, count = seen.get(norm, (torch.zeros(()), torch.zeros(()), 0))
-        seen[norm] = total + x.sum(axes), squares + (x * x).sum(axes), count + x[:, 0].numel()
+        total, squares, count = sums.get(norm, (torch.zeros(()), torch.zeros(()), 0))
+        sums[norm] = total + x.sum(axes), squares + (x * x).sum(axes), count + x[:, 0].numel()
 
-    watching = [norm.register_forward_pre_hook(watch) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(watch) for norm in norms]
     try:
-        for part in torch.split(images, 256):
-            model(part)
+        for batch in torch.split(images, 256):
+            model(batch)
     finally:
-        for each in watching:
-            each.remove()
+        for hook in hooks:
+            hook.remove()
     for norm in norms:
-        if norm not in seen or norm.running_mean is None or norm.running_var is None:
+        if norm not in sums or norm.running_mean is None or norm.running_var is None:
             continue
-        total, squares, count = seen[norm]
+        total, squares, count = sums[norm]
         mean = total / count
         var = (squares / count - mean * mean).clamp(min=0)
         spread = (var + norm.eps).sqrt() / (norm.running_var.double() + norm.eps).sqrt()
@@ -101,7 +102,7 @@ def refit_norms(model: nn.Module, images: Tensor) -> None:
 
 
 def _norms_behind(model: nn.Module) -> dict[str, str]:
-    """Return the BatchNorm that folds into each layer, by their names."""
+    """Return a mapping: name of a layer -> name of the BatchNorm that folds into it."""
     modules = dict(model.named_modules())
     pairs: dict[str, str] = {}
     for node in fx.symbolic_trace(model).graph.nodes:

@@ -1,8 +1,7 @@
-"""Where a network looked: Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391), by captum.
+"""Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391), computed by captum: where a network looks.
 
-A map of features is weighted by how much the class's logit would rise with each of its channels;
-what remains above zero shows the places that spoke for the class. The map is as coarse as the
-layer that it is taken from.
+The channels of a feature map are weighted by the gradient of the class's logit and summed. Positive
+values mark the positions that are evidence for the class. The resolution is that of the layer.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ __all__ = ["FeatureMap", "GradCam", "default_map", "feature_maps", "gradcam_from
 
 _BATCH = 64
 _COARSEST = 8
-"""Pixels of the image per place of a map, at most, where the layer is ours to choose."""
+"""The default layer has at most so many pixels of the image per position of its map."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,10 @@ class FeatureMap:
 
 
 class GradCam:
-    """A network in ``eval()`` mode, and the layer that its maps are taken from.
+    """A network in ``eval()`` mode, and the layer whose maps are used.
 
-    ``layer`` None takes :func:`default_map`. :class:`UsageError` names the layers there are for
-    another name; :class:`MissingExtraError` without captum.
+    ``layer`` None selects :func:`default_map`. Raises :class:`UsageError` for an unknown layer (the
+    message lists the known ones), and :class:`MissingExtraError` without captum.
     """
 
     def __init__(
@@ -71,8 +70,8 @@ class GradCam:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return f32[N,7] logits and f32[N,48,48] maps, 0..1, of u8[N,48,48] ``images``.
 
-        ``targets`` (N label ids) are the classes to explain; None takes those predicted. Each map's
-        highest place is 1; a map is 0 everywhere where nothing in it spoke for the class.
+        ``targets`` (N label ids) are the classes to explain; None means the predicted ones. The
+        highest value of a map is 1. A map without any evidence for the class is 0 everywhere.
         """
         logits, maps = [], []
         for start in range(0, len(images), _BATCH):
@@ -100,10 +99,10 @@ class GradCam:
     def _find(self, layer: str | None) -> FeatureMap:
         if layer is None:
             return default_map(self.maps, self._spec.size)
-        for found in self.maps:
-            if found.layer == layer:
-                return found
-        layers = [found.layer for found in self.maps]
+        for candidate in self.maps:
+            if candidate.layer == layer:
+                return candidate
+        layers = [candidate.layer for candidate in self.maps]
         raise unknown("layer", layer, layers, where=f"model {self._spec.name!r}")
 
 
@@ -117,20 +116,20 @@ def gradcam_from_weights(
 
 
 def default_map(maps: Sequence[FeatureMap], size: int) -> FeatureMap:
-    """Return the last map whose places are at most 8 pixels wide, or the last of all.
+    """Return the last map whose positions are at most 8 pixels wide, else the last map.
 
-    The method takes the last map before pooling or flattening. On a face of 48 pixels that is often
-    one of 3x3, which cannot tell an eye from a mouth: with 6x6 it can.
+    The paper uses the last map before pooling or flattening. For a face of 48 pixels that map is
+    often 3x3, which is too coarse to separate an eye from a mouth; 6x6 is fine enough.
     """
-    fine = [found for found in maps if min(found.height, found.width) * _COARSEST >= size]
+    fine = [layer for layer in maps if min(layer.height, layer.width) * _COARSEST >= size]
     return (fine or maps)[-1]
 
 
 def feature_maps(model: nn.Module, spec: ModelSpec) -> list[FeatureMap]:
-    """Return the layers of ``model`` with an output of height and width, in computing order.
+    """Return the layers of ``model`` whose output has height and width, in order of execution.
 
-    Each map stands once, under the innermost layer that made it. Layers that run more than once in
-    a pass are left out, since their name does not say which map is meant.
+    Each map is listed once, with the innermost layer that computes it. A layer that runs more than
+    once in a pass is left out, since its name does not identify one map.
     """
     calls: dict[str, list[Tensor]] = {}
     order: list[str] = []
@@ -151,20 +150,20 @@ def feature_maps(model: nn.Module, spec: ModelSpec) -> list[FeatureMap]:
     finally:
         for hook in hooks:
             hook.remove()
-    seen = [pixels]
-    found = []
+    outputs = [pixels]
+    maps = []
     for name in order:
         output = calls[name][0]
         if len(calls[name]) > 1 or output.ndim != 4 or output.shape[2] * output.shape[3] == 1:
             continue
-        # Dropout and Identity hand on the very tensor that they were given.
-        if any(_same(output, other) for other in seen):
+        # Dropout and Identity return their input tensor itself.
+        if any(_same(output, other) for other in outputs):
             continue
-        seen.append(output)
-        found.append(FeatureMap(name, *output.shape[1:]))
-    if not found:
+        outputs.append(output)
+        maps.append(FeatureMap(name, *output.shape[1:]))
+    if not maps:
         raise UsageError(f"no layer of model {spec.name!r} has a map with height and width")
-    return found
+    return maps
 
 
 def _same(one: Tensor, two: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""A wider network that answers as a narrower, trained one does, and learns on from there."""
+"""Start a wider network so that it computes what a narrower, trained one computes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def fits_into(small: Mapping[str, Tensor], large: Mapping[str, Tensor]) -> bool:
 
 @torch.no_grad()
 def grown(small: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict of the shapes of ``fresh`` that computes what ``small`` does.
+    """Return a state dict with the shapes of ``fresh`` that computes what ``small`` does.
 
-    After Net2Net (Chen et al. 2016, arXiv 1511.05641), but with new channels: they start as in
-    ``fresh``, random, and no channel that was there listens to them yet. What is learnt is kept,
-    and there is something to learn with. The two must fit (:func:`fits_into`).
+    Similar to Net2Net (Chen et al. 2016, arXiv 1511.05641), but the new channels have the random
+    weights of ``fresh``, and the old channels read them with weight 0. So the network keeps what
+    it has learnt, and the new channels can learn. The two must fit (:func:`fits_into`).
     """
     state: dict[str, Tensor] = {}
     for name, new in fresh.items():

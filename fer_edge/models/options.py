@@ -1,4 +1,4 @@
-"""Typed options of a model: a frozen record per model, read from its spec's mapping."""
+"""Typed options of a model: one frozen record per model, read from the mapping in its spec."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Dropout = Annotated[float, Meta(ge=0, lt=1)]
 Size = Annotated[int, Meta(ge=1)]
 """A width, a depth, a stride."""
 Sizes = Annotated[tuple[Size, ...], Meta(min_length=1)]
-"""One for each stage."""
+"""One value for each stage."""
 
 
 def options_from_mapping(kind: type[T], model: str, content: Mapping[str, Any]) -> T:

@@ -1,7 +1,7 @@
 """Plain networks: convolutions in blocks that end in max-pooling, then fully connected layers.
 
-Four of the published student systems on FER2013 are of this family and differ in their options
-alone. Weights start as torch's layers make them, which is what those systems did.
+Four published student systems on FER2013 are of this family; only their options differ. The
+weights keep torch's default initialisation, as in those systems.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = [
 class PlainOptions(Record, frozen=True):
     """A block is ``depth`` 3x3 convolutions of one of ``widths``, then 2x2 max-pooling.
 
-    ``norm`` puts BatchNorm after each convolution, ``block_dropout`` drops whole values after each
-    pooling, ``average`` replaces the flattened last map by its mean over height and width,
+    ``norm`` adds BatchNorm after each convolution. ``block_dropout`` is the dropout after each
+    pooling. ``average`` replaces the flattened last map by its mean over height and width.
     ``hidden`` are the widths of fully connected layers, each followed by ReLU and ``dropout``.
-    ``filters`` puts a fixed layer of five edge filters before all.
+    ``filters`` adds a fixed first layer of five edge filters.
     """
 
     widths: Sizes = (32, 64, 128)
@@ -46,7 +46,7 @@ class PlainOptions(Record, frozen=True):
 
 
 class PytorchCnnOptions(PlainOptions, frozen=True):
-    """Report A; its description gives the kinds of layers, the widths are ours."""
+    """Report A. The report names the types of layers; the widths are our choice."""
 
     widths: Sizes = (32, 64, 128, 256)
     depth: Size = 2
@@ -58,11 +58,11 @@ class PytorchCnnOptions(PlainOptions, frozen=True):
 
 
 class Soc25Options(PlainOptions, frozen=True):
-    """Report B's baseline, as described: 48x48 becomes 128 maps of 6x6, 4608 values."""
+    """The baseline of report B, as described: 48x48 becomes 128 maps of 6x6, 4608 values."""
 
 
 class ConvBlocksOptions(PlainOptions, frozen=True):
-    """Report C; its description gives the kinds of layers, the widths are ours."""
+    """Report C. The report names the types of layers; the widths are our choice."""
 
     widths: Sizes = (64, 128, 256, 512)
     norm: bool = True
@@ -70,13 +70,13 @@ class ConvBlocksOptions(PlainOptions, frozen=True):
 
 
 class EmotionCnnOptions(PlainOptions, frozen=True):
-    """Report E's first network; the fully connected layer is ours."""
+    """The first network of report E. The fully connected layer is our choice."""
 
     block_dropout: Dropout = 0.25
 
 
 class FilteredEmotionCnnOptions(EmotionCnnOptions, frozen=True):
-    """Report E's second network: the first behind the fixed filters."""
+    """The second network of report E: the fixed filters, then the first network."""
 
     filters: bool = True
 
@@ -129,7 +129,7 @@ def build(spec: ModelSpec) -> nn.Module:
     options = options_from_mapping(_OPTIONS[spec.name], spec.name, spec.options)
     if spec.size >> len(options.widths) < 1:
         raise UsageError(
-            f"model {spec.name!r}: {len(options.widths)} poolings leave nothing of {spec.size} "
+            f"model {spec.name!r}: {len(options.widths)} poolings are too many for {spec.size} "
             "pixels",
             fix="give fewer widths",
         )

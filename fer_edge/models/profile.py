@@ -1,4 +1,4 @@
-"""What a network costs: parameters as deployed, and multiply-accumulates for one image."""
+"""The cost of a network: parameters as deployed, and multiply-accumulates for one image."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 def count_parameters(model: nn.Module) -> int:
     """Return the number of parameters after folding each BatchNorm into the convolution before it.
 
-    Folding leaves one bias per channel where BatchNorm had a scale and a shift. A BatchNorm that
-    does not follow a layer of its width (pre-activation networks) cannot be folded and is counted
-    in full.
+    Folding leaves one bias per channel instead of BatchNorm's scale and shift. A BatchNorm that
+    does not follow a layer of its width (pre-activation networks) cannot be folded; all its
+    parameters are counted.
     """
     model = _deployed(model)
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -37,11 +37,11 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def _deployed(model: nn.Module) -> nn.Module:
-    """Return the network that infers: one whose branches fold away is folded, in a copy."""
+    """Return the network as deployed: a folded copy if it has branches to fold."""
     if not hasattr(model, "fold"):
         return model
     model = deepcopy(model).eval()
-    getattr(model, "fold")()  # noqa: B009 - a network's own method, unknown to nn.Module
+    getattr(model, "fold")()  # noqa: B009 - a method of this network, unknown to nn.Module
     return model
 
 
@@ -54,7 +54,7 @@ def _outputs(module: nn.Module | None) -> int | None:
 def count_macs(model: nn.Module, spec: ModelSpec) -> int:
     """Return the multiply-accumulates of convolutions and linear layers for one image.
 
-    Additions, pooling and activations are not counted, as is customary.
+    Additions, pooling and activations are not counted, as usual.
     """
     model = _deployed(model)
     total = 0
@@ -84,7 +84,7 @@ def count_macs(model: nn.Module, spec: ModelSpec) -> int:
 
 
 def count_spec(spec: ModelSpec) -> tuple[int, int]:
-    """Return parameters and multiply-accumulates of a network that is not built: shapes alone."""
+    """Return parameters and multiply-accumulates, from shapes alone: no weights are allocated."""
     with torch.device("meta"):
         model = build_model(spec)
         return count_parameters(model), count_macs(model, spec)

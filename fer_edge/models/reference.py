@@ -14,12 +14,12 @@ __all__ = ["Reference", "reference_from_weights"]
 
 
 class Reference(nn.Module):
-    """A network with its normalisation inside."""
+    """A network that contains its normalisation."""
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.model = model
-        # The two constants of Preprocessing.normalise, rounded to f32 in the same places.
+        # The two constants of Preprocessing.normalise, rounded to f32 at the same steps.
         self.scale = 1.0 / (255.0 * preprocessing.std)
         self.offset = preprocessing.mean / preprocessing.std
 
@@ -30,6 +30,6 @@ class Reference(nn.Module):
 
 
 def reference_from_weights(path: Path | str) -> tuple[Reference, Weights]:
-    """Return the reference of a weights file in ``eval()`` mode, and what the file says of it."""
+    """Return the reference of a weights file in ``eval()`` mode, and the file's content."""
     model, weights = model_from_weights(path)
     return Reference(model, weights.preprocessing).eval(), weights

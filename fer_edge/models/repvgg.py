@@ -1,9 +1,9 @@
-"""A plain stack of 3x3 convolutions that trains as one with shortcuts and folds them away.
+"""RepVGG: it trains with shortcuts, which are then folded into a plain stack of 3x3 convolutions.
 
-In training each 3x3 convolution has a 1x1 one and, where the shapes allow, the input itself beside
-it, each with a BatchNorm; all are linear, so that one 3x3 convolution with a bias computes their
-sum: Ding et al. 2021, RepVGG (arXiv 2101.03697). The engine sees convolutions and ReLU, no
-additions.
+In training, a 1x1 convolution and, if the shapes allow, the input itself are added to each 3x3
+convolution. Each branch has a BatchNorm. All branches are linear, so one 3x3 convolution with a
+bias computes their sum: Ding et al. 2021, RepVGG (arXiv 2101.03697). The exported graph has only
+convolutions and ReLU, no additions.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = ["RepBlock", "RepVgg", "RepVggOptions", "build"]
 class RepVggOptions(Record, frozen=True):
     """``widths`` and ``blocks`` per stage; the first block of each stage halves height and width.
 
-    ``stem`` is the width of the first convolution and ``stem_stride`` its stride; a first stage
-    as wide as the stem keeps the stem's size. ``dropout`` stands before the linear layer. The
-    default has 0.85M parameters and 30.3M multiply-accumulates once folded.
+    ``stem`` is the width of the first convolution and ``stem_stride`` its stride. If the first
+    stage is as wide as the stem, it keeps height and width. ``dropout`` is before the linear
+    layer. The folded default has 0.85M parameters and 30.4M multiply-accumulates.
     """
 
     stem: Size = 32
@@ -40,7 +40,7 @@ class RepVggOptions(Record, frozen=True):
 
 
 class RepBlock(nn.Module):
-    """ReLU of a 3x3 branch, a 1x1 branch and the input, each with BatchNorm, added up."""
+    """ReLU of the sum of a 3x3 branch, a 1x1 branch and the input, each with BatchNorm."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class RepBlock(nn.Module):
         return F.relu(y if self.identity is None else y + self.identity(x))
 
     def folded(self) -> nn.Module:
-        """Return convolution and ReLU that compute the same, with the running statistics."""
+        """Return a convolution and a ReLU that compute the same, from the running statistics."""
         weight, bias = _folded(self.conv3.weight, self.bn3)
         small, more = _folded(self.conv1.weight, self.bn1)
         weight, bias = weight + F.pad(small, (1, 1, 1, 1)), bias + more
@@ -104,9 +104,9 @@ class RepVgg(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Turn the trained network into the plain one, in place; it is for inference from then."""
+        """Fold the trained network into the plain one, in place; it is then only for inference."""
         if len(self.stem) == 2:
-            return  # folded already
+            return  # already folded
         first, norm, _ = self.stem
         assert isinstance(first, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
@@ -118,9 +118,9 @@ class RepVgg(nn.Module):
 
     @torch.no_grad()
     def unfold(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state dict that folds to ``weights``, named as :meth:`fold` leaves them.
+        """Return a state dict that folds to ``weights``, which have the names of :meth:`fold`.
 
-        The 3x3 branches hold all of it, the others are silent.
+        The 3x3 branches get all weights; the other branches add 0.
         """
         state = {name: value.detach().clone() for name, value in self.state_dict().items()}
         for name, module in self.named_modules():
@@ -148,7 +148,7 @@ def _folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a convolution with ``weight`` followed by ``norm``."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    # In double precision: a folded weight is then rounded once.
+    # In double precision, so that a folded weight is rounded only once.
     parts = (weight, norm.running_mean, norm.running_var, norm.weight, norm.bias)
     kernel, mean, variance, scale, shift = (part.detach().double() for part in parts)
     kernel, bias = fuse_conv_bn_weights(kernel, None, mean, variance, norm.eps, scale, shift)

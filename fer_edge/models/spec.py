@@ -1,4 +1,4 @@
-"""What a network is called, how it was configured, and the shapes it takes: no torch needed."""
+"""The name, options and shapes of a network. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ModelSpec"]
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network by name; ``options`` are that model's own and JSON-ready.
+    """A network by name; ``options`` are the options of that model, JSON-ready.
 
     The bare network takes normalised ``f32[N, channels, size, size]`` and returns the logits,
     ``f32[N, classes]``.

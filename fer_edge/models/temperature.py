@@ -1,4 +1,4 @@
-"""A temperature folded into a network: its last layer gives logits that are divided already."""
+"""Fold a temperature into a network: its last layer then computes the divided logits."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TOLERANCE = 1e-4
 
 
 def logit_layer(model: nn.Module, weights: Weights) -> str:
-    """Return the name of the layer whose weight and bias the logits are linear in.
+    """Return the name of the layer that the logits are linear in (in its weight and bias).
 
-    Found by trying, from the last Linear or convolution with as many outputs as there are classes.
-    :class:`UsageError` where the logits come from no such layer.
+    Tries every Linear and convolution with one output per class, from the last to the first.
+    Raises :class:`UsageError` if there is no such layer.
     """
     spec = weights.spec
     probe = torch.randn(
@@ -32,24 +32,24 @@ def logit_layer(model: nn.Module, weights: Weights) -> str:
             if not isinstance(layer, nn.Linear | nn.Conv2d) or len(layer.weight) != spec.classes:
                 continue
             tensors = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-            kept = [tensor.detach().clone() for tensor in tensors]
+            originals = [tensor.detach().clone() for tensor in tensors]
             for tensor in tensors:
                 tensor.data.mul_(2)
             after = model(probe)
-            for tensor, old in zip(tensors, kept, strict=True):
-                tensor.data.copy_(old)
+            for tensor, original in zip(tensors, originals, strict=True):
+                tensor.data.copy_(original)
             if _same(after, 2 * before) and f"{name}.weight" in weights.state:
                 return str(name)
     raise UsageError(
-        f"the logits of {spec.name!r} come from no layer that a temperature could be folded into",
-        fix="end the network with a Linear layer of as many outputs as there are classes",
+        f"model {spec.name!r} has no last layer that a temperature can be folded into",
+        fix="end the network with a Linear layer with one output per class",
     )
 
 
 def save_scaled(weights: Weights, path: Path, temperature: float, info: WeightsInfo) -> str:
     """Write ``weights`` with logits divided by ``temperature`` to ``path``; return the SHA-256.
 
-    What was written is read back, and must compute the divided logits.
+    The file is read back and must compute the divided logits. Raises :class:`UsageError` if not.
     """
     model, _ = model_from_weights(weights.path)
     name = logit_layer(model, weights)

@@ -1,4 +1,4 @@
-"""VGG19 with BatchNorm of timm on gray faces (Simonyan & Zisserman 2014, arXiv 1409.1556)."""
+"""timm's VGG19 with BatchNorm, for gray faces (Simonyan & Zisserman 2014, arXiv 1409.1556)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["Vgg19", "Vgg19Options", "build"]
 
 _REPOSITORY = "timm/vgg19_bn.tv_in1k"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What ImageNet's red, green and blue were normalised with when those weights were trained."""
+"""Mean and standard deviation of red, green and blue with which those weights were trained."""
 
 
 class Vgg19Options(Record, frozen=True):
-    """``pretrained`` starts from ImageNet's weights, which are fetched from the Hugging Face hub.
+    """``pretrained`` starts from ImageNet weights, downloaded from the Hugging Face hub.
 
     The classifier is ``dropout``, a linear layer of ``hidden``, ReLU, ``dropout``, and the logits.
-    ``size``: the images are enlarged to this side inside the network; five poolings halve it.
+    ``size``: the network enlarges the images to this side; five poolings then halve it.
     """
 
     pretrained: bool = False
@@ -41,13 +41,13 @@ class Vgg19Options(Record, frozen=True):
 class Vgg19(nn.Module):
     """``f32[N, channels, size, size]`` normalised pixels -> ``f32[N, classes]`` logits.
 
-    The convolutions are timm's; global average pooling takes the place of VGG's two layers of
-    4096, which hold 85 % of its weights.
+    The convolutions are timm's. Global average pooling replaces VGG's two layers of 4096, which
+    have 85 % of its weights.
     """
 
     def __init__(self, spec: ModelSpec, options: Vgg19Options) -> None:
         super().__init__()
-        # mlp_ratio keeps the layers small that are dropped here.
+        # A small mlp_ratio: the layers that it sizes are not used here.
         whole = timm.create_model(
             "vgg19_bn", in_chans=spec.channels, num_classes=0, mlp_ratio=1 / 4096
         )
@@ -73,12 +73,12 @@ class Vgg19(nn.Module):
 
 
 def _fetch() -> Path:
-    """Return ImageNet's weights as a file in the hub's cache."""
+    """Return the file with the ImageNet weights, in the cache of the hub."""
     try:
         return Path(hf_hub_download(_REPOSITORY, "model.safetensors"))
-    except OSError as error:  # the base of all that the hub raises, connections and disk included
+    except OSError as error:  # the base class of all errors of the hub, network and disk included
         raise UnavailableError(
-            f"ImageNet's weights of vgg19_bn cannot be fetched from {_REPOSITORY}: "
+            f"the ImageNet weights of vgg19_bn cannot be downloaded from {_REPOSITORY}: "
             f"{str(error).splitlines()[0]}",
             fix="train from random weights: --no-pretrained, "
             "or --set model.options.pretrained=false",
@@ -86,11 +86,11 @@ def _fetch() -> Path:
 
 
 def _gray(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Turn the first convolution into that of one gray channel normalised as ours is.
+    """Convert the first convolution to one gray channel with our normalisation.
 
-    Gray is equal red, green and blue, so the sum of the filters over the channels answers as the
-    three do, after undoing one normalisation and doing the other; the zeros around an image alone
-    mean another gray.
+    In a gray image, red, green and blue are equal, so the sum of the filters over the channels
+    gives the same result. ImageNet's normalisation is replaced by ours. Only the zero padding
+    differs: it means another gray value.
     """
     ours = Preprocessing()
     std = torch.tensor(_STD).view(1, 3, 1, 1)
@@ -103,18 +103,18 @@ def _gray(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def build(spec: ModelSpec) -> nn.Module:
     """Build the network of ``spec``; a :class:`UsageError` names a wrong option.
 
-    :class:`UnavailableError` where ImageNet's weights are asked for and cannot be fetched.
+    Raises :class:`UnavailableError` if ``pretrained`` is set and the download fails.
     """
     options = options_from_mapping(Vgg19Options, spec.name, spec.options)
     if options.pretrained and spec.channels != 1:
         raise UsageError(
-            f"model {spec.name!r} fits ImageNet's weights to one gray channel, not {spec.channels}",
+            f"model {spec.name!r} adapts ImageNet weights to one gray channel, not {spec.channels}",
             fix="--set model.options.pretrained=false",
         )
     model = Vgg19(spec, options)
     if options.pretrained:
         path = _fetch()
-        # On the meta device a recipe is only tried out: enough to know that they are there.
+        # The meta device only checks a recipe: it is enough that the file can be downloaded.
         if model.head[1].weight.device.type != "meta":
             prefix = "features."
             state = {k.removeprefix(prefix): v for k, v in load_file(path).items() if prefix in k}

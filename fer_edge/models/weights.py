@@ -1,4 +1,4 @@
-"""A network's weights in one self-describing file: safetensors with JSON in its header.
+"""The weights of a network in one self-describing file: safetensors with JSON in its header.
 
 The header's format is in :mod:`fer_edge.models.header`.
 """
@@ -30,7 +30,7 @@ __all__ = ["Weights", "load_weights", "model_from_weights", "save_weights"]
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What a weights file holds; ``state`` is the network's state dict, on the CPU."""
+    """The content of a weights file; ``state`` is the network's state dict, on the CPU."""
 
     spec: ModelSpec
     preprocessing: Preprocessing
@@ -50,7 +50,7 @@ def save_weights(
 ) -> str:
     """Write ``model`` (a network or its state dict) atomically; return the file's SHA-256.
 
-    Equal contents give equal bytes.
+    Equal content gives equal bytes.
     """
     if not isinstance(info, WeightsInfo):
         info = WeightsInfo.from_dict(info or {})
@@ -71,8 +71,8 @@ def save_weights(
 def load_weights(path: Path | str) -> Weights:
     """Read a weights file.
 
-    Raises :class:`UsageError` when it is missing or not one of ours, and :class:`IntegrityError`
-    when it is cut short or otherwise damaged.
+    Raises :class:`UsageError` if it is missing or was not written by fer-edge, and
+    :class:`IntegrityError` if it is truncated or damaged.
     """
     path = Path(path)
     header = read_header(path)
@@ -82,7 +82,7 @@ def load_weights(path: Path | str) -> Weights:
     except (SafetensorError, OSError) as error:
         raise IntegrityError(
             f"{path} is not a readable safetensors file: {error}",
-            fix="copy it again from where it came, or train again",
+            fix="copy it again from its source, or train again",
         ) from error
     return Weights(
         spec=header.spec,
@@ -96,7 +96,7 @@ def load_weights(path: Path | str) -> Weights:
 
 
 def model_from_weights(path: Path | str) -> tuple[nn.Module, Weights]:
-    """Return the network of a weights file in ``eval()`` mode, and what the file says of it.
+    """Return the network of a weights file in ``eval()`` mode, and the file's content.
 
     Branches that only training needs are folded (models with a ``fold`` method).
     """
@@ -106,8 +106,8 @@ def model_from_weights(path: Path | str) -> tuple[nn.Module, Weights]:
         model.load_state_dict(weights.state)
     except RuntimeError as error:
         raise IntegrityError(
-            f"{path}: its tensors are not those of model {weights.spec.name!r}: {error}",
-            fix="it was written by another version of fer-edge: train again, or install that one",
+            f"{path}: its tensors do not fit model {weights.spec.name!r}: {error}",
+            fix="another version of fer-edge wrote it: train again, or install that version",
         ) from error
     model.eval()
     fold = getattr(model, "fold", None)
@@ -117,10 +117,10 @@ def model_from_weights(path: Path | str) -> tuple[nn.Module, Weights]:
 
 
 def _canonical(content: bytes) -> bytes:
-    """Sort a safetensors header: the library writes its metadata in an order of chance."""
+    """Sort a safetensors header: the library writes its metadata in random order."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = _json(json.loads(content[8:end])).encode()
-    header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of 8 bytes
+    header += b" " * (-len(header) % 8)  # the tensors start at a multiple of 8 bytes
     return len(header).to_bytes(8, "little") + header + content[end:]
 
 

@@ -2,7 +2,7 @@
 
 Arriaga et al. 2017, arXiv 1710.07557.
 
-The smallest network with a published accuracy on FER2013 that is widely used: the one to beat.
+It is the smallest widely used network with a published accuracy on FER2013: the baseline.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["MiniXception", "MiniXceptionOptions", "build"]
 
 
 class MiniXceptionOptions(Record, frozen=True):
-    """``stem`` channels, then one residual module per width, each halving height and width.
+    """``stem`` channels, then one residual module per width. Each halves height and width.
 
-    The default is the paper's: 56,951 trained parameters. It was made for 64x64 pixels.
+    The default is that of the paper: 56,951 trained parameters. The paper uses 64x64 pixels.
     """
 
     stem: Size = 8
@@ -37,7 +37,7 @@ def _separable(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 class Module(nn.Module):
-    """Two separable convolutions and max-pooling, beside a strided 1x1 convolution."""
+    """Two separable convolutions and max-pooling, plus a strided 1x1 convolution as shortcut."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class MiniXception(nn.Module):
         self.stem = nn.Sequential(*stem)
         widths = (options.stem, *options.widths)
         self.stages = nn.Sequential(*[Module(a, b) for a, b in pairwise(widths)])
-        # The logits are a convolution's, averaged over height and width.
+        # The logits are the output of a convolution, averaged over height and width.
         self.head = nn.Conv2d(widths[-1], spec.classes, 3, padding=1)
         self.pool = nn.AdaptiveAvgPool2d(1)
 

@@ -72,7 +72,7 @@ def test_resume_repeats_the_split(capsys: pytest.CaptureFixture[str], tmp_path: 
         capsys, "train", "--resume", "naive", "--folds", "2"
     )
     said = _refused(capsys, "train", "--resume", "naive", "--data", "synthetic:170")
-    assert "which of its images are test images is unknown" in said
+    assert "unknown which of its images are test images" in said
     main(["train", "--resume", "naive", "--split", "80/10/10"])
     assert "NAIVE 80/10/10 split, seed 1: TRAIN" in capsys.readouterr().err
     assert run.info().dataset == info.dataset
@@ -106,7 +106,7 @@ def test_build_verify_and_bench_use_the_runs_own_split(
 
     for command in ("verify", "bench", "build"):
         said = _refused(capsys, command, "runs/naive/bundle", "--data", "synthetic:170")
-        assert "which of its images are test images is unknown" in said
+        assert "unknown which of its images are test images" in said
 
 
 @pytest.mark.usefixtures("_there")
@@ -163,7 +163,7 @@ def test_folds_print_their_table_and_are_not_mixed_up_with_runs(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--split", "80/10"], "make 90 percent"),
+        (["--split", "80/10"], "sum to 90 percent"),
         (["--split", "70/30", "--folds", "3"], "drop one of them"),
         (["--split-seed", "1"], "there is none"),
         (["--allow-duplicates-across"], "there is none"),

@@ -139,7 +139,7 @@ def test_a_set_with_an_image_outside_train_is_refused(forms) -> None:
     )
     with pytest.raises(DataError, match="TRAIN images only"):
         forged.images(faces)
-    with pytest.raises(DataError, match="do not have its ids"):
+    with pytest.raises(DataError, match="ids of this calibration set"):
         dataclasses.replace(forged, ids=("x",)).images(faces)
 
 
@@ -204,7 +204,7 @@ def test_a_list_that_names_a_test_image_is_not_used(frozen) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda text: text + "one/more\n", "names 15 images, the recipe counts 14"),
+        (lambda text: text + "one/more\n", "has 15 ids, but count is 14"),
         (lambda text: text + text.splitlines()[-1] + "\n", "names an image twice"),
     ],
 )

@@ -99,9 +99,9 @@ def test_duplicate_mask_finds_equal_pixels_whatever_the_label(forms) -> None:
     [
         (lambda p: p["labels"].__setitem__(0, 7), "out of range"),
         (lambda p: p["split"].__setitem__(0, 3), "out of range"),
-        (lambda p: p.__setitem__("ids", ["a"] * 42), "the id 'a' stands there twice"),
-        (lambda p: p.__setitem__("images", np.zeros((42, 48, 47), np.uint8)), "belong together"),
-        (lambda p: p.__setitem__("ids", []), "holds no images"),
+        (lambda p: p.__setitem__("ids", ["a"] * 42), "the id 'a' occurs twice"),
+        (lambda p: p.__setitem__("images", np.zeros((42, 48, 47), np.uint8)), "fit together"),
+        (lambda p: p.__setitem__("ids", []), "has no images"),
     ],
 )
 def test_rows_that_are_no_data_set_are_refused(forms, change, what: str) -> None:

@@ -74,7 +74,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, refused, row: str, what: 
     [
         ("", "no column 'emotion'"),
         ("emotion,pixels\n", "no column 'usage'"),
-        ("emotion,pixels,Usage\n", "holds no images"),
+        ("emotion,pixels,Usage\n", "has no images"),
         ("\x00\x01", "no column"),
     ],
 )

@@ -262,7 +262,7 @@ def test_an_empty_source_is_refused(forms, tmp_path, refused, form: str) -> None
         path.mkdir()
     else:
         forms.zip(path, {})
-    assert "holds no images" in refused(path)
+    assert "has no images" in refused(path)
 
 
 # --- splits of ImageFolder trees ----------------------------------------------------------------
@@ -303,14 +303,14 @@ def test_folders_give_the_split_where_names_do_not(forms, tmp_path, folders, spl
 
 def test_a_test_folder_used_for_selection_is_said_to_be_no_final_test(forms, tmp_path) -> None:
     got = load(forms.folder(tmp_path / "x", tree(forms, "train", "test")), cache=False)
-    assert any("no final test" in note for note in got.notes)
+    assert any("not a final test" in note for note in got.notes)
 
 
 def test_the_usage_prefix_wins_over_the_folder_and_it_is_noted(forms, tmp_path) -> None:
     files = one_bad(forms, forms.picture(GRAY), "train/sad/PrivateTest_99.png")
     got = load(forms.zip(tmp_path / "x.zip", files), cache=False)
     assert got.split[got.ids.index("sad/PrivateTest_99")] == Split.PRIVATE
-    assert any("1 images lie in a folder of another split" in note for note in got.notes)
+    assert any("1 images are in the folder of another split" in note for note in got.notes)
 
 
 def test_links_to_folders_are_followed_but_not_in_circles(forms, tmp_path) -> None:

@@ -199,11 +199,11 @@ def test_a_recorded_split_is_made_again_from_the_same_data_only(faces: FerDatase
     assert again.sha256 == made.sha256
     assert resplit_as_recorded(made, record) is made
     assert resplit_as_recorded(faces, DatasetInfo(sha256="anything")) is faces
-    with pytest.raises(DataError, match="which of its images are test images") as raised:
+    with pytest.raises(DataError, match="unknown which of its images are test images") as raised:
         resplit_as_recorded(load("synthetic:70"), record, "the run x")
-    assert str(raised.value).startswith("the run x was trained on its own 80/10/10 split, seed 5")
-    assert "--data of its training" in str(raised.value.fix)
-    with pytest.raises(DataError, match="not what this network was trained on"):
+    assert str(raised.value).startswith("the run x was trained on a 80/10/10 split, seed 5")
+    assert "--data that it was trained with" in str(raised.value.fix)
+    with pytest.raises(DataError, match="not give the data that this network was trained on"):
         resplit_as_recorded(faces, msgspec.structs.replace(record, sha256="0" * 64))
     with pytest.raises(DataError, match="trained on the official split, not on the 80/10/10 split"):
         resplit_as_recorded(made, DatasetInfo())
@@ -212,7 +212,7 @@ def test_a_recorded_split_is_made_again_from_the_same_data_only(faces: FerDatase
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("80/10", "make 90 percent"),
+        ("80/10", "sum to 90 percent"),
         ("100", "two or three parts"),
         ("50/20/20/10", "two or three parts"),
         ("100/0", "two or three parts"),
@@ -227,7 +227,7 @@ def test_a_name_that_is_no_split_is_refused(name: str, message: str) -> None:
 
 
 def test_what_cannot_be_split_is_refused(faces: FerDataset) -> None:
-    with pytest.raises(UsageError, match="seed of -1"):
+    with pytest.raises(UsageError, match="seed -1"):
         Resplit("70/30", -1)
     with pytest.raises(UsageError, match="already re-split"):
         apply_resplit(Resplit("70/30"), apply_resplit(Resplit("70/30"), faces))

@@ -153,7 +153,9 @@ def test_without_the_hub_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(vgg, "hf_hub_download", fail)
     with (
         torch.device("meta"),  # as a recipe is tried out, before a run's folder is made
-        pytest.raises(UnavailableError, match=r"cannot be fetched .*no route to host$") as raised,
+        pytest.raises(
+            UnavailableError, match=r"cannot be downloaded .*no route to host$"
+        ) as raised,
     ):
         build_model(ModelSpec("vgg19", {"pretrained": True}))
     assert "--set model.options.pretrained=false" in str(raised.value.fix)
