@@ -1,1 +1,1 @@
-"""Results made readable: tables of text, and pictures."""
+"""Results as tables of text and as pictures."""

@@ -1,4 +1,4 @@
-"""What all pictures share: colours that everyone can tell apart, and a sheet measured in inches."""
+"""Shared by all pictures: colours for any colour vision, and a sheet measured in inches."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ __all__ = [
 INK, MUTED, FAINT, OTHER = "#1f1f1f", "#6b6b6b", "#e3e3e3", "#b9b9b9"
 RIGHT, WRONG = "#0072b2", "#d55e00"
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
-"""Okabe and Ito's colours (2008), told apart with any colour vision; gray for their yellow."""
+"""The colours of Okabe and Ito (2008), for any colour vision; gray replaces their yellow."""
 
 MARGIN = 0.25
 """Inches around a sheet."""
 
 _DPI = 150
 _EM = 0.0079
-"""Inches that a letter takes in the mean, per point of its size, rounded up."""
+"""Mean width of a letter in inches, per point of its size, rounded up."""
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Return an empty figure of so many inches; MissingExtraError without matplotlib."""
+    """Return an empty figure; sizes in inches. Raises MissingExtraError without matplotlib."""
     require("matplotlib", "report")
-    # The object interface: pyplot would look for a display and keep the figure for ever.
+    # The object interface: pyplot would need a display and keep the figure in memory.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -58,7 +58,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: Path | str) -> Path:
-    """Write a figure atomically, in the format of the path's ending."""
+    """Write a figure atomically, in the format of the path's suffix."""
     path = Path(path)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
@@ -66,19 +66,19 @@ def save_figure(figure: Any, path: Path | str) -> Path:
 
 
 def write_title(figure: Any, title: str, *lines: str) -> None:
-    """Write the title and further lines over a figure; a long title is broken at its ``|``."""
+    """Write the title and more lines above a figure; a long title is broken at its ``|``."""
     size = 11
     if len(title) * size * _EM > figure.get_figwidth() - 0.3:
         title = title.replace(" | ", "\n")
     longest = max(len(line) for line in title.splitlines())
-    # What is still too long, say a long path, becomes smaller: nothing is cut off.
+    # A title that is still too long (a long path) gets a smaller font, so that it is not cut off.
     size = min(size, (figure.get_figwidth() - 0.3) / (longest * _EM))
     text = figure.suptitle("\n".join([title, *lines]), fontsize=size, linespacing=1.5)
     text.set_parse_math(False)
 
 
 def quiet(axes: Any, *, grid: str | None = None) -> None:
-    """Take away a diagram's box; ``grid`` is "x", "y" or "both"."""
+    """Remove the box of a diagram; ``grid`` is "x", "y" or "both"."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(OTHER)
     axes.tick_params(colors=MUTED, labelcolor=INK)
@@ -88,23 +88,23 @@ def quiet(axes: Any, *, grid: str | None = None) -> None:
 
 
 def describe_images(images: FerDataset, split: str) -> str:
-    """Return which images a picture is about."""
+    """Return a description of the images of a picture: source, split and number."""
     kind = "SYNTHETIC faces, not FER2013: " if images.synthetic else ""
     return f"{kind}{images.source}, {split}, n = {len(images):,}"
 
 
 def faces_notice(images: FerDataset | None) -> str:
-    """Return what a sheet of faces must say at its foot; "" for drawn ones."""
+    """Return the notice at the foot of a sheet of faces; "" for synthetic faces."""
     if images is None or images.synthetic:
         return ""
     return f"Faces from {images.source}: not for publication"
 
 
 class Sheet:
-    """Pictures, bars and texts at exact places: inches from the left and from the top.
+    """Pictures, bars and texts at exact positions, in inches from the left and from the top.
 
-    One set of axes holds it all, which draws a hundred faces in about a second. ``title`` and
-    ``subtitle`` stand at its head; where they need it, the sheet is wider than ``width``.
+    One set of axes has all of them, so a hundred faces take about a second. ``title`` and
+    ``subtitle`` are at the top; if they need it, the sheet is wider than ``width``.
     """
 
     def __init__(self, width: float, height: float, *, title: str, subtitle: str) -> None:
@@ -143,18 +143,18 @@ class Sheet:
         self,
         x: float,
         y: float,
-        words: str,
+        text: str,
         *,
         size: float = 8,
         colour: str = INK,
         bold: bool = False,
         align: str = "left",
     ) -> None:
-        """Write ``words`` with their middle at height ``y``; ``$`` and ``_`` mean themselves."""
+        """Write ``text``, centred at height ``y``; ``$`` and ``_`` are printed as they are."""
         self._axes.text(
             x,
             y,
-            words,
+            text,
             fontsize=size,
             color=colour,
             fontweight="bold" if bold else "normal",

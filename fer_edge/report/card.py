@@ -1,4 +1,4 @@
-"""A bundle's model card as Markdown: what a person should know before using it."""
+"""The model card of a bundle as Markdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Scores = Mapping[str, Any]
 
 
 def card_markdown(manifest: Manifest) -> str:
-    """Return the card in a bundle's manifest as Markdown; what it does not have is left out."""
+    """Return the card in a bundle's manifest as Markdown, without sections that it lacks."""
     card = manifest.card
     parts = [
         f"# {manifest.name}",
@@ -37,7 +37,7 @@ def card_markdown(manifest: Manifest) -> str:
 
 
 def confidence_line(confidence: Confidence | None) -> str:
-    """Return a card's confidence in one line; empty where there is none."""
+    """Return the confidence of a card in one line; empty if there is none."""
     if confidence is None or confidence.temperature is None:
         return ""
     abstain = confidence.abstain
@@ -54,14 +54,14 @@ def _about(manifest: Manifest) -> str:
     if model.parameters is not None:
         facts.append(f"{model.parameters:,} parameters")
     if model.macs is not None:
-        facts.append(f"{model.macs:,} multiply-accumulates an image")
+        facts.append(f"{model.macs:,} multiply-accumulates per image")
     lines = [
-        f"{', '.join(facts)}. Takes a 48x48 gray face crop, gives the probabilities of "
+        f"{', '.join(facts)}. Input: a 48x48 gray face crop. Output: the probabilities of "
         f"{', '.join(manifest.labels)}. Written {manifest.created} by fer-edge "
         f"{manifest.fer_edge}."
     ]
     if manifest.synthetic:
-        lines.append("**SYNTHETIC: it was trained or calibrated on drawn faces, not on people's.**")
+        lines.append("**SYNTHETIC: trained or calibrated on synthetic faces, not on real ones.**")
     return "\n\n".join(lines)
 
 
@@ -74,20 +74,20 @@ def _data(card: Card) -> str:
 
 def _results(results: Sequence[Scores]) -> str:
     rows = []
-    for each in results:
-        n = each["n_without_duplicates"]
-        without = percent(each["top1_without_duplicates"])
+    for result in results:
+        n = result["n_without_duplicates"]
+        without = percent(result["top1_without_duplicates"])
         rows.append(
             [
-                _split(each),
-                _engine(each),
-                f"{each['n']:,}",
-                percent(each["top1"]),
+                _split(result),
+                _engine(result),
+                f"{result['n']:,}",
+                percent(result["top1"]),
                 f"{without} (n {n:,})" if without and n else None,
-                percent(each["macro_f1"]),
-                percent(each["ece"]),
-                f"{each['flips']:,}" if "flips" in each else "reference",
-                points(each["delta_top1"]) if "delta_top1" in each else "-",
+                percent(result["macro_f1"]),
+                percent(result["ece"]),
+                f"{result['flips']:,}" if "flips" in result else "reference",
+                points(result["delta_top1"]) if "delta_top1" in result else "-",
             ]
         )
     heads = ["split", "engine", "n", "top-1", "top-1 without TRAIN's duplicates", "macro-F1", "ECE"]
@@ -97,13 +97,13 @@ def _results(results: Sequence[Scores]) -> str:
 def _recalls(results: Sequence[Scores]) -> str:
     if not results:
         return ""
-    # Between the reference and INT8, FP32 and FP16 differ from the reference by a label or two.
-    shown = [each for each in results if "flips" not in each or each["precision"] == "int8"]
+    # The reference and INT8 only: FP32 and FP16 differ from the reference by a label or two.
+    shown = [row for row in results if "flips" not in row or row["precision"] == "int8"]
     rows = []
     for emotion in EMOTIONS:
-        scores = [each["recall"][emotion] for each in shown]
+        scores = [result["recall"][emotion] for result in shown]
         rows.append([emotion, *(f"{percent(s['recall']) or '-'} (n {s['n']:,})" for s in scores)])
-    heads = [f"{_engine(each)}, {_split(each)}" for each in shown]
+    heads = [f"{_engine(result)}, {_split(result)}" for result in shown]
     return _table("Recall of each emotion", ["emotion", *heads], rows)
 
 
@@ -113,10 +113,10 @@ def _confidence(measured: Confidence | None) -> str:
     confidence = to_dict(measured)
     fitted, public = confidence["fitted_on"], confidence.get("public")
     lines = [
-        f"The logits are divided by a temperature of {confidence['temperature']:.4f}, in the last "
-        f"layer's weights: {confidence['method']}. It was fitted on {fitted['n']:,} images of "
-        f"{fitted['split']} ({fitted['fraction']:.0%}, seed {fitted['seed']}), never on PUBLIC, "
-        "which only judges it.",
+        f"The logits are divided by a temperature of {confidence['temperature']:.4f}, in the "
+        f"weights of the last layer: {confidence['method']}. It was fitted on {fitted['n']:,} "
+        f"images of {fitted['split']} ({fitted['fraction']:.0%}, seed {fitted['seed']}), never on "
+        "PUBLIC, which is only used to evaluate it.",
     ]
     heads = ["images", "n", "NLL before", "after", "ECE before", "after"]
     rows = [_calibration("held-out TRAIN", confidence)]
@@ -127,14 +127,14 @@ def _confidence(measured: Confidence | None) -> str:
         where = [f"held-out TRAIN: {_kept(abstain)}"]
         where += [f"PUBLIC: {_kept(public['abstain'])}"] if public and public["abstain"] else []
         lines.append(
-            f"Abstain below a confidence of {abstain['threshold']:.3f}, the smallest at which "
-            f"{confidence['target']:.0%} of the answers on the held-out images are right "
+            f"Abstain below a confidence of {abstain['threshold']:.3f}. It is the lowest threshold "
+            f"at which {confidence['target']:.0%} of the held-out answers are right "
             f"({'; '.join(where)})."
         )
     else:
         lines.append(
-            f"No threshold reached an accuracy of {confidence['target']:.0%} on the held-out "
-            "images: none is advised."
+            f"No threshold has an accuracy of {confidence['target']:.0%} on the held-out images, "
+            "so none is recommended."
         )
     heads = ["confidence at least", "answered, held-out TRAIN", "right"]
     curve = [
@@ -172,17 +172,17 @@ def _training(training: Training) -> str:
         "commit": training.commit,
     }
     lines = [f"{name}: {value}" for name, value in facts.items() if value is not None]
-    for each in training.soup:
+    for run in training.soup:
         lines.append(
-            f"mean of: {each.get('name')} (PUBLIC top-1 "
-            f"{percent(each.get('public_top1')) or 'unknown'}, SHA-256 "
-            f"{str(each.get('sha256'))[:12]})"
+            f"mean of: {run.get('name')} (PUBLIC top-1 "
+            f"{percent(run.get('public_top1')) or 'unknown'}, SHA-256 "
+            f"{str(run.get('sha256'))[:12]})"
         )
-    for each in training.teachers:
+    for teacher in training.teachers:
         lines.append(
-            f"teacher: {each.get('name')} ({each.get('model')}, PUBLIC top-1 "
-            f"{percent(each.get('public_top1')) or 'unknown'}, SHA-256 "
-            f"{str(each.get('sha256'))[:12]})"
+            f"teacher: {teacher.get('name')} ({teacher.get('model')}, PUBLIC top-1 "
+            f"{percent(teacher.get('public_top1')) or 'unknown'}, SHA-256 "
+            f"{str(teacher.get('sha256'))[:12]})"
         )
     parts = [_list("Training", lines)] if lines else ["## Training"]
     if training.commands:
@@ -201,7 +201,7 @@ def _split(result: Scores) -> str:
 
 def _engine(result: Scores) -> str:
     name = f"{result['backend']} {result['precision']}"
-    # ONNX Runtime also runs, for the proof, the INT8 graph that is made for TensorRT.
+    # ONNX Runtime also runs the INT8 graph for TensorRT, to verify it.
     other = result["precision"] == "int8" and f".{result['backend']}." not in result["artifact"]
     return f"{name} ({result['artifact']})" if other else name
 

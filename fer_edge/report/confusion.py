@@ -1,4 +1,4 @@
-"""The confusion matrix, in images and in percent, and the scores of each emotion, as pictures."""
+"""Pictures of the confusion matrix, in images and in percent, and of the scores per emotion."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["draw_confusion", "draw_per_class"]
 
 
 def draw_confusion(accuracy: Accuracy, path: Path | str, *, title: str) -> Path:
-    """Draw counts beside rates of the true emotion; both are coloured by the rate."""
+    """Draw two matrices: counts, and rates of the true emotion. The rate gives the colour."""
     counts = np.array(accuracy.confusion)
     labelled = counts.sum(axis=1, keepdims=True)
     rates = counts / np.maximum(labelled, 1)
@@ -75,16 +75,17 @@ def _matrix(axes: Any, rates: np.ndarray, texts: list[list[str]]) -> None:
 
 
 def draw_per_class(accuracy: Accuracy, path: Path | str, *, title: str) -> Path:
-    """Draw each emotion's precision, recall and F1, and how many images it has."""
+    """Draw precision, recall, F1 and the number of images of each emotion."""
     figure = new_figure(8.4, 4.6)
     axes = figure.add_subplot()
     quiet(axes, grid="x")
     kinds = (("precision", "o", LINES[4]), ("recall", "s", LINES[0]), ("F1", "D", INK))
     for place, score in enumerate(accuracy.per_class.values()):
         values = [score.precision, score.recall, score.f1]
-        known = [100 * value for value in values if value is not None]
-        if known:
-            axes.plot([min(known), max(known)], [place, place], color=FAINT, lw=5, zorder=1)
+        percents = [100 * value for value in values if value is not None]
+        if percents:
+            ends = [min(percents), max(percents)]
+            axes.plot(ends, [place, place], color=FAINT, lw=5, zorder=1)
         for (name, marker, colour), value in zip(kinds, values):
             if value is not None:
                 axes.plot(

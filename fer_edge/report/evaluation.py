@@ -44,7 +44,7 @@ _SCORES = {
 
 
 def evaluation_title(evaluation: Evaluation) -> str:
-    """Return which network, by what, on which images."""
+    """Return the title: the network, backend, precision and images."""
     return (
         f"{evaluation.subject}, {evaluation.engine['backend']} {evaluation.engine['precision']} | "
         f"{describe_images(evaluation.images, evaluation.split)}"
@@ -52,7 +52,7 @@ def evaluation_title(evaluation: Evaluation) -> str:
 
 
 def evaluation_rows(evaluation: Evaluation) -> list[Row]:
-    """Return one row of text per score, one column per kind of views with what it costs."""
+    """Return one row of text per score, with one column per kind of views and its cost."""
     rows: list[Row] = []
     n = evaluation.accuracy.n_without_duplicates
     for name, field in _SCORES.items():
@@ -100,12 +100,12 @@ def mistake_rows(evaluation: Evaluation, count: int) -> list[Row]:
 
 
 def evaluation_numbers(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Return every score as it is (a fraction), for CSV: views, passes, score, emotion, value."""
+    """Return every score as a fraction, for CSV: views, passes, score, emotion, value."""
     rows = []
     for views, accuracy in evaluation.scores.items():
-        found = [(field, "", getattr(accuracy, field)) for field in _SCORES.values()]
+        scores = [(field, "", getattr(accuracy, field)) for field in _SCORES.values()]
         for emotion, score in accuracy.per_class.items():
-            found += [
+            scores += [
                 (field, emotion, getattr(score, field))
                 for field in ("n", "precision", "recall", "f1")
             ]
@@ -117,7 +117,7 @@ def evaluation_numbers(evaluation: Evaluation) -> list[dict[str, Any]]:
                 "emotion": emotion,
                 "value": value,
             }
-            for score_name, emotion, value in found
+            for score_name, emotion, value in scores
         ]
     return rows
 
@@ -131,8 +131,8 @@ def write_evaluation(
 ) -> list[Path]:
     """Write metrics.json, predictions.csv, mistakes.csv and the pictures; return their paths.
 
-    ``history`` is a run's history.csv, drawn if it has an epoch. ``mistakes.png`` shows faces of
-    the data set. MissingExtraError without matplotlib.
+    ``history`` is the history.csv of a run; it is drawn if it has an epoch. ``mistakes.png`` shows
+    faces of the data set. Raises MissingExtraError without matplotlib.
     """
     require("matplotlib", "report")
     folder = Path(folder)
@@ -157,16 +157,16 @@ def write_evaluation(
 
 
 def _predictions(evaluation: Evaluation) -> str:
-    found = answers(evaluation.images, evaluation.logits, range(len(evaluation.images)))
+    predicted = answers(evaluation.images, evaluation.logits, range(len(evaluation.images)))
     return _csv(
         [
             {
                 "id": answer.id,
                 "true": answer.true,
                 "predicted": answer.predicted,
-                **{name: f"{share:.6f}" for name, share in zip(EMOTIONS, shares)},
+                **{name: f"{value:.6f}" for name, value in zip(EMOTIONS, probabilities)},
             }
-            for answer, shares in zip(found, evaluation.probabilities.tolist())
+            for answer, probabilities in zip(predicted, evaluation.probabilities.tolist())
         ]
     )
 
@@ -192,5 +192,5 @@ def _taken_for(accuracy: Accuracy, place: int) -> str:
     most = max(row)
     if not most:
         return "-"
-    share = 100 * most / sum(accuracy.confusion[place])
-    return f"{EMOTIONS[row.index(most)]} ({most:,}, {share:.1f} %)"
+    rate = 100 * most / sum(accuracy.confusion[place])
+    return f"{EMOTIONS[row.index(most)]} ({most:,}, {rate:.1f} %)"

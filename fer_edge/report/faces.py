@@ -1,6 +1,6 @@
-"""Sheets of faces with what an engine said of each: for one's own eyes, see :func:`faces_notice`.
+"""Sheets of faces with their predictions. Not for publication, see :func:`faces_notice`.
 
-Blue is the true emotion, vermilion a wrong prediction, and signs say it too.
+Blue marks the true emotion, vermilion a wrong prediction; the signs ✓ and ✗ mean the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fer_edge.report.canvas import (
 __all__ = ["TOP", "draw_mistakes", "draw_predictions", "end", "short_id", "verdict"]
 
 TOP, FOOT = 0.62, 0.34
-"""Inches above the faces, for the title, and below them, for the notice."""
+"""Inches above the faces (for the title) and below them (for the notice)."""
 
 _CELL, _CAPTION, _GAP = 1.2, 0.5, 0.16
 _FACE, _LABELS, _BARS, _NUMBERS, _HEAD = 1.26, 0.62, 0.95, 0.36, 0.26
@@ -37,24 +37,24 @@ _FACE, _LABELS, _BARS, _NUMBERS, _HEAD = 1.26, 0.62, 0.95, 0.36, 0.26
 def draw_mistakes(
     images: FerDataset, mistakes: Sequence[Answer], path: Path | str, *, title: str
 ) -> Path:
-    """Draw each wrongly answered face with its id, what it is and what it was taken for."""
+    """Draw each wrongly classified face with its id, its label and the prediction."""
     columns = min(8, max(4, len(mistakes)))
     rows = -(-len(mistakes) // columns)
     width = 2 * MARGIN + columns * (_CELL + _GAP) - _GAP
     height = TOP + rows * (_CELL + _CAPTION + _GAP) - _GAP + FOOT
-    said = "most confident mistakes, the surest first" if mistakes else "no answer is wrong"
-    sheet = Sheet(width, max(height, TOP + FOOT), title=title, subtitle=said)
+    subtitle = "most confident mistakes first" if mistakes else "no answer is wrong"
+    sheet = Sheet(width, max(height, TOP + FOOT), title=title, subtitle=subtitle)
     for place, answer in enumerate(mistakes):
         x = MARGIN + place % columns * (_CELL + _GAP)
         y = TOP + place // columns * (_CELL + _CAPTION + _GAP)
         sheet.image(x, y, _CELL, images.images[answer.row])
         below = y + _CELL
         sheet.text(x, below + 0.11, f"✗ {answer.predicted}", colour=WRONG, bold=True)
-        share = f"{100 * answer.probability:.1f} %"
-        sheet.text(x + _CELL, below + 0.11, share, colour=WRONG, align="right")
+        wrong = f"{100 * answer.probability:.1f} %"
+        sheet.text(x + _CELL, below + 0.11, wrong, colour=WRONG, align="right")
         sheet.text(x, below + 0.27, f"✓ {answer.true}", colour=RIGHT, bold=True)
-        share = f"{100 * answer.probability_of_true:.1f} %"
-        sheet.text(x + _CELL, below + 0.27, share, colour=RIGHT, align="right")
+        right = f"{100 * answer.probability_of_true:.1f} %"
+        sheet.text(x + _CELL, below + 0.27, right, colour=RIGHT, align="right")
         sheet.text(x, below + 0.42, short_id(answer.id, 26), size=5.5, colour=MUTED)
     end(sheet, faces_notice(images))
     return sheet.save(path)
@@ -69,14 +69,14 @@ def draw_predictions(
     title: str,
     subtitle: str,
 ) -> Path:
-    """Draw each face beside the seven probabilities (f32[len(answers),7]) as bars."""
+    """Draw each face and its seven probabilities (f32[len(answers),7]) as bars."""
     columns = min(3, max(1, len(answers)))
     rows = -(-len(answers) // columns)
     wide, high = _FACE + _LABELS + _BARS + _NUMBERS, _HEAD + _FACE
     width = 2 * MARGIN + columns * (wide + 2 * _GAP) - 2 * _GAP
     height = TOP + rows * (high + 1.4 * _GAP) - _GAP + FOOT
     sheet = Sheet(width, height, title=title, subtitle=subtitle)
-    for place, (answer, shares) in enumerate(zip(answers, probabilities.tolist())):
+    for place, (answer, values) in enumerate(zip(answers, probabilities.tolist())):
         x = MARGIN + place % columns * (wide + 2 * _GAP)
         y = TOP + place // columns * (high + 1.4 * _GAP)
         verdict(sheet, x, y + 0.1, answer)
@@ -85,15 +85,15 @@ def draw_predictions(
         )
         y += _HEAD
         sheet.image(x, y, _FACE, images.images[answer.row])
-        _bars(sheet, x + _FACE, y, answer, shares)
+        _bars(sheet, x + _FACE, y, answer, values)
     end(sheet, faces_notice(images))
     return sheet.save(path)
 
 
-def _bars(sheet: Sheet, x: float, y: float, answer: Answer, shares: list[float]) -> None:
+def _bars(sheet: Sheet, x: float, y: float, answer: Answer, probabilities: list[float]) -> None:
     step = _FACE / len(EMOTIONS)
     left = x + _LABELS
-    for i, (emotion, share) in enumerate(zip(EMOTIONS, shares)):
+    for i, (emotion, probability) in enumerate(zip(EMOTIONS, probabilities)):
         middle = y + (i + 0.5) * step
         colour, bold = OTHER, emotion in (answer.true, answer.predicted)
         if emotion == answer.true:
@@ -103,21 +103,21 @@ def _bars(sheet: Sheet, x: float, y: float, answer: Answer, shares: list[float])
         ink = colour if bold else INK
         sheet.text(left - 0.06, middle, emotion, size=7, align="right", colour=ink, bold=bold)
         sheet.bar(left, middle - 0.34 * step, _BARS, 0.68 * step, FAINT)
-        sheet.bar(left, middle - 0.34 * step, _BARS * share, 0.68 * step, colour)
-        number = f"{100 * share:.1f}"
+        sheet.bar(left, middle - 0.34 * step, _BARS * probability, 0.68 * step, colour)
+        number = f"{100 * probability:.1f}"
         end_ = left + _BARS + _NUMBERS
         sheet.text(end_, middle, number, size=7, align="right", colour=ink, bold=bold)
 
 
 def verdict(sheet: Sheet, x: float, y: float, answer: Answer) -> None:
-    """Write what was predicted, how surely, and what it really is; "" where that is not known."""
-    share = f"{answer.predicted} {100 * answer.probability:.1f} %"
+    """Write the prediction, its probability and, if it is known and another, the true emotion."""
+    text = f"{answer.predicted} {100 * answer.probability:.1f} %"
     if not answer.true:
-        sheet.text(x, y, share, size=8.5, bold=True)
+        sheet.text(x, y, text, size=8.5, bold=True)
     elif answer.right:
-        sheet.text(x, y, f"✓ {share}", size=8.5, bold=True, colour=RIGHT)
+        sheet.text(x, y, f"✓ {text}", size=8.5, bold=True, colour=RIGHT)
     else:
-        sheet.text(x, y, f"✗ {share}, is {answer.true}", size=8.5, bold=True, colour=WRONG)
+        sheet.text(x, y, f"✗ {text}, is {answer.true}", size=8.5, bold=True, colour=WRONG)
 
 
 def end(sheet: Sheet, notice: str) -> None:
@@ -126,5 +126,5 @@ def end(sheet: Sheet, notice: str) -> None:
 
 
 def short_id(name: str, length: int) -> str:
-    """Return the end of an id, which tells more than its beginning."""
+    """Return the end of an id: it identifies the image better than the start."""
     return name if len(name) <= length else "…" + name[1 - length :]

@@ -19,24 +19,26 @@ _MARKERS = {"pytorch": "s", "onnxruntime": "o", "openvino": "^", "tensorrt": "D"
 
 
 def check_figure_path(path: Path) -> None:
-    """Refuse early what cannot be drawn: UsageError for the ending, or MissingExtraError."""
+    """Raise UsageError for an unknown suffix, and MissingExtraError without matplotlib."""
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path} is no picture's name: it must end in {', '.join(FORMATS)}")
+        raise UsageError(
+            f"{path} is not the name of a picture: it must end in {', '.join(FORMATS)}"
+        )
     require("matplotlib", "report")
 
 
 def accuracy_against_latency(result: BenchResult, path: Path | str) -> Path:
-    """Draw top-1 against p50, one point per row that ran; up and to the left is better.
+    """Draw top-1 against p50, one point per row that ran; the upper left is best.
 
-    Whiskers show the binomial standard error of top-1 and the range of p50 over the repeats.
-    ``path`` ends in .png, .svg or .pdf. UsageError for another ending or when no row ran;
+    Error bars show the binomial standard error of top-1 and the range of p50 over the repeats.
+    ``path`` ends in .png, .svg or .pdf. Raises UsageError for another suffix or if no row ran, and
     MissingExtraError without matplotlib.
     """
     path = Path(path)
     check_figure_path(path)
     rows = [row for row in result.rows if row.top1 is not None and row.p50_ms is not None]
     if not rows:
-        raise UsageError("no engine ran: there is nothing to draw")
+        raise UsageError("no engine ran, so there is nothing to draw")
     figure = new_figure(9, 6.5)
     axes = figure.add_subplot()
     for row in rows:
@@ -73,7 +75,7 @@ def _draw(axes: Any, row: BenchRow, *, several: bool) -> None:
 
 
 def _plain_ticks(axes: Any) -> None:
-    """Milliseconds as 0.3 and 1, not as powers of ten."""
+    """Write milliseconds as 0.3 and 1, not as powers of ten."""
     from matplotlib.ticker import FuncFormatter
 
     plain = FuncFormatter(lambda value, _: f"{value:g}")

@@ -1,4 +1,4 @@
-"""Grad-CAM as pictures: face, heat and both; and the mean of many, emotion by emotion."""
+"""Grad-CAM as pictures: face, map and both together; and mean maps per emotion."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAP = "inferno"
 class MeanMap:
     """One emotion: the mean f32[48,48] map (0..1) and face (0..255) of its ``n`` right answers.
 
-    ``of`` images of the emotion were looked at. Both means are None where ``n`` is 0.
+    ``of`` is the number of images of the emotion. Both means are None if ``n`` is 0.
     """
 
     emotion: str
@@ -37,11 +37,11 @@ def mean_maps(
     images: np.ndarray, maps: np.ndarray, answers: Sequence[Answer], emotions: Sequence[str]
 ) -> list[MeanMap]:
     """Average f32[N,48,48] ``maps`` and u8[N,48,48] ``images`` over the right answers."""
-    found = []
+    means = []
     for emotion in emotions:
         of = [i for i, answer in enumerate(answers) if answer.true == emotion]
         right = [i for i in of if answers[i].right]
-        found.append(
+        means.append(
             MeanMap(
                 emotion=emotion,
                 n=len(right),
@@ -50,20 +50,20 @@ def mean_maps(
                 face=images[right].mean(axis=0) if right else None,
             )
         )
-    return found
+    return means
 
 
 def overlay(face: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Return f32[48,48,3] colours (0..1): the face, covered where the f32[48,48] map is hot."""
+    """Return f32[48,48,3] colours (0..1): the face, covered where the f32[48,48] map is high."""
     gray = np.repeat(np.asarray(face, np.float32)[:, :, None] / 255, 3, axis=2)
-    # Cold places stay the face, hot ones keep a third of it.
+    # Where the map is 0 the face is unchanged; where it is 1 a third of the face remains.
     cover = (0.68 * np.sqrt(heat))[:, :, None]
     mixed: np.ndarray = (gray * (1 - cover) + colours(heat) * cover).astype(np.float32)
     return mixed
 
 
 def colours(heat: np.ndarray) -> np.ndarray:
-    """Return f32[48,48,3] of a map."""
+    """Return the colours f32[48,48,3] of a map."""
     from matplotlib import colormaps
 
     painted: np.ndarray = colormaps[_MAP](heat)[:, :, :3].astype(np.float32)
@@ -98,8 +98,8 @@ def draw_explanations(
             sheet.image(x + i * (_SIDE + _GAP), y + _HEAD, _SIDE, picture)
         if not heat.any():
             middle = x + _SIDE + _GAP + _SIDE / 2
-            words = "no place spoke for it"
-            sheet.text(middle, y + _HEAD + _SIDE / 2, words, size=6.5, colour=OTHER, align="center")
+            text = "no evidence for it"
+            sheet.text(middle, y + _HEAD + _SIDE / 2, text, size=6.5, colour=OTHER, align="center")
     _scale(sheet)
     end(sheet, notice)
     return sheet.save(path)
@@ -112,8 +112,8 @@ def draw_mean_maps(
     side = 1.35
     width = max(2 * MARGIN + len(means) * (side + 0.12) - 0.12, _LEAST)
     height = TOP + _HEAD + 2 * side + 0.06 + _FOOT
-    said = f"{subtitle}; means over the images that were named right"
-    sheet = Sheet(width, height, title=title, subtitle=said)
+    subtitle = f"{subtitle}; means over the correctly classified images"
+    sheet = Sheet(width, height, title=title, subtitle=subtitle)
     for place, mean in enumerate(means):
         x, y = MARGIN + place * (side + 0.12), TOP + _HEAD
         sheet.text(x, y - 0.13, mean.emotion, size=9, bold=True)
@@ -131,10 +131,10 @@ def draw_mean_maps(
 
 
 def _scale(sheet: Sheet) -> None:
-    """Explain the colours, at the right of the foot."""
+    """Draw the colour scale at the lower right."""
     width, steps = 1.2, 60
     x, y = sheet.width - MARGIN - width - 0.4, sheet.height - 0.2
     for i, colour in enumerate(colours(np.linspace(0, 1, steps)[None])[0].tolist()):
         sheet.bar(x + i * width / steps, y, width / steps * 1.1, 0.1, colour)
-    sheet.text(x - 0.06, y + 0.05, "spoke for it:  not", size=7, colour=MUTED, align="right")
+    sheet.text(x - 0.06, y + 0.05, "evidence:  none", size=7, colour=MUTED, align="right")
     sheet.text(x + width + 0.06, y + 0.05, "most", size=7, colour=MUTED)

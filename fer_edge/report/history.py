@@ -18,9 +18,9 @@ History = Sequence[Mapping[str, float]]
 
 
 def read_history(path: Path | str) -> list[dict[str, float]]:
-    """Return the epochs of a run's ``history.csv``; [] where there is none yet.
+    """Return the epochs of a run's ``history.csv``; [] if the file does not exist yet.
 
-    IntegrityError for a file that is none.
+    Raises IntegrityError for an invalid file.
     """
     path = Path(path)
     if not path.is_file():
@@ -36,8 +36,8 @@ def read_history(path: Path | str) -> list[dict[str, float]]:
 def draw_histories(histories: Mapping[str, History], path: Path | str) -> Path:
     """Draw the runs' histories (name -> rows as :func:`read_history` returns them).
 
-    The best epoch by top-1 is marked, and its score is in the legend. UsageError when a run has no
-    epoch yet, or there are more runs than colours.
+    The best epoch by top-1 is marked; its score is in the legend. Raises UsageError if a run has no
+    epoch yet, or if there are more runs than colours.
     """
     if len(histories) > len(LINES):
         raise UsageError(f"{len(histories)} runs are too many for one picture: {len(LINES)} fit")
@@ -92,7 +92,7 @@ def _explain(panels: Any, *, alone: bool) -> None:
     colour = LINES[0] if alone else INK
     loss.legend(
         [Line2D([], [], color=colour, ls=(0, (4, 2)), alpha=0.65), Line2D([], [], color=colour)],
-        ["TRAIN, augmented: what training lowers", "PUBLIC: cross-entropy"],
+        ["TRAIN, augmented: training loss", "PUBLIC: cross-entropy"],
         frameon=False,
         fontsize=9,
     )

@@ -1,4 +1,4 @@
-"""What a search found: which parameters mattered, and how the score lies over each of them."""
+"""The result of a search: the importance of each parameter, and the score over each of them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def importance_figure(
 ) -> Path:
     """Draw bars of importance (fractions) and, for each parameter, the score of every trial.
 
-    ``trials`` are pairs of (values, score). ``path`` ends in .png, .svg or .pdf; UsageError for
-    another ending, MissingExtraError without matplotlib.
+    ``trials`` are pairs of (values, score). ``path`` ends in .png, .svg or .pdf. Raises UsageError
+    for another suffix, and MissingExtraError without matplotlib.
     """
     check_figure_path(path)
     keys = list(importance)
@@ -36,7 +36,7 @@ def importance_figure(
     bars = figure.add_subplot(grid[0, :])
     drawn = bars.barh(keys[::-1], [100 * importance[key] for key in keys[::-1]], color="#4c72b0")
     bars.bar_label(drawn, fmt="%.0f %%", padding=3)
-    bars.set(xlim=(0, 110), xlabel="share of the scores' variance, % (fANOVA)")
+    bars.set(xlim=(0, 110), xlabel="importance: % of the variance of the score (fANOVA)")
     bars.grid(axis="x", alpha=0.3)
     for i, key in enumerate(keys):
         axes = figure.add_subplot(grid[1 + i // columns, i % columns])
@@ -47,7 +47,7 @@ def importance_figure(
 
 
 def _slice(axes: Any, key: str, points: Sequence[tuple[Any, float | None]]) -> None:
-    """Draw the score over one parameter: numbers on an axis, few or other choices as places."""
+    """Draw the score over one parameter: many numbers on an axis, else one position per value."""
     values = [value for value, _ in points]
     scores = [score for _, score in points]
     numbers = [value for value in values if _is_number(value)]
@@ -65,7 +65,7 @@ def _slice(axes: Any, key: str, points: Sequence[tuple[Any, float | None]]) -> N
 
 
 def _log_scale(axes: Any, ratio: float) -> None:
-    """A log axis over ``ratio``, whose labels are numbers as one writes them, and stand apart."""
+    """Set a log axis over ``ratio``, with plain numbers as labels that do not overlap."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")

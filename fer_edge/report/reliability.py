@@ -1,4 +1,4 @@
-"""The reliability diagram: how often an engine is right when it says how sure it is."""
+"""The reliability diagram: accuracy over confidence."""
 
 from __future__ import annotations
 
@@ -24,35 +24,36 @@ _DOT: dict[str, Any] = {"fmt": "o", "color": INK, "ms": 5, "elinewidth": 1, "cap
 
 
 def draw_reliability(bins: Sequence[ConfidenceBin], path: Path | str, *, title: str) -> Path:
-    """Draw accuracy over confidence, with one standard error, above how many images each bin has.
+    """Draw accuracy over confidence, with one standard error, and the number of images per bin.
 
-    Below the diagonal an engine is surer than it is right. Source: Guo et al. 2017 (arXiv
-    1706.04599), figure 1.
+    Below the diagonal the engine is overconfident. Source: Guo et al. 2017 (arXiv 1706.04599),
+    figure 1.
     """
-    total = sum(each.n for each in bins)
+    total = sum(interval.n for interval in bins)
     figure = new_figure(6.4, 7)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for axes in (upper, lower):
         quiet(axes, grid="y")
-    upper.plot([0, 100], [0, 100], color=MUTED, lw=1.2, ls=(0, (5, 4)), label="as sure as right")
-    sure, right = 0.0, 0.0
-    for each in bins:
-        if each.accuracy is None or each.confidence is None:
+    upper.plot([0, 100], [0, 100], color=MUTED, lw=1.2, ls=(0, (5, 4)), label="calibrated")
+    confidence, accuracy = 0.0, 0.0
+    for interval in bins:
+        if interval.accuracy is None or interval.confidence is None:
             continue
-        _draw_bin(upper, each, each.accuracy, each.confidence)
-        low, width = 100 * each.low, 100 * (each.high - each.low)
-        lower.bar(low, 100 * each.n / total, width, align="edge", color=MUTED, ec="white", lw=1)
-        sure += each.n * each.confidence / total
-        right += each.n * each.accuracy / total
-    upper.plot([], [], color=WRONG, lw=2.2, label="too sure")
-    upper.plot([], [], color=RIGHT, lw=2.2, label="not sure enough")
+        _draw_bin(upper, interval, interval.accuracy, interval.confidence)
+        low, width = 100 * interval.low, 100 * (interval.high - interval.low)
+        percent = 100 * interval.n / total
+        lower.bar(low, percent, width, align="edge", color=MUTED, ec="white", lw=1)
+        confidence += interval.n * interval.confidence / total
+        accuracy += interval.n * interval.accuracy / total
+    upper.plot([], [], color=WRONG, lw=2.2, label="overconfident")
+    upper.plot([], [], color=RIGHT, lw=2.2, label="underconfident")
     upper.errorbar([], [], yerr=[], label="accuracy ± 1 standard error", **_DOT)
     upper.legend(loc="upper left", frameon=False, fontsize=9)
-    upper.set(ylim=(0, 100), ylabel="right, % of the images in a bin")
+    upper.set(ylim=(0, 100), ylabel="accuracy, %")
     lower.set(xlim=(0, 100), xlabel="confidence, %", ylabel="images, %")
     summary = (
         f"ECE {100 * calibration_error(tuple(bins)):.2f} %: "
-        f"sure to {100 * sure:.1f} %, right in {100 * right:.1f} %"
+        f"mean confidence {100 * confidence:.1f} %, accuracy {100 * accuracy:.1f} %"
     )
     write_title(figure, title, summary)
     return save_figure(figure, path)

@@ -28,8 +28,8 @@ def format_rows(
 ) -> str:
     """Return ``rows`` as "table", "markdown", "json" or "csv"; the first row gives the columns.
 
-    Values are written as they are: format numbers before. None is "n/a" in the first two, which
-    alone have ``title`` and ``caption``. NaN and infinity in JSON are refused.
+    Values are written unchanged, so format numbers first. Only "table" and "markdown" have
+    ``title`` and ``caption``, and write None as "n/a". NaN and infinity are refused in JSON.
     """
     if fmt == "json":
         return json.dumps(
@@ -80,7 +80,7 @@ def rich_table(
         numeric = all(_is_number(_cell(row[name])) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        # Cells are data: "fer-edge[tensorrt]" is no markup.
+        # Cells are data: "fer-edge[tensorrt]" is not markup.
         table.add_row(*(escape(_cell(row[name])) for name in rows[0]))
     return table
 

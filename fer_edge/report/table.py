@@ -1,4 +1,4 @@
-"""Results as rows of text: the numbers rounded once, the same in a terminal and in Markdown."""
+"""Results as rows of text. Numbers are rounded here, so a terminal and Markdown show the same."""
 
 from __future__ import annotations
 
@@ -59,29 +59,29 @@ _PROTOCOL_FIELDS = set(LatencyProtocol.__dataclass_fields__)
 
 
 def percent(fraction: float | None) -> str | None:
-    """``67.96 %``; None stays None, which prints as n/a."""
+    """Return ``67.96 %`` for 0.6796; None for None, which prints as n/a."""
     return None if fraction is None else f"{100 * fraction:.2f} %"
 
 
 def points(fraction: float | None) -> str | None:
-    """A difference of fractions in percentage points: ``-0.08``; never ``-0.00``."""
+    """Return a difference of fractions in percentage points: ``-0.08``; never ``-0.00``."""
     return None if fraction is None else f"{100 * fraction:+.2f}".replace("-0.00", "+0.00")
 
 
 def milliseconds(value: float | None) -> str | None:
-    """``0.312``."""
+    """Return ``0.312``, or None for None."""
     return None if value is None else f"{value:.3f}"
 
 
 def megabytes(size: int | None) -> str | None:
-    """``2.91 MB``, or kB below a tenth of one."""
+    """Return ``2.91 MB``, or kB below 0.1 MB; None for None."""
     if size is None:
         return None
     return f"{size / 1e6:.2f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
 
 
 def bench_title(result: BenchResult) -> str:
-    """Return what a table must say of itself: images, machine, threads, protocol."""
+    """Return the title of a table: images, machine, threads, protocol."""
     threads = result.environment["threads"]
     protocol = LatencyProtocol(
         **{name: v for name, v in result.protocol.items() if name in _PROTOCOL_FIELDS}
@@ -93,8 +93,8 @@ def bench_title(result: BenchResult) -> str:
 
 
 def bench_caption(result: BenchResult) -> str:
-    """Return what stands below the table: reference, providers, notes, warnings; one per line."""
-    lines = [f"delta (points) and flips are against {result.reference} on the same images"]
+    """Return the caption of a table: reference, providers, notes, warnings; one per line."""
+    lines = [f"delta (points) and flips: compared with {result.reference} on the same images"]
     providers: dict[str, list[str]] = {}
     for row in result.rows:
         if row.status == "ok" and row.backend != "null":
@@ -105,7 +105,7 @@ def bench_caption(result: BenchResult) -> str:
     ]
     gaps = [(row.delta_ci95, row.name) for row in result.rows if row.precision == "int8"]
     lines += [
-        f"{name}: 95 % interval of delta {points(ci[0])} .. {points(ci[1])} points"
+        f"{name}: 95 % confidence interval of delta {points(ci[0])} .. {points(ci[1])} points"
         for ci, name in gaps
         if ci is not None
     ]
@@ -136,12 +136,12 @@ def bench_tables(result: BenchResult) -> tuple[list[Row], list[Row], str]:
 
 
 def bench_numbers(result: BenchResult) -> list[dict[str, Any]]:
-    """Return the same rows with their numbers as they are (fractions, ms), for CSV."""
+    """Return the same rows with unrounded numbers (fractions, ms), for CSV."""
     return [{name: getattr(row, name) for name in _NUMBERS} for row in result.rows]
 
 
 def comparison_numbers(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return the rows of two results with their numbers as they are, for JSON and CSV."""
+    """Return the rows of two results with unrounded numbers, for JSON and CSV."""
     return [
         {
             "bundle": row.bundle,
@@ -179,7 +179,7 @@ def verification_rows(verification: Verification) -> list[Row]:
 
 
 def verification_numbers(verification: Verification) -> list[dict[str, Any]]:
-    """Return the same rows with their numbers as they are (fractions), for CSV."""
+    """Return the same rows with unrounded numbers (fractions), for CSV."""
     return [
         {"score": name, "reference": before, "engine": after}
         for name, before, after in _scores(verification)
@@ -192,9 +192,9 @@ def verification_caption(verification: Verification) -> str:
     low, high = agreement.delta_ci95
     lines = [
         f"flips {agreement.flips:,} of {agreement.n:,} labels (agreement "
-        f"{percent(agreement.agreement)}): {agreement.lost} right ones lost, "
+        f"{percent(agreement.agreement)}): {agreement.lost} right labels lost, "
         f"{agreement.gained} gained",
-        f"delta {points(agreement.delta_top1)} points, 95 % interval {points(low)} .. "
+        f"delta {points(agreement.delta_top1)} points, 95 % confidence interval {points(low)} .. "
         f"{points(high)}; McNemar p {agreement.mcnemar_p:.3g}",
         f"|delta logit| max {agreement.max_abs_logit:.2e}, mean {agreement.mean_abs_logit:.2e}",
     ]
@@ -208,7 +208,7 @@ def verification_caption(verification: Verification) -> str:
 
 
 def verification_title(verification: Verification) -> str:
-    """Return which images, and which engine."""
+    """Return the title: the bundle, the images and the engine."""
     images = _images({**verification.dataset, "n": verification.n}, verification.split)
     return f"{verification.bundle} | {images} | {verification.engine.provider}"
 
@@ -234,12 +234,12 @@ def _scores(verification: Verification) -> list[tuple[str, float | None, float |
 
 def _images(dataset: Mapping[str, Any], split: str) -> str:
     synthetic = "SYNTHETIC faces, not FER2013: " if dataset["synthetic"] else ""
-    anew = (
+    resplit = (
         f" ({label})"
         if (label := resplit_label(read_record(DatasetInfo, dataset, "dataset")))
         else ""
     )
-    return f"{synthetic}{dataset['source']}, {split}{anew}, n = {dataset['n']:,}"
+    return f"{synthetic}{dataset['source']}, {split}{resplit}, n = {dataset['n']:,}"
 
 
 def _bench_row(row: BenchRow, several: bool) -> Row:

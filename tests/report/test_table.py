@@ -159,9 +159,11 @@ def test_the_caption_says_reference_providers_interval_notes_and_warnings(
     result: BenchResult,
 ) -> None:
     caption = bench_caption(result).splitlines()
-    assert caption[0] == "delta (points) and flips are against pytorch fp32 on the same images"
+    assert caption[0] == "delta (points) and flips: compared with pytorch fp32 on the same images"
     assert "onnxruntime on CPU (fp32, int8)" in caption
-    assert any(line.startswith("onnxruntime int8: 95 % interval of delta -") for line in caption)
+    assert any(
+        line.startswith("onnxruntime int8: 95 % confidence interval of delta -") for line in caption
+    )
     assert caption[-2:] == ["a note", "warning: the machine is busy"]
 
 
@@ -240,7 +242,7 @@ def test_verification_table() -> None:
     assert verification_numbers(passed)[0]["engine"] == pytest.approx(698 / 700)
     assert verification_title(passed) == "mine | fer2013.zip, public, n = 700 | CPU"
     caption = verification_caption(passed)
-    assert "flips 2 of 700 labels (agreement 99.71 %): 2 right ones lost, 0 gained" in caption
+    assert "flips 2 of 700 labels (agreement 99.71 %): 2 right labels lost, 0 gained" in caption
     assert "speed: 3.00x the speed of fp32" in caption
     assert "bench of then" in caption
     assert caption.endswith("gate: passed")
