@@ -1,4 +1,4 @@
-"""Which vector instructions this CPU has: they decide how fast INT8 is, and how exact."""
+"""The vector instructions of this CPU. The speed and the exactness of INT8 depend on them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def cpu_features(cpuinfo: Path | str = "/proc/cpuinfo") -> frozenset[str]:
 
 
 def int8_dot_saturates(features: frozenset[str] | None = None) -> bool:
-    """Tell whether u8 x s8 products may saturate here (x86 without VNNI or AMX).
+    """Return True if u8 x s8 products can saturate here (x86 without VNNI or AMX).
 
-    There ``vpmaddubsw`` adds two u8*s8 products into 16 bits, and weights beyond 7 bits can
-    overflow: the same INT8 graph then gives other logits than on a CPU with VNNI, or on ARM.
+    On such a CPU ``vpmaddubsw`` adds two u8*s8 products in 16 bits, and weights with more than 7
+    bits can overflow. The logits then differ from those on a CPU with VNNI, or on ARM.
     """
-    have = cpu_features() if features is None else features
-    return "avx2" in have and not have & _INT8_DOT
+    present = cpu_features() if features is None else features
+    return "avx2" in present and not present & _INT8_DOT
 
 
 @lru_cache(maxsize=8)

@@ -20,7 +20,7 @@ ALIASES: dict[str, str] = {
     "surprised": "surprise",
     "contempt": "",  # known from FER+ and AffectNet, not one of the seven: never accepted silently
 }
-"""Folder names seen in the wild; an empty value marks a class that FER2013 does not have."""
+"""Other common folder names. An empty value marks a class that FER2013 does not have."""
 
 _IDS = {name: i for i, name in enumerate(EMOTIONS)}
 _IDS.update({alias: _IDS[name] for alias, name in ALIASES.items() if name})

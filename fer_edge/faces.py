@@ -1,4 +1,4 @@
-"""From a picture of one face to the 48x48 gray pixels that the networks take."""
+"""Convert a picture of one face to the 48x48 gray pixels that the networks take."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _UINT8 = np.dtype(np.uint8)
 
 
 def face_from_image(image: str | Path | Image | np.ndarray) -> np.ndarray:
-    """Return u8[48,48] of a face crop; nothing is detected or cut: the picture *is* the face.
+    """Return u8[48,48] of a face crop. No face is detected: the whole picture is the face.
 
     ``image`` is a file, a Pillow image, or u8[H,W] gray, u8[H,W,3] RGB (OpenCV's BGR must be
-    turned round first) or u8[H,W,4] RGBA. Colour becomes gray by ITU-R 601 (Pillow's ``L``), the
-    size 48x48 by antialiased bilinear resampling, whatever the aspect; a camera's EXIF orientation
-    is honoured. A 48x48 gray array comes back itself. :class:`UsageError` names a file or an array
-    that cannot be used.
+    converted first) or u8[H,W,4] RGBA. Colour is converted to gray by ITU-R 601 (Pillow's ``L``).
+    The picture is resized to 48x48 by antialiased bilinear resampling, for any aspect ratio. EXIF
+    orientation is applied. A 48x48 gray array is returned unchanged. Raises :class:`UsageError`
+    that names a file or an array that cannot be used.
     """
     if type(image) is np.ndarray and image.dtype == _UINT8 and image.shape == (SIZE, SIZE):
         return image
@@ -76,7 +76,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
             f"an image array is uint8 [H,W], [H,W,3] RGB or [H,W,4], not {list(array.shape)}",
             fix="batches go through Classifier.predict_batch"
             if array.ndim == 4
-            else "move the channels last, say with numpy.moveaxis(image, 0, -1)",
+            else "move the channels last, for example numpy.moveaxis(image, 0, -1)",
         )
     return _from_pillow(Image.fromarray(np.ascontiguousarray(array)), "the array")
 
@@ -98,6 +98,6 @@ def _from_pillow(image: Image, where: str) -> np.ndarray:
     if gray.size != (SIZE, SIZE):
         if 0 in gray.size:
             raise UsageError(f"{where} is empty")
-        # Pillow's resampling widens its kernel when it shrinks: that is the antialiasing.
+        # For a smaller size, Pillow widens the kernel: that is the antialiasing.
         gray = gray.resize((SIZE, SIZE), Pillow.Resampling.BILINEAR)
     return np.array(gray, np.uint8)

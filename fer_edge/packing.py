@@ -1,10 +1,10 @@
-"""A bundle as one file to copy to a device, and back, trusting nothing on the way.
+"""Pack a bundle into one file to copy it to a device, and unpack it with all checks.
 
-The file is a plain uncompressed ustar archive: ``manifest.json`` first, then the files it lists, in
-its order, each header exactly as :func:`pack_bundle` writes it. So equal bundles give equal bytes,
-``tar -tf`` lists it, and :func:`unpack_bundle` knows from the manifest which member must come next
-and how long it is: a link, a device, a second copy or a path that leaves the folder has no place in
-it. A digest tells damage, not malice: it is no signature.
+The file is an uncompressed ustar archive: ``manifest.json`` first, then the listed files in order,
+with headers exactly as :func:`pack_bundle` writes them. So equal bundles give equal bytes, and
+``tar -tf`` lists the file. :func:`unpack_bundle` knows the next member and its size from the
+manifest, and refuses links, devices, second copies and paths that leave the folder. A digest
+detects damage, not an attack: it is not a signature.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From pixels to the network's input: one definition for training, export and every engine."""
+"""Convert pixels to the network's input: one definition for training, export and all engines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = 48
 class Preprocessing:
     """``x = (pixel / 255 - mean) / std``, one gray channel; ``mean`` and ``std`` on a 0..1 scale.
 
-    The defaults are FER2013's own, over the 28,709 training images (``fer-edge data info``).
+    The defaults are those of the 28,709 training images of FER2013 (``fer-edge data info``).
     """
 
     mean: float = 0.5077

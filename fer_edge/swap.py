@@ -1,8 +1,8 @@
-"""Replace a whole folder so that a crash at any moment leaves the old one or the new one.
+"""Replace a whole folder so that after a crash the old or the new folder is complete.
 
-A folder cannot be replaced by one rename as a file can. :func:`_swap` needs two, with the old
-folder under a hidden name in between, and :func:`settled` undoes a swap that was interrupted there.
-Writers take turns by a lock on the parent folder, which the kernel releases when its holder dies.
+One rename cannot replace a folder. :func:`_swap` needs two; between them the old folder has a
+hidden name. :func:`settled` undoes a swap that was interrupted there. Writers use a lock on the
+parent folder; the kernel releases it when the process dies.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class _Stage:
 def _swap(stage: _Stage, folder: Path) -> None:
     """Put ``stage`` in the place of ``folder``; the caller holds :func:`settled` of it."""
     old = _old(folder)
-    # What a crash after the second rename left: its new folder was in place by then.
+    # Left by a crash after the second rename, when the new folder was already in place.
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
@@ -138,7 +138,7 @@ def _old(folder: Path) -> Path:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the stages of writers that died: theirs are the ones that nobody locks."""
+    """Remove the stages of writers that died: no process has a lock on them."""
     for stage in folder.parent.glob(f".{folder.name}.staged-*"):
         descriptor = _lock(stage, wait=False)
         if descriptor >= 0:

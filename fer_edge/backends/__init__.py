@@ -1,6 +1,6 @@
-"""Inference backends: one file each, found by name in one table.
+"""Inference backends: one file each, and one table of their names.
 
-Importing this package loads no engine and no torch.
+Importing this package imports neither a runtime nor torch.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ BACKENDS: dict[str, str] = {
 
 
 def backend_class(name: str) -> type[Backend]:
-    """Import and return a backend's class; :class:`UsageError` suggests the nearest name."""
+    """Import and return the class of a backend. Raises :class:`UsageError` for an unknown name."""
     if name not in BACKENDS:
         raise unknown("backend", name, BACKENDS)
     module, _, class_name = BACKENDS[name].partition(":")
     try:
-        found: type[Backend] = getattr(import_module(module), class_name)
+        backend: type[Backend] = getattr(import_module(module), class_name)
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
         raise UnavailableError(f"this version of fer-edge does not have {name} yet") from None
-    return found
+    return backend
 
 
 def backend_from_bundle(
     bundle: Bundle, name: str, precision: str | None = None, *, threads: int = 1
 ) -> Backend:
-    """Return the backend ``name`` for the engine of the bundle that it uses, not loaded.
+    """Return the backend ``name``, not loaded, with the engine of the bundle that it uses.
 
-    See :mod:`fer_edge.usable` for which engine that is, and for the errors.
+    :mod:`fer_edge.usable` chooses the engine and documents the errors.
     """
     return backend_class(name).from_bundle(bundle, precision, threads=threads)

@@ -1,4 +1,4 @@
-"""What every inference backend is: load, infer, close."""
+"""The interface of every inference backend: load, infer, close."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _SHAPE = (1, SIZE, SIZE)
 
 
 class Backend(ABC):
-    """One way to run a network: u8[N,1,48,48] images in, f32[N,7] logits out, synchronously.
+    """A runtime for networks: u8[N,1,48,48] images in, f32[N,7] logits out, synchronous.
 
-    Making one is cheap; :meth:`load` reads the model. ``threads`` is what the engine may use, not a
-    hint. A backend never times itself, and one object serves one thread at a time.
+    Creating an object is fast; :meth:`load` reads the model. ``threads`` is a limit, not a hint. A
+    backend does not measure time. Only one thread at a time may use an object.
     """
 
     name: ClassVar[str]
@@ -47,7 +47,7 @@ class Backend(ABC):
         threads: int = 1,
         preprocessing: Preprocessing | None = None,
     ) -> None:
-        """``preprocessing`` serves graphs that take float32: those are fed normalised pixels."""
+        """``preprocessing`` normalises the pixels for graphs with a float32 input."""
         if threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}")
         self.path = None if path is None else Path(path)
@@ -55,25 +55,25 @@ class Backend(ABC):
         self.threads = threads
         self.preprocessing = preprocessing or Preprocessing()
         self.provider = ""
-        """What really runs the network; known once it is loaded."""
+        """The device or execution provider that runs the network; "" until it is loaded."""
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
-        """Say why this backend cannot run here, or None."""
+        """Return why this backend cannot run here, or None."""
         return None
 
     @classmethod
     def misfit(cls, engine: Path) -> str | None:
-        """Return why this machine cannot load a file made for another one, or None."""
+        """Return why this machine cannot load ``engine`` (built for another machine), or None."""
         return None
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, precision: str | None = None, *, threads: int = 1) -> Self:
-        """Make a backend, not loaded, for the engine that :mod:`fer_edge.usable` names.
+        """Return a backend, not loaded, for the engine that :mod:`fer_edge.usable` chooses.
 
-        Without a ``precision`` it is the best whose gate has not failed. Raises
-        :class:`~fer_edge.errors.UsageError` or :class:`~fer_edge.errors.UnavailableError` with the
-        command that builds what is missing.
+        Without ``precision``, it is the best precision whose gate has not failed. Raises
+        :class:`~fer_edge.errors.UsageError` or :class:`~fer_edge.errors.UnavailableError`, with the
+        command that builds the missing engine.
         """
         engine = require_engine(bundle, cls, precision)
         return cls(
@@ -85,19 +85,19 @@ class Backend(ABC):
 
     @abstractmethod
     def load(self) -> None:
-        """Read the model and make ready to infer; a second call does nothing."""
+        """Read the model and prepare inference; a second call does nothing."""
 
     @abstractmethod
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Return f32[N,7] logits, owned by the caller, for u8[N,1,48,48] pixels."""
+        """Return f32[N,7] logits for u8[N,1,48,48] pixels; the caller owns the array."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the model; may be called again. :meth:`load` brings it back."""
+        """Release the model; may be called again. :meth:`load` loads it again."""
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
-        """Return the versions of the libraries that do the work."""
+        """Return the versions of the libraries in use."""
 
     def __enter__(self) -> Self:
         self.load()
@@ -127,7 +127,7 @@ class Backend(ABC):
 
 def check_images(images: np.ndarray) -> np.ndarray:
     """Return ``images``, contiguous; :class:`UsageError` if they are not u8[N,1,48,48], N >= 1."""
-    # The hot path of every inference: three comparisons, about 0.2 microseconds.
+    # Part of every inference: three comparisons, about 0.2 microseconds.
     if (
         type(images) is np.ndarray
         and images.dtype == _UINT8
@@ -142,12 +142,12 @@ def check_images(images: np.ndarray) -> np.ndarray:
     )
     raise UsageError(
         f"a backend takes pixels as uint8[N,1,{SIZE},{SIZE}] with N >= 1, not {got}",
-        fix="Classifier.predict takes photos, single images and files",
+        fix="use Classifier.predict for photos, single images and files",
     )
 
 
 def check_shapes(where: Any, input_shape: list[Any], output_shape: list[Any]) -> None:
-    """:class:`UsageError` if a model is not [N,1,48,48] -> [N,7]; names or None stand for any N."""
+    """Raise :class:`UsageError` unless a model is [N,1,48,48] -> [N,7]. N may be a name or None."""
     wanted = (("takes", input_shape, _SHAPE), ("gives", output_shape, (len(EMOTIONS),)))
     for verb, shape, tail in wanted:
         got = list(shape)
@@ -155,7 +155,7 @@ def check_shapes(where: Any, input_shape: list[Any], output_shape: list[Any]) ->
             isinstance(size, int) and size != want for size, want in zip(got[1:], tail, strict=True)
         ):
             raise UsageError(
-                f"{where} {verb} {got}, not {['N', *tail]}: it is no network of fer-edge"
+                f"{where} {verb} {got}, not {['N', *tail]}: it was not exported by fer-edge"
             )
 
 
@@ -171,11 +171,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def softmax_row(logits: np.ndarray) -> list[float]:
     """Return the probabilities of one image, f32[7].
 
-    In plain Python: behind an inference the caches are cold, and numpy's five calls for seven
-    numbers then take 85 microseconds where these take 25.
+    In plain Python: after an inference the CPU caches are cold. Five calls of numpy for seven
+    numbers then take 85 microseconds, this takes 25.
     """
     row: list[float] = logits.tolist()
     highest = max(row)
     exponentials = [exp(value - highest) for value in row]
-    share = 1 / sum(exponentials)
-    return [value * share for value in exponentials]
+    factor = 1 / sum(exponentials)
+    return [value * factor for value in exponentials]

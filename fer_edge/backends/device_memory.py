@@ -1,9 +1,8 @@
-"""The little of CUDA that running a plan needs, behind one interface with two implementations.
+"""The CUDA functions that a plan needs: one interface with two implementations.
 
-``cuda-bindings`` (NVIDIA's own; it has CUDA graphs) is preferred, ``pycuda`` (no CUDA graphs)
-serves where it is what is installed. Both use the GPU's primary context, the one that
-TensorRT, torch and ONNX Runtime use too; ``pycuda.autoinit`` would make another and is never
-imported.
+``cuda-bindings`` (by NVIDIA, with CUDA graphs) is preferred; ``pycuda`` (without CUDA graphs) is
+used if only it is installed. Both use the primary context of the GPU, like TensorRT, torch and ONNX
+Runtime. ``pycuda.autoinit`` would create another context and is never imported.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ _INSTALL = "pip install 'fer-edge[tensorrt]' (cuda-bindings >=12.6,<13 on JetPac
 
 
 class CudaError(UnavailableError):
-    """A CUDA call failed; the message names the call and CUDA's own word for the failure."""
+    """A CUDA call failed; the message has the call and CUDA's name of the error."""
 
 
 class CaptureError(CudaError):
-    """A stream could not be captured into a CUDA graph; the plan still runs without one."""
+    """A stream cannot be captured into a CUDA graph; the plan still runs without one."""
 
 
 @dataclass(frozen=True)
 class HostBuffer:
-    """Page-locked host memory: ``array`` is u8[nbytes] over it, ``device`` its address on the GPU.
+    """Page-locked host memory: ``array`` is a u8[nbytes] view, ``device`` its address on the GPU.
 
-    ``device`` is 0 unless the memory was made to be mapped.
+    ``device`` is 0 unless the memory is mapped.
     """
 
     array: np.ndarray
@@ -57,7 +56,7 @@ class HostBuffer:
 
 
 class Cuda(ABC):
-    """Memory, copies, one stream's work and its timing on the first GPU.
+    """Memory, copies, streams and event timing on the first GPU.
 
     Addresses and stream handles are plain integers, as TensorRT takes them. Streams, events and
     graphs are otherwise opaque.
@@ -72,7 +71,7 @@ class Cuda(ABC):
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make the GPU's primary context this thread's own for the body."""
+        """Make the primary context of the GPU current in this thread for the body."""
         self.enter()
         try:
             yield
@@ -93,7 +92,7 @@ class Cuda(ABC):
 
     @abstractmethod
     def free(self, memory: Any) -> None:
-        """Free what :meth:`malloc` gave."""
+        """Free memory of :meth:`malloc`."""
 
     @abstractmethod
     def host(self, nbytes: int, *, mapped: bool = False) -> HostBuffer:
@@ -101,7 +100,7 @@ class Cuda(ABC):
 
     @abstractmethod
     def free_host(self, buffer: HostBuffer) -> None:
-        """Free what :meth:`host` gave."""
+        """Free memory of :meth:`host`."""
 
     @abstractmethod
     def stream(self) -> Any:
@@ -137,16 +136,16 @@ class Cuda(ABC):
 
     @abstractmethod
     def record(self, event: Any, stream: Any) -> None:
-        """Let the stream stamp the event when it comes to it."""
+        """Record the event on the stream."""
 
     @abstractmethod
     def elapsed_ns(self, start: Any, end: Any) -> int:
         """Return nanoseconds between two events that have been reached (resolution 0.5 us)."""
 
     def capture(self, stream: Any, work: Callable[[], None]) -> Any:
-        """Return a CUDA graph of what ``work`` puts on the stream, without running it.
+        """Return a CUDA graph of the work that ``work`` enqueues, without running it.
 
-        :class:`CaptureError` if that cannot be captured, or this package has no graphs.
+        Raises :class:`CaptureError` if it cannot be captured, or this package has no graphs.
         """
         raise CaptureError(f"{self.name} has no CUDA graphs", fix="pip install cuda-bindings")
 
@@ -180,7 +179,7 @@ class CudaBindings(Cuda):
         return str(import_module("cuda.bindings").__version__)
 
     def enter(self) -> None:
-        """Make device 0 this thread's: the runtime API then uses its primary context."""
+        """Select device 0 for this thread: the runtime API then uses its primary context."""
         self._do("cudaSetDevice", 0)
 
     def leave(self) -> None:
@@ -242,7 +241,7 @@ class CudaBindings(Cuda):
         self._do("cudaEventDestroy", event)
 
     def record(self, event: Any, stream: Any) -> None:
-        """Stamp it when the stream comes to it."""
+        """Record it on the stream."""
         self._do("cudaEventRecord", event, stream)
 
     def elapsed_ns(self, start: Any, end: Any) -> int:
@@ -250,7 +249,7 @@ class CudaBindings(Cuda):
         return round(float(self._do("cudaEventElapsedTime", start, end)) * 1e6)
 
     def capture(self, stream: Any, work: Callable[[], None]) -> Any:
-        """Capture as trtexec does: in thread-local mode, so that other threads may go on."""
+        """Capture as in trtexec: in thread-local mode, so that other threads can continue."""
         mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         graph = None
         try:
@@ -258,7 +257,7 @@ class CudaBindings(Cuda):
             try:
                 work()
             finally:
-                # Also after a failure: a stream left capturing can never be used again.
+                # Also after a failure: a stream in capture mode cannot be used again.
                 graph = self._do("cudaStreamEndCapture", stream)
             return self._do("cudaGraphInstantiate", graph, 0)
         except CudaError as error:
@@ -309,7 +308,7 @@ class PyCuda(Cuda):
 
     def leave(self) -> None:
         """Pop it."""
-        # On the class: pycuda pops whatever context is this thread's current one.
+        # On the class: pycuda pops the current context of this thread.
         self._drv.Context.pop()
 
     def malloc(self, nbytes: int) -> Any:
@@ -340,7 +339,7 @@ class PyCuda(Cuda):
         return int(stream.handle)
 
     def free_stream(self, stream: Any) -> None:
-        """Leave it to pycuda, which destroys a stream with its last reference."""
+        """Do nothing: pycuda destroys a stream with its last reference."""
 
     def synchronize(self, stream: Any) -> None:
         """Wait for it."""
@@ -359,10 +358,10 @@ class PyCuda(Cuda):
         return self._do(self._drv.Event)
 
     def free_event(self, event: Any) -> None:
-        """Leave it to pycuda, which destroys an event with its last reference."""
+        """Do nothing: pycuda destroys an event with its last reference."""
 
     def record(self, event: Any, stream: Any) -> None:
-        """Stamp it when the stream comes to it."""
+        """Record it on the stream."""
         self._do(event.record, stream)
 
     def elapsed_ns(self, start: Any, end: Any) -> int:
@@ -383,14 +382,14 @@ _PACKAGES: tuple[tuple[str, type[Cuda]], ...] = (
 
 
 def cuda_missing_reason() -> str | None:
-    """Say that neither package is installed, or None. Nothing is imported but ``cuda`` itself."""
+    """Return the reason if neither package is installed, else None. Imports only ``cuda``."""
     if any(is_installed(module) for module, _ in _PACKAGES):
         return None
     return "neither cuda-bindings nor pycuda is installed"
 
 
 def open_cuda(package: str | None = None) -> Cuda:
-    """Return CUDA through the first package that is installed, or through the named one.
+    """Return CUDA from the first installed package, or from the named package.
 
     :class:`UnavailableError` if there is none, :class:`CudaError` if there is no usable GPU.
     """
@@ -398,4 +397,4 @@ def open_cuda(package: str | None = None) -> Cuda:
         if package in {None, kind.name} and is_installed(module):
             return kind()
     missing = f"{package} is not installed" if package else cuda_missing_reason()
-    raise UnavailableError(f"a plan needs CUDA from Python, and {missing}", fix=_INSTALL)
+    raise UnavailableError(f"a plan needs CUDA for Python, but {missing}", fix=_INSTALL)

@@ -1,8 +1,7 @@
-"""What the CUDA driver says about this machine's GPU, asked through ctypes alone.
+"""Query the CUDA driver about the GPU of this machine, with ctypes only.
 
-No CUDA package, no context and no TensorRT is needed, so that the answer to "why can this not run
-here" never depends on the thing that is missing. (TensorRT 8.6 crashes the process when it is
-asked for a runtime without a driver: ask here first.)
+It needs no CUDA package, no context and no TensorRT, so it can report what is missing. (TensorRT
+8.6 crashes the process if a runtime is created without a driver, so call this first.)
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU: ``sm`` is 87 for compute capability 8.7; ``driver`` is the CUDA it offers."""
+    """The first GPU. ``sm`` is 87 for compute capability 8.7; ``driver`` is its CUDA version."""
 
     name: str
     sm: int
@@ -51,7 +50,7 @@ class Gpu:
 
 
 def find_gpu() -> Gpu:
-    """Return the first GPU, or raise :class:`UnavailableError` that says why there is none."""
+    """Return the first GPU. Raises :class:`UnavailableError` with the reason if there is none."""
     gpu, reason = gpu_or_reason()
     if gpu is None:
         raise UnavailableError(reason, fix=_NO_DRIVER_FIX)
@@ -76,7 +75,7 @@ def _ask(driver: ctypes.CDLL) -> tuple[Gpu | None, str]:
     if status == 0 and count.value == 0:
         status = 100
     if status:
-        return None, _REASONS.get(status, f"the CUDA driver answers with error {status}")
+        return None, _REASONS.get(status, f"the CUDA driver returns error {status}")
     device = ctypes.c_int()
     name = ctypes.create_string_buffer(256)
     memory = ctypes.c_size_t()
@@ -88,7 +87,7 @@ def _ask(driver: ctypes.CDLL) -> tuple[Gpu | None, str]:
         driver.cuDriverGetVersion(ctypes.byref(version)),
     ):
         if int(answer):
-            return None, f"the CUDA driver answers with error {int(answer)}"
+            return None, f"the CUDA driver returns error {int(answer)}"
 
     def attribute(which: int) -> int:
         value = ctypes.c_int()

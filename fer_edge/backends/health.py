@@ -1,7 +1,7 @@
-"""What can run on this machine, and why not: each thing is looked at, none can take us down.
+"""Check what can run on this machine, and why not. A broken package cannot stop the report.
 
-Packages are imported in processes of their own: a broken one may raise, hang or crash there
-(TensorRT 8.6 does without a driver), and says so in its row.
+Each package is imported in a separate process, where it may raise, hang or crash (TensorRT 8.6
+crashes without a driver). Its row then contains the error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report: ``missing`` is what is not here, ``problem`` what is here and ill."""
+    """One row of the report. ``missing``: not installed; ``problem``: installed but broken."""
 
     name: str
     status: Status
@@ -44,9 +44,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a process that looked at a package said; ``error`` is "" if it ended well."""
+    """The result of a process that checked a package; ``error`` is "" if it succeeded."""
 
-    said: Mapping[str, Any]
+    values: Mapping[str, Any]
     error: str
 
 
@@ -62,23 +62,23 @@ def probe(code: str, *, timeout: float = TIMEOUT_S) -> Probe:
         )
     except subprocess.TimeoutExpired:
         return Probe({}, f"no answer within {timeout:g} s")
-    said: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for line in done.stdout.splitlines():
         if line.startswith("{"):
             try:
-                said.update(json.loads(line))
+                values.update(json.loads(line))
             except ValueError:
                 continue
     if done.returncode == 0:
-        return Probe(said, "")
+        return Probe(values, "")
     if done.returncode < 0:
-        return Probe(said, f"it crashes ({_signal_name(-done.returncode)})")
+        return Probe(values, f"it crashes ({_signal_name(-done.returncode)})")
     lines = done.stderr.strip().splitlines()
-    return Probe(said, lines[-1] if lines else f"exit code {done.returncode}")
+    return Probe(values, lines[-1] if lines else f"exit code {done.returncode}")
 
 
 def check_machine() -> list[Check]:
-    """Look at everything that an engine needs; takes a few seconds, and never raises."""
+    """Check everything that the backends need. Takes a few seconds and never raises."""
     gpu, no_gpu = gpu_or_reason()
     jetson = find_jetson()
     looks: list[Callable[[], list[Check]]] = [
@@ -93,7 +93,7 @@ def check_machine() -> list[Check]:
         lambda: [_package("OpenVINO", "openvino", _OPENVINO, "openvino", _devices)],
         lambda: [_package("torch", "torch", _TORCH, "train", _torch_cuda)],
     ]
-    # Two at a time: importing torch and OpenVINO is what takes the time.
+    # Two at a time: most of the time is the import of torch and OpenVINO.
     with ThreadPoolExecutor(max_workers=2) as pool:
         return [check for checks in pool.map(_guarded, looks) for check in checks]
 
@@ -101,7 +101,7 @@ def check_machine() -> list[Check]:
 def _guarded(look: Callable[[], list[Check]]) -> list[Check]:
     try:
         return look()
-    except Exception as error:  # a report with one bad row is worth more than none
+    except Exception as error:  # a report with one bad row is better than no report
         return [Check("fer-edge doctor", "problem", f"{type(error).__name__}: {error}")]
 
 
@@ -112,9 +112,9 @@ def _software() -> Check:
 
 def _cpu() -> Check:
     features = cpu_features()
-    found = ", ".join(sorted(features)) or "no feature that is known to matter"
+    found = ", ".join(sorted(features)) or "none of the features that matter for inference"
     if int8_dot_saturates(features):
-        found += " (INT8 products saturate: weights are scaled against it)"
+        found += " (INT8 products can saturate: weight scales are chosen to prevent it)"
     return Check("CPU", "info", found)
 
 
@@ -163,19 +163,18 @@ def _tensorrt(flavour: str, gpu: Gpu | None, jetson: Jetson | None) -> Check:
         return Check(kind.title, "missing", "not installed", fix)
     build = kind.builds_without_gpu or gpu is not None
     answer = probe(_TENSORRT.format(module=module, build=build))
-    version = str(answer.said.get("version", ""))
+    version = str(answer.values.get("version", ""))
     if not version:
         return Check(kind.title, "problem", f"{module}: {answer.error}", _reinstall(kind.extra))
     found = f"{version} ({module})"
-    if answer.error or answer.said.get("builder") is False:
-        said = answer.error or "its builder is null"
-        return Check(
-            kind.title, "problem", f"{found}, and its builder fails: {said}", _reinstall(kind.extra)
-        )
+    if answer.error or answer.values.get("builder") is False:
+        reason = answer.error or "its builder is null"
+        message = f"{found}, and its builder fails: {reason}"
+        return Check(kind.title, "problem", message, _reinstall(kind.extra))
     if not build:
-        return Check(kind.title, "problem", f"{found}, without a GPU it builds and runs nothing")
+        return Check(kind.title, "problem", f"{found}; without a GPU it cannot build or run plans")
     if gpu is None:
-        return Check(kind.title, "ok", f"{found}; builds plans here, runs none without a GPU")
+        return Check(kind.title, "ok", f"{found}; builds plans here, but needs a GPU to run them")
     return Check(kind.title, "ok", found)
 
 
@@ -208,25 +207,25 @@ def _cuda_bindings(gpu: Gpu | None) -> Check:
     return Check(
         check.name,
         "problem",
-        f"{check.found} is for CUDA {mine}, the driver offers CUDA {gpu.driver}",
+        f"{check.found} is for CUDA {mine}, but the driver supports CUDA {gpu.driver}",
         f"pip install 'cuda-bindings>={driver},<{driver + 1}'",
     )
 
 
 def _onnxruntime(gpu: Gpu | None) -> Check:
-    def providers(said: Mapping[str, Any]) -> str:
-        names = [str(name).removesuffix("ExecutionProvider") for name in said["providers"]]
+    def providers(values: Mapping[str, Any]) -> str:
+        names = [str(name).removesuffix("ExecutionProvider") for name in values["providers"]]
         return f", providers: {', '.join(names)}"
 
     return _package("ONNX Runtime", "onnxruntime", _ORT, "", providers)
 
 
-def _devices(said: Mapping[str, Any]) -> str:
-    return f", devices: {', '.join(said['devices'])}"
+def _devices(values: Mapping[str, Any]) -> str:
+    return f", devices: {', '.join(values['devices'])}"
 
 
-def _torch_cuda(said: Mapping[str, Any]) -> str:
-    return f", CUDA {said['cuda']}" if said["cuda"] else ", CPU only here"
+def _torch_cuda(values: Mapping[str, Any]) -> str:
+    return f", CUDA {values['cuda']}" if values["cuda"] else ", CPU only here"
 
 
 def _package(
@@ -236,16 +235,16 @@ def _package(
     extra: str,
     more: Callable[[Mapping[str, Any]], str] | str,
 ) -> Check:
-    """Look at one package; without an ``extra`` its absence needs no fix of ours."""
+    """Check one package. Without an ``extra``, there is no fix for a missing package."""
     if not is_installed(module):
         fix = f"pip install 'fer-edge[{extra}]'" if extra else ""
         return Check(name, "missing", "not installed", fix)
     answer = probe(code)
-    version = str(answer.said.get("version", ""))
+    version = str(answer.values.get("version", ""))
     if answer.error:
         found = f"{version}: {answer.error}" if version else answer.error
         return Check(name, "problem", found, _reinstall(extra) if extra else f"reinstall {name}")
-    return Check(name, "ok", version + (more(answer.said) if callable(more) else more))
+    return Check(name, "ok", version + (more(answer.values) if callable(more) else more))
 
 
 def _reinstall(extra: str) -> str:

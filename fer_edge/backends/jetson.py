@@ -1,4 +1,4 @@
-"""Which Jetson this is: board, L4T and JetPack release, power mode; nothing where it is none."""
+"""Detect a Jetson: board, L4T and JetPack release, power mode."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class Jetson:
 
 
 def find_jetson(root: Path | str = "/") -> Jetson | None:
-    """Read the board from ``/etc/nv_tegra_release``, the device tree and dpkg's status file."""
+    """Read the board from ``/etc/nv_tegra_release``, the device tree and dpkg's status file.
+
+    Returns None if this machine is not a Jetson.
+    """
     root = Path(root)
     release = _text(root / "etc/nv_tegra_release")
     model = _text(root / "proc/device-tree/model").strip("\0\n ")
@@ -64,7 +67,7 @@ def jetpack_of(l4t: str) -> str:
 
 
 def power_mode() -> str:
-    """Return what ``nvpmodel -q`` calls the mode (``MAXN``, ``15W``), or "" where there is none."""
+    """Return the mode that ``nvpmodel -q`` prints (``MAXN``, ``15W``), or "" if there is none."""
     try:
         answer = subprocess.run(
             ["nvpmodel", "-q"], capture_output=True, text=True, timeout=5, check=False

@@ -1,4 +1,4 @@
-"""The backend that does nothing: what it costs is the measuring itself."""
+"""The backend that does nothing: its latency is the overhead of the measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["NullBackend"]
 
 
 class NullBackend(Backend):
-    """Returns zero logits of the right shape; its latency is the harness's own floor."""
+    """Returns zero logits of the right shape; its latency is the overhead of the measurement."""
 
     name: ClassVar[str] = "null"
     formats: ClassVar[tuple[str, ...]] = ()
@@ -30,5 +30,5 @@ class NullBackend(Backend):
         """Do nothing."""
 
     def versions(self) -> dict[str, str]:
-        """Return nothing: no library works here."""
+        """Return {}: it uses no library."""
         return {}

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the engine of the base install."""
+"""ONNX Runtime: the backend of the base install."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ __all__ = ["OnnxRuntimeBackend"]
 
 
 class OnnxRuntimeBackend(Backend):
-    """One ONNX Runtime session on one named execution provider, which never gives way to another.
+    """One ONNX Runtime session on one named execution provider, without fallback to another.
 
-    ``threads`` is the intra-op pool; operators run one after another.
+    ``threads`` is the size of the intra-op pool; operators run one after another.
     """
 
     name: ClassVar[str] = "onnxruntime"
@@ -42,7 +42,7 @@ class OnnxRuntimeBackend(Backend):
         preprocessing: Preprocessing | None = None,
         execution_provider: str = "CPUExecutionProvider",
     ) -> None:
-        """``execution_provider`` is ONNX Runtime's own name, say ``CUDAExecutionProvider``."""
+        """``execution_provider`` is a name of ONNX Runtime, such as ``CUDAExecutionProvider``."""
         super().__init__(path, precision=precision, threads=threads, preprocessing=preprocessing)
         self.execution_provider = execution_provider
         self._session: Any = None
@@ -52,7 +52,7 @@ class OnnxRuntimeBackend(Backend):
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
-        """Say that onnxruntime is not installed, or None."""
+        """Return the reason if onnxruntime is not installed, else None."""
         from importlib.util import find_spec
 
         return None if find_spec("onnxruntime") else "onnxruntime is not installed"
@@ -60,9 +60,9 @@ class OnnxRuntimeBackend(Backend):
     def load(self) -> None:
         """Create the session.
 
-        :class:`UnavailableError` if the execution provider or an operator is missing here;
-        :class:`IntegrityError` if the file is no ONNX model; :class:`UsageError` if it is another
-        network than ours.
+        Raises :class:`UnavailableError` if the execution provider or an operator is missing,
+        :class:`IntegrityError` if the file is not an ONNX model, and :class:`UsageError` if it was
+        not exported by fer-edge.
         """
         if self._session is not None:
             return
@@ -79,12 +79,12 @@ class OnnxRuntimeBackend(Backend):
         session = self._open(ort, path, exact=False)
         if self.precision == "int8" and int8_dot_saturates() and not _saturation_safe(session):
             session = self._open(ort, path, exact=True)
-        # Sessions fall back in run() too, and print it: a measurement of the wrong device.
+        # Sessions also fall back in run(), which would measure the wrong device.
         session.disable_fallback()
         ran = session.get_providers()[0]
         if ran != self.execution_provider:
             raise UnavailableError(
-                f"onnxruntime was asked for {self.execution_provider} and took {ran}"
+                f"onnxruntime used {ran} instead of the requested {self.execution_provider}"
             )
         self._adopt(session, path)
         self.provider = ran
@@ -94,7 +94,7 @@ class OnnxRuntimeBackend(Backend):
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        # Errors reach the caller as exceptions: the library's own lines on stderr say them twice.
+        # Errors are raised as exceptions: the library would print them on stderr a second time.
         options.log_severity_level = 4
         if exact:
             options.add_session_config_entry("session.x64quantprecision", "1")
@@ -110,7 +110,7 @@ class OnnxRuntimeBackend(Backend):
         if len(inputs) != 1 or len(outputs) != 1:
             raise UsageError(
                 f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, not one of each: "
-                "it is no network of fer-edge"
+                "it was not exported by fer-edge"
             )
         if inputs[0].type not in {"tensor(uint8)", "tensor(float)"}:
             raise UsageError(f"{path} takes {inputs[0].type}, not uint8 or float pixels")
@@ -137,7 +137,7 @@ class OnnxRuntimeBackend(Backend):
         return logits if logits.dtype == np.float32 else logits.astype(np.float32)
 
     def close(self) -> None:
-        """Let go of the session."""
+        """Release the session."""
         self._session = None
         self.provider = ""
 
@@ -147,13 +147,13 @@ class OnnxRuntimeBackend(Backend):
 
 
 def _saturation_safe(session: Any) -> bool:
-    """Tell whether a graph says of its weights that no two neighbours can overflow 16 bits.
+    """Return True if the metadata of a graph says that its INT8 products cannot overflow 16 bits.
 
-    The fast u8 x s8 product of x86 without VNNI then is exact; for other graphs ONNX Runtime has a
-    slower exact one, without which they would give other logits on some CPUs, silently.
+    Then the fast u8 x s8 product of x86 without VNNI is exact. Other graphs need the slower exact
+    product of ONNX Runtime; without it, their logits would silently differ on some CPUs.
     """
-    said: dict[str, str] = session.get_modelmeta().custom_metadata_map
-    return "saturation-safe" in said.get("fer_edge.int8", "")
+    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    return "saturation-safe" in metadata.get("fer_edge.int8", "")
 
 
 def _onnxruntime() -> ModuleType:
@@ -162,14 +162,14 @@ def _onnxruntime() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "onnxruntime":
             raise
-        # Part of the base install, so no extra names it: someone took it away.
+        # It is part of the base install, so there is no extra for it: the user uninstalled it.
         raise UnavailableError(
             "onnxruntime is not installed", fix="pip install onnxruntime"
         ) from None
 
 
 def _load_error(path: Path, error: Exception) -> FerEdgeError:
-    # By name: the classes live in a private module of onnxruntime.
+    # By name: the classes are in a private module of onnxruntime.
     kind = type(error).__name__
     reason = _first_line(error)
     if kind == "NotImplemented":
@@ -177,12 +177,12 @@ def _load_error(path: Path, error: Exception) -> FerEdgeError:
             f"this onnxruntime cannot run {path}: {reason}", fix="pip install -U onnxruntime"
         )
     return IntegrityError(
-        f"{path} is no model that onnxruntime can read: {reason}",
+        f"{path} is not a model that onnxruntime can read: {reason}",
         fix="build it again: fer-edge build",
     )
 
 
 def _first_line(error: Exception) -> str:
-    """Return a message's first line without ``[ONNXRuntimeError] : 7 : INVALID_PROTOBUF :``."""
+    """Return the first line of a message, without ``[ONNXRuntimeError] : 7 : ... :``."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line.split(" : ", 3)[-1] if line.startswith("[ONNXRuntimeError]") else line

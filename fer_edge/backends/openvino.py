@@ -15,11 +15,11 @@ __all__ = ["OpenVINOBackend"]
 
 
 class OpenVINOBackend(Backend):
-    """An OpenVINO network compiled for latency, computing in float32 what is not INT8.
+    """An OpenVINO network compiled for latency. Layers that are not INT8 compute in float32.
 
-    The hint ``f32`` is explicit because the default lets the CPU choose: on one with AMX an "FP32"
-    graph would run in bfloat16. One image at a time runs a network of fixed shape, which is some
-    10 % faster than one that takes any N; the latter is compiled at the first N > 1.
+    The hint ``f32`` is explicit because the default depends on the CPU: with AMX, an FP32 graph
+    would run in bfloat16. A single image runs on a network of fixed shape, which is about 10 %
+    faster than one for any N. The network for any N is compiled at the first N > 1.
     """
 
     name: ClassVar[str] = "openvino"
@@ -44,7 +44,7 @@ class OpenVINOBackend(Backend):
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
-        """Say that openvino is not installed, or None."""
+        """Return the reason if openvino is not installed, else None."""
         from importlib.util import find_spec
 
         if find_spec("openvino"):
@@ -54,8 +54,8 @@ class OpenVINOBackend(Backend):
     def load(self) -> None:
         """Compile the network for one image.
 
-        :class:`IntegrityError` if the file is no ONNX model, :class:`UsageError` if it is another
-        network than ours, :class:`UnavailableError` if OpenVINO cannot run it here.
+        Raises :class:`IntegrityError` if the file is not an ONNX model, :class:`UsageError` if it
+        was not exported by fer-edge, and :class:`UnavailableError` if OpenVINO cannot run it here.
         """
         if self._one is not None:
             return
@@ -66,7 +66,7 @@ class OpenVINOBackend(Backend):
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise UsageError(
                 f"{path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs, not one "
-                "of each: it is no network of fer-edge"
+                "of each: it was not exported by fer-edge"
             )
         kind = model.inputs[0].element_type.to_string()
         if kind not in {"u8", "f32"}:
@@ -89,15 +89,15 @@ class OpenVINOBackend(Backend):
         try:
             if len(images) == 1:
                 request = self._one
-                # Into the request's own memory: 2 KB cost less than wrapping the caller's.
+                # Copy into the memory of the request: for 2 KB this is faster than wrapping.
                 np.copyto(self._pixels, images)
             else:
                 request = self._any_size()
-                # A tensor could be written through, so OpenVINO wraps no read-only array.
-                lent = images if images.flags.writeable else images.copy()
-                request.set_input_tensor(self._ov.Tensor(lent, shared_memory=True))
+                # OpenVINO does not wrap a read-only array, since a tensor could write to it.
+                writable = images if images.flags.writeable else images.copy()
+                request.set_input_tensor(self._ov.Tensor(writable, shared_memory=True))
             request.infer(share_inputs=True, share_outputs=True)
-            # A copy: the request's output is overwritten by its next inference.
+            # A copy: the next inference overwrites the output of the request.
             logits: np.ndarray = request.get_output_tensor(0).data.astype(np.float32)
         except RuntimeError as error:
             raise NumericsError(
@@ -106,7 +106,7 @@ class OpenVINOBackend(Backend):
         return logits
 
     def close(self) -> None:
-        """Let go of the networks."""
+        """Release the networks."""
         self._pixels = self._one = self._many = self._core = None
         self.provider = ""
 
@@ -124,19 +124,19 @@ class OpenVINOBackend(Backend):
     def _read(self, path: Path) -> Any:
         from openvino.frontend import FrontEndManager
 
-        # Core.read_model would try six other formats on a damaged file, each complaining loudly.
+        # For a damaged file Core.read_model tries six other formats, and each prints errors.
         frontend = FrontEndManager().load_by_framework("onnx")
         try:
             return frontend.convert(frontend.load(str(path)))
         except Exception as error:
-            # By name: the classes live in a private module of openvino.
+            # By name: the classes are in a private module of openvino.
             if type(error).__name__ == "OpConversionFailure":
                 raise UnavailableError(
                     f"this openvino cannot run {path}: {_reason(error)}",
                     fix="pip install -U openvino",
                 ) from None
             raise IntegrityError(
-                f"{path} is no model that openvino can read: {_reason(error)}",
+                f"{path} is not a model that openvino can read: {_reason(error)}",
                 fix="build it again: fer-edge build",
             ) from None
 
@@ -159,7 +159,7 @@ def _sizes(port: Any) -> list[Any]:
 
 
 def _computes_in(compiled: Any) -> str:
-    """Return the types that convolutions and matrix products really use, say ``"int8+f32"``."""
+    """Return the types in which convolutions and matrix products run, such as ``"int8+f32"``."""
     types: dict[str, None] = {}
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
@@ -175,5 +175,5 @@ _NOISE = ("Exception from", "Check '", "FrontEnd API failed", "Summary:")
 def _reason(error: Exception) -> str:
     """Return OpenVINO's message without the lines about its own source files."""
     lines = [line.strip(" -") for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith(_NOISE)]
-    return " ".join(said or lines or [type(error).__name__])
+    useful = [line for line in lines if line and not line.startswith(_NOISE)]
+    return " ".join(useful or lines or [type(error).__name__])

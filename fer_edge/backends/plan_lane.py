@@ -1,7 +1,7 @@
-"""Running a loaded plan: one lane per thread, with its own stream, contexts, buffers and graphs.
+"""Run a loaded plan: one lane per thread, with its own stream, contexts, buffers and graphs.
 
-A 48x48 network is a dozen kernels that each take less time than their launch: a CUDA graph makes
-one launch of them all, copies included.
+A 48x48 network has about a dozen kernels, and each takes less time than its launch. A CUDA graph
+launches all of them at once, copies included.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _GRAPHS_KEPT = 4
 
 @dataclass(frozen=True)
 class LoadedPlan:
-    """What every lane of one loaded plan shares. ``new_context`` makes an execution context."""
+    """Shared by all lanes of one loaded plan. ``new_context`` creates an execution context."""
 
     new_context: Callable[[], Any]
     input: str
@@ -44,13 +44,13 @@ class _Captured:
 
 
 class Lane:
-    """One thread's way through the plan. All calls need the CUDA context to be current.
+    """The stream, contexts and buffers of one thread. All calls need a current CUDA context.
 
-    With ``graphs``, each batch size gets a CUDA graph of its own (the last few are kept), with an
-    execution context of its own, since changing a context's shapes may change what an earlier
-    graph refers to. ``no_graphs`` says why there are none. With ``mapped``, TensorRT reads and
-    writes page-locked host memory in place: for GPUs that share the CPU's memory. With ``timed``,
-    ``device_ns`` is the last batch's time on the stream, copies included.
+    With ``graphs``, each batch size has its own CUDA graph (the last few are kept). Each graph has
+    its own execution context, since a change of a context's shapes may invalidate an earlier
+    graph. ``no_graphs`` is the reason if there are none. With ``mapped``, TensorRT reads and
+    writes page-locked host memory in place, for GPUs that share the CPU's memory. With ``timed``,
+    ``device_ns`` is the time of the last batch on the stream, copies included.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Lane:
         self._mapped = mapped
         self.no_graphs = ""
         if not graphs:
-            self.no_graphs = "not asked for"
+            self.no_graphs = "not requested"
         elif not cuda.supports_graphs:
             self.no_graphs = f"{cuda.name} has none"
         self.device_ns: int | None = None
@@ -125,13 +125,13 @@ class Lane:
             self._release.pop()()
 
     def _captured(self, n: int) -> _Captured | None:
-        found = self._graphs.get(n)
-        if found is not None:
+        captured = self._graphs.get(n)
+        if captured is not None:
             self._graphs.move_to_end(n)
-            return found
+            return captured
         context = self._new_context()
         self._set_batch(context, n)
-        # As trtexec does: one plain run first, in which the library settles what it put off.
+        # As in trtexec: one plain run first, in which the library does its deferred set-up.
         self._enqueue(context, n)
         self._cuda.synchronize(self._stream)
         try:

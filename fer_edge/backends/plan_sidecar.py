@@ -1,6 +1,6 @@
-"""The JSON beside a plan: what built it, for which GPU, from which ONNX; read before it is loaded.
+"""The JSON beside a plan: its library, GPU and ONNX file. It is read before the plan is loaded.
 
-A plan stays a plain plan (nothing is put before its bytes), so that trtexec and C++ can load it.
+The plan file itself has no header, so that trtexec and C++ can load it.
 """
 
 from __future__ import annotations
@@ -64,24 +64,24 @@ class PlanSidecar:
 
     @classmethod
     def read(cls, plan: Path) -> PlanSidecar:
-        """Read the JSON beside ``plan``; :class:`IntegrityError` if it is missing or is none."""
+        """Read the JSON beside ``plan``. Raises :class:`IntegrityError` if missing or invalid."""
         path = sidecar_path(plan)
         fix = _build_command(plan, "", "tensorrt")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             known = {entry.name for entry in fields(cls)}
             if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-                raise ValueError(f"it is no description of schema {SCHEMA}")
+                raise ValueError(f"it does not have schema {SCHEMA}")
             return cls(**{key: value for key, value in content.items() if key in known})
         except FileNotFoundError:
             raise IntegrityError(
-                f"{plan} has no {path.name} beside it that says what built it", fix=fix
+                f"{plan} cannot be loaded without {path.name}, which is missing", fix=fix
             ) from None
         except (ValueError, TypeError, OSError) as error:
             raise IntegrityError(f"{path} cannot be read: {error}", fix=fix) from None
 
     def check_bytes(self, plan: Path, content: bytes) -> None:
-        """:class:`IntegrityError` unless ``content`` is the plan that this describes."""
+        """Raise :class:`IntegrityError` unless ``content`` is the plan that this describes."""
         if sha256_bytes(content) != self.sha256:
             raise IntegrityError(
                 f"{plan} is not the file that {sidecar_path(plan).name} describes",
@@ -110,13 +110,13 @@ class PlanSidecar:
         )
 
     def check_here(self, plan: Path, package: str, tensorrt: str, sm: int | None) -> None:
-        """:class:`EngineMismatchError` (exit code 5) if :meth:`mismatch` finds one."""
+        """Raise :class:`EngineMismatchError` (exit code 5) if :meth:`mismatch` returns a reason."""
         reason = self.mismatch(package, tensorrt, sm)
         if reason is not None:
             raise EngineMismatchError(f"{plan} was {reason}", fix=self.build_command(plan, package))
 
     def build_command(self, plan: Path, package: str | None = None) -> str:
-        """Return the command that builds this precision for the machine at hand."""
+        """Return the command that builds this precision for this machine."""
         return _build_command(plan, f" --precision {self.precision}", package or self.package)
 
 
@@ -127,17 +127,17 @@ def plan_name(package: str, tensorrt: str, sm: int | None, precision: str) -> st
 
 
 def sidecar_path(plan: Path) -> Path:
-    """Return where a plan's description lies."""
+    """Return the path of the JSON beside a plan."""
     return plan.with_name(plan.name.removesuffix(".plan") + ".json")
 
 
 def layers_path(plan: Path) -> Path:
-    """Return where a plan's layers, as the engine inspector tells them, lie."""
+    """Return the path of the file with a plan's layers, written by the engine inspector."""
     return plan.with_name(plan.name.removesuffix(".plan") + ".layers.json")
 
 
 def _build_command(plan: Path, precision: str, package: str) -> str:
-    # bundle/engines/x.plan: the bundle has the graph that another plan is built from.
+    # bundle/engines/x.plan: the bundle has the graph to build another plan from.
     bundle = plan.parent.parent
     source = f" {bundle}" if (bundle / "manifest.json").is_file() else ""
     return f"fer-edge build{source}{precision} --target {package}"

@@ -1,4 +1,4 @@
-"""PyTorch, eager, FP32, on the CPU: the reference that the others are compared with."""
+"""PyTorch, eager, FP32, on the CPU: the reference for all other backends."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["PyTorchBackend"]
 class PyTorchBackend(Backend):
     """Runs a checkpoint (safetensors) through :class:`fer_edge.models.reference.Reference`.
 
-    PyTorch's thread count belongs to the process: it is set before each inference that finds
-    another one, and :meth:`close` puts back what :meth:`load` found.
+    PyTorch has one thread count per process. It is set before an inference if it differs, and
+    :meth:`close` restores the count from before :meth:`load`.
     """
 
     name: ClassVar[str] = "pytorch"
@@ -28,7 +28,7 @@ class PyTorchBackend(Backend):
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
-        """Say that torch or safetensors is not installed, or None."""
+        """Return the reason if torch or safetensors is not installed, else None."""
         from importlib.util import find_spec
 
         for module in ("torch", "safetensors"):
@@ -48,8 +48,8 @@ class PyTorchBackend(Backend):
         model, weights = reference_from_weights(path)
         self.preprocessing = weights.preprocessing
         self._threads_before = torch.get_num_threads()
-        # The layout that PyTorch advises for convolutions: at batch 1 it is some five times faster
-        # here than the default one, and a slow reference would flatter every engine.
+        # PyTorch recommends this layout for convolutions. At batch 1 it is about five times faster
+        # than the default, and a slow reference would make every engine look good.
         self._torch, self._model = torch, model.to(memory_format=torch.channels_last)
         self.provider = "CPU eager channels_last"
 
@@ -61,14 +61,14 @@ class PyTorchBackend(Backend):
         torch = self._torch
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        # PyTorch warns of a read-only array, since a tensor could be written through.
+        # PyTorch warns about a read-only array, since a tensor could write to it.
         pixels = torch.from_numpy(images if images.flags.writeable else images.copy())
         with torch.inference_mode():
             logits: np.ndarray = self._model(pixels).numpy()
         return logits
 
     def close(self) -> None:
-        """Let go of the network and restore PyTorch's thread count."""
+        """Release the network and restore PyTorch's thread count."""
         if self._model is not None:
             self._torch.set_num_threads(self._threads_before)
             self._model = None

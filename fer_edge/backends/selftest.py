@@ -1,11 +1,10 @@
-"""Replay a bundle's golden inputs on the engine that will serve: does it compute the same network?
+"""The self-test: run the golden inputs of a bundle and compare the logits with the reference.
 
-The reference logits are the FP32 network's. FP32 and FP16 engines must meet them within the limits
-of the design; an INT8 engine differs by its quantisation, and by CPU, so it is judged on what no
-working engine loses: the logits stay close on the scale of their own spread, and a label that the
-reference is sure of stays. FP16 and INT8 are judged by the median image, since some golden inputs
-(blank, noise, checkerboard) lie outside of what quantisation was calibrated for, while a broken
-engine is broken on most.
+The reference logits come from the FP32 network. FP32 and FP16 engines must match them within fixed
+limits. INT8 logits differ by quantisation and by CPU, so the limits of INT8 are relative: the
+differences must be small compared with the spread of the logits, and labels with a high reference
+confidence must not change. FP16 and INT8 are judged by the median image: calibration did not cover
+some golden inputs (blank, noise, checkerboard), and a broken engine fails on most images.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ __all__ = ["SelfTest", "judge_self_test", "self_test"]
 FP32_MAX_ABS = 1e-4
 FP16_TYPICAL_ABS = 1e-2
 INT8_TYPICAL_SHARE = 0.25
-"""Typical |delta logit| of INT8 as a share of the reference logits' standard deviation."""
+"""Limit of the typical |delta logit| of INT8, as a fraction of the reference logits' deviation."""
 INT8_CORRELATION = 0.95
 INT8_AGREEMENT = 0.8
-"""On images whose two best reference logits are more than one standard deviation apart."""
+"""For images whose two best reference logits differ by more than one standard deviation."""
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """How an engine's logits differ from the reference's on the golden inputs.
+    """Differences between the logits of an engine and of the reference on the golden inputs.
 
-    ``typical_abs`` is the median over images of their mean |delta logit|, ``correlation`` the
-    median of their correlations over the seven logits. ``spread`` is the standard deviation of the
-    reference logits; ``sure_agreement`` the share of equal labels among the images of which the
-    reference is sure, 1.0 if there are none.
+    ``typical_abs`` is the median over images of the mean |delta logit|. ``correlation`` is the
+    median over images of the correlation of the seven logits. ``spread`` is the standard deviation
+    of the reference logits. ``sure_agreement`` is the fraction of equal labels among the images
+    with a high reference confidence, or 1.0 if there are none.
     """
 
     count: int
@@ -49,9 +48,9 @@ class SelfTest:
 
 
 def self_test(backend: Backend, bundle: Bundle) -> SelfTest:
-    """Run the golden inputs through a loaded backend, one by one as a camera would, and judge.
+    """Run the golden inputs on a loaded backend, one by one as with a camera, and judge.
 
-    :class:`NumericsError` if the engine does not compute the bundle's network.
+    Raises :class:`NumericsError` if the engine does not compute the bundle's network.
     """
     images, reference = bundle.golden()
     logits = np.concatenate([backend.infer(images[i : i + 1]) for i in range(len(images))])
@@ -61,10 +60,10 @@ def self_test(backend: Backend, bundle: Bundle) -> SelfTest:
 def judge_self_test(
     logits: np.ndarray, reference: np.ndarray, backend: Backend, *, file: str | None = None
 ) -> SelfTest:
-    """Compare f32[G,7] with the reference's; :class:`NumericsError` beyond the precision's limits.
+    """Compare logits f32[G,7] with the reference's.
 
-    ``backend`` names the engine and its precision; ``file`` is what a message calls its file,
-    which by default is its path.
+    Raises :class:`NumericsError` beyond the limits of the precision. ``backend`` gives the engine
+    and its precision; ``file`` is its name in messages, by default its path.
     """
     engine = f"{backend.name} {backend.precision} ({file or backend.path})"
     if logits.shape != reference.shape or not np.isfinite(logits).all():
@@ -73,7 +72,7 @@ def judge_self_test(
             fix="build the engine again on this machine: fer-edge build",
         )
     result = _compare(logits, reference)
-    # Limits are for logits of the size that trained networks give; rounding grows with them.
+    # The limits are for the usual size of logits; rounding errors grow with the logits.
     scale = max(1.0, float(np.abs(reference).max()) / 10)
     problems = []
     if backend.precision == "fp32":
@@ -114,7 +113,7 @@ def _compare(logits: np.ndarray, reference: np.ndarray) -> SelfTest:
 
 
 def _correlations(logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return each image's correlation, 0 where a row is constant."""
+    """Return the correlation of each image; 0 for a constant row."""
     ours = logits - logits.mean(1, keepdims=True, dtype=np.float64)
     theirs = reference - reference.mean(1, keepdims=True, dtype=np.float64)
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
@@ -127,5 +126,5 @@ def _correlations(logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def _fix(backend: Backend) -> str:
     build = "build the engine again on this machine: fer-edge build"
     if backend.precision == "int8" and int8_dot_saturates():
-        return f"this CPU has no VNNI, where INT8 products can saturate; {build} --precision int8"
+        return f"INT8 products can saturate on this CPU (no VNNI); {build} --precision int8"
     return build

@@ -1,7 +1,7 @@
 """TensorRT and TensorRT-RTX plans: numpy in, numpy out, no torch.
 
-A plan runs on the library release and the compute capability that it was built for and nowhere
-else: its sidecar is compared with what is here before the library is asked to load it.
+A plan only runs on the library release and the compute capability that it was built for. Its
+sidecar is compared with this machine before the library loads the plan.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ __all__ = ["TensorRTBackend", "TensorRTRTXBackend"]
 
 
 class TensorRTBackend(Backend):
-    """One plan, loaded once; each thread that infers gets its own stream, context and CUDA graphs.
+    """One plan, loaded once. Each thread gets its own stream, context and CUDA graphs.
 
-    ``provider`` says whether CUDA graphs run, and if not why. ``threads`` is kept for the record:
-    the host's part is one thread.
+    ``provider`` says whether CUDA graphs are used and, if not, why. ``threads`` is only recorded:
+    the host uses one thread.
     """
 
     name: ClassVar[str] = "tensorrt"
@@ -62,10 +62,10 @@ class TensorRTBackend(Backend):
         cuda: Cuda | None = None,
         gpu: Gpu | None = None,
     ) -> None:
-        """``graphs`` asks for CUDA graphs; ``mapped`` lets the GPU use host memory in place.
+        """``graphs`` enables CUDA graphs; ``mapped`` lets the GPU use host memory in place.
 
-        ``device_timing`` stamps events around each batch, for :attr:`device_ns`. ``trt``, ``cuda``
-        and ``gpu`` stand for what is found on this machine when they are not given.
+        ``device_timing`` records events around each batch, for :attr:`device_ns`. ``trt``, ``cuda``
+        and ``gpu`` are by default those of this machine.
         """
         super().__init__(path, precision=precision, threads=threads, preprocessing=preprocessing)
         self.graphs = graphs
@@ -81,11 +81,11 @@ class TensorRTBackend(Backend):
         self._lanes: dict[int, Lane] = {}
         self._lock = threading.Lock()
         self.sidecar: PlanSidecar | None = None
-        """What the plan's sidecar says, once it is loaded."""
+        """The sidecar of the plan; None until it is loaded."""
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
-        """Say all that is missing here: package, driver, GPU, CUDA from Python; or None."""
+        """Return everything that is missing: package, driver, GPU, CUDA for Python; or None."""
         reasons = []
         try:
             import_tensorrt(cls.name)
@@ -135,7 +135,7 @@ class TensorRTBackend(Backend):
         sidecar = PlanSidecar.read(path)
         sidecar.check_bytes(path, content)
         trt = import_tensorrt(self.name) if self._trt is None else self._trt
-        # Scar: without a driver TensorRT 8.6 crashes in Runtime(): the driver is asked first.
+        # First the driver: without one, TensorRT 8.6 crashes in Runtime().
         gpu = find_gpu() if self._gpu is None else self._gpu
         version = tensorrt_version(trt)
         sidecar.check_here(path, self.name, version, gpu.sm)
@@ -157,7 +157,7 @@ class TensorRTBackend(Backend):
         self.provider = f"{FLAVOURS[self.name].title} {version}, sm_{gpu.sm}, {graphs}{memory}"
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Return f32[N,7] logits for u8[N,1,48,48]; more than the plan's batch go in turns."""
+        """Return f32[N,7] logits for u8[N,1,48,48]; more than the plan's batch run in batches."""
         images = check_images(images)
         plan, cuda = self._plan, self._cuda
         if plan is None or cuda is None:
@@ -181,27 +181,27 @@ class TensorRTBackend(Backend):
             with self._cuda.current():
                 for lane in lanes:
                     lane.close()
-                # In this order: an engine outlives neither its runtime nor its context.
+                # In this order: contexts, then the engine, then the runtime.
                 self._before_unload()
                 self._plan = self._engine = self._runtime = None
         self._plan = self._engine = self._runtime = self._logger = None
         self.provider = ""
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of the library, of CUDA from Python and of the driver."""
+        """Return the versions of the library, of CUDA for Python and of the driver."""
         trt = import_tensorrt(self.name) if self._trt is None else self._trt
-        found = {self.name: str(trt.__version__)}
+        versions = {self.name: str(trt.__version__)}
         if self._cuda is not None:
-            found[self._cuda.name] = self._cuda.version()
+            versions[self._cuda.name] = self._cuda.version()
         gpu = self._gpu or gpu_or_reason()[0]
         if gpu is not None:
-            found["cuda driver"] = gpu.driver
-        return found
+            versions["cuda driver"] = gpu.driver
+        return versions
 
     def _adopt(self, trt: ModuleType, path: Path, content: bytes, sidecar: PlanSidecar) -> None:
         self._logger, log = message_log(trt)
         self._runtime = trt.Runtime(self._logger)
-        # Returns None and logs why; it does not raise.
+        # On errors it returns None and logs the reason; it does not raise.
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise UnavailableError(
@@ -212,7 +212,7 @@ class TensorRTBackend(Backend):
         self._plan = _lane_plan(trt, engine, path, log, self._context_maker(trt, engine, log))
 
     def _context_maker(self, trt: ModuleType, engine: Any, log: MessageLog) -> Callable[[], Any]:
-        """Return what makes an execution context of the engine."""
+        """Return a function that creates an execution context of the engine."""
 
         def new_context() -> Any:
             return _made(engine.create_execution_context(), log)
@@ -220,7 +220,7 @@ class TensorRTBackend(Backend):
         return new_context
 
     def _before_unload(self) -> None:
-        """Hook for what must be saved while the engine still lives."""
+        """Hook: save what must be saved before the engine is released."""
 
     def _lane(self, plan: LoadedPlan, cuda: Cuda) -> Lane:
         thread = threading.get_ident()
@@ -234,30 +234,29 @@ class TensorRTBackend(Backend):
         return lane
 
     def _warm(self, sidecar: PlanSidecar) -> None:
-        """Run the smallest batch once: a plan that cannot run says so now, and graphs are known."""
+        """Run the smallest batch once, so that errors occur now and graphs are known."""
         smallest = max(int(sidecar.batch.get("min", 1)), 1)
         self.infer(np.zeros((smallest, 1, SIZE, SIZE), np.uint8))
 
 
 class TensorRTRTXBackend(TensorRTBackend):
-    """TensorRT-RTX: the same API; kernels are compiled on the PC at first use, and kept.
+    """TensorRT-RTX: the same API. Kernels are compiled on the PC at first use, and cached.
 
-    Shapes are specialised eagerly: kernels that change behind a captured CUDA graph would not reach
-    it.
+    Shapes are specialised eagerly: a captured CUDA graph would not use kernels that change later.
     """
 
     name: ClassVar[str] = "tensorrt-rtx"
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
-        """Say all that is missing here, or that this GPU is none that TensorRT-RTX serves."""
+        """Return everything that is missing, or that TensorRT-RTX does not support this GPU."""
         reason = super().unavailable_reason()
         if reason is not None:
             return reason
         trt, gpu = import_tensorrt(cls.name), find_gpu()
         if hasattr(trt.ComputeCapability, f"SM{gpu.sm}"):
             return None
-        return f"TensorRT-RTX {trt.__version__} does not serve sm_{gpu.sm} ({gpu.name})"
+        return f"TensorRT-RTX {trt.__version__} does not support sm_{gpu.sm} ({gpu.name})"
 
     def _context_maker(self, trt: ModuleType, engine: Any, log: MessageLog) -> Callable[[], Any]:
         config = engine.create_runtime_config()
@@ -266,7 +265,7 @@ class TensorRTRTXBackend(TensorRTBackend):
         self._kernels = config.create_runtime_cache()
         self._kernels_path = _kernel_cache_path(str(trt.__version__), self._gpu or find_gpu())
         if self._kernels_path.is_file():
-            # It checks itself against GPU, driver and release, and stays empty on a mismatch.
+            # The cache compares GPU, driver and release, and stays empty on a mismatch.
             self._kernels.deserialize(self._kernels_path.read_bytes())
         config.set_runtime_cache(self._kernels)
 
@@ -279,7 +278,7 @@ class TensorRTRTXBackend(TensorRTBackend):
         kernels = getattr(self, "_kernels", None)
         if kernels is not None:
             content = bytes(kernels.serialize())
-            # It only saves time: a full disk is no error.
+            # The cache only saves time, so a full disk is not an error.
             with suppress(OSError):
                 write_bytes(self._kernels_path, content)
             self._kernels = None
@@ -302,7 +301,7 @@ def _lane_plan(
     if len(inputs) != 1 or len(outputs) != 1:
         raise UsageError(
             f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, not one of each: "
-            "it is no network of fer-edge"
+            "it was not exported by fer-edge"
         )
     (source,), (result,) = inputs, outputs
     check_shapes(path, _batch_first(engine, source), _batch_first(engine, result))

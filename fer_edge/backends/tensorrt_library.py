@@ -1,7 +1,7 @@
-"""NVIDIA's two Python packages, TensorRT and TensorRT-RTX: found, imported, listened to.
+"""NVIDIA's two Python packages, TensorRT and TensorRT-RTX: find and import them, keep their log.
 
-Both have one API; what differs between releases is asked of the module itself (``hasattr``), never
-of its version number.
+Both have the same API. Differences between releases are detected with ``hasattr``, not by version
+number.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Flavour:
-    """One of NVIDIA's two engines: how people call it, and the packages that hold it."""
+    """TensorRT or TensorRT-RTX: its name, its title and its Python packages."""
 
     name: str
     title: str
@@ -59,13 +59,13 @@ FLAVOURS: dict[str, Flavour] = {
         install="pip install 'fer-edge[tensorrt-rtx]'",
     ),
 }
-"""Flavour name (also the backend's and the target's) -> what it is."""
+"""Name of a flavour (also of its backend and its target) -> flavour."""
 
 
 def import_tensorrt(flavour: str) -> ModuleType:
-    """Import and return a flavour's module.
+    """Import and return the module of a flavour.
 
-    :class:`UnavailableError` says whether it is not installed or installed and broken.
+    Raises :class:`UnavailableError` if it is not installed, or installed but broken.
     """
     kind = FLAVOURS[flavour]
     for name in kind.modules:
@@ -75,7 +75,7 @@ def import_tensorrt(flavour: str) -> ModuleType:
             return import_module(name)
         except (ImportError, OSError) as error:
             raise UnavailableError(
-                f"{kind.title} is installed ({name}) and cannot be imported: "
+                f"{kind.title} is installed ({name}) but cannot be imported: "
                 f"{str(error).strip() or type(error).__name__}",
                 fix="fer-edge doctor",
             ) from None
@@ -85,9 +85,9 @@ def import_tensorrt(flavour: str) -> ModuleType:
 
 
 def is_installed(module: str) -> bool:
-    """Tell whether a module can be found, without importing it (but its parents).
+    """Return True if a module can be found. Imports only its parents.
 
-    A mere folder of that name on the path (a namespace package) is not one.
+    A folder with that name on the path (a namespace package) does not count.
     """
     try:
         spec = find_spec(module)
@@ -97,12 +97,12 @@ def is_installed(module: str) -> bool:
 
 
 def flavour_of(trt: ModuleType) -> Flavour:
-    """Return which of the two a module is."""
+    """Return the flavour of a module."""
     return FLAVOURS["tensorrt-rtx" if "rtx" in trt.__name__ else "tensorrt"]
 
 
 def tensorrt_version(trt: ModuleType) -> str:
-    """Return the release as three numbers, ``10.3.0``: the part that decides whether plans load."""
+    """Return the release as three numbers, ``10.3.0``: a plan needs the same three to load."""
     return short_version(str(trt.__version__))
 
 
@@ -121,13 +121,13 @@ class Message:
 
 
 class MessageLog:
-    """What the library said, in order; :func:`message_log` makes the object that it says it to.
+    """The messages of the library, in order; :func:`message_log` creates its logger.
 
-    ``echo`` gets each different warning and error once, as it comes.
+    ``echo`` gets each different warning and error once, immediately.
     """
 
     LIMIT = 4000
-    """Verbose lines beyond this many are dropped: a big network says tens of thousands."""
+    """Verbose lines beyond this number are dropped: a big network logs tens of thousands."""
 
     def __init__(self, echo: Callable[[str], None] | None = None) -> None:
         self.messages: list[Message] = []
@@ -143,7 +143,7 @@ class MessageLog:
         self.messages.append(Message(severity, text))
         if self._echo is None or severity in {"VERBOSE", "INFO"} or text in self._echoed:
             return
-        self._echoed.add(text)  # the builder says the same of each of fifty layers
+        self._echoed.add(text)  # the builder logs the same text for each of fifty layers
         self._echo(text)
 
     def errors(self) -> list[str]:
@@ -155,7 +155,7 @@ class MessageLog:
         return self._of({"WARNING"})
 
     def tail(self, count: int = 4) -> str:
-        """Return the last errors as one text, or the last warnings where there are none."""
+        """Return the last errors as one text, or the last warnings if there are no errors."""
         return "; ".join((self.errors() or self.warnings())[-count:]) or "it says nothing more"
 
     def _of(self, severities: set[str]) -> list[str]:
@@ -165,12 +165,12 @@ class MessageLog:
 def message_log(
     trt: ModuleType, *, echo: Callable[[str], None] | None = None
 ) -> tuple[Any, MessageLog]:
-    """Return ``(logger, log)``: an ``ILogger`` for the library, and what it will have been told."""
+    """Return ``(logger, log)``: an ``ILogger`` for the library, and the log that it writes to."""
     log = MessageLog(echo)
 
     class _Logger(trt.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
-            # Scar: without this explicit call pybind11's object is empty and the library crashes.
+            # Without this explicit call pybind11's object is empty and the library crashes.
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, msg: str) -> None:

@@ -46,12 +46,12 @@ def command(fmt: str) -> None:
     with log.status("looking at this machine"):
         answer = probe(_BACKENDS)
         checks = check_machine()
-    backends = answer.said.get("backends", {})
+    backends = answer.values.get("backends", {})
     for name, reason in backends.items():
         if name != "null":
             found = reason or "can run here"
             checks.append(Check(f"backend {name}", "missing" if reason else "ok", found))
-    target = answer.said.get("target")
+    target = answer.values.get("target")
     if target is None:
         checks.append(Check("default --target", "problem", answer.error))
     else:

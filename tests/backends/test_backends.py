@@ -179,7 +179,7 @@ def test_other_networks(
 ) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny_net.onnx_bytes(size=size, classes=classes))
-    with pytest.raises(UsageError, match="no network of fer-edge"):
+    with pytest.raises(UsageError, match="not exported by fer-edge"):
         backend_class(name)(path).load()
 
 

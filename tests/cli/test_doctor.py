@@ -70,7 +70,7 @@ def test_a_probe_tells_what_was_said_and_how_it_ended(
     code: str, said: dict[str, str], error: str
 ) -> None:
     answer = probe(code)
-    assert answer.said == said
+    assert answer.values == said
     assert error in answer.error
     assert bool(error) is bool(answer.error)
 
@@ -78,7 +78,7 @@ def test_a_probe_tells_what_was_said_and_how_it_ended(
 def test_a_crash_takes_only_the_probe() -> None:
     code = 'import os, signal; print(\'{"version": "8.6.1"}\', flush=True); '
     answer = probe(code + "os.kill(os.getpid(), signal.SIGSEGV)")
-    assert answer.said == {"version": "8.6.1"}
+    assert answer.values == {"version": "8.6.1"}
     assert answer.error == "it crashes (SIGSEGV)"
 
 

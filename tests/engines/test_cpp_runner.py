@@ -286,7 +286,7 @@ def test_a_graph_that_is_no_network_of_ours_is_refused(
 ) -> None:
     bundle = bundle_maker(int8=())
     for content, code, words in [
-        (tiny_net.onnx_bytes(size=64), 2, "no network of fer-edge"),
+        (tiny_net.onnx_bytes(size=64), 2, "not exported by fer-edge"),
         (b"not ONNX at all", 5, "OpenVINO"),
     ]:
         with BundleWriter(bundle.path, base=Bundle.open(bundle.path)) as writer:

@@ -138,7 +138,7 @@ def test_a_plan_that_takes_float_pixels(runner: Runner, bundle: Bundle) -> None:
         ({}, {"FAKE_SM": "90"}, 5, "built with TensorRT 10.3.0 for sm_87, this is TensorRT 10.3.0"),
         ({"tensorrt": "8.6.2"}, {}, 5, "built with TensorRT 8.6.2 for sm_87"),
         ({}, {"FAKE_CUDA": "no device"}, 5, "no CUDA-capable device"),
-        ({}, {"FAKE_TENSORRT": "other shape"}, 5, "no network of fer-edge"),
+        ({}, {"FAKE_TENSORRT": "other shape"}, 5, "not exported by fer-edge"),
         ({}, {"FAKE_TENSORRT": "fail"}, 4, "TensorRT failed"),
         ({"sha256": "0" * 64}, {}, 6, "it describes another plan"),
         ({"schema": 2}, {}, 6, "another schema"),

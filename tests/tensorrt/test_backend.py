@@ -177,7 +177,7 @@ def test_a_library_that_cannot_be_captured_runs_without(
 
 def test_graphs_can_be_declined(rig: Rig) -> None:
     with rig.backend(graphs=False) as backend:
-        assert "no CUDA graphs: not asked for" in backend.provider
+        assert "no CUDA graphs: not requested" in backend.provider
         assert rig.cudart.launches == 0
 
 
@@ -299,7 +299,7 @@ def test_a_flipped_byte_is_refused(rig: Rig) -> None:
 
 def test_a_plan_without_its_sidecar_is_refused(rig: Rig) -> None:
     rig.plan.with_suffix(".json").unlink()
-    with pytest.raises(IntegrityError, match=r"no sm87-trt10\.3\.0-int8\.json beside it"):
+    with pytest.raises(IntegrityError, match=r"without sm87-trt10\.3\.0-int8\.json"):
         rig.backend().load()
 
 
@@ -343,7 +343,7 @@ def test_a_plan_that_fails_is_an_error(rig: Rig) -> None:
 
 def test_another_network_is_refused(rig: Rig) -> None:
     rig.write(classes=8)
-    with pytest.raises(UsageError, match="no network of fer-edge"):
+    with pytest.raises(UsageError, match="not exported by fer-edge"):
         rig.backend().load()
 
 
@@ -425,7 +425,7 @@ def test_rtx_names_a_gpu_that_it_does_not_serve(
     monkeypatch.setattr(backend_module, "gpu_or_reason", lambda: (found, ""))
     monkeypatch.setattr(backend_module, "find_gpu", lambda: found)
     monkeypatch.setattr(backend_module, "cuda_missing_reason", lambda: None)
-    wanted = None if served else "TensorRT-RTX 1.7.1 does not serve sm_90 (Some GPU)"
+    wanted = None if served else "TensorRT-RTX 1.7.1 does not support sm_90 (Some GPU)"
     assert TensorRTRTXBackend.unavailable_reason() == wanted
 
 

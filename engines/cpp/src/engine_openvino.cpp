@@ -93,7 +93,7 @@ class OpenVinoEngine final : public Engine {
  private:
   static void check(const ov::Model& model, const std::string& where) {
     const auto refuse = [&](const std::string& why) {
-      return Error(Exit::usage, where + " " + why + ": it is no network of fer-edge");
+      return Error(Exit::usage, where + " " + why + ": it was not exported by fer-edge");
     };
     if (model.inputs().size() != 1 || model.outputs().size() != 1) {
       throw refuse("has not one input and one output");

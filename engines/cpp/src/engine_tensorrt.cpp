@@ -209,7 +209,7 @@ class TensorRtEngine final : public Engine {
     const bool known = floats_ || takes == nvinfer1::DataType::kUINT8;
     if (!known || !fits(input_, {1, 1, kSize, kSize}) || !fits(output_, {1, kClasses}) ||
         engine_->getTensorDataType(output_.c_str()) != nvinfer1::DataType::kFLOAT) {
-      throw unusable(file_ + " is no network of fer-edge");
+      throw unusable(file_ + " was not exported by fer-edge");
     }
   }
 

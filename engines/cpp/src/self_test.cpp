@@ -142,7 +142,7 @@ SelfTest judge_self_test(const std::vector<Logits>& logits, const std::vector<Lo
     throw Error(Exit::numerics, engine + " gave logits that are not finite numbers", kBuildAgain);
   }
   const SelfTest result = compare(logits, reference);
-  // Limits are for logits of the size that trained networks give; rounding grows with them.
+  // The limits are for the usual size of logits; rounding errors grow with the logits.
   const double scale = std::max(1.0, largest_of(reference) / 10);
   Problems problems;
   if (precision == "fp32") {
