@@ -58,7 +58,7 @@ def test_the_table_says_where_it_comes_from(run, own_bundle: Bundle) -> None:  #
         "QUICK",
         "p50 ms",
         "images/s",
-        "against pytorch fp32",
+        "compared with pytorch fp32",
         "timed with 42 different images",
         "unavailable",
         "null",

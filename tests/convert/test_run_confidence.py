@@ -246,5 +246,5 @@ def test_the_layer_is_found_by_what_it_does(weights: Path) -> None:
     assert logit_layer(model, loaded) == "head"
     assert torch.equal(model(torch.zeros(1, 1, 48, 48)), before)
     bent = torch.nn.Sequential(model, torch.nn.Softmax(1))
-    with pytest.raises(UsageError, match="no layer"):
+    with pytest.raises(UsageError, match="no last layer"):
         logit_layer(bent, replace(loaded))
