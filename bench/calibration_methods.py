@@ -23,20 +23,20 @@ import onnxruntime
 
 from fer_edge.backends import backend_class
 from fer_edge.backends.base import Backend
-from fer_edge.convert import int8 as int8_module
-from fer_edge.convert import trials
+from fer_edge.build.source import find_source
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.graph import load_model, save_model
-from fer_edge.convert.int8 import quantise
-from fer_edge.convert.placement import PLACEMENTS, Placement
-from fer_edge.convert.ranges import Ranges, ranges_from_onnx
-from fer_edge.convert.source import find_source
-from fer_edge.convert.thresholds import METHODS
-from fer_edge.convert.weights import quantise_weights
 from fer_edge.cpu import cpu_features, int8_dot_saturates
 from fer_edge.data import load, load_calibration_recipe, resolve_source, select_calibration
 from fer_edge.measure.accuracy import compare, evaluate, run_logits
 from fer_edge.measure.latency import LatencyProtocol, time_backends
+from fer_edge.quantize import int8 as int8_module
+from fer_edge.quantize import trials
+from fer_edge.quantize.int8 import quantise
+from fer_edge.quantize.placement import PLACEMENTS, Placement
+from fer_edge.quantize.ranges import Ranges, ranges_from_onnx
+from fer_edge.quantize.thresholds import METHODS
+from fer_edge.quantize.weights import quantise_weights
 
 TARGET_BACKENDS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "onnxruntime"}
 

@@ -32,16 +32,11 @@ from typing import Any
 import numpy as np
 
 from fer_edge.backends.base import Backend
-from fer_edge.backends.gpu import Gpu, find_gpu
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
-from fer_edge.backends.plan_sidecar import PlanSidecar
 from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
-from fer_edge.backends.tensorrt_library import import_tensorrt
+from fer_edge.build.device_plan import prepared_graph
 from fer_edge.bundle import Bundle
 from fer_edge.cli._output import TerminalReporter
-from fer_edge.convert.device_plan import prepared_graph
-from fer_edge.convert.plan import plan_from_onnx
-from fer_edge.convert.targets import load_target
 from fer_edge.data import load
 from fer_edge.errors import FerEdgeError, UnavailableError
 from fer_edge.files import write_json
@@ -50,6 +45,11 @@ from fer_edge.measure.environment import capture, finish
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples, time_backends
 from fer_edge.progress import Reporter
 from fer_edge.report.rows import format_rows
+from fer_edge.trt.builder import plan_from_onnx
+from fer_edge.trt.gpu import Gpu, find_gpu
+from fer_edge.trt.library import import_tensorrt
+from fer_edge.trt.sidecar import PlanSidecar
+from fer_edge.trt.targets import load_target
 
 # The gates of MEASURING for FP32 and FP16; INT8 may differ from its own graph on the CPU only by
 # the rounding of its float remainder.

@@ -173,10 +173,10 @@ def _make(rival: Rival, fp32: Path, int8: Path, dataset: FerDataset) -> dict[str
 
     from fer_edge.convert.export import graph_from_module
     from fer_edge.convert.graph import load_model, save_model
-    from fer_edge.convert.int8 import int8_from_onnx
-    from fer_edge.convert.ranges import ranges_from_onnx
     from fer_edge.models.profile import count_macs, count_parameters
     from fer_edge.models.reference import Reference
+    from fer_edge.quantize.int8 import int8_from_onnx
+    from fer_edge.quantize.ranges import ranges_from_onnx
 
     torch.manual_seed(0)
     model = _lively(rival.build(), rival.size)

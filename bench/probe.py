@@ -25,8 +25,8 @@ from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.profile import count_macs, count_parameters
 from fer_edge.models.repvgg import RepBlock
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.runs.recipe import Augment, Optim
 from fer_edge.training.augment import augment, draw_augmentation
-from fer_edge.training.config import Augment, Optim
 from fer_edge.training.machine import keep_freed_memory
 from fer_edge.training.optim import Average, build_optimizer
 

@@ -54,9 +54,9 @@ from fer_edge.data.resplit import OFFICIAL
 from fer_edge.data.resplitting import apply_resplit, resplit_as_recorded
 from fer_edge.errors import FerEdgeError, UsageError
 from fer_edge.files import write_json, write_text
-from fer_edge.find import A_RUN, find, runs_root
-from fer_edge.training.config import Recipe, load_recipe
-from fer_edge.training.runs import RunFolder
+from fer_edge.runs.find import A_RUN, find, runs_root
+from fer_edge.runs.folder import RunFolder
+from fer_edge.runs.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from fer_edge.cli._training import TrainingDisplay
@@ -143,7 +143,7 @@ def train_folds_of(
 ) -> Path:
     """Cross-validate a row's recipe; with a time limit, for as many epochs as all folds have."""
     from fer_edge.cli._training import TrainingDisplay
-    from fer_edge.training.cross_validation import CrossValidation
+    from fer_edge.runs.cross_validation import CrossValidation
     from fer_edge.training.folds import create_cross_validation, train_folds
 
     validation = CrossValidation(folder / row.name)
@@ -185,8 +185,8 @@ def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -
     Returns whether anything was built.
     """
 
-    from fer_edge.convert.build import build
-    from fer_edge.convert.build_target import find_target
+    from fer_edge.build.pipeline import build
+    from fer_edge.build.target import find_target
 
     weights = weights_of(run)
     done = _judged(run)

@@ -19,9 +19,9 @@ from fer_edge.files import sha256_file
 from fer_edge.measure.environment import capture, machine_of
 from fer_edge.provenance import DatasetInfo
 from fer_edge.records import plain, to_dict
-from fer_edge.training.config import load_recipe
-from fer_edge.training.cross_validation import CrossValidation
-from fer_edge.training.runs import RunFolder
+from fer_edge.runs.cross_validation import CrossValidation
+from fer_edge.runs.folder import RunFolder
+from fer_edge.runs.recipe import load_recipe
 
 RESULTS = Path(__file__).resolve().parent / "results" / "reproduction"
 SCHEMA = 1

@@ -9,7 +9,7 @@ from fer_edge.data.resplit import OFFICIAL, recorded_resplit
 from fer_edge.errors import UsageError
 from fer_edge.models import MODELS
 from fer_edge.provenance import DatasetInfo
-from fer_edge.training.config import Recipe, load_recipe
+from fer_edge.runs.recipe import Recipe, load_recipe
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ their own. "Best epoch" is the one that the recipe's own rule takes, judged on P
 flatters; "last epoch" does so only where early stopping or a plateau's rate goes by PublicTest.
 Engines are made of the best epoch's weights. Minutes are of training and scoring, other work ran on
 some machines meanwhile. What a report does not say, and where a recipe differs from it, stands at
-the top of `fer_edge/training/recipes/RECIPE.toml`."""
+the top of `fer_edge/runs/recipes/RECIPE.toml`."""
 
 _TIMES = (
     ("pytorch", "fp32", "PyTorch FP32"),

@@ -20,14 +20,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_edge.backends.plan_sidecar import PlanSidecar
+from fer_edge.build.device_plan import prepared_graph
 from fer_edge.bundle import Bundle
-from fer_edge.convert.device_plan import prepared_graph
-from fer_edge.convert.plan import plan_from_onnx
-from fer_edge.convert.targets import TargetProfile, load_target
 from fer_edge.errors import FerEdgeError
 from fer_edge.files import write_json
 from fer_edge.report.rows import format_rows
+from fer_edge.trt.builder import plan_from_onnx
+from fer_edge.trt.sidecar import PlanSidecar
+from fer_edge.trt.targets import TargetProfile, load_target
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -36,12 +36,12 @@ def zoo_graphs(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, str, P
     """Yield (network, precision, ONNX file or the reason why there is none) for fresh networks."""
     from fer_edge.convert.export import onnx_from_weights
     from fer_edge.convert.fp16 import fp16_from_onnx
-    from fer_edge.convert.int8 import int8_from_onnx
-    from fer_edge.convert.ranges import ranges_from_onnx
     from fer_edge.data import load, load_calibration_recipe, select_calibration
     from fer_edge.models import MODELS, ModelSpec, build_model
     from fer_edge.models.weights import save_weights
     from fer_edge.preprocessing import Preprocessing
+    from fer_edge.quantize.int8 import int8_from_onnx
+    from fer_edge.quantize.ranges import ranges_from_onnx
 
     dataset = load("synthetic:1000")
     calibration = select_calibration(dataset, load_calibration_recipe("stratified-128"))

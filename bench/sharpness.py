@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_edge.data import load, resolve_source
-from fer_edge.find import A_RUN, find
 from fer_edge.models.weights import model_from_weights
 from fer_edge.preprocessing import Preprocessing
-from fer_edge.training.runs import RunFolder
+from fer_edge.runs.find import A_RUN, find
+from fer_edge.runs.folder import RunFolder
 
 
 def smoothed(images: Tensor, centre: float) -> Tensor:

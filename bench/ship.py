@@ -22,18 +22,18 @@ from typing import Any
 import numpy as np
 
 from fer_edge.backends import backend_class
+from fer_edge.build.card import measured_results
+from fer_edge.build.confidence import fit_confidence
+from fer_edge.build.options import CALIBRATION, GateOptions, Int8Options
+from fer_edge.build.pipeline import build
+from fer_edge.build.steps import CHECKPOINT, FP16, FP32
 from fer_edge.bundle import GOLDEN, MANIFEST, Artifact, Bundle, BundleWriter
+from fer_edge.bundle.usable import BEST_FIRST, engines_of
 from fer_edge.classifier import Classifier
 from fer_edge.cli._output import TerminalReporter
-from fer_edge.convert.build import build
-from fer_edge.convert.card import measured_results
-from fer_edge.convert.confidence import fit_confidence
 from fer_edge.convert.golden import golden_images
-from fer_edge.convert.options import CALIBRATION, GateOptions, Int8Options
-from fer_edge.convert.steps import CHECKPOINT, FP16, FP32
 from fer_edge.data import FerDataset, load, resolve_source
 from fer_edge.errors import FerEdgeError, GateError, UsageError
-from fer_edge.find import A_RUN, find
 from fer_edge.measure.confidence import ACCURACY
 from fer_edge.measure.gate import GatePolicy
 from fer_edge.measure.record import VERIFY_FILE
@@ -42,11 +42,11 @@ from fer_edge.progress import SILENT, Reporter
 from fer_edge.provenance import IngredientInfo, TeacherInfo
 from fer_edge.records import to_dict
 from fer_edge.report.card import card_markdown
-from fer_edge.training.config import Recipe, load_recipe, recipe_names
-from fer_edge.training.cross_validation import CrossValidation
-from fer_edge.training.run_info import InitInfo
-from fer_edge.training.runs import CONFIDENCE_FILES, RunFolder
-from fer_edge.usable import BEST_FIRST, engines_of
+from fer_edge.runs.cross_validation import CrossValidation
+from fer_edge.runs.find import A_RUN, find
+from fer_edge.runs.folder import CONFIDENCE_FILES, RunFolder
+from fer_edge.runs.info import InitInfo
+from fer_edge.runs.recipe import Recipe, load_recipe, recipe_names
 
 PACKAGED = Path(__file__).resolve().parents[1] / "fer_edge" / "pretrained" / "compact"
 LIMIT = 8_000_000

@@ -22,9 +22,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from fer_edge.backends import backend_class, backend_from_bundle
 from fer_edge.backends.base import softmax
+from fer_edge.build.options import GateOptions
 from fer_edge.bundle import Bundle
 from fer_edge.classifier import Classifier
-from fer_edge.convert.options import GateOptions
 from fer_edge.data import load
 from fer_edge.errors import UsageError
 
@@ -44,7 +44,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     named = os.environ.get("FER_EDGE_BENCH_BUNDLE")
     if named:
         return Bundle.open(named)
-    from fer_edge.convert.build import build
+    from fer_edge.build.pipeline import build
     from fer_edge.models import build_model
     from fer_edge.models.spec import ModelSpec
     from fer_edge.models.weights import save_weights

@@ -15,21 +15,21 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from fer_edge.convert.build import build
+from fer_edge.build.options import GateOptions
+from fer_edge.build.pipeline import build
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.fp16 import fp16_from_onnx
-from fer_edge.convert.int8 import int8_from_onnx
-from fer_edge.convert.options import GateOptions
-from fer_edge.convert.placement import PLACEMENTS
-from fer_edge.convert.ranges import Ranges, ranges_from_onnx
-from fer_edge.convert.thresholds import METHODS
-from fer_edge.convert.trials import rank_layers
 from fer_edge.data import CalibrationSet, FerDataset, load, select_calibration
 from fer_edge.data.calibration import CalibrationRecipe
 from fer_edge.models import build_model
 from fer_edge.models.spec import ModelSpec
 from fer_edge.models.weights import save_weights
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.quantize.int8 import int8_from_onnx
+from fer_edge.quantize.placement import PLACEMENTS
+from fer_edge.quantize.ranges import Ranges, ranges_from_onnx
+from fer_edge.quantize.thresholds import METHODS
+from fer_edge.quantize.trials import rank_layers
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from training_throughput import plain_batches
 
 from fer_edge.data import FerDataset, load
-from fer_edge.training.config import Recipe, load_recipe
+from fer_edge.runs.folder import create_run
+from fer_edge.runs.recipe import Recipe, load_recipe
 from fer_edge.training.loop import recipe_objective, train_step
-from fer_edge.training.runs import create_run
 from fer_edge.training.scoring import score
 from fer_edge.training.session import Session
 

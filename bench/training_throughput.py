@@ -30,9 +30,9 @@ from torchvision import transforms
 from fer_edge.data import FerDataset, load
 from fer_edge.models import ModelSpec, build_model
 from fer_edge.preprocessing import Preprocessing
-from fer_edge.training.config import Recipe, load_recipe
+from fer_edge.runs.folder import create_run
+from fer_edge.runs.recipe import Recipe, load_recipe
 from fer_edge.training.loop import recipe_objective, train_step
-from fer_edge.training.runs import create_run
 from fer_edge.training.session import Session
 
 

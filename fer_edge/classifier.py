@@ -57,9 +57,9 @@ class Classifier:
     """A bundle's network on one backend, loaded, and proved on the bundle's golden inputs.
 
     ``bundle`` None is the pretrained one that comes with the package.
-    ``precision`` None takes the best engine that is usable here (:mod:`fer_edge.usable`): the first
-    of INT8, FP16, FP32 whose gate has not failed; the attributes ``precision`` and ``engine_path``
-    say which, and ``provider`` what runs it.
+    ``precision`` None takes the best engine that is usable here (:mod:`fer_edge.bundle.usable`):
+    the first of INT8, FP16, FP32 whose gate has not failed; the attributes ``precision`` and
+    ``engine_path`` say which, and ``provider`` what runs it.
     Several threads may call one object: they take turns.
 
     :class:`~fer_edge.errors.IntegrityError` if a file is not what the manifest says,

@@ -18,14 +18,14 @@ TRAINING_LIBRARIES = {
 }
 
 TRAINING_ONLY = {
-    *("cli._training", "convert.qat"),
+    *("cli._training", "build.qat"),
     *("models.cbam", "models.compact", "models.filters", "models.folding", "models.gradcam"),
     *("models.growing", "models.plain", "models.profile", "models.reference", "models.repvgg"),
     *("models.resnet", "models.temperature", "models.vgg", "models.weights", "models.xception"),
-    *("training.augment", "training.batches", "training.checkpoint"),
+    *("training.augment", "training.batches", "training.state"),
     *("training.distill", "training.fake_quant", "training.loop", "training.losses"),
     *("training.machine", "training.optim", "training.qat", "training.replicas", "training.sam"),
-    *("training.scoring", "training.search", "training.session", "training.soup"),
+    *("training.scoring", "training.search.search", "training.session", "training.soup"),
     *("training.start", "training.teachers"),
 }
 """The modules that may need torch, onnx or another library of the extra ``train`` when imported.

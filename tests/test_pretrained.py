@@ -11,9 +11,9 @@ from fixtures_bundle import golden_images
 from PIL import Image
 
 from fer_edge import Classifier
+from fer_edge.build.source import find_source
 from fer_edge.bundle import Bundle
 from fer_edge.cli import main
-from fer_edge.convert.source import find_source
 from fer_edge.errors import UsageError
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.pretrained import is_packaged, pretrained_path

@@ -27,9 +27,9 @@ from fer_edge.models.weights import save_weights
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.progress import SILENT
 from fer_edge.records import to_dict
-from fer_edge.training.config import load_recipe
+from fer_edge.runs.folder import RunFolder, create_run
+from fer_edge.runs.recipe import load_recipe
 from fer_edge.training.folds import create_cross_validation
-from fer_edge.training.runs import RunFolder, create_run
 
 TINY = {"widths": [16, 32], "blocks": [1, 1]}
 

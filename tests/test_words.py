@@ -59,8 +59,7 @@ RULES = {
         r"(?i)checkpoint",
         ("training/**/*.py",),
         "a saved state, or weights; the checkpoint is a bundle's",
-        # The module's name, until it moves.
-        ("fer_edge.training.checkpoint", "``checkpoint`` (the state to resume from)"),
+        ("``checkpoint`` (the state to resume from)",),
     ),
     "target": Rule(
         r"\btarget\b",

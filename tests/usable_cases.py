@@ -1,4 +1,4 @@
-"""Bundles of every combination of graphs, plans and gates, for the rule of ``fer_edge.usable``.
+"""Bundles of every combination of graphs, plans and gates, for ``fer_edge.bundle.usable``.
 
 The files hold no network: the rule looks at the manifest, and at the JSON beside a plan.
 """
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_edge.backends.plan_sidecar import PlanSidecar
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.files import sha256_bytes
+from fer_edge.trt.sidecar import PlanSidecar
 
 __all__ = ["HERE", "Case", "cases", "make_bundle"]
 

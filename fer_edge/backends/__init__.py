@@ -46,6 +46,6 @@ def backend_from_bundle(
 ) -> Backend:
     """Return the backend ``name``, not loaded, with the engine of the bundle that it uses.
 
-    :mod:`fer_edge.usable` chooses the engine and documents the errors.
+    :mod:`fer_edge.bundle.usable` chooses the engine and documents the errors.
     """
     return backend_class(name).from_bundle(bundle, precision, threads=threads)

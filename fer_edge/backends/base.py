@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from fer_edge.bundle.usable import require_engine
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import UsageError
 from fer_edge.preprocessing import SIZE, Preprocessing
-from fer_edge.usable import require_engine
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -69,7 +69,7 @@ class Backend(ABC):
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, precision: str | None = None, *, threads: int = 1) -> Self:
-        """Return a backend, not loaded, for the engine that :mod:`fer_edge.usable` chooses.
+        """Return a backend, not loaded, for the engine that :mod:`fer_edge.bundle.usable` chooses.
 
         Without ``precision``, it is the best precision whose gate has not failed. Raises
         :class:`~fer_edge.errors.UsageError` or :class:`~fer_edge.errors.UnavailableError`, with the

@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from fer_edge.backends.gpu import Gpu, gpu_or_reason
 from fer_edge.backends.jetson import Jetson, find_jetson, power_mode
-from fer_edge.backends.tensorrt_library import FLAVOURS, is_installed
 from fer_edge.cpu import cpu_features, int8_dot_saturates
+from fer_edge.trt.gpu import Gpu, gpu_or_reason
+from fer_edge.trt.library import FLAVOURS, is_installed
 from fer_edge.version import __version__
 
 __all__ = ["Check", "Probe", "check_machine", "probe"]

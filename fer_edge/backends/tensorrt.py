@@ -17,21 +17,21 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fer_edge.backends.base import Backend, check_images, check_shapes
-from fer_edge.backends.device_memory import Cuda, cuda_missing_reason, open_cuda
-from fer_edge.backends.gpu import Gpu, find_gpu, gpu_or_reason
-from fer_edge.backends.plan_lane import Lane, LoadedPlan
-from fer_edge.backends.plan_sidecar import PlanSidecar
-from fer_edge.backends.tensorrt_library import (
+from fer_edge.errors import UnavailableError, UsageError
+from fer_edge.files import write_bytes
+from fer_edge.paths import cache_dir
+from fer_edge.preprocessing import SIZE, Preprocessing
+from fer_edge.trt.cuda import Cuda, cuda_missing_reason, open_cuda
+from fer_edge.trt.gpu import Gpu, find_gpu, gpu_or_reason
+from fer_edge.trt.lane import Lane, LoadedPlan
+from fer_edge.trt.library import (
     FLAVOURS,
     MessageLog,
     import_tensorrt,
     message_log,
     tensorrt_version,
 )
-from fer_edge.errors import UnavailableError, UsageError
-from fer_edge.files import write_bytes
-from fer_edge.paths import cache_dir
-from fer_edge.preprocessing import SIZE, Preprocessing
+from fer_edge.trt.sidecar import PlanSidecar
 
 __all__ = ["TensorRTBackend", "TensorRTRTXBackend"]
 

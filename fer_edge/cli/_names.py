@@ -9,14 +9,14 @@ import click
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Bundle
-    from fer_edge.find import Found, Wants
+    from fer_edge.runs.find import Found, Wants
 
 __all__ = ["found", "open_bundle"]
 
 
 def found(name: str | None, root: Path, wants: Wants) -> Found:
-    """Return what ``name`` means, as :func:`fer_edge.find.find`; its note goes to stderr."""
-    from fer_edge.find import find
+    """Return what ``name`` means, as :func:`fer_edge.runs.find.find`; its note goes to stderr."""
+    from fer_edge.runs.find import find
 
     result = find(name, root, wants)
     if result.note is not None:
@@ -27,6 +27,6 @@ def found(name: str | None, root: Path, wants: Wants) -> Found:
 def open_bundle(name: str | None, root: Path, *, check: bool = True) -> Bundle:
     """Open the bundle that ``name`` means: a bundle's or a run's; None is the pretrained one."""
     from fer_edge.bundle import Bundle
-    from fer_edge.find import A_BUNDLE
+    from fer_edge.runs.find import A_BUNDLE
 
     return Bundle.open(found(name, root, A_BUNDLE).path, check=check)

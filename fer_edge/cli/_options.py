@@ -48,7 +48,7 @@ def new_runs_option(command: F) -> F:
 
 def _runs_option(*names: str) -> Callable[[F], F]:
     def chosen(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
-        from fer_edge.find import runs_root
+        from fer_edge.runs.find import runs_root
 
         return runs_root(value)
 

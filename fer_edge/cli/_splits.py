@@ -11,8 +11,8 @@ import click
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset, Resplit
-    from fer_edge.training.cross_validation import CrossValidation
-    from fer_edge.training.run_info import CrossValidationInfo
+    from fer_edge.runs.cross_validation import CrossValidation
+    from fer_edge.runs.info import CrossValidationInfo
 
 __all__ = [
     "cross_validate",
@@ -127,8 +127,8 @@ def cross_validate(validation: CrossValidation, dataset: FerDataset) -> None:
     """Train the folds that are left, and print their table."""
     from fer_edge.cli._output import note
     from fer_edge.cli._training import TrainingDisplay
+    from fer_edge.runs.folder import is_main_process
     from fer_edge.training.folds import train_folds
-    from fer_edge.training.runs import is_main_process
 
     path = shlex.quote(str(validation.path))
     try:

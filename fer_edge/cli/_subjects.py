@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
     from fer_edge.bundle import Bundle
     from fer_edge.data import FerDataset
-    from fer_edge.find import Found
     from fer_edge.provenance import DatasetInfo
+    from fer_edge.runs.find import Found
 
 __all__ = ["Subject", "engine_options", "find_subject", "split_option", "warn_of_faces"]
 
@@ -123,10 +123,10 @@ def find_subject(name: str | None, root: Path, *, engine: bool = False) -> Subje
     """Return the network that ``name`` means: a run, a bundle or a weights file.
 
     A run is its weights, or with ``engine`` (the options name an engine) its bundle. None is the
-    pretrained bundle. UsageError as :func:`fer_edge.find.find`.
+    pretrained bundle. UsageError as :func:`fer_edge.runs.find.find`.
     """
     from fer_edge.bundle import Bundle
-    from fer_edge.find import A_NETWORK, AN_ENGINE
+    from fer_edge.runs.find import A_NETWORK, AN_ENGINE
 
     source = found(name, root, AN_ENGINE if engine else A_NETWORK)
     if source.kind == "run":
@@ -152,7 +152,7 @@ def warn_of_faces(images: FerDataset, *paths: Path) -> None:
 
 
 def _from_run(source: Found) -> Subject:
-    from fer_edge.training.runs import RunFolder, confidence_weights
+    from fer_edge.runs.folder import RunFolder, confidence_weights
 
     run, weights = source.path, source.weights
     info = RunFolder(run).info()

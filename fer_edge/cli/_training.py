@@ -10,8 +10,8 @@ from rich.progress import BarColumn, ProgressColumn, TextColumn
 
 from fer_edge.cli._output import TerminalReporter, log
 from fer_edge.report.history import draw_histories, read_history
+from fer_edge.runs.folder import RunFolder
 from fer_edge.training.loop import TrainingReporter
-from fer_edge.training.runs import RunFolder
 from fer_edge.training.session import RunOverview
 
 __all__ = ["CurvesReporter", "TrainingDisplay"]

@@ -12,7 +12,7 @@ from fer_edge.cli._options import data_option, format_option, runs_option, threa
 from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows
 
 if TYPE_CHECKING:
-    from fer_edge.convert.build import BuildReport
+    from fer_edge.build.pipeline import BuildReport
 
 __all__ = ["command"]
 
@@ -119,9 +119,9 @@ def command(
       fer-edge build --precision int8 --data fer2013.zip
       fer-edge build runs/mine --precision int8 --target openvino --data fer2013.zip
     """
-    from fer_edge.convert.build import build
-    from fer_edge.convert.options import GateOptions, Int8Options
-    from fer_edge.find import TO_BUILD
+    from fer_edge.build.options import GateOptions, Int8Options
+    from fer_edge.build.pipeline import build
+    from fer_edge.runs.find import TO_BUILD
 
     taken = found(source, root, TO_BUILD)
     with TerminalReporter() as reporter:

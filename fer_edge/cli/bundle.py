@@ -42,7 +42,7 @@ def pack(bundle: str | None, root: Path, out: Path | None) -> None:
     Example:
       fer-edge bundle pack runs/mine/bundle -o faces.fer
     """
-    from fer_edge.packing import SUFFIX, pack_bundle
+    from fer_edge.bundle.packing import SUFFIX, pack_bundle
 
     opened = open_bundle(bundle, root)
     packed = pack_bundle(opened, out or Path(opened.manifest.name.replace("/", "_") + SUFFIX))
@@ -66,8 +66,8 @@ def unpack(archive: Path, out: Path | None, replace: bool) -> None:
     Example:
       fer-edge bundle unpack faces.fer -o bundles/faces
     """
+    from fer_edge.bundle.packing import SUFFIX, unpack_bundle
     from fer_edge.errors import UsageError
-    from fer_edge.packing import SUFFIX, unpack_bundle
 
     if out is None:
         if archive.suffix != SUFFIX:
@@ -114,7 +114,7 @@ def triton(
       fer-edge bundle triton runs/mine/bundle -o model_repository
       tritonserver --model-repository=model_repository
     """
-    from fer_edge.convert.triton import triton_from_bundle
+    from fer_edge.deploy.triton import triton_from_bundle
 
     opened = open_bundle(bundle, root)
     models = triton_from_bundle(
@@ -194,7 +194,7 @@ def deepstream(
     Example:
       fer-edge bundle deepstream runs/mine/bundle -o deepstream --detector-id 1 --face-class 0
     """
-    from fer_edge.convert.deepstream import CONFIG, deepstream_from_bundle
+    from fer_edge.deploy.deepstream import CONFIG, deepstream_from_bundle
 
     opened = open_bundle(bundle, root)
     settings = deepstream_from_bundle(

@@ -39,10 +39,10 @@ def command(run: str | None, root: Path, data: str | None, accuracy: float, fmt:
       fer-edge confidence runs/mine --data fer2013.zip
       fer-edge confidence runs/mine --data fer2013.zip --accuracy 0.9 --format json
     """
-    from fer_edge.convert.confidence import fit_confidence
+    from fer_edge.build.confidence import fit_confidence
     from fer_edge.data import load, resolve_source
-    from fer_edge.find import A_RUN
-    from fer_edge.training.runs import CONFIDENCE_WEIGHTS
+    from fer_edge.runs.find import A_RUN
+    from fer_edge.runs.folder import CONFIDENCE_WEIGHTS
 
     folder = found(run, root, A_RUN).path
     with TerminalReporter() as reporter:

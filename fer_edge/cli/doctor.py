@@ -13,7 +13,7 @@ __all__ = ["command"]
 _BACKENDS = """
 import json
 from fer_edge.backends import BACKENDS, backend_class
-from fer_edge.convert.targets import default_target
+from fer_edge.trt.targets import default_target
 from fer_edge.errors import FerEdgeError
 reasons = {}
 for name in BACKENDS:

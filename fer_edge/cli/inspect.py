@@ -17,7 +17,7 @@ from fer_edge.records import to_dict
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Artifact, Bundle
-    from fer_edge.manifest import Card, Gate, Tensor
+    from fer_edge.bundle.manifest import Card, Gate, Tensor
 
 __all__ = ["command"]
 

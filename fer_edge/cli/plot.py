@@ -141,9 +141,9 @@ def history(runs: tuple[str, ...], root: Path, out: Path) -> None:
     Example:
       fer-edge plot history runs/mine runs/other -o history.png
     """
-    from fer_edge.find import A_RUN
     from fer_edge.report.figures import check_figure_path
     from fer_edge.report.history import draw_histories, read_history
+    from fer_edge.runs.find import A_RUN
 
     check_figure_path(out)
     paths = [found(run, root, A_RUN).path for run in dict.fromkeys(runs)]

@@ -74,7 +74,7 @@ def command(
       fer-edge predict faces/ --bundle runs/mine/bundle --format csv
     """
     from fer_edge.classifier import Classifier
-    from fer_edge.find import A_BUNDLE
+    from fer_edge.runs.find import A_BUNDLE
 
     paths = list(_files(images))
     rows: list[dict[str, Any]] = []

@@ -53,14 +53,14 @@ def command(
       fer-edge qat runs/mine --data fer2013.zip
       fer-edge build runs/mine-qat --data fer2013.zip
     """
+    from fer_edge.build.qat import setup_from_weights
     from fer_edge.cli._output import TerminalReporter, note
     from fer_edge.cli.train import train_run
-    from fer_edge.convert.qat import setup_from_weights
     from fer_edge.data import load, resolve_source
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
-    from fer_edge.find import A_RUN
     from fer_edge.models.weights import load_weights
+    from fer_edge.runs.find import A_RUN
     from fer_edge.training.qat import qat_recipe
     from fer_edge.training.start import start_run
     from fer_edge.training.teachers import find_teachers

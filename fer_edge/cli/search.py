@@ -12,11 +12,11 @@ import click
 
 from fer_edge.cli._options import data_option, format_option, new_runs_option
 from fer_edge.cli._splits import resplit_from_options, split_options
-from fer_edge.training.study import PRUNERS, SAMPLERS
+from fer_edge.training.search.study import PRUNERS, SAMPLERS
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
-    from fer_edge.training.search import Search, SearchReporter, Trial
+    from fer_edge.training.search.search import Search, SearchReporter, Trial
 
 __all__ = ["command"]
 
@@ -120,8 +120,8 @@ def command(
 
     from fer_edge.cli._output import TerminalReporter, note, print_text
     from fer_edge.errors import UsageError, require
-    from fer_edge.training.config import load_recipe
-    from fer_edge.training.space import load_space, space_names
+    from fer_edge.runs.recipe import load_recipe
+    from fer_edge.training.search.space import load_space, space_names
 
     if list_spaces:
         print_text("\n".join(space_names()))
@@ -145,7 +145,7 @@ def command(
     resplit = resplit_from_options(split, split_seed, duplicates_across)
 
     from fer_edge.data import apply_resplit, load, resolve_source
-    from fer_edge.training.search import Search
+    from fer_edge.training.search.search import Search
 
     source = resolve_source(data)
     with TerminalReporter() as reporter:
@@ -183,7 +183,7 @@ def _reporter(search: Search) -> SearchReporter:
     """Return a reporter that prints a line per trial, per epoch and per outcome."""
     from fer_edge.cli._output import note
     from fer_edge.cli._training import CurvesReporter
-    from fer_edge.training.search import SearchReporter
+    from fer_edge.training.search.search import SearchReporter
 
     class Lines(CurvesReporter, SearchReporter):
         def trial_started(self, number: int, values: Mapping[str, Any]) -> None:

@@ -37,8 +37,8 @@ def command(runs: tuple[str, ...], data: str | None, name: str, root: Path, fmt:
     from fer_edge.data import load, resolve_source
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
-    from fer_edge.find import A_RUN, find
-    from fer_edge.training.runs import RunFolder, check_new_name
+    from fer_edge.runs.find import A_RUN, find
+    from fer_edge.runs.folder import RunFolder, check_new_name
 
     for module in ("torch", "accelerate"):
         require(module, "train")

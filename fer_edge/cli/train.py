@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from fer_edge.data import FerDataset
     from fer_edge.provenance import TeacherInfo
-    from fer_edge.training.config import Recipe
-    from fer_edge.training.cross_validation import CrossValidation
-    from fer_edge.training.run_info import RunInfo
-    from fer_edge.training.runs import RunFolder
+    from fer_edge.runs.cross_validation import CrossValidation
+    from fer_edge.runs.folder import RunFolder
+    from fer_edge.runs.info import RunInfo
+    from fer_edge.runs.recipe import Recipe
 
 __all__ = ["command", "train_run"]
 
@@ -126,7 +126,7 @@ def command(
     """
     from fer_edge.cli._output import print_text
     from fer_edge.errors import UsageError, require
-    from fer_edge.training.config import load_recipe, recipe_names, with_overrides
+    from fer_edge.runs.recipe import load_recipe, recipe_names, with_overrides
 
     if list_recipes:
         print_text("\n".join(recipe_names()))
@@ -147,8 +147,8 @@ def command(
             raise UsageError("--init starts a new run, --resume goes on with one", fix="drop one")
         from fer_edge.data.resplit import recorded_resplit
         from fer_edge.data.resplitting import resplit_as_recorded
-        from fer_edge.training.cross_validation import cross_validation_to_resume
-        from fer_edge.training.runs import RunFolder
+        from fer_edge.runs.cross_validation import cross_validation_to_resume
+        from fer_edge.runs.folder import RunFolder
 
         validation = cross_validation_to_resume(resume, root)
         if validation is not None:
@@ -218,8 +218,8 @@ def _resumed(
 ) -> tuple[RunFolder, Recipe]:
     """Return the run to go on with and its recipe, which options may repeat but not change."""
     from fer_edge.errors import UsageError
-    from fer_edge.training.config import load_recipe, with_overrides
-    from fer_edge.training.runs import run_to_resume
+    from fer_edge.runs.folder import run_to_resume
+    from fer_edge.runs.recipe import load_recipe, with_overrides
 
     run = run_to_resume(name, root)
     _tell_unnamed(name, run.path)
@@ -238,7 +238,7 @@ def _resumed(
 def _tell_unnamed(name: str, path: Path) -> None:
     """Say which run is resumed where none is named."""
     from fer_edge.cli._output import note
-    from fer_edge.training.runs import is_main_process
+    from fer_edge.runs.folder import is_main_process
 
     if not name and is_main_process():
         note(f"no run named: {path}, the newest one that was stopped")
@@ -253,7 +253,7 @@ def _initial_weights(
     It may be a run, a file, or a bundle, whose weights are there only inside the context.
     """
     from fer_edge.cli._names import found
-    from fer_edge.find import TO_START_FROM
+    from fer_edge.runs.find import TO_START_FROM
 
     if name is None:
         yield None, None
@@ -294,7 +294,7 @@ def _same_teachers(run: RunFolder, names: tuple[str, ...], root: Path, dataset: 
 
 def _need_teachers(recipe: Recipe, teachers: Sequence[TeacherInfo]) -> None:
     from fer_edge.errors import UsageError
-    from fer_edge.training.config import Distill
+    from fer_edge.runs.recipe import Distill
 
     if recipe.distill != Distill() and not teachers:
         raise UsageError(
@@ -321,7 +321,7 @@ def _load(
     from fer_edge.cli._output import TerminalReporter, note
     from fer_edge.data import load, resolve_source
     from fer_edge.progress import SILENT
-    from fer_edge.training.runs import is_main_process
+    from fer_edge.runs.folder import is_main_process
 
     with TerminalReporter() as reporter:
         dataset = load(resolve_source(option), reporter=reporter if is_main_process() else SILENT)
@@ -363,8 +363,8 @@ def train_run(run: RunFolder, recipe: Recipe, dataset: FerDataset, data: str | N
     """Train, show how far it is, and say what to do next."""
     from fer_edge.cli._output import note
     from fer_edge.cli._training import TrainingDisplay
+    from fer_edge.runs.folder import is_main_process
     from fer_edge.training.loop import train
-    from fer_edge.training.runs import is_main_process
 
     try:
         with TrainingDisplay() as reporter:

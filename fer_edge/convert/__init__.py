@@ -7,7 +7,7 @@
                                        `------int8_from_onnx----> int8.<target>.onnx
 
 Precision is a transformation of graphs: what an engine runs can be read in the ONNX file.
-:func:`fer_edge.convert.build.build` strings them together and proves the result. Importing this
+:func:`fer_edge.build.pipeline.build` strings them together and proves the result. Importing this
 package loads neither torch nor onnx.
 """
 

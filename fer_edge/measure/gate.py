@@ -112,11 +112,11 @@ def speedup_of_run(
     the next higher precision is FP16 if it was timed, else FP32; for FP16 it is FP32. None if
     nothing higher was timed.
 
-    Next higher, not the fastest higher one: where INT8 fails, :mod:`fer_edge.usable` takes the
-    next higher precision of the bundle, so this is the engine that INT8 must be worth more than.
-    On a CPU without FP16 arithmetic, FP16 may be slower than FP32. A build for a CPU makes no FP16
-    graph beside INT8, so it compares with FP32; the table of a bench gives every engine's ratio to
-    FP32; and the gate's text names what it compared with.
+    Next higher, not the fastest higher one: where INT8 fails, the rule of
+    :mod:`fer_edge.bundle.usable` takes the next higher precision, so this is the engine that INT8
+    must be worth more than. On a CPU without FP16 arithmetic, FP16 may be slower than FP32. A
+    build for a CPU makes no FP16 graph beside INT8, so it compares with FP32; the table of a bench
+    gives every engine's ratio to FP32; and the gate's text names what it compared with.
     """
     own = p50s_ms.get(precision)
     for over in _NEXT_HIGHER.get(precision, ()):

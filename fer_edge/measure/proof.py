@@ -30,8 +30,8 @@ from fer_edge.version import __version__
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
     from fer_edge.bundle import Artifact, Bundle
+    from fer_edge.bundle.manifest import Gate
     from fer_edge.data import FerDataset
-    from fer_edge.manifest import Gate
     from fer_edge.preprocessing import Preprocessing
 
 __all__ = [

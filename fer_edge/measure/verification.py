@@ -45,8 +45,8 @@ def verify_bundle(
 
     ``dataset`` is the whole set as it was loaded: it is split as the network's training data was
     (DataError where that cannot be), and images that also stand in its TRAIN are marked.
-    ``precision`` None takes the engine of :mod:`fer_edge.usable`. A gate that fails is in the
-    result; errors are raised for what cannot be compared at all (UsageError, UnavailableError,
+    ``precision`` None takes the engine of :mod:`fer_edge.bundle.usable`. A gate that fails is in
+    the result; errors are raised for what cannot be compared at all (UsageError, UnavailableError,
     NumericsError for logits that are not finite).
     """
     from fer_edge.data import resplit_as_recorded

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fer_edge.bundle.manifest import Card, Confidence, Manifest, Training
 from fer_edge.emotions import EMOTIONS
-from fer_edge.manifest import Card, Confidence, Manifest, Training
 from fer_edge.records import to_dict
 from fer_edge.report.rows import markdown_table
 from fer_edge.report.table import percent, points

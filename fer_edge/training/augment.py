@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fer_edge.preprocessing import SIZE, Preprocessing
-from fer_edge.training.config import Augment
+from fer_edge.runs.recipe import Augment
 
 __all__ = ["Draw", "augment", "draw_augmentation", "normalise", "view_size"]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.runs.recipe import Recipe
 from fer_edge.training.augment import augment, draw_augmentation, view_size
-from fer_edge.training.config import Recipe
 from fer_edge.training.losses import soft_targets
 
 __all__ = ["Batch", "Batches", "Sources", "step_seed"]

@@ -22,8 +22,8 @@ from fer_edge.models.folding import folded
 from fer_edge.models.weights import Weights
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.provenance import DatasetInfo, TeacherInfo
+from fer_edge.runs.recipe import Distill
 from fer_edge.training.batches import Sources
-from fer_edge.training.config import Distill
 from fer_edge.training.losses import cross_entropy
 from fer_edge.training.teachers import open_teacher
 

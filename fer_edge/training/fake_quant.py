@@ -176,7 +176,7 @@ def weight_scales(weight: Tensor, mode: str, *, half: bool = False) -> Tensor:
     """Return f32[C]: the step of each output channel of ``weight`` [C, ...].
 
     With ``half`` it is the next higher number of FP16.
-    The rule is that of :func:`fer_edge.convert.weights.quantise_weights`, which explains it.
+    The rule is that of :func:`fer_edge.quantize.weights.quantise_weights`, which explains it.
     """
     channels = len(weight)
     scale = weight.reshape(channels, -1).abs().amax(1) / 127

@@ -19,10 +19,10 @@ from fer_edge.data.resplit import folds
 from fer_edge.errors import UsageError
 from fer_edge.files import write_json, write_text
 from fer_edge.records import to_dict
-from fer_edge.training.config import Recipe, recipe_to_toml
-from fer_edge.training.cross_validation import SCHEMA, CrossValidation, fold_status
-from fer_edge.training.run_info import CrossValidationInfo
-from fer_edge.training.runs import RunFolder, is_main_process, make_run_folder
+from fer_edge.runs.cross_validation import SCHEMA, CrossValidation, fold_status
+from fer_edge.runs.folder import RunFolder, is_main_process, make_run_folder
+from fer_edge.runs.info import CrossValidationInfo
+from fer_edge.runs.recipe import Recipe, recipe_to_toml
 
 if TYPE_CHECKING:
     from fer_edge.training.loop import TrainingReporter

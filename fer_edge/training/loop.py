@@ -20,14 +20,14 @@ from torch.utils.tensorboard import SummaryWriter
 from fer_edge.data import FerDataset
 from fer_edge.errors import NumericsError
 from fer_edge.progress import Reporter
+from fer_edge.runs.folder import RunFolder, is_main_process
+from fer_edge.runs.recipe import Recipe
 from fer_edge.training.batches import Sources, step_seed
-from fer_edge.training.config import Recipe
 from fer_edge.training.distill import Distillation
 from fer_edge.training.losses import class_weights, cross_entropy
 from fer_edge.training.machine import Interrupts
 from fer_edge.training.optim import learning_rate
 from fer_edge.training.qat import QatSession
-from fer_edge.training.runs import RunFolder, is_main_process
 from fer_edge.training.sam import is_sharpness_aware, uphill
 from fer_edge.training.scoring import score
 from fer_edge.training.session import RunOverview, Session

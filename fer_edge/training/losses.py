@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fer_edge.emotions import EMOTIONS
-from fer_edge.training.config import Loss
+from fer_edge.runs.recipe import Loss
 
 __all__ = ["class_weights", "cross_entropy", "soft_targets"]
 

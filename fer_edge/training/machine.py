@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from fer_edge.cpu import cpu_features
-from fer_edge.training.config import Run
+from fer_edge.runs.recipe import Run
 from fer_edge.training.precision import bf16_feature, resolve_precision
 
 __all__ = ["Interrupts", "Machine", "keep_freed_memory"]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fer_edge.training.config import Optim, Recipe, Stop
+from fer_edge.runs.recipe import Optim, Recipe, Stop
 
 __all__ = ["Average", "Monitor", "Muon", "build_optimizer", "learning_rate", "orthogonalised"]
 

@@ -19,7 +19,7 @@ from fer_edge.models import build_model
 from fer_edge.models.folding import folded, state_from_folded
 from fer_edge.models.profile import count_macs, count_parameters
 from fer_edge.provenance import WeightsInfo
-from fer_edge.training.config import Recipe, recipe_from_dict, with_overrides
+from fer_edge.runs.recipe import Recipe, recipe_from_dict, with_overrides
 from fer_edge.training.fake_quant import FakeQuantised, QatSetup
 from fer_edge.training.session import RunOverview, Session
 from fer_edge.training.teachers import open_teacher

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fer_edge.training.config import Optim
+from fer_edge.runs.recipe import Optim
 
 __all__ = ["is_sharpness_aware", "uphill"]
 

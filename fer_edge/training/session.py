@@ -18,18 +18,18 @@ from fer_edge.models.profile import count_macs, count_parameters
 from fer_edge.models.weights import load_weights, save_weights
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.provenance import WeightsInfo
+from fer_edge.runs.folder import RunFolder
+from fer_edge.runs.recipe import Recipe, recipe_from_dict
 from fer_edge.training.batches import Batches
-from fer_edge.training.checkpoint import (
+from fer_edge.training.machine import Machine
+from fer_edge.training.optim import Average, Monitor, Muon, build_optimizer
+from fer_edge.training.replicas import Replicas, Workers, replica_count
+from fer_edge.training.state import (
     load_state,
     optimizer_from_state,
     save_state,
     state_from_optimizer,
 )
-from fer_edge.training.config import Recipe, recipe_from_dict
-from fer_edge.training.machine import Machine
-from fer_edge.training.optim import Average, Monitor, Muon, build_optimizer
-from fer_edge.training.replicas import Replicas, Workers, replica_count
-from fer_edge.training.runs import RunFolder
 from fer_edge.training.teachers import public_info
 from fer_edge.version import __version__
 

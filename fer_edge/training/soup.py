@@ -18,14 +18,14 @@ from torch import Tensor
 from fer_edge.data import FerDataset
 from fer_edge.data.fitted import require_fitted_to, without_holdout
 from fer_edge.errors import UsageError
-from fer_edge.find import A_RUN, find
 from fer_edge.models import build_model
 from fer_edge.models.weights import Weights, load_weights, save_weights
 from fer_edge.provenance import IngredientInfo, WeightsInfo
-from fer_edge.training.config import Data, Recipe, recipe_from_dict
+from fer_edge.runs.find import A_RUN, find
+from fer_edge.runs.folder import RunFolder, create_run
+from fer_edge.runs.recipe import Data, Recipe, recipe_from_dict
 from fer_edge.training.machine import Machine
 from fer_edge.training.replicas import Workers
-from fer_edge.training.runs import RunFolder, create_run
 from fer_edge.training.scoring import score
 from fer_edge.training.start import location
 from fer_edge.version import __version__

@@ -22,10 +22,10 @@ from fer_edge.models.growing import fits_into
 from fer_edge.models.weights import load_weights
 from fer_edge.provenance import TeacherInfo
 from fer_edge.records import read_record
-from fer_edge.training.config import Data, Recipe, recipe_from_dict
+from fer_edge.runs.folder import RunFolder, create_run, is_main_process
+from fer_edge.runs.info import InitInfo
+from fer_edge.runs.recipe import Data, Recipe, recipe_from_dict
 from fer_edge.training.fake_quant import QatSetup
-from fer_edge.training.run_info import InitInfo
-from fer_edge.training.runs import RunFolder, create_run, is_main_process
 
 __all__ = ["check_network", "location", "made_once", "start_run"]
 

@@ -15,11 +15,11 @@ from fer_edge.data.fitted import require_fitted_to
 from fer_edge.data.resplit import Resplit, recorded_resplit
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import IntegrityError, UsageError
-from fer_edge.find import A_TEACHER, Found, find
 from fer_edge.models.weights import Weights, load_weights, model_from_weights
 from fer_edge.provenance import DatasetInfo, TeacherInfo
 from fer_edge.records import read_record, to_dict
-from fer_edge.training.runs import RunFolder
+from fer_edge.runs.find import A_TEACHER, Found, find
+from fer_edge.runs.folder import RunFolder
 
 __all__ = ["find_teachers", "open_teacher", "public_info"]
 

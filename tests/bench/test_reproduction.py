@@ -20,8 +20,8 @@ from fer_edge.measure import proof as proof_module
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples
 from fer_edge.provenance import DatasetInfo
 from fer_edge.records import read_record
-from fer_edge.training.config import load_recipe
-from fer_edge.training.runs import RunFolder
+from fer_edge.runs.folder import RunFolder
+from fer_edge.runs.recipe import load_recipe
 
 SMALL = ("model.options.widths=[4,8]", "model.options.hidden=[8]", "optim.batch_size=64")
 FEW, ENOUGH_TO_CALIBRATE = "synthetic:210:3", "synthetic:700:3"

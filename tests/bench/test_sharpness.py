@@ -9,9 +9,9 @@ import sharpness
 import torch
 
 from fer_edge.data import load
-from fer_edge.training.config import load_recipe
+from fer_edge.runs.folder import create_run
+from fer_edge.runs.recipe import load_recipe
 from fer_edge.training.loop import train
-from fer_edge.training.runs import create_run
 
 
 def test_smoothing_keeps_flat_images_and_spreads_a_point() -> None:

@@ -20,8 +20,8 @@ from fer_edge.data import FerDataset, Resplit, apply_resplit, load
 from fer_edge.data.readers_npz import npz_from_dataset
 from fer_edge.models.weights import save_weights
 from fer_edge.report import canvas
-from fer_edge.training.config import load_recipe
-from fer_edge.training.runs import RunFolder, create_run
+from fer_edge.runs.folder import RunFolder, create_run
+from fer_edge.runs.recipe import load_recipe
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("captum")

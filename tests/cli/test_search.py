@@ -16,10 +16,10 @@ pytest.importorskip("optuna")
 
 from fer_edge.cli import main
 from fer_edge.data import FerDataset
-from fer_edge.training import search
-from fer_edge.training.config import Recipe, load_recipe
+from fer_edge.runs.folder import RunFolder
+from fer_edge.runs.recipe import Recipe, load_recipe
 from fer_edge.training.loop import TrainingReporter
-from fer_edge.training.runs import RunFolder
+from fer_edge.training.search import search
 
 TINY = (
     "--data", "synthetic:160", "--epochs", "1", "--set", "model.options.widths=[8, 16]",

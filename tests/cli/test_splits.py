@@ -11,7 +11,7 @@ from fer_edge.bundle import Bundle
 from fer_edge.cli import _training, main
 from fer_edge.data import Resplit, apply_resplit, load
 from fer_edge.models.weights import load_weights
-from fer_edge.training.runs import RunFolder
+from fer_edge.runs.folder import RunFolder
 
 TINY = (
     "--epochs", "1", "--set", "model.options.widths=[8, 16]",

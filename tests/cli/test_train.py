@@ -14,8 +14,8 @@ from PIL import Image
 
 from fer_edge.cli import main
 from fer_edge.errors import UsageError
-from fer_edge.training.config import Recipe, recipe_names
-from fer_edge.training.runs import RunFolder
+from fer_edge.runs.folder import RunFolder
+from fer_edge.runs.recipe import Recipe, recipe_names
 
 TINY = (
     "--data", "synthetic:160", "--epochs", "1", "--set", "model.options.widths=[8, 16]",

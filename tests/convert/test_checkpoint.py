@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from fixtures_graphs import lively
 from torch import nn
 
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
+from fer_edge.build.pipeline import build
 from fer_edge.bundle import Bundle, BundleWriter
-from fer_edge.convert.build import build
 from fer_edge.convert.checkpoint import made_by, weights_from_bundle
 from fer_edge.data import FerDataset
 from fer_edge.errors import UsageError
@@ -23,8 +24,6 @@ from fer_edge.models.weights import load_weights, model_from_weights, save_weigh
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.pretrained import pretrained_path
 from fer_edge.records import to_dict
-
-from .conftest import lively
 
 NETWORKS = {
     "compact": ModelSpec("compact", {"widths": [16, 16, 32], "blocks": [1, 1, 1]}),
@@ -122,7 +121,7 @@ def test_a_run_starts_from_a_bundle_and_knows_how_it_was_made(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faces: FerDataset
 ) -> None:
     from fer_edge.cli.train import command
-    from fer_edge.training.runs import RunFolder
+    from fer_edge.runs.folder import RunFolder
 
     spec = ModelSpec.from_dict(bundle.manifest.model.spec)
     card = {"training": {"commands": ["fer-edge train --name first", "python bench/ship.py first"]}}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from fixtures_graphs import run
 
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.golden import golden_bytes, golden_images
@@ -17,8 +18,6 @@ from fer_edge.errors import IntegrityError, NumericsError, UsageError
 from fer_edge.files import sha256_file
 from fer_edge.models.reference import Reference
 from fer_edge.preprocessing import Preprocessing
-
-from .conftest import run
 
 
 def test_the_graph_computes_the_reference(fp32: Path, weights: Path) -> None:

@@ -7,18 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures_graphs import graph, run, saved
 from onnx import TensorProto
 
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.fp16 import fp16_from_onnx
 from fer_edge.convert.graph import load_model, metadata, wiring
-from fer_edge.convert.int8 import int8_from_onnx
-from fer_edge.convert.ranges import Ranges
 from fer_edge.data import FerDataset
 from fer_edge.errors import NumericsError, UsageError
 from fer_edge.files import sha256_file
-
-from .conftest import graph, run, saved
+from fer_edge.quantize.int8 import int8_from_onnx
+from fer_edge.quantize.ranges import Ranges
 
 
 @pytest.mark.parametrize("kind", ["u8", "f32"])

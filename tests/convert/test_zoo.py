@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fixtures_graphs import measured, run
 from timm.models.vgg import VGG
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -20,11 +21,6 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.fp16 import fp16_from_onnx
 from fer_edge.convert.graph import load_model
-from fer_edge.convert.int8 import WEIGHTED, int8_from_onnx
-from fer_edge.convert.placement import PLACEMENTS
-from fer_edge.convert.plan import plan_from_onnx
-from fer_edge.convert.targets import load_target
-from fer_edge.convert.trials import best_weight_scales
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.data import CalibrationRecipe, FerDataset, select_calibration
 from fer_edge.measure.accuracy import run_logits
@@ -33,8 +29,11 @@ from fer_edge.models import MODELS, ModelSpec, build_model, resnet, vgg
 from fer_edge.models.reference import reference_from_weights
 from fer_edge.models.weights import save_weights
 from fer_edge.preprocessing import Preprocessing
-
-from .conftest import measured, run
+from fer_edge.quantize.int8 import WEIGHTED, int8_from_onnx
+from fer_edge.quantize.placement import PLACEMENTS
+from fer_edge.quantize.trials import best_weight_scales
+from fer_edge.trt.builder import plan_from_onnx
+from fer_edge.trt.targets import load_target
 
 NARROW: dict[str, dict[str, Any]] = {
     "repvgg": {"stem": 16, "widths": [16, 32], "blocks": [1, 2]},

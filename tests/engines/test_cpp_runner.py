@@ -13,10 +13,10 @@ from fixtures_bundle import BundleMaker, TinyNet, golden_bytes, golden_images
 
 from fer_edge import __version__
 from fer_edge.bundle import Bundle, BundleWriter
+from fer_edge.bundle.manifest import _canonical
 from fer_edge.classifier import Classifier
 from fer_edge.emotions import EMOTIONS
 from fer_edge.files import sha256_bytes
-from fer_edge.manifest import _canonical
 from fer_edge.records import to_dict
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from fixtures_bundle import BundleMaker, golden_images
 
-from fer_edge.backends.plan_sidecar import PlanSidecar
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.files import sha256_bytes
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.trt.sidecar import PlanSidecar
 
 if TYPE_CHECKING:
     from conftest import Runner

@@ -12,8 +12,8 @@ from usable_cases import HERE, cases, make_bundle
 from fer_edge.backends import backend_class
 from fer_edge.backends.tensorrt import TensorRTBackend
 from fer_edge.bundle import Bundle
+from fer_edge.bundle.usable import UsableEngine, usable_engine
 from fer_edge.pretrained import pretrained_path
-from fer_edge.usable import UsableEngine, usable_engine
 
 if TYPE_CHECKING:
     from conftest import Runner

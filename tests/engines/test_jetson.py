@@ -23,8 +23,8 @@ from fixtures_bundle import golden_images
 
 from fer_edge import Classifier
 from fer_edge.bundle import Bundle
+from fer_edge.bundle.packing import pack_bundle
 from fer_edge.errors import UnavailableError, UsageError
-from fer_edge.packing import pack_bundle
 
 JETSON = Path(__file__).parents[2] / "engines" / "jetson"
 

@@ -15,7 +15,7 @@ from fer_edge.models.filters import FILTERS, FixedFilters
 from fer_edge.models.profile import count_macs, count_parameters
 from fer_edge.models.weights import load_weights, model_from_weights, save_weights
 from fer_edge.preprocessing import Preprocessing
-from fer_edge.training.config import load_recipe, recipe_names
+from fer_edge.runs.recipe import load_recipe, recipe_names
 from fer_edge.training.optim import build_optimizer
 
 RECIPES = {

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from torch.nn import functional as F
 
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.runs.recipe import Augment, Recipe, load_recipe
 from fer_edge.training.augment import (
     _grid,
     augment,
@@ -19,7 +20,6 @@ from fer_edge.training.augment import (
     view_size,
 )
 from fer_edge.training.batches import Batches, step_seed
-from fer_edge.training.config import Augment, Recipe, load_recipe
 
 PREPROCESSING = Preprocessing()
 NOTHING = Augment(

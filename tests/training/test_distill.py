@@ -15,7 +15,7 @@ from fixtures_training import TINY, Recorder, same, weights_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fer_edge.convert.card import model_card
+from fer_edge.build.card import model_card
 from fer_edge.data import FerDataset, apply_resplit, load
 from fer_edge.data.dataset import dataset_from_rows, image_keys
 from fer_edge.data.resplit import Resplit, folds, recorded_resplit
@@ -26,12 +26,12 @@ from fer_edge.models.weights import load_weights, model_from_weights, save_weigh
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.provenance import WeightsInfo
 from fer_edge.records import to_dict
+from fer_edge.runs.folder import RunFolder, create_run
+from fer_edge.runs.recipe import Distill, Recipe
 from fer_edge.training.batches import Batches, Sources
-from fer_edge.training.config import Distill, Recipe
 from fer_edge.training.distill import Distillation, distillation_loss
 from fer_edge.training.loop import TrainingReporter, train
 from fer_edge.training.losses import cross_entropy
-from fer_edge.training.runs import RunFolder, create_run
 from fer_edge.training.teachers import find_teachers, public_info
 
 TinyRecipe = Callable[..., Recipe]

@@ -17,16 +17,16 @@ from fer_edge.data import FerDataset
 from fer_edge.errors import UsageError
 from fer_edge.models.weights import load_weights
 from fer_edge.records import to_dict
-from fer_edge.training.config import Recipe, load_recipe
-from fer_edge.training.cross_validation import (
+from fer_edge.runs.cross_validation import (
     CrossValidation,
     cross_validation_to_resume,
     summarise,
 )
+from fer_edge.runs.folder import RunFolder, create_run
+from fer_edge.runs.info import FoldResult
+from fer_edge.runs.recipe import Recipe, load_recipe
 from fer_edge.training.folds import create_cross_validation, train_folds
 from fer_edge.training.loop import TrainingReporter
-from fer_edge.training.run_info import FoldResult
-from fer_edge.training.runs import RunFolder, create_run
 from fer_edge.training.session import RunOverview
 
 

@@ -21,11 +21,11 @@ from fer_edge.data.holdout import holdout_mask
 from fer_edge.errors import DataError, NumericsError, RecipeError, UsageError
 from fer_edge.models.weights import load_weights, model_from_weights
 from fer_edge.records import to_dict
+from fer_edge.runs.folder import HISTORY, RunFolder
+from fer_edge.runs.recipe import Recipe
 from fer_edge.training.batches import Sources
-from fer_edge.training.config import Recipe
 from fer_edge.training.loop import train
 from fer_edge.training.losses import cross_entropy
-from fer_edge.training.runs import HISTORY, RunFolder
 from fer_edge.training.session import Session
 from fer_edge.training.start import start_run
 

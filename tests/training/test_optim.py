@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from fer_edge.errors import RecipeError, UnavailableError
 from fer_edge.measure.accuracy import evaluate
 from fer_edge.models import ModelSpec, build_model
-from fer_edge.training.config import Loss, Optim, Recipe, with_overrides
+from fer_edge.runs.recipe import Loss, Optim, Recipe, with_overrides
 from fer_edge.training.losses import class_weights, cross_entropy, soft_targets
 from fer_edge.training.optim import (
     Average,

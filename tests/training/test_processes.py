@@ -13,9 +13,9 @@ import torch
 from fixtures_training import weights_of
 
 from fer_edge.data import FerDataset
-from fer_edge.training.config import Recipe, recipe_to_toml
+from fer_edge.runs.folder import RunFolder
+from fer_edge.runs.recipe import Recipe, recipe_to_toml
 from fer_edge.training.loop import train
-from fer_edge.training.runs import RunFolder
 
 
 @pytest.mark.slow

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from fer_edge.data import FerDataset, load
 from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.runs.folder import RunFolder, create_run
+from fer_edge.runs.recipe import Recipe, load_recipe, recipe_to_toml
 from fer_edge.training import session
-from fer_edge.training.config import Recipe, load_recipe, recipe_to_toml
 from fer_edge.training.loop import TrainingReporter, train
-from fer_edge.training.runs import RunFolder, create_run
 
 TinyRecipe = Callable[..., Recipe]
 NewRun = Callable[..., RunFolder]

@@ -11,10 +11,10 @@ from fixtures_training import same, weights_of
 from torch import Tensor, nn
 
 from fer_edge.data import FerDataset
-from fer_edge.training.config import Optim, Recipe
+from fer_edge.runs.folder import RunFolder
+from fer_edge.runs.recipe import Optim, Recipe
 from fer_edge.training.loop import train
 from fer_edge.training.replicas import Replicas
-from fer_edge.training.runs import RunFolder
 from fer_edge.training.sam import is_sharpness_aware, uphill
 
 TinyRecipe = Callable[..., Recipe]

@@ -16,13 +16,13 @@ pytest.importorskip("optuna")
 
 from fer_edge.data import FerDataset
 from fer_edge.errors import IntegrityError, NumericsError, UnavailableError, UsageError
+from fer_edge.runs.folder import RunFolder
+from fer_edge.runs.recipe import Recipe, load_recipe
 from fer_edge.training import loop
-from fer_edge.training import search as search_module
-from fer_edge.training.config import Recipe, load_recipe
-from fer_edge.training.runs import RunFolder
-from fer_edge.training.search import MIN_FOR_IMPORTANCE, Search, SearchReporter, Trial
-from fer_edge.training.space import Choice, FloatRange, Space
-from fer_edge.training.study import is_lost, worker
+from fer_edge.training.search import search as search_module
+from fer_edge.training.search.search import MIN_FOR_IMPORTANCE, Search, SearchReporter, Trial
+from fer_edge.training.search.space import Choice, FloatRange, Space
+from fer_edge.training.search.study import is_lost, worker
 
 SPACE = Space(
     "lr",

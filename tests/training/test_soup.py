@@ -11,15 +11,15 @@ import torch
 from click.testing import CliRunner
 from fixtures_training import TINY, same, weights_of
 
+from fer_edge.build.card import model_card
 from fer_edge.cli import main
 from fer_edge.cli.soup import command
-from fer_edge.convert.card import model_card
 from fer_edge.data import FerDataset, load
 from fer_edge.errors import UsageError
 from fer_edge.models.weights import load_weights, model_from_weights
-from fer_edge.training.config import Recipe
+from fer_edge.runs.folder import RunFolder, create_run
+from fer_edge.runs.recipe import Recipe
 from fer_edge.training.loop import train
-from fer_edge.training.runs import RunFolder, create_run
 from fer_edge.training.soup import find_ingredients, make_soup, mean_state
 
 TinyRecipe = Callable[..., Recipe]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fer_edge.errors import RecipeError
-from fer_edge.training.config import load_recipe
-from fer_edge.training.space import load_space, space_names
+from fer_edge.runs.recipe import load_recipe
+from fer_edge.training.search.space import load_space, space_names
 
 
 @pytest.mark.parametrize("name", space_names())

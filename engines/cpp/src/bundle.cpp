@@ -36,7 +36,7 @@ bool is_hex(const std::string& text) {
 }
 
 // The manifest is canonical JSON whose last field is the SHA-256 of the same JSON without it:
-// see fer_edge/manifest.py. So its own bytes can be checked without printing JSON again.
+// see fer_edge/bundle/manifest.py. So its own bytes can be checked without printing JSON again.
 void check_own_digest(const std::string& content, const std::string& where) {
   const std::string before = ",\n  \"manifest_sha256\": \"";
   const std::string after = "\"\n}\n";

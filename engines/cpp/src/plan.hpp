@@ -8,7 +8,7 @@
 namespace fer_edge {
 
 // Returns why `tensorrt` (three numbers) cannot load a plan on compute capability `sm` (87 for
-// 8.7), or nothing. Error(integrity) if the JSON (fer_edge/backends/plan_sidecar.py) is missing,
+// 8.7), or nothing. Error(integrity) if the JSON (fer_edge/trt/sidecar.py) is missing,
 // damaged or about another plan.
 [[nodiscard]] std::string plan_misfit(const Bundle& bundle, const Artifact& plan,
                                       const std::string& tensorrt, int sm);

@@ -1,4 +1,4 @@
-// Which engine of a bundle a backend uses: the rule of fer_edge/usable.py.
+// Which engine of a bundle a backend uses: the rule of fer_edge/bundle/usable.py.
 // tests/engines/test_cpp_usable.py compares the two over a table of bundles.
 #pragma once
 

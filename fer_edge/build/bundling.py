@@ -1,0 +1,125 @@
+"""A build's results -> a bundle: the files, the chain of digests, the gates, the card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fer_edge.build.card import measured_results, model_card
+from fer_edge.build.steps import CHECKPOINT, FP16, FP32, Work
+from fer_edge.bundle import GOLDEN, Bundle, BundleWriter
+from fer_edge.convert.golden import golden_bytes
+from fer_edge.convert.graph import UINT8, load_model
+from fer_edge.measure.environment import capture
+from fer_edge.measure.record import VERIFY_FILE, verifications_of, with_verification
+from fer_edge.models.header import read_header
+from fer_edge.preprocessing import SIZE
+from fer_edge.records import to_dict
+
+if TYPE_CHECKING:
+    from fer_edge.build.attempts import Int8Result
+
+__all__ = ["write_bundle"]
+
+
+def write_bundle(
+    work: Work,
+    *,
+    int8: Int8Result | None,
+    calibration: dict[str, Any] | None,
+    synthetic: bool,
+) -> None:
+    """Write the bundle, or add to the one that is there.
+
+    An INT8 graph that failed its gate is not written, and an older one of the same target goes: it
+    would be taken for the result. ``calibration`` is what the manifest says of it; ``synthetic``
+    whether drawn faces took part.
+    """
+    source, target = work.source, work.target
+    with BundleWriter(source.output, base=source.base) as writer:
+        checkpoint = None
+        if source.weights is not None:
+            checkpoint = writer.add_file(source.weights, CHECKPOINT, format="safetensors")
+        fp32 = writer.add_file(
+            work.folder / FP32, FP32, format="onnx", precision="fp32", parent=checkpoint
+        )
+        if (work.folder / FP16).is_file():
+            writer.add_file(work.folder / FP16, FP16, format="onnx", precision="fp16", parent=fp32)
+        name = target.artifact("int8")
+        if int8 is not None and int8.passed:
+            writer.add_file(
+                int8.engine.path,
+                name,
+                format="onnx",
+                precision="int8",
+                target=target.placement,
+                parent=fp32,
+                meta=dict(int8.report.meta),
+            )
+        elif int8 is not None and any(each.path == name for each in writer.artifacts()):
+            writer.remove(name)
+        writer.add_bytes(golden_bytes(work.golden, work.logits), GOLDEN, format="npz")
+        digests = {artifact.sha256 for artifact in writer.artifacts()}
+        verified = _add_verifications(work, writer, source.base, digests)
+        results = measured_results(verified, digests)
+        writer.set(
+            name=source.name,
+            synthetic=synthetic,
+            preprocessing=work.preprocessing.to_dict(),
+            input=_input(work.folder / FP32),
+            model=work.described["model"],
+            dataset=to_dict(work.described["dataset"]),
+            environment=capture(work.threads),
+            card=_card(work, synthetic, results),
+        )
+        if calibration is not None:
+            writer.set(calibration=calibration)
+        for gate in work.gates:
+            writer.add_gate(gate)
+
+
+def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[str, Any]:
+    source = work.source
+    if source.weights is not None:
+        return model_card(
+            synthetic=synthetic, weights=read_header(source.weights).info, results=results
+        )
+    card = model_card(synthetic=synthetic, results=results)
+    if source.given is None:
+        return card
+    # Built from a bundle without weights: what its card says of the network is so still.
+    kept = ("data", "protocol", "training", "confidence")
+    return {
+        **card,
+        **{key: value for key, value in to_dict(source.given.manifest.card).items() if key in kept},
+    }
+
+
+def _add_verifications(
+    work: Work, writer: BundleWriter, base: Bundle | None, digests: Collection[str]
+) -> list[dict[str, Any]]:
+    """Add what was proved to ``verify.json``, where ``fer-edge verify`` keeps its results, too.
+
+    Those of files that are not among ``digests`` any more, of earlier weights mostly, are left out.
+    Returns all that stands there.
+    """
+    listed = base.find(path=VERIFY_FILE) if base else None
+    text = base.file(listed).read_text(encoding="utf-8") if base and listed else None
+    text = text and verifications_of(text, digests)
+    for proven in work.proven.values():
+        text = with_verification(text, proven.verification.to_dict())
+    if text is None:
+        return []
+    writer.add_bytes(text.encode("utf-8"), VERIFY_FILE, format="json")
+    verifications: list[dict[str, Any]] = json.loads(text)["verifications"]
+    return verifications
+
+
+def _input(path: Path) -> dict[str, Any]:
+    graph = load_model(path).graph
+    initializers = {each.name for each in graph.initializer}
+    (image,) = (each for each in graph.input if each.name not in initializers)
+    dtype = "uint8" if image.type.tensor_type.elem_type == UINT8 else "float32"
+    return {"name": image.name, "dtype": dtype, "shape": ["N", 1, SIZE, SIZE]}

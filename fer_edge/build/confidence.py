@@ -1,0 +1,137 @@
+"""A run's confidence: temperature and abstain threshold, fitted on the rows that it never saw.
+
+The rows are the held-out part of TRAIN that the run's recipe left out of training. The result is a
+second weights file in the run, with the temperature folded into the last layer, from which builds
+are made from then on: the logits of the weights and of all graphs are divided by the temperature,
+at no cost.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from fer_edge.errors import UsageError, require
+from fer_edge.measure.confidence import ACCURACY, Confidence, confidence_of, selective
+from fer_edge.progress import SILENT, Reporter
+from fer_edge.provenance import WeightsInfo
+from fer_edge.runs.folder import CONFIDENCE_FILES, CONFIDENCE_WEIGHTS
+
+if TYPE_CHECKING:
+    from fer_edge.data import FerDataset
+
+__all__ = ["fit_confidence"]
+
+METHOD = "temperature scaling (Guo et al. 2017, arXiv 1706.04599), least NLL"
+_BATCH = 64
+
+
+def fit_confidence(
+    run: Path, dataset: FerDataset, *, accuracy: float = ACCURACY, reporter: Reporter = SILENT
+) -> dict[str, Any]:
+    """Fit temperature and threshold, write ``confidence.safetensors``, return what it records.
+
+    ``accuracy`` (a fraction) is what the answers above the abstain threshold shall reach.
+    ``dataset`` is the whole set that the run was trained on: its held-out rows are found again.
+    Those whose pixels also stand in PUBLIC or PRIVATE are left out. PUBLIC only judges what was
+    fitted (``public`` in the result); PRIVATE's labels are not read. Raises UsageError for a run
+    that trained on all of TRAIN, and DataError for another data set.
+    """
+    for module in ("torch", "safetensors"):
+        require(module, "train")
+    from fer_edge.models.temperature import save_scaled
+    from fer_edge.models.weights import load_weights
+
+    path = run / "model.safetensors"
+    weights = load_weights(path)
+    fraction, seed = _held_out_by(weights.info, run)
+    dataset = _as_trained(dataset, weights.info, run)
+    rows, dropped = _held_out(dataset, fraction, seed)
+    logits = _logits(path, dataset.images[rows], "held-out rows", reporter)
+    found = confidence_of(logits, dataset.labels[rows], accuracy=accuracy)
+    content: dict[str, Any] = {
+        "method": METHOD,
+        "fitted_on": {
+            "split": "train, held out",
+            "fraction": fraction,
+            "seed": seed,
+            "n": len(rows),
+            "dropped_test_duplicates": dropped,
+            "dataset_sha256": dataset.sha256,
+        },
+        **found.to_dict(),
+        "public": _on_public(path, dataset, found, reporter),
+    }
+    info = msgspec.structs.replace(
+        weights.info, confidence=content, without_confidence_sha256=weights.sha256
+    )
+    save_scaled(weights, run / CONFIDENCE_WEIGHTS, found.temperature, info)
+    for name in CONFIDENCE_FILES[1:]:
+        (run / name).unlink(missing_ok=True)
+    return content
+
+
+def _held_out_by(info: WeightsInfo, run: Path) -> tuple[float, int]:
+    if info.holdout is None:
+        raise UsageError(
+            f"{run} was trained on all of TRAIN: there are no images to fit a confidence on",
+            fix="train with a held-out part: fer-edge train --set data.holdout=0.05",
+        )
+    return info.holdout
+
+
+def _as_trained(dataset: FerDataset, info: WeightsInfo, run: Path) -> FerDataset:
+    from fer_edge.data.fitted import require_fitted_to
+    from fer_edge.data.resplitting import resplit_as_recorded
+
+    dataset = resplit_as_recorded(dataset, info.dataset, str(run))
+    fix = "give the --data that it was trained on"
+    require_fitted_to(dataset, info.dataset.sha256, str(run), fix=fix)
+    return dataset
+
+
+def _held_out(dataset: FerDataset, fraction: float, seed: int) -> tuple[np.ndarray, int]:
+    """Return the rows to fit on, and how many were left out since a test split has them, too."""
+    from fer_edge.data import Split
+    from fer_edge.data.dataset import image_keys
+    from fer_edge.data.holdout import holdout_mask
+
+    train = np.flatnonzero(dataset.split == Split.TRAIN)
+    rows = train[holdout_mask(dataset.select(Split.TRAIN), fraction, seed)]
+    tests = set(image_keys(dataset.images[dataset.split != Split.TRAIN]).tolist())
+    fresh = [key not in tests for key in image_keys(dataset.images[rows]).tolist()]
+    return rows[np.array(fresh, dtype=bool)], fresh.count(False)
+
+
+def _on_public(
+    path: Path, dataset: FerDataset, found: Confidence, reporter: Reporter
+) -> dict[str, Any]:
+    """Judge what was fitted, on images that had no part in it."""
+    public = dataset.select("public")
+    logits = _logits(path, public.images, "PUBLIC", reporter)
+    judged = confidence_of(
+        logits, public.labels, accuracy=found.accuracy, temperature=found.temperature
+    )
+    content = judged.to_dict()
+    for name in ("temperature", "at_bound", "target"):
+        del content[name]
+    scaled = logits.astype(np.float64) / found.temperature
+
+    def at(threshold: float) -> dict[str, Any]:
+        return selective(scaled, public.labels, threshold).to_dict()
+
+    # At the thresholds of the held-out rows: what someone who goes by them would meet.
+    content["abstain"] = at(found.abstain.threshold) if found.abstain else None
+    content["curve"] = [at(point.threshold) for point in found.curve]
+    return content
+
+
+def _logits(path: Path, images: np.ndarray, what: str, reporter: Reporter) -> np.ndarray:
+    from fer_edge.backends.pytorch import PyTorchBackend
+    from fer_edge.measure.accuracy import run_logits
+
+    with PyTorchBackend(path) as backend:
+        return run_logits(backend, images, batch=_BATCH, advance=reporter.stage(what))

@@ -1,0 +1,200 @@
+"""From a trained network to a proven engine in a bundle: the one place that strings it together."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fer_edge.backends import backend_class
+from fer_edge.build.attempts import Int8Result
+from fer_edge.build.bundling import write_bundle
+from fer_edge.build.device_plan import add_plan, prepared_graph
+from fer_edge.build.options import CALIBRATION, GateOptions, Int8Options
+from fer_edge.build.source import BuildSource, find_source
+from fer_edge.build.steps import Work
+from fer_edge.build.target import BuildTarget, find_target
+from fer_edge.convert.export import InputKind
+from fer_edge.errors import FerEdgeError, UnavailableError, UsageError
+from fer_edge.measure.proof import Proven
+from fer_edge.progress import SILENT, Reporter
+from fer_edge.quantize.ranges import Ranges
+from fer_edge.quantize.trials import AUTO
+
+if TYPE_CHECKING:
+    from fer_edge.data import FerDataset
+
+__all__ = ["BuildReport", "build"]
+
+
+_INT8, _GATE = Int8Options(), GateOptions()
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build made.
+
+    ``asked`` is the precision that was asked for, ``use`` the one to use: a higher one when the
+    gate failed, and then ``error`` says why. ``engine`` is the file to run in the bundle.
+    ``proven`` holds what was measured per precision, ``int8`` the attempts, ``seconds`` the time
+    per stage.
+    """
+
+    bundle: Path
+    asked: str
+    use: str
+    target: str
+    engine: str
+    proven: dict[str, Proven] = field(default_factory=dict)
+    int8: Int8Result | None = None
+    ranges: Ranges | None = None
+    error: FerEdgeError | None = None
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def build(
+    source: str | Path | None = None,
+    *,
+    precision: str = "int8",
+    target: str | None = None,
+    data: FerDataset | str | Path | None = None,
+    output: str | Path | None = None,
+    input: InputKind = "u8",
+    int8: Int8Options = _INT8,
+    gate: GateOptions = _GATE,
+    threads: int = 1,
+    reporter: Reporter = SILENT,
+) -> BuildReport:
+    """Build an engine of ``precision`` for ``target`` from ``source`` and write it into a bundle.
+
+    ``source``: a run, weights, an FP32 ONNX file or a bundle; None is the newest run. The bundle
+    holds the checkpoint, the FP32 graph, golden inputs with the reference's answers and the engine.
+    ``data`` (a data set or its source) is needed for INT8, whose ranges come from the TRAIN images
+    of a recipe, and to verify: every image of the gate's split goes through reference and engine,
+    and the gate judges. It is split as the network's training data was; DataError where that was a
+    split of another data set.
+
+    When INT8 fails its gate after all attempts, the bundle is written without it, its manifest says
+    why, and ``error`` of the report is the GateError.
+
+    A TensorRT target of which a bundle holds the graph needs no data, no torch and no onnx: its
+    plan is built from that graph, unless another calibration is asked for.
+
+    Raises UsageError, DataError, MissingExtraError for what cannot be built, NumericsError for an
+    FP32 graph that does not compute the network.
+    """
+    if precision not in {"fp32", "fp16", "int8"}:
+        raise UsageError(f"there is no precision {precision!r}", fix="fp32, fp16 or int8")
+    chosen = find_target(target, reporter)
+    found = find_source(source, output)
+    profile = chosen.profile
+    if (
+        profile
+        and found.given
+        and int8.is_default
+        and prepared_graph(found.given, precision, profile) is not None
+    ):
+        return _plan_only(found, chosen, precision, reporter)
+    if gate.verify:
+        _require_backend(chosen)
+    dataset = _dataset(data, reporter) if gate.verify or precision == "int8" else None
+    with tempfile.TemporaryDirectory(prefix="fer-edge-build-") as folder:
+        work = Work(_held(found, Path(folder)), chosen, Path(folder), threads, reporter)
+        reporter.note(f"building {precision} for {chosen.name} from {found.described}")
+        with work.stage("export"):
+            work.make_fp32(input)
+        if dataset is not None:
+            from fer_edge.data import resplit_as_recorded
+
+            described = work.described["dataset"]
+            dataset = resplit_as_recorded(dataset, described, found.described)
+        if gate.verify and dataset is not None:
+            work.open_proof(dataset, gate.split, gate.policy)
+        work.judge_fp32()
+        error: FerEdgeError | None = None
+        if precision == "fp16" or (precision == "int8" and chosen.fallback == "fp16"):
+            error = work.make_fp16()
+        result = ranges = calibrated = None
+        synthetic = bool(work.described["dataset"].synthetic)
+        if precision == "int8" and dataset is not None:
+            method = int8.method or (AUTO if int8.calibration == CALIBRATION else None)
+            images, by_method, calibrated = work.calibrate(dataset, int8.calibration, method)
+            synthetic = synthetic or dataset.synthetic
+            result, error = work.make_int8(
+                by_method, images.images(dataset), int8, speed=gate.speed
+            )
+            ranges = result.ranges
+            calibrated["method"] = ranges.method
+        use = precision if error is None else work.fallback(precision)
+        with work.stage("write"):
+            write_bundle(work, int8=result, calibration=calibrated, synthetic=synthetic)
+        plan = ""
+        if profile is not None:
+            with work.stage("plan"):
+                plan = add_plan(found.output, use, profile, reporter=reporter)
+        return BuildReport(
+            bundle=found.output,
+            asked=precision,
+            use=use,
+            target=chosen.name,
+            engine=plan or chosen.artifact(use),
+            proven=work.proven,
+            int8=result,
+            ranges=ranges,
+            error=error,
+            notes=tuple(work.notes),
+            seconds=work.seconds,
+        )
+
+
+def _held(source: BuildSource, folder: Path) -> BuildSource:
+    """Return ``source`` with a copy of its weights: a run that still trains writes them anew."""
+    if source.weights is None:
+        return source
+    return replace(source, weights=Path(shutil.copy2(source.weights, folder / "held.safetensors")))
+
+
+def _plan_only(
+    source: BuildSource,
+    target: BuildTarget,
+    precision: str,
+    reporter: Reporter,
+) -> BuildReport:
+    """Build a plan from a graph that the bundle has: all that a device without torch has to do."""
+    assert target.profile is not None
+    assert source.given is not None
+    if source.output != source.given.path:
+        raise UsageError("a plan is added to the bundle that its graph is in", fix="leave -o away")
+    reporter.note(f"{source.described} has {target.artifact(precision)}: building the plan from it")
+
+    start = time.perf_counter()
+    plan = add_plan(source.output, precision, target.profile, reporter=reporter)
+    return BuildReport(
+        bundle=source.output,
+        asked=precision,
+        use=precision,
+        target=target.name,
+        engine=plan or target.artifact(precision),
+        seconds={"plan": round(time.perf_counter() - start, 3)},
+    )
+
+
+def _require_backend(target: BuildTarget) -> None:
+    reason = backend_class(target.backend).unavailable_reason()
+    if reason is not None:
+        raise UnavailableError(
+            f"engines for {target.name} are verified with {target.backend}: {reason}",
+            fix="install it, or build with --no-verify",
+        )
+
+
+def _dataset(data: FerDataset | str | Path | None, reporter: Reporter) -> FerDataset:
+    from fer_edge.data import FerDataset, load, resolve_source
+
+    if isinstance(data, FerDataset):
+        return data
+    return load(resolve_source(None if data is None else str(data)), reporter=reporter)

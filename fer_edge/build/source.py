@@ -1,0 +1,108 @@
+"""What a build starts from: a run, a weights file, an ONNX file or a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fer_edge.bundle import MANIFEST, Bundle, BundleWriter
+from fer_edge.errors import UsageError
+from fer_edge.models.header import read_header
+from fer_edge.pretrained import PRETRAINED, is_packaged
+from fer_edge.runs.find import TO_BUILD, Found, find
+from fer_edge.runs.folder import confidence_weights
+
+__all__ = ["BuildSource", "find_source"]
+
+
+@dataclass(frozen=True)
+class BuildSource:
+    """Where the network comes from, and where its bundle goes.
+
+    Exactly one of ``weights`` (safetensors) and ``onnx`` (an FP32 graph) is set. ``base`` is the
+    bundle whose other files are kept, if there is one; ``given`` is the source itself where that
+    is a bundle. ``name`` becomes the bundle's name.
+    """
+
+    described: str
+    name: str
+    weights: Path | None
+    onnx: Path | None
+    base: Bundle | None
+    output: Path
+    given: Bundle | None = None
+
+
+def find_source(name: str | Path | None, output: str | Path | None = None) -> BuildSource:
+    """Return the source that ``name`` means: a run, a weights or ONNX file, or a bundle.
+
+    None is the newest run. The bundle goes to ``output``, else to the run's ``bundle`` folder,
+    beside the file, or back into the bundle itself. A copy of the bundle in the package is made in
+    ``output``. :class:`UsageError` as :func:`fer_edge.runs.find.find`.
+    """
+    found = find(name, wants=TO_BUILD)
+    path = found.path
+    if found.kind == "run":
+        return _from_run(found, output)
+    if found.kind == "bundle":
+        bundle = _own_copy(path, output) if is_packaged(path) else Bundle.open(path)
+        return _from_bundle(bundle, output)
+    if found.kind == "weights file":
+        folder = _output(output, path.with_name("bundle"))
+        parent = path.parent.resolve().name
+        return BuildSource(f"the weights {path}", parent, path, None, _existing(folder), folder)
+    folder = _output(output, path.with_name(f"{path.stem}-bundle"))
+    return BuildSource(f"the graph {path}", path.stem, None, path, _existing(folder), folder)
+
+
+def _from_run(run: Found, output: str | Path | None) -> BuildSource:
+    path, weights, described = run.path, run.weights, f"the run {run.path}"
+    fitted = confidence_weights(path)
+    if fitted is not None:
+        temperature = (read_header(fitted).info.confidence or {})["temperature"]
+        weights, described = fitted, f"{described} (temperature {temperature:.4f})"
+    folder = _output(output, path / "bundle")
+    name = path.resolve().name
+    return BuildSource(described, name, weights, None, _existing(folder), folder)
+
+
+def _own_copy(path: Path, output: str | Path | None) -> Bundle:
+    """Return a copy of the packaged bundle in ``output``, or the bundle that is there."""
+    if output is None or is_packaged(output):
+        raise UsageError(
+            f"{path} is part of the installed package, which is not written to",
+            fix=f"say where its copy goes: fer-edge build {PRETRAINED} -o compact",
+        )
+    if not (Path(output) / MANIFEST).is_file():
+        with BundleWriter(output, base=Bundle.open(path)):
+            pass
+    return Bundle.open(output)
+
+
+def _from_bundle(bundle: Bundle, output: str | Path | None) -> BuildSource:
+    folder = _output(output, bundle.path)
+    checkpoint = bundle.find(format="safetensors")
+    graph = bundle.find(format="onnx", precision="fp32")
+    if checkpoint is None and graph is None:
+        raise UsageError(
+            f"the bundle {bundle.path} holds neither weights nor an FP32 graph to build from",
+            fix="build from the run that it was made from",
+        )
+    return BuildSource(
+        described=f"the bundle {bundle.path}",
+        name=bundle.manifest.name,
+        weights=bundle.file(checkpoint) if checkpoint else None,
+        onnx=bundle.file(graph) if graph and not checkpoint else None,
+        base=bundle,
+        output=folder,
+        given=bundle,
+    )
+
+
+def _output(output: str | Path | None, default: Path) -> Path:
+    return default if output is None else Path(output)
+
+
+def _existing(folder: Path) -> Bundle | None:
+    """Return the bundle in ``folder``, to be added to; None where there is none."""
+    return Bundle.open(folder) if (folder / MANIFEST).is_file() else None

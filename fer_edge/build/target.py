@@ -1,0 +1,77 @@
+"""What ``--target`` may be: its INT8 placement, the backend that verifies it, and its device.
+
+A target of ONNX Runtime or OpenVINO is its graph. A TensorRT target (``engines/targets/*.toml``) is
+a graph that any machine can make and verify, and a plan that only the device can build.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fer_edge.errors import unknown
+from fer_edge.progress import SILENT, Reporter
+from fer_edge.trt.targets import TargetProfile, default_target, load_target, target_names
+
+__all__ = ["TARGETS", "BuildTarget", "find_target"]
+
+
+@dataclass(frozen=True)
+class BuildTarget:
+    """A target of ``fer-edge build``.
+
+    ``placement`` names that of its INT8 graph, and the target that the bundle's artifact is
+    marked with. ``backend`` runs that graph here for the gate; ``timed_here``: whether it is also
+    what the engine will run on, so that its speed says something. ``fallback``: the next higher
+    precision that the target runs well. ``remainder``: what is not INT8 in its INT8 graph.
+    ``profile``: the device that a plan is built for; None where the graph is the engine.
+    """
+
+    name: str
+    placement: str
+    backend: str
+    timed_here: bool = True
+    fallback: Literal["fp32", "fp16"] = "fp32"
+    remainder: Literal["fp32", "fp16"] = "fp32"
+    profile: TargetProfile | None = None
+
+    def artifact(self, precision: str) -> str:
+        """Return the name of its graph of a precision in a bundle."""
+        middle = f"int8.{self.placement}" if precision == "int8" else precision
+        return f"model.{middle}.onnx"
+
+
+TARGETS: dict[str, BuildTarget] = {
+    "onnxruntime": BuildTarget("onnxruntime", "onnxruntime", "onnxruntime"),
+    "openvino": BuildTarget("openvino", "openvino", "openvino"),
+}
+"""The targets whose engine is a graph; all others are TensorRT's profiles."""
+
+
+def find_target(name: str | None, reporter: Reporter = SILENT) -> BuildTarget:
+    """Return a target by its name; None chooses; a note says which and why.
+
+    :class:`UsageError` suggests the nearest name.
+    """
+    if name is None:
+        name, why = default_target()
+        reporter.note(f"target {name}: {why}")
+    if name in TARGETS:
+        return TARGETS[name]
+    known = [*TARGETS, *target_names(), "tensorrt", "tensorrt-rtx"]
+    if name not in known:
+        raise unknown("target", name, known)
+    return _from_profile(load_target(name))
+
+
+def _from_profile(profile: TargetProfile) -> BuildTarget:
+    return BuildTarget(
+        name=profile.name,
+        placement="tensorrt",
+        backend="onnxruntime",
+        timed_here=False,
+        fallback="fp16",
+        # TensorRT 8.6 takes no FP16 scales, and chooses half precision by itself.
+        remainder="fp16" if profile.strongly_typed else "fp32",
+        profile=profile,
+    )

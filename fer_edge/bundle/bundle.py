@@ -1,0 +1,467 @@
+"""A bundle: one folder with a network's graphs, what proves them, and a manifest of digests.
+
+Reading (:class:`Bundle`) trusts nothing: every file is compared with its digest. Writing
+(:class:`BundleWriter`) stages a complete folder beside the target and swaps it in with two
+renames, so that a crash at any moment leaves the old bundle or the new one. This module needs
+neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from shlex import quote
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from fer_edge.bundle.manifest import MANIFEST, Artifact, Gate, Manifest, path_problem, plain_json
+from fer_edge.bundle.swap import new_folder, refuse_taken, settled
+from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.files import sha256_file
+from fer_edge.preprocessing import SIZE, Preprocessing
+from fer_edge.pretrained import PRETRAINED, is_packaged
+from fer_edge.records import read_record, to_dict
+from fer_edge.version import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["GOLDEN", "MANIFEST", "Artifact", "Bundle", "BundleWriter", "Manifest"]
+
+GOLDEN = "golden.npz"
+"""About 32 synthetic ``images`` u8[G,1,48,48] and the FP32 reference's ``logits`` f32[G,7]."""
+
+_MAKE_ONE = "fer-edge build --precision int8 makes a bundle from the newest training run"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A folder with a manifest. Its files do not change while it is open: writers swap folders."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, check: bool = True) -> Bundle:
+        """Read a bundle and (by default) compare every file with its digest.
+
+        :class:`UsageError` where ``path`` is no bundle; :class:`IntegrityError`, naming the file,
+        where one is missing or its bytes are not those that were written.
+        """
+        path = Path(path)
+        while True:
+            manifest = Manifest.from_bytes(_manifest_bytes(path), str(path / MANIFEST))
+            bundle = cls(path, manifest)
+            if not check:
+                return bundle
+            try:
+                bundle.check()
+            except IntegrityError:
+                # A writer may have swapped the folder between our two reads: then look again.
+                if _manifest_bytes(path) == manifest.to_bytes():
+                    raise
+                continue
+            return bundle
+
+    def check(self) -> None:
+        """Compare every file with its digest; :class:`IntegrityError` names the first bad one."""
+        for artifact in self.manifest.artifacts:
+            fault = self.fault(artifact)
+            if fault:
+                raise IntegrityError(
+                    f"{self.path / artifact.path}: {fault}",
+                    fix="copy the bundle again from where it was made, or build it again: "
+                    "fer-edge build",
+                )
+
+    def fault(self, artifact: Artifact) -> str | None:
+        """Say what is wrong with one file, or None: missing, outside, another size or digest."""
+        path = self.path / artifact.path
+        try:
+            if not path.resolve().is_relative_to(self.path.resolve()):
+                return "a link leads out of the bundle"
+            if not path.is_file():
+                return "the file is missing"
+            size = path.stat().st_size
+            if size != artifact.size:
+                return f"it has {size:,} bytes, the manifest says {artifact.size:,}"
+            digest = sha256_file(path)
+        except OSError as error:
+            return f"it cannot be read: {error.strerror}"
+        if digest != artifact.sha256:
+            return f"SHA-256 is {digest[:12]}..., the manifest says {artifact.sha256[:12]}..."
+        return None
+
+    def find(
+        self,
+        *,
+        format: str | None = None,
+        precision: str | None = None,
+        target: str | None = None,
+        path: str | None = None,
+    ) -> Artifact | None:
+        """Return the first artifact that matches all that is given, or None."""
+        for artifact in self.manifest.artifacts:
+            if (
+                (format is None or artifact.format == format)
+                and (precision is None or artifact.precision == precision)
+                and (target is None or artifact.target == target)
+                and (path is None or artifact.path == path)
+            ):
+                return artifact
+        return None
+
+    def artifact(
+        self,
+        *,
+        format: str | None = None,
+        precision: str | None = None,
+        target: str | None = None,
+        path: str | None = None,
+    ) -> Artifact:
+        """Like :meth:`find`; :class:`UsageError` that lists what there is where nothing matches."""
+        found = self.find(format=format, precision=precision, target=target, path=path)
+        if found:
+            return found
+        wanted = path or " ".join(word for word in (precision, format, target) if word)
+        have = ", ".join(artifact.path for artifact in self.manifest.artifacts) or "nothing"
+        raise UsageError(
+            f"the bundle {self.path} has no {wanted}; it has: {have}",
+            fix=self.build_command(precision or "", target or ""),
+        )
+
+    def graph(self, precision: str, placement: str) -> Artifact | None:
+        """Return the ONNX graph of ``precision``; an INT8 graph only of this ``placement``."""
+        target = placement if precision == "int8" else ""
+        return self.find(format="onnx", precision=precision, target=target)
+
+    def build_command(self, precision: str = "", target: str = "") -> str:
+        """Return the command that adds an engine to this bundle, or to a copy of a packaged one.
+
+        Plain words where the bundle has nothing to build from.
+        """
+        if not (self.find(format="safetensors") or self.graph("fp32", "")):
+            return "build from the run that it was made from"
+        packaged = is_packaged(self.path)
+        command = (
+            f"fer-edge build {f'{PRETRAINED} -o compact' if packaged else quote(str(self.path))}"
+        )
+        command += f" --precision {precision}" if precision else ""
+        return command + (f" --target {target}" if target else "")
+
+    def file(self, artifact: Artifact) -> Path:
+        """Return where an artifact lies."""
+        return self.path / artifact.path
+
+    def parent(self, artifact: Artifact) -> Artifact | None:
+        """Return the file that ``artifact`` was made from, if the bundle holds it."""
+        for candidate in self.manifest.artifacts:
+            if candidate.sha256 == artifact.parent_sha256 and candidate is not artifact:
+                return candidate
+        return None
+
+    def unlisted(self) -> list[str]:
+        """Return the files in the folder that the manifest does not know (``engines/``, notes)."""
+        return _unlisted(self.path, self.manifest)
+
+    def golden(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the self-test: ``images`` u8[G,1,48,48] and reference ``logits`` f32[G,7]."""
+        import numpy as np
+
+        path = self.file(self.artifact(path=GOLDEN))
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                images, logits = arrays["images"], arrays["logits"]
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise IntegrityError(f"{path} is not a golden self-test: {error}") from None
+        count = len(images)
+        if (
+            images.dtype != np.uint8
+            or images.shape != (count, 1, SIZE, SIZE)
+            or logits.dtype != np.float32
+            or logits.shape != (count, len(self.labels))
+            or not count
+            or not np.isfinite(logits).all()
+        ):
+            raise IntegrityError(
+                f"{path}: expected images u8[G,1,{SIZE},{SIZE}] and finite logits "
+                f"f32[G,{len(self.labels)}], got {images.dtype}{list(images.shape)} and "
+                f"{logits.dtype}{list(logits.shape)}"
+            )
+        return images, logits
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The seven emotions in the order of the logits."""
+        return self.manifest.labels
+
+    @property
+    def threshold(self) -> float | None:
+        """The confidence below which the card advises to abstain; None where it advises nothing."""
+        confidence = self.manifest.card.confidence
+        return confidence.abstain.threshold if confidence and confidence.abstain else None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pixels become the input of graphs that take float32."""
+        pixels = self.manifest.preprocessing
+        return Preprocessing(mean=pixels.mean, std=pixels.std)
+
+
+class BundleWriter:
+    """Writes a bundle, or a changed copy of ``base``; nothing shows before the clean exit.
+
+    ::
+
+        with BundleWriter("faces", base=None) as writer:
+            fp32 = writer.add_file(onnx, "model.fp32.onnx", format="onnx", precision="fp32")
+            writer.set(name="faces", model={...})
+
+    Replacing a file by another drops what was made from it, since that chain is broken (the names
+    are in ``dropped``). Files in an old folder that its manifest does not list are kept. Two
+    writers of one bundle: the second to finish gets a :class:`UsageError`, the first one's stays.
+    """
+
+    def __init__(self, path: str | Path, base: Bundle | None = None) -> None:
+        # Through links: what they point to is replaced, not the link.
+        self.path = Path(path).resolve()
+        self.dropped: list[str] = []
+        self._base = base
+        self._artifacts: dict[str, Artifact] = {}
+        self._fields: dict[str, Any] = {"name": self.path.name}
+        self._gates: list[Gate] = []
+        self._stage: Path | None = None
+        self._before: bytes | None = None
+        self._folder = ExitStack()
+
+    def __enter__(self) -> BundleWriter:
+        with ExitStack() as stack:
+            self._stage = stack.enter_context(new_folder(self.path, self._check))
+            if self._base:
+                self._copy_base(self._base)
+            self._folder = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is not None:
+                self._folder.__exit__(kind, error, trace)
+                return
+            with self._folder:
+                self._write_manifest()
+        finally:
+            self._stage = None
+
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Return what the bundle would hold if it were written now."""
+        return tuple(self._artifacts.values())
+
+    def add_file(
+        self,
+        source: str | Path,
+        name: str,
+        *,
+        format: str,
+        precision: str = "",
+        target: str = "",
+        parent: Artifact | str | None = None,
+        meta: dict[str, Any] | None = None,
+    ) -> Artifact:
+        """Copy ``source`` in as ``name``; ``parent``: an artifact, a name in here, or a SHA-256."""
+        staged = self._staged(name)
+        shutil.copyfile(source, staged)
+        return self._list(name, format, precision, target, parent, meta)
+
+    def add_bytes(
+        self,
+        content: bytes,
+        name: str,
+        *,
+        format: str,
+        precision: str = "",
+        target: str = "",
+        parent: Artifact | str | None = None,
+        meta: dict[str, Any] | None = None,
+    ) -> Artifact:
+        """Write ``content`` as the file ``name``; see :meth:`add_file`."""
+        self._staged(name).write_bytes(content)
+        return self._list(name, format, precision, target, parent, meta)
+
+    def remove(self, name: str) -> None:
+        """Leave out a file, what was made from it, and their gates."""
+        artifact = self._artifacts.get(name)
+        if artifact is None:
+            raise UsageError(f"{name} is not in the bundle {self.path}")
+        self._drop(artifact)
+
+    def set(self, **fields: Any) -> None:
+        """Set fields of the :class:`Manifest`, all but its artifacts, gates, dates and versions."""
+        ours = {"artifacts", "gates", "created", "fer_edge", "schema"}
+        unknown = set(fields) - (set(Manifest.__struct_fields__) - ours)
+        if unknown:
+            raise TypeError(f"a manifest has no field {sorted(unknown)[0]!r} to set")
+        self._fields |= {name: plain_json(value) for name, value in fields.items()}
+
+    def add_gate(self, gate: Gate | Mapping[str, Any]) -> None:
+        """Record a gate's result; it replaces the one of the same precision and target."""
+        added = read_record(Gate, plain_json(gate), "the gate")
+        self._gates = [*(old for old in self._gates if old.key != added.key), added]
+
+    def _staged(self, name: str) -> Path:
+        if self._stage is None:
+            raise RuntimeError("a BundleWriter is used inside its `with` block")
+        problem = path_problem(name)
+        if problem:
+            raise UsageError(f"{name!r} {problem}: it cannot be a bundle's file")
+        staged = self._stage / name
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        return staged
+
+    def _list(
+        self,
+        name: str,
+        format: str,
+        precision: str,
+        target: str,
+        parent: Artifact | str | None,
+        meta: dict[str, Any] | None,
+    ) -> Artifact:
+        if isinstance(parent, str) and parent in self._artifacts:
+            parent = self._artifacts[parent]
+        staged = self._staged(name)
+        content = {
+            "path": name,
+            "format": format,
+            "precision": precision,
+            "target": target,
+            "sha256": sha256_file(staged),
+            "size": staged.stat().st_size,
+            "parent_sha256": parent.sha256 if isinstance(parent, Artifact) else parent,
+            "meta": plain_json(meta or {}),
+        }
+        artifact = read_record(Artifact, content, name)
+        replaced = self._artifacts.get(name)
+        self._artifacts[name] = artifact
+        if replaced:
+            self._drop_children(replaced)
+        return artifact
+
+    def _drop(self, artifact: Artifact) -> None:
+        del self._artifacts[artifact.path]
+        (self._staged(artifact.path)).unlink()
+        self.dropped.append(artifact.path)
+        key = (artifact.precision, artifact.target)
+        if artifact.precision:
+            self._gates = [gate for gate in self._gates if gate.key != key]
+        self._drop_children(artifact)
+
+    def _drop_children(self, artifact: Artifact) -> None:
+        if any(other.sha256 == artifact.sha256 for other in self._artifacts.values()):
+            return  # the same bytes stand under another name
+        for child in self.artifacts():
+            if child.parent_sha256 == artifact.sha256 and child.path in self._artifacts:
+                self._drop(child)
+
+    def _check(self) -> None:
+        """At the start: replace nothing but a bundle. At the end: only the one of the start."""
+        path = self.path / MANIFEST
+        if self._stage is None:
+            refuse_taken(self.path, MANIFEST, "a bundle", replace=True)
+            if path.is_file():
+                self._before = path.read_bytes()
+                Manifest.from_bytes(self._before, str(path))
+            return
+        if (path.read_bytes() if path.is_file() else None) != self._before:
+            raise UsageError(
+                f"{self.path} was changed by another process while this one worked on it",
+                fix="run the command again",
+            )
+        if self._before is not None:
+            self._keep_unlisted(self._stage, Manifest.from_bytes(self._before))
+
+    def _copy_base(self, base: Bundle) -> None:
+        for artifact in base.manifest.artifacts:
+            staged = self._staged(artifact.path)
+            try:
+                shutil.copyfile(base.file(artifact), staged)
+            except OSError as error:
+                raise IntegrityError(f"{base.file(artifact)}: {error.strerror}") from None
+            if sha256_file(staged) != artifact.sha256:
+                raise IntegrityError(f"{base.file(artifact)} is not what the manifest says")
+            self._artifacts[artifact.path] = artifact
+        fields = base.manifest.to_dict()
+        for name in ("schema", "created", "fer_edge", "artifacts", "gates"):
+            del fields[name]
+        self._fields = fields
+        self._gates = list(base.manifest.gates)
+
+    def _write_manifest(self) -> None:
+        assert self._stage is not None
+        # Through the reader: what it would refuse later must not be written now.
+        manifest = Manifest.from_dict(
+            {
+                **self._fields,
+                "artifacts": [to_dict(artifact) for artifact in self.artifacts()],
+                "gates": [to_dict(gate) for gate in self._gates],
+                "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "fer_edge": __version__,
+            }
+        )
+        content = manifest.to_bytes()
+        Manifest.from_bytes(content)
+        (self._stage / MANIFEST).write_bytes(content)
+
+    def _keep_unlisted(self, stage: Path, old: Manifest) -> None:
+        for name in _unlisted(self.path, old):
+            if name in self._artifacts:
+                continue
+            kept = stage / name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            # A link is as good as a copy (the old folder goes) and free for a large plan.
+            try:
+                os.link(self.path / name, kept, follow_symlinks=False)
+            except OSError:
+                shutil.copy2(self.path / name, kept, follow_symlinks=False)
+
+
+def _manifest_bytes(path: Path) -> bytes:
+    try:
+        return (path / MANIFEST).read_bytes()
+    except OSError:
+        pass
+    # Perhaps a writer is between its two renames, or died there: look again when all is settled.
+    with settled(path.resolve()):
+        try:
+            return (path / MANIFEST).read_bytes()
+        except OSError as error:
+            if not path.exists():
+                problem = f"there is no bundle {path}"
+            elif not path.is_dir():
+                problem = f"{path} is a file: a bundle is a folder with a {MANIFEST}"
+            elif isinstance(error, FileNotFoundError):
+                problem = f"{path} is not a bundle: it has no {MANIFEST}"
+            else:
+                raise UsageError(f"{path / MANIFEST} cannot be read: {error.strerror}") from None
+    raise UsageError(problem, fix=_MAKE_ONE)
+
+
+def _unlisted(path: Path, manifest: Manifest) -> list[str]:
+    listed = {MANIFEST, *(artifact.path for artifact in manifest.artifacts)}
+    found = []
+    for folder, folders, files in os.walk(path):
+        folders.sort()
+        for name in sorted(files):
+            relative = Path(folder, name).relative_to(path).as_posix()
+            if relative not in listed:
+                found.append(relative)
+    return found

@@ -1,0 +1,197 @@
+"""Which engine of a bundle a backend uses: the one rule, for every command and the C++ runner.
+
+An engine is a file that a backend runs: a graph (ONNX Runtime, OpenVINO), a plan (TensorRT) or the
+checkpoint (PyTorch). Without a precision the first of INT8, FP16, FP32 is taken whose gate has not
+failed and that this machine can load. ``engines/cpp/src/usable.cpp`` follows the same rule;
+``tests/engines/test_cpp_usable.py`` compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from fer_edge.bundle.bundle import Artifact, Bundle
+from fer_edge.errors import EngineMismatchError, FerEdgeError, UnavailableError, UsageError
+
+__all__ = [
+    "BEST_FIRST",
+    "BackendKind",
+    "UsableEngine",
+    "WhyNot",
+    "engines_of",
+    "require_engine",
+    "usable_engine",
+]
+
+BEST_FIRST = ("int8", "fp16", "fp32")
+
+
+class BackendKind(Protocol):
+    """What the rule asks of a backend's class."""
+
+    name: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]]
+    placement: ClassVar[str]
+
+    @classmethod
+    def misfit(cls, engine: Path) -> str | None:
+        """Return why this machine cannot load a file that the backend runs elsewhere, or None.
+
+        :class:`UnavailableError` where that cannot be known here: no library, no device.
+        """
+
+
+@dataclass(frozen=True)
+class UsableEngine:
+    """The file that a backend runs.
+
+    ``placement`` names that of the INT8 graph that the backend takes. ``artifact`` and ``path``
+    are None for the null backend, which reads no file.
+    """
+
+    backend: str
+    precision: str
+    placement: str
+    artifact: Artifact | None = None
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class WhyNot:
+    """Why there is no usable engine: an error with its fix, for the caller to raise."""
+
+    error: FerEdgeError
+
+    @property
+    def message(self) -> str:
+        """The reason in one line."""
+        return str(self.error)
+
+    @property
+    def fix(self) -> str | None:
+        """What to type next."""
+        return self.error.fix
+
+
+def usable_engine(
+    bundle: Bundle,
+    backend: type[BackendKind],
+    precision: str | None = None,
+    *,
+    here: bool = True,
+) -> UsableEngine | WhyNot:
+    """Return the engine of ``bundle`` that ``backend`` uses, or why there is none.
+
+    A ``precision`` that is given is used whatever its gate says. ``here=False`` looks at the
+    manifest alone, for engines that will run on another machine. Nothing is loaded; the JSON file
+    beside a plan is read, and :class:`~fer_edge.errors.IntegrityError` raised if it is damaged.
+    """
+    if not backend.formats:
+        return UsableEngine(backend.name, precision or "fp32", backend.placement)
+    asked = BEST_FIRST if precision is None else (precision,)
+    engines = {each: engines_of(bundle, backend, each) for each in asked}
+    # A graph without its plan counts: then that plan is what is missing.
+    known = [each for each in asked if engines[each] or _has_source(bundle, backend, each)]
+    failed = [each for each in known if precision is None and _failed(bundle, backend, each)]
+    candidates = [each for each in known if each not in failed]
+    if failed and not candidates:
+        return WhyNot(
+            UsageError(
+                f"every engine of {bundle.path} for {backend.name} failed its gate: "
+                f"{', '.join(failed)}",
+                fix=f"to use one all the same, name it: --precision {failed[-1]}",
+            )
+        )
+    misfits: WhyNot | None = None
+    for each in candidates:
+        reasons = []
+        for artifact in engines[each]:
+            path = bundle.file(artifact)
+            try:
+                reason = backend.misfit(path) if here else None
+            except UnavailableError as error:
+                return WhyNot(error)
+            if reason is None:
+                return UsableEngine(backend.name, each, backend.placement, artifact, path)
+            reasons.append(f"{artifact.path} was {reason}")
+        if reasons and misfits is None:
+            fix = bundle.build_command(each, backend.name)
+            misfits = WhyNot(EngineMismatchError("; ".join(reasons), fix=fix))
+    if misfits is not None:
+        return misfits
+    return WhyNot(_missing(bundle, backend, candidates[0] if candidates else precision, failed))
+
+
+def require_engine(
+    bundle: Bundle,
+    backend: type[BackendKind],
+    precision: str | None = None,
+    *,
+    here: bool = True,
+) -> UsableEngine:
+    """Return :func:`usable_engine`'s engine, or raise its reason."""
+    found = usable_engine(bundle, backend, precision, here=here)
+    if isinstance(found, WhyNot):
+        raise found.error
+    return found
+
+
+def engines_of(bundle: Bundle, backend: type[BackendKind], precision: str) -> Sequence[Artifact]:
+    """Return the bundle's files of one precision that ``backend`` runs, here or elsewhere.
+
+    An INT8 graph is shaped for one backend; another backend never takes it.
+    """
+    if "plan" in backend.formats:
+        return [
+            artifact
+            for artifact in bundle.manifest.artifacts
+            if (artifact.format, artifact.precision, artifact.target)
+            == ("plan", precision, backend.name)
+        ]
+    if "safetensors" in backend.formats:
+        found = bundle.find(format="safetensors") if precision == "fp32" else None
+    else:
+        found = bundle.graph(precision, backend.placement)
+    return [] if found is None else [found]
+
+
+def _has_source(bundle: Bundle, backend: type[BackendKind], precision: str) -> bool:
+    """Tell whether the bundle has the graph that a plan is built from."""
+    return "plan" in backend.formats and bundle.graph(precision, backend.placement) is not None
+
+
+def _failed(bundle: Bundle, backend: type[BackendKind], precision: str) -> bool:
+    # The checkpoint is the reference: gates judge what was made from it.
+    return "safetensors" not in backend.formats and any(
+        gate.precision == precision
+        and gate.target in {"", backend.placement}
+        and gate.passed is False
+        for gate in bundle.manifest.gates
+    )
+
+
+def _missing(
+    bundle: Bundle, backend: type[BackendKind], precision: str | None, failed: Sequence[str]
+) -> UsageError:
+    if "safetensors" in backend.formats:
+        if precision not in {None, "fp32"}:
+            return UsageError(
+                f"the {backend.name} backend runs the FP32 reference, not {precision}",
+                fix="--precision fp32, or --backend onnxruntime",
+            )
+        return UsageError(
+            f"the bundle {bundle.path} carries no PyTorch checkpoint",
+            fix="its FP32 graph is the same network: --backend onnxruntime --precision fp32",
+        )
+    kind = "plan" if "plan" in backend.formats else "graph"
+    message = f"{bundle.path} has no {f'{precision} ' if precision else ''}{kind}"
+    message += f" for {backend.name}"
+    if failed:
+        message += f" ({', '.join(failed)} failed the gate)"
+    if kind == "graph":
+        held = ", ".join(artifact.path for artifact in bundle.manifest.artifacts) or "nothing"
+        message += f"; it has: {held}"
+    return UsageError(message, fix=bundle.build_command(precision or "int8", backend.name))

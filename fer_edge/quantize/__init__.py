@@ -1,0 +1,1 @@
+"""INT8: calibration ranges, placement of Q/DQ nodes, weight rounding, trials."""

@@ -1,0 +1,321 @@
+"""FP32 ONNX + ranges -> INT8 ONNX with explicit Q/DQ pairs, placed where a runtime fuses them.
+
+The graph says all that an engine needs: which tensors are 8 bits, with which scale. What a target
+wants is data in :mod:`fer_edge.quantize.placement`; :mod:`fer_edge.quantize.choice` applies it to a
+graph, and this module writes what was chosen. Operators that are not known stay in float and are
+listed with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fer_edge.convert.fp16 import half_precision
+from fer_edge.convert.graph import (
+    Wiring,
+    attribute,
+    check,
+    load_model,
+    metadata,
+    save_model,
+    set_metadata,
+    wiring,
+)
+from fer_edge.errors import UsageError, require, unknown
+from fer_edge.files import sha256_file
+from fer_edge.quantize.choice import WEIGHTED, Choice, Params, choose
+from fer_edge.quantize.placement import Placement, WeightScales, placement_for
+from fer_edge.quantize.ranges import Ranges
+from fer_edge.quantize.weights import quantise_weights
+
+__all__ = ["WEIGHTED", "Quantised", "Remainder", "int8_from_onnx", "quantise"]
+
+Remainder = Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What became of each node: ``quantised`` names, ``excluded`` (name, reason) pairs.
+
+    ``weighted`` are those of the quantised that hold weights, in the order of the graph.
+    """
+
+    quantised: tuple[str, ...]
+    excluded: tuple[tuple[str, str], ...]
+    weighted: tuple[str, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def int8_from_onnx(
+    src: Path | str,
+    out: Path | str,
+    ranges: Ranges,
+    placement: str,
+    *,
+    exclude: Mapping[str, str] | Collection[str] = (),
+    remainder: Remainder = "fp32",
+    weight_scales: WeightScales | None = None,
+) -> Quantised:
+    """Write the INT8 graph of ``src`` to ``out``, with the pairs of the named ``placement``.
+
+    ``exclude`` names nodes to leave in higher precision (with the reason, if it is a mapping).
+    Input and output keep their names, types and shapes. ``remainder="fp16"`` writes all that is not
+    INT8 in half precision, scales included, with opset 19, the first to allow that: what a strongly
+    typed TensorRT runs fastest. ``weight_scales`` overrides the placement's.
+
+    :class:`UsageError` if ``src`` is quantised already, the ranges are another graph's, or nothing
+    can be quantised.
+    """
+    src = Path(src)
+    if ranges.graph_sha256 != sha256_file(src):
+        raise UsageError(
+            f"the calibration belongs to another graph than {src}",
+            fix="calibrate this file: fer-edge build --precision int8",
+        )
+    rules = placement_for(placement)
+    if weight_scales is not None:
+        rules = replace(rules, weight_scales=weight_scales)
+    model = load_model(src)
+    if remainder == "fp16":
+        model = _with_opset(model, 19)
+    model, report = quantise(model, ranges, rules, exclude, half_scales=remainder == "fp16")
+    if remainder == "fp16":
+        model = half_precision(model)
+    report = replace(report, meta={**report.meta, "remainder": remainder})
+    set_metadata(
+        model, {"fer_edge.parent_sha256": ranges.graph_sha256, "fer_edge.int8": report.meta}
+    )
+    save_model(model, out)
+    return report
+
+
+def quantise(
+    model: Any,
+    ranges: Ranges,
+    placement: Placement,
+    exclude: Mapping[str, str] | Collection[str] = (),
+    *,
+    half_scales: bool = False,
+) -> tuple[Any, Quantised]:
+    """Return a quantised copy of a model, and what became of its nodes.
+
+    ``half_scales`` takes only scales that FP16 holds exactly.
+    """
+    _check_source(model, exclude)
+    reasons = dict(exclude) if isinstance(exclude, Mapping) else dict.fromkeys(exclude, "asked for")
+    wires = wiring(model)
+    choice = choose(model, wires, ranges, placement, reasons, half_scales=half_scales)
+    kinds = {node.name: node.op_type for node in model.graph.node}
+    weighted = tuple(name for name in choice.chosen if kinds[name] in WEIGHTED)
+    if not weighted:
+        raise UsageError(
+            "there is no convolution or matrix product to quantise in this graph",
+            fix="use --precision fp16 or fp32",
+        )
+    result = _Builder(model, wires, choice, placement, half_scales).build()
+    check(result)
+    return result, _report(choice, placement, ranges, weighted)
+
+
+def _report(
+    choice: Choice, placement: Placement, ranges: Ranges, weighted: tuple[str, ...]
+) -> Quantised:
+    excluded = tuple(choice.left.items())
+    symmetry = "symmetric" if placement.symmetric else "asymmetric"
+    return Quantised(
+        quantised=tuple(choice.chosen),
+        excluded=excluded,
+        weighted=weighted,
+        meta={
+            "target": placement.name,
+            "activations": f"{placement.activation} {symmetry}",
+            "weights": f"int8 symmetric per channel, {placement.weight_scales}",
+            "bias": placement.bias,
+            "input": "raw pixels" if choice.raw else "normalised",
+            "method": ranges.method,
+            "calibration_sha256": ranges.calibration_sha256,
+            "quantised": list(choice.chosen),
+            "excluded": [{"node": name, "reason": reason} for name, reason in excluded],
+        },
+    )
+
+
+class _Builder:
+    """Writes a new graph, node by node, as a :class:`Choice` says."""
+
+    def __init__(
+        self,
+        model: Any,
+        wires: Wiring,
+        choice: Choice,
+        placement: Placement,
+        half_scales: bool,
+    ) -> None:
+        self.onnx = require("onnx", "build")
+        self.model = model
+        self.wires = wires
+        self.choice = choice
+        self.placement = placement
+        self.half_scales = half_scales
+        self._initializers: dict[str, Any] = {}
+        self._nodes: list[Any] = []
+
+    def build(self) -> Any:
+        """Return the new model."""
+        raw = self.choice.raw
+        dropped = set(raw.nodes) if raw else set()
+        if raw:
+            zero = np.asarray(self.choice.raw_params.zero, np.uint8)
+            self._scales(raw.tensor, self.choice.raw_params, zero)
+            self._dequantise(raw.pixels, raw.tensor, raw.tensor)
+        for name in self.wires.inputs:
+            self._emit_pair(name)
+        for node in self.model.graph.node:
+            if node.name in dropped:
+                continue
+            copy = type(node)()
+            copy.CopyFrom(node)
+            self._rewire(copy)
+            if node.name in self.choice.chosen and node.op_type in WEIGHTED:
+                self._quantise_constants(node, copy)
+            self._nodes.append(copy)
+            for name in node.output:
+                self._emit_pair(name)
+        model = type(self.model)()
+        model.CopyFrom(self.model)
+        graph = model.graph
+        del graph.node[:], graph.value_info[:]
+        graph.node.extend(self._nodes)
+        used = {name for node in self._nodes for name in node.input}
+        kept = [each for each in self.model.graph.initializer if each.name in used]
+        del graph.initializer[:]
+        graph.initializer.extend([*kept, *self._initializers.values()])
+        return model
+
+    def _rewire(self, node: Any) -> None:
+        mine = self.choice.chosen.get(node.name, ())
+        for at, name in enumerate(node.input):
+            # Where whole groups fuse, a float reader of the unquantised tensor would break one.
+            if name in self.choice.params and (name in mine or self.placement.outputs):
+                node.input[at] = f"{name}/dq"
+
+    def _quantise_constants(self, node: Any, copy: Any) -> None:
+        """Replace a node's weights, and its bias, by integers and their DequantizeLinear."""
+        choice = self.choice
+        raw = choice.raw is not None and node.input[0] == choice.raw.tensor
+        x = choice.raw_params if raw else choice.params[node.input[0]]
+        weights = self.wires.constants[node.input[1]]
+        transposed = node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
+        axis = 0 if node.op_type == "Conv" or transposed else weights.ndim - 1
+        bias = self.wires.constants[node.input[2]] if len(node.input) > 2 else None
+        floor = None
+        if bias is not None and self.placement.bias == "int32" and bias.ndim == 1:
+            floor = np.abs(bias.astype(np.float64)) / (float(x.scale) * 2**30)
+        quantised, scales = quantise_weights(
+            weights,
+            axis=axis,
+            mode=self.placement.weight_scales,
+            min_scale=floor,
+            half_scales=self.half_scales,
+        )
+        name = f"{node.name}.weight"
+        self._integers(name, quantised, scales, axis)
+        copy.input[1] = f"{name}/dq"
+        if raw:
+            bias = self._shifted_bias(bias, quantised, scales)
+        if bias is None:
+            return
+        own = f"{node.name}.bias"
+        if self.placement.bias == "int32" and bias.shape == scales.shape:
+            steps = (scales * x.scale).astype(np.float32)
+            integers = np.rint(bias.astype(np.float64) / steps).astype(np.int32)
+            self._integers(own, integers, steps, 0)
+            _set_bias(copy, f"{own}/dq")
+        elif raw:
+            self._constant(f"{own}/shifted", bias.astype(np.float32))
+            _set_bias(copy, f"{own}/shifted")
+
+    def _shifted_bias(
+        self, bias: np.ndarray | None, quantised: np.ndarray, scales: np.ndarray
+    ) -> np.ndarray:
+        """Return the bias that makes up for the mean pixel not being an integer.
+
+        The zero point stands for 129, say, where the mean is 129.46. Inside the image that is a
+        constant, taken up here; in the first rows and columns, where some taps see padding, the
+        rest is at most half a gray level of those taps.
+        """
+        affine, params = self.choice.raw, self.choice.raw_params
+        assert affine is not None
+        rest = affine.offset + params.zero * float(params.scale)
+        sums = quantised.reshape(len(quantised), -1).sum(axis=1, dtype=np.int64) * scales
+        before = np.zeros(len(scales)) if bias is None else bias.astype(np.float64)
+        shifted: np.ndarray = before + rest * sums
+        return shifted
+
+    def _emit_pair(self, name: str) -> None:
+        """Quantise and dequantise a tensor, where it was chosen: ``<name>/q``, ``<name>/dq``."""
+        params = self.choice.params.get(name)
+        if params is None:
+            return
+        kind = np.uint8 if self.placement.activation == "uint8" else np.int8
+        self._scales(name, params, np.asarray(params.zero, kind))
+        self._node("QuantizeLinear", name, f"{name}/q", name)
+        self._dequantise(f"{name}/q", f"{name}/dq", name)
+
+    def _integers(self, name: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> None:
+        """Add integers as a constant and the node that makes ``<name>/dq`` of them."""
+        self._constant(f"{name}/q", integers)
+        self._constant(f"{name}/scale", scales)
+        self._constant(f"{name}/zero_point", np.zeros(len(scales), integers.dtype))
+        self._dequantise(f"{name}/q", f"{name}/dq", name, axis=axis)
+
+    def _scales(self, name: str, params: Params, zero: np.ndarray) -> None:
+        self._constant(f"{name}/scale", np.asarray(params.scale))
+        self._constant(f"{name}/zero_point", zero)
+
+    def _dequantise(self, source: str, result: str, name: str, **attributes: Any) -> None:
+        self._node("DequantizeLinear", source, result, name, **attributes)
+
+    def _node(self, kind: str, source: str, result: str, name: str, **attributes: Any) -> None:
+        inputs = [source, f"{name}/scale", f"{name}/zero_point"]
+        self._nodes.append(
+            self.onnx.helper.make_node(kind, inputs, [result], name=f"{name}/{kind}", **attributes)
+        )
+
+    def _constant(self, name: str, value: np.ndarray) -> None:
+        self._initializers[name] = self.onnx.numpy_helper.from_array(value, name)
+
+
+def _with_opset(model: Any, version: int) -> Any:
+    onnx = require("onnx", "build")
+    have = next(each.version for each in model.opset_import if each.domain in {"", "ai.onnx"})
+    if have >= version:
+        return model
+    converted = onnx.version_converter.convert_version(model, version)
+    set_metadata(converted, metadata(model))  # the converter drops it
+    return converted
+
+
+def _set_bias(node: Any, name: str) -> None:
+    del node.input[2:]
+    node.input.append(name)
+
+
+def _check_source(model: Any, exclude: Collection[str]) -> None:
+    nodes = model.graph.node
+    if any(node.op_type in {"QuantizeLinear", "DequantizeLinear", "QLinearConv"} for node in nodes):
+        raise UsageError("this graph is quantised already", fix="give the FP32 ONNX file")
+    opset = next((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), 0)
+    if opset < 13:
+        raise UsageError(
+            f"this graph has opset {opset}; scales per channel need 13",
+            fix="export it again with opset 17",
+        )
+    names = [node.name for node in nodes]
+    for name in sorted(set(exclude) - set(names)):
+        raise unknown("node", name, names, where="this graph")

@@ -1,0 +1,118 @@
+"""Where quantise/dequantise pairs go: one calibration, one placement per kind of runtime.
+
+Every runtime wants another INT8 graph, and runs a graph made for another one slowly or not at all.
+The differences are data (:class:`Placement`), which :mod:`fer_edge.quantize.int8` reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fer_edge.errors import unknown
+
+__all__ = ["PLACEMENTS", "Placement", "WeightScales", "placement_for"]
+
+WeightScales = Literal["full", "saturation-safe"]
+"""How the scales of INT8 weights are chosen."""
+
+_ELEMENTWISE = {"Add", "Mul", "Concat"}
+_POOLS = {"GlobalAveragePool", "AveragePool", "MaxPool"}
+_LAYOUT = {"Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which tensors of an INT8 graph carry Q/DQ pairs, and of what kind. ``name``: its own name.
+
+    ``activation``: the integer type; ``symmetric``: zero point 0. ``weight_scales``: ``"full"``
+    uses all of -127..127; ``"saturation-safe"`` scales each output channel so that no two
+    neighbouring products can overflow 16 bits (see
+    :func:`fer_edge.quantize.weights.quantise_weights`). ``bias``: int32 with its own
+    DequantizeLinear, or left float. ``operators``: whose inputs are quantised. ``outputs``:
+    quantise results as well, after the activation function that follows, as engines need that fuse
+    whole DQ-op-Q groups. ``residual``: which inputs of an Add of two branches carry a pair.
+    ``raw_pixels``: a graph of u8 pixels whose normalisation becomes the first convolution's scale
+    and zero point, so that nothing is computed in float before it. ``saturates``: on x86 without
+    VNNI the engine adds products in 16 bits and has no exact mode, so that there a build tries both
+    kinds of weight scales (:mod:`fer_edge.quantize.trials`).
+    """
+
+    name: str
+    activation: Literal["uint8", "int8"]
+    symmetric: bool
+    weight_scales: WeightScales
+    bias: Literal["int32", "float"]
+    operators: frozenset[str]
+    outputs: bool
+    residual: Literal["both", "shortcut"]
+    raw_pixels: bool
+    saturates: bool = False
+    reasons: tuple[tuple[str, str], ...] = ()
+    """Why an operator that could be quantised is not, by operator."""
+
+    def reason(self, operator: str) -> str:
+        """Say why an operator stays in higher precision."""
+        return dict(self.reasons).get(operator, f"{self.name} has no INT8 form of {operator}")
+
+
+PLACEMENTS: dict[str, Placement] = {
+    # Everything becomes QLinear* kernels: DQ -> op -> Q groups, int32 bias with the product of the
+    # scales, ReLU swallowed by the zero point of the Q that follows it. x86 without VNNI multiplies
+    # with vpmaddubsw, which saturates: hence the weight scales.
+    "onnxruntime": Placement(
+        name="onnxruntime",
+        activation="uint8",
+        symmetric=False,
+        weight_scales="saturation-safe",
+        bias="int32",
+        operators=frozenset(
+            {"Conv", "Gemm", "MatMul", "Sigmoid", "LeakyRelu", *_ELEMENTWISE, *_POOLS, *_LAYOUT}
+        ),
+        outputs=True,
+        residual="both",
+        raw_pixels=True,
+    ),
+    # OpenVINO fuses Conv + Add + ReLU and requantises by itself: pairs on inputs are enough, and
+    # the main branch reaches its Add unrounded.
+    "openvino": Placement(
+        name="openvino",
+        activation="uint8",
+        symmetric=False,
+        weight_scales="full",
+        bias="float",
+        operators=frozenset({"Conv", "Gemm", "MatMul", *_ELEMENTWISE, *_POOLS, *_LAYOUT}),
+        outputs=False,
+        residual="shortcut",
+        raw_pixels=True,
+        saturates=True,
+    ),
+    # The placement of NVIDIA's own quantiser (ModelOpt) on a residual CNN: the
+    # convolution that feeds an Add gives its float accumulator to it, so Conv+Add+ReLU is one
+    # kernel; the shortcut arrives as INT8.
+    "tensorrt": Placement(
+        name="tensorrt",
+        activation="int8",
+        symmetric=True,
+        weight_scales="full",
+        bias="float",
+        operators=frozenset({"Conv", "Add", *_POOLS}),
+        outputs=False,
+        residual="shortcut",
+        raw_pixels=False,
+        reasons=(
+            ("Gemm", "TensorRT's placement keeps fully connected layers in higher precision"),
+            ("MatMul", "TensorRT's placement keeps fully connected layers in higher precision"),
+            ("Flatten", "TensorRT moves Q/DQ across it by itself"),
+            ("Reshape", "TensorRT moves Q/DQ across it by itself"),
+            ("Transpose", "TensorRT moves Q/DQ across it by itself"),
+        ),
+    ),
+}
+
+
+def placement_for(name: str) -> Placement:
+    """Return the placement of this name; :class:`UsageError` suggests the nearest name."""
+    if name not in PLACEMENTS:
+        raise unknown("INT8 placement", name, PLACEMENTS)
+    return PLACEMENTS[name]

@@ -1,0 +1,263 @@
+"""What a NAME on the command line means: a run, a bundle, a file or the pretrained network.
+
+:func:`find` takes the first of these places where there is something of a known kind:
+
+1. the path NAME;
+2. the path NAME below the folder of all runs (:func:`runs_root`), such as ``mine``,
+   ``cv/fold-1`` or ``mine/bundle``;
+3. for ``pretrained``: the bundle in the package. A file or folder ``pretrained`` in place 1 or 2
+   wins, and ``Found.note`` says so.
+
+A file's kind is its suffix, in upper or lower case. A folder's kind is its content, in this order:
+``manifest.json`` (a bundle), ``run.json`` (a run), ``cv.json`` (a cross-validation),
+``model.safetensors`` (weights), folders with ``run.json`` (a folder of runs).
+
+Needs neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from fer_edge.bundle.manifest import MANIFEST
+from fer_edge.errors import UsageError
+from fer_edge.pretrained import PRETRAINED, is_packaged, pretrained_path
+
+__all__ = [
+    "AN_ENGINE",
+    "A_BUNDLE",
+    "A_NETWORK",
+    "A_RUN",
+    "A_TEACHER",
+    "TO_BUILD",
+    "TO_RESUME",
+    "TO_START_FROM",
+    "Found",
+    "Kind",
+    "Wants",
+    "find",
+    "newest_run",
+    "runs_below",
+    "runs_root",
+]
+
+Kind = Literal["run", "bundle", "weights file", "ONNX file", "cross-validation", "folder of runs"]
+
+RUN_FILE = "run.json"
+FOLDS_FILE = "cv.json"
+WEIGHTS_FILE = "model.safetensors"
+BUNDLE_FOLDER = "bundle"
+
+
+@dataclass(frozen=True)
+class Wants:
+    """Which kinds a command can use, and what it takes without a NAME.
+
+    Where ``run`` is not among the kinds, but ``bundle`` is, a run stands for its bundle.
+    ``unnamed`` None: the command needs a NAME.
+    """
+
+    kinds: tuple[Kind, ...]
+    unnamed: Literal["newest", "pretrained"] | None = None
+
+
+A_RUN = Wants(("run",), "newest")
+TO_BUILD = Wants(("run", "bundle", "weights file", "ONNX file"), "newest")
+A_BUNDLE = Wants(("bundle",), "pretrained")
+A_NETWORK = Wants(("run", "bundle", "weights file"), "pretrained")
+AN_ENGINE = Wants(("bundle", "weights file"), "pretrained")
+TO_START_FROM = Wants(("run", "bundle", "weights file"))
+TO_RESUME = Wants(("run", "cross-validation"))
+A_TEACHER = Wants(("run", "weights file", "cross-validation", "folder of runs"))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a NAME means. ``note`` is for the user, where the choice may surprise."""
+
+    kind: Kind
+    path: Path
+    note: str | None = None
+
+    @property
+    def is_fold(self) -> bool:
+        """Whether this is the run of one fold of a cross-validation."""
+        return self.kind == "run" and (self.path.parent / FOLDS_FILE).is_file()
+
+    @property
+    def weights(self) -> Path:
+        """The weights of a run, or the weights file itself; UsageError where there are none."""
+        if self.kind == "weights file":
+            return self.path
+        if self.kind != "run":
+            raise _wrong_kind(self, TO_START_FROM)
+        path = self.path / WEIGHTS_FILE
+        if not path.is_file():
+            raise UsageError(
+                f"the run {self.path} has no weights yet",
+                fix=f"fer-edge train --resume {self.path}",
+            )
+        return path
+
+
+def runs_root(option: str | Path | None = None) -> Path:
+    """Return the folder of all runs: ``option``, else ``$FER_EDGE_RUNS``, else ``runs``."""
+    return Path(option or os.environ.get("FER_EDGE_RUNS") or "runs").expanduser()
+
+
+def runs_below(root: Path) -> list[Path]:
+    """Return the folders of all runs in ``root``, newest first, by the time of their last change.
+
+    The runs inside a cross-validation are not among them.
+    """
+    return sorted((path.parent for path in root.glob(f"*/{RUN_FILE}")), key=_changed, reverse=True)
+
+
+def newest_run(root: Path) -> Path:
+    """Return the newest run in ``root`` that has weights, finished or not; UsageError without."""
+    run = _newest(root)
+    if run is None:
+        raise UsageError(f"there is no trained run in {root}/", fix="train one: `fer-edge train`")
+    return run
+
+
+def find(name: str | Path | None, root: Path | None = None, wants: Wants = A_NETWORK) -> Found:
+    """Return what ``name`` means to a command that ``wants`` certain kinds.
+
+    ``root`` is the folder of all runs, by default :func:`runs_root`. A run stands for its bundle
+    where a bundle is wanted and a run is not. The order of the places is in the module's docstring.
+    Raises :class:`UsageError` where nothing is found, or something of another kind.
+    """
+    root = runs_root() if root is None else root
+    if name is None:
+        return _unnamed(root, wants)
+    found = _named(name, root)
+    if found is None:
+        raise _nothing(name, root, wants)
+    if found.kind in wants.kinds:
+        return found
+    if found.kind == "run" and "bundle" in wants.kinds:
+        bundle = found.path / BUNDLE_FOLDER
+        if not bundle.is_dir():
+            raise UsageError(
+                f"the run {found.path} has no bundle yet", fix=f"fer-edge build {found.path}"
+            )
+        return Found("bundle", bundle, found.note)
+    raise _wrong_kind(found, wants)
+
+
+def _named(name: str | Path, root: Path) -> Found | None:
+    places = (Path(name), root / name)
+    for path in places:
+        kind = _kind(path)
+        if kind is not None:
+            wins = str(name) == PRETRAINED
+            note = f"{name}: {path}, not the bundle of the package" if wins else None
+            if kind == "weights file" and path.is_dir():
+                path /= WEIGHTS_FILE
+            return Found(kind, path, note)
+    if str(name) == PRETRAINED and not any(path.exists() for path in places):
+        return Found("bundle", pretrained_path())
+    return None
+
+
+def _kind(path: Path) -> Kind | None:
+    """Return what ``path`` is; None for nothing and for what no command takes."""
+    if path.is_file():
+        kinds: dict[str, Kind] = {".safetensors": "weights file", ".onnx": "ONNX file"}
+        return kinds.get(path.suffix.lower())
+    if not path.is_dir():
+        return None
+    if (path / MANIFEST).is_file():
+        return "bundle"
+    if (path / RUN_FILE).is_file():
+        return "run"
+    if (path / FOLDS_FILE).is_file():
+        return "cross-validation"
+    if (path / WEIGHTS_FILE).is_file():
+        return "weights file"
+    return "folder of runs" if any(path.glob(f"*/{RUN_FILE}")) else None
+
+
+def _unnamed(root: Path, wants: Wants) -> Found:
+    own = _newest(root)
+    if wants.unnamed == "newest":
+        path = newest_run(root)
+        return Found("run", path, f"no run named: {path}, the newest one")
+    if wants.unnamed is None:
+        raise UsageError(f"no {_list(wants)} is named", fix="name one")
+    try:
+        path = pretrained_path()
+    except UsageError as error:
+        if own is None:
+            raise
+        built = (own / BUNDLE_FOLDER).is_dir()
+        fix = f"name yours: {own}" if built else f"fer-edge build {own}"
+        raise UsageError(str(error), fix=fix) from None
+    hint = f" (for your newest run, name it: {own})" if own else ""
+    return Found("bundle", path, f"no bundle named: {path}, the pretrained one{hint}")
+
+
+def _newest(root: Path) -> Path | None:
+    return next((run for run in runs_below(root) if (run / WEIGHTS_FILE).is_file()), None)
+
+
+def _changed(run: Path) -> tuple[int, str]:
+    weights = run / WEIGHTS_FILE
+    newest = weights if weights.is_file() else run / RUN_FILE
+    return newest.stat().st_mtime_ns, run.name
+
+
+def _list(wants: Wants) -> str:
+    kinds = list(wants.kinds)
+    if "bundle" in kinds and "run" not in kinds:
+        kinds.insert(0, "run")
+    return " or ".join([", ".join(kinds[:-1]), kinds[-1]] if kinds[1:] else kinds)
+
+
+def _nothing(name: str | Path, root: Path, wants: Wants) -> UsageError:
+    """Return the error for a NAME that nothing known has; it says so where another thing has it."""
+    path = next((path for path in (Path(name), root / name) if path.exists()), None)
+    if path is not None:
+        fix = "a run's folder holds run.json, a bundle's folder manifest.json"
+        if path.is_file():
+            fix = "weights end in .safetensors, graphs in .onnx"
+        if path.suffix.lower() == ".fer":
+            fix = f"unpack it: fer-edge bundle unpack {path}"
+        return UsageError(f"{path} is not a {_list(wants)}", fix=fix)
+    names = [run.name for run in runs_below(root)]
+    near = get_close_matches(str(name), names, n=1, cutoff=0.6)
+    if near:
+        fix = f"did you mean {near[0]!r}?"
+    elif names:
+        fix = f"runs in {root}/: {', '.join(names[:8])}"
+    else:
+        fix = f"there are no runs in {root}/: say where they are with --runs, or `fer-edge train`"
+        if "bundle" in wants.kinds:
+            fix += " and `fer-edge build`"
+    return UsageError(f"there is no {_list(wants)} {str(name)!r}", fix=fix)
+
+
+def _wrong_kind(found: Found, wants: Wants) -> UsageError:
+    path = found.path
+    if found.kind == "cross-validation":
+        return UsageError(
+            f"{path} is a cross-validation: its networks are those of its folds",
+            fix=f"name one of them, such as {path / 'fold-1'}",
+        )
+    article = "an" if found.kind == "ONNX file" else "a"
+    if found.kind == "folder of runs":
+        fix = f"name one of them: {', '.join(str(run) for run in runs_below(path)[:4])}"
+    elif "bundle" in wants.kinds:
+        fix = f"build a bundle from it: fer-edge build {path}"
+    elif (path.parent / RUN_FILE).is_file():
+        fix = f"name its run: {path.parent}"
+    elif is_packaged(path):
+        fix = "name a run of yours; `fer-edge train --init pretrained` starts one from this network"
+    else:
+        fix = "name the run that it was made from"
+    return UsageError(f"{path} is {article} {found.kind}; a {_list(wants)} is needed", fix=fix)

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: library, GPU, plans, builder, targets."""

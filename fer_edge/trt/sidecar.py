@@ -1,0 +1,143 @@
+"""The JSON beside a plan: its library, GPU and ONNX file. It is read before the plan is loaded.
+
+The plan file itself has no header, so that trtexec and C++ can load it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fer_edge.errors import EngineMismatchError, IntegrityError
+from fer_edge.files import sha256_bytes, write_json
+from fer_edge.trt.library import FLAVOURS, short_version
+
+__all__ = ["SCHEMA", "PlanSidecar", "layers_path", "plan_name", "sidecar_path"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class PlanSidecar:
+    """Facts about one plan. ``sm`` is None for TensorRT-RTX, whose plans serve several GPUs."""
+
+    package: str
+    """``tensorrt`` or ``tensorrt-rtx``."""
+    tensorrt: str
+    """The full version of the library that built it."""
+    sm: int | None
+    gpu: str
+    target: str
+    precision: str
+    parent_sha256: str
+    """Of the ONNX file that it was built from."""
+    sha256: str
+    size: int
+    batch: dict[str, int]
+    """``min``, ``opt``, ``max`` of the optimisation profile."""
+    input: dict[str, Any]
+    output: dict[str, Any]
+    build_seconds: float
+    created: str
+    flags: list[str] = field(default_factory=list)
+    builder_level: int = 3
+    workspace_mib: int = 0
+    strongly_typed: bool = True
+    timing_cache: str = ""
+    layers: int = 0
+    driver: str = ""
+    fer_edge: str = ""
+    warnings: list[str] = field(default_factory=list)
+    schema: int = SCHEMA
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description."""
+        return asdict(self)
+
+    def write(self, plan: Path) -> Path:
+        """Write it beside ``plan`` and return its path."""
+        path = sidecar_path(plan)
+        write_json(path, self.to_dict())
+        return path
+
+    @classmethod
+    def read(cls, plan: Path) -> PlanSidecar:
+        """Read the JSON beside ``plan``. Raises :class:`IntegrityError` if missing or invalid."""
+        path = sidecar_path(plan)
+        fix = _build_command(plan, "", "tensorrt")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            known = {entry.name for entry in fields(cls)}
+            if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+                raise ValueError(f"it does not have schema {SCHEMA}")
+            return cls(**{key: value for key, value in content.items() if key in known})
+        except FileNotFoundError:
+            raise IntegrityError(
+                f"{plan} cannot be loaded without {path.name}, which is missing", fix=fix
+            ) from None
+        except (ValueError, TypeError, OSError) as error:
+            raise IntegrityError(f"{path} cannot be read: {error}", fix=fix) from None
+
+    def check_bytes(self, plan: Path, content: bytes) -> None:
+        """Raise :class:`IntegrityError` unless ``content`` is the plan that this describes."""
+        if sha256_bytes(content) != self.sha256:
+            raise IntegrityError(
+                f"{plan} is not the file that {sidecar_path(plan).name} describes",
+                fix=self.build_command(plan),
+            )
+
+    def mismatch(self, package: str, tensorrt: str, sm: int | None) -> str | None:
+        """Say why the library and GPU here cannot load it, or None. ``sm`` is None without a GPU.
+
+        TensorRT's plans load on one release (its first three numbers) and one compute capability;
+        TensorRT-RTX's on one release.
+        """
+        titles = {name: flavour.title for name, flavour in FLAVOURS.items()}
+        same = (
+            self.package == package
+            and short_version(self.tensorrt) == short_version(tensorrt)
+            and (self.sm is None or sm is None or self.sm == sm)
+        )
+        if same:
+            return None
+        built = f" for sm_{self.sm}" if self.sm is not None else ""
+        here = f" on sm_{sm}" if sm is not None else ""
+        return (
+            f"built with {titles.get(self.package, self.package)} {short_version(self.tensorrt)}"
+            f"{built}, this is {titles.get(package, package)} {short_version(tensorrt)}{here}"
+        )
+
+    def check_here(self, plan: Path, package: str, tensorrt: str, sm: int | None) -> None:
+        """Raise :class:`EngineMismatchError` (exit code 5) if :meth:`mismatch` returns a reason."""
+        reason = self.mismatch(package, tensorrt, sm)
+        if reason is not None:
+            raise EngineMismatchError(f"{plan} was {reason}", fix=self.build_command(plan, package))
+
+    def build_command(self, plan: Path, package: str | None = None) -> str:
+        """Return the command that builds this precision for this machine."""
+        return _build_command(plan, f" --precision {self.precision}", package or self.package)
+
+
+def plan_name(package: str, tensorrt: str, sm: int | None, precision: str) -> str:
+    """Return a plan's file name in a bundle: ``engines/sm87-trt10.3.0-int8.plan``."""
+    device = "rtx" if package == "tensorrt-rtx" else f"sm{sm}"
+    return f"engines/{device}-trt{short_version(tensorrt)}-{precision}.plan"
+
+
+def sidecar_path(plan: Path) -> Path:
+    """Return the path of the JSON beside a plan."""
+    return plan.with_name(plan.name.removesuffix(".plan") + ".json")
+
+
+def layers_path(plan: Path) -> Path:
+    """Return the path of the file with a plan's layers, written by the engine inspector."""
+    return plan.with_name(plan.name.removesuffix(".plan") + ".layers.json")
+
+
+def _build_command(plan: Path, precision: str, package: str) -> str:
+    # bundle/engines/x.plan: the bundle has the graph to build another plan from.
+    bundle = plan.parent.parent
+    source = f" {bundle}" if (bundle / "manifest.json").is_file() else ""
+    return f"fer-edge build{source}{precision} --target {package}"

@@ -1,0 +1,196 @@
+"""The devices that engines are built for: ``engines/targets/*.toml``, read and matched.
+
+A target says how its graph is typed and what its plan needs (TensorRT release, compute
+capability), so that a graph can be prepared on any machine and the plan be built on the device.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from fer_edge.errors import RecipeError, UnavailableError, unknown
+from fer_edge.files import read_toml
+from fer_edge.paths import resource_dir
+from fer_edge.records import Record, read_record
+from fer_edge.trt.gpu import gpu_or_reason
+from fer_edge.trt.library import FLAVOURS, import_tensorrt, tensorrt_version
+
+__all__ = [
+    "TargetProfile",
+    "default_target",
+    "load_target",
+    "local_target",
+    "target_names",
+]
+
+_ALIASES = {"tensorrt-rtx": "rtx-pc"}
+
+
+class Limits(Record, frozen=True):
+    """What a plan is built with: the largest batch, the builder's workspace and effort (0 to 5)."""
+
+    max_batch: Annotated[int, Meta(ge=1)]
+    workspace_mib: Annotated[int, Meta(ge=1)]
+    level: Annotated[int, Meta(ge=0, le=5)]
+
+
+class TargetProfile(Record, frozen=True, kw_only=True):
+    """One device, or family of devices, that a TensorRT or TensorRT-RTX plan is built for."""
+
+    name: str
+    """The stem of its file."""
+    summary: str
+    """What the device is."""
+    advice: str
+    """Which precision to try, and why. ``fer-edge doctor`` shows both on the device."""
+    package: Literal["tensorrt", "tensorrt-rtx"]
+    """Also the backend that runs its plans."""
+    tensorrt: str
+    """The releases that serve it, ``>=10.3,<10.4``."""
+    sm: tuple[Annotated[int, Meta(ge=1)], ...]
+    """Compute capabilities (87 is 8.7); empty for any that the library supports."""
+    machine: str
+    """``platform.machine()`` of the device."""
+    precision: Literal["fp32", "fp16", "int8"]
+    """The one to try first."""
+    build: Limits
+
+    def __post_init__(self) -> None:
+        _lowest(self.tensorrt)
+
+    @property
+    def strongly_typed(self) -> bool:
+        """Whether its builder takes every tensor's type from the graph (TensorRT 10 and later).
+
+        Where not (8.6), Q/DQ and scales are FP32, and FP16 for the rest is the builder's choice.
+        """
+        return self.package == "tensorrt-rtx" or _lowest(self.tensorrt) >= (10,)
+
+    def accepts(self, version: str) -> bool:
+        """Tell whether a TensorRT release is in this target's range."""
+        return _in_range(version, self.tensorrt)
+
+    def why_not_here(self) -> str | None:
+        """Say why this machine cannot build this target's plan, or None.
+
+        TensorRT-RTX plans build without a GPU; TensorRT's only on the device itself, or one that
+        has its machine type, TensorRT release and compute capability.
+        """
+        kind = FLAVOURS[self.package]
+        here = platform.machine()
+        if not kind.builds_without_gpu and here != self.machine:
+            return f"{self.name} is {self.machine}, this machine is {here}"
+        try:
+            version = tensorrt_version(import_tensorrt(self.package))
+        except UnavailableError as error:
+            return str(error)
+        if not self.accepts(version):
+            return f"{self.name} wants {kind.title} {self.tensorrt}, this machine has {version}"
+        if kind.builds_without_gpu:
+            return None
+        gpu, reason = gpu_or_reason()
+        if gpu is None:
+            return reason
+        if self.sm and gpu.sm not in self.sm:
+            wanted = " or ".join(f"sm_{sm}" for sm in self.sm)
+            return f"{self.name} is {wanted}, this GPU ({gpu.name}) is sm_{gpu.sm}"
+        return None
+
+    def build_command(self, bundle: str = "BUNDLE", precision: str | None = None) -> str:
+        """Return the command that builds the plan on the device."""
+        return (
+            f"fer-edge build {bundle} --precision {precision or self.precision} "
+            f"--target {self.name}"
+        )
+
+
+def target_names() -> list[str]:
+    """Return the names of all profiles."""
+    return sorted(path.stem for path in _folder().glob("*.toml"))
+
+
+def load_target(name: str) -> TargetProfile:
+    """Read a profile by its name; ``tensorrt`` is this machine's own, ``tensorrt-rtx`` an RTX PC.
+
+    :class:`UsageError` suggests the nearest name.
+    """
+    if name == "tensorrt":
+        return local_target()
+    path = _folder() / f"{_ALIASES.get(name, name)}.toml"
+    if not path.is_file():
+        raise unknown("target", name, [*target_names(), *_ALIASES, "tensorrt"])
+    return _read(path)
+
+
+def local_target() -> TargetProfile:
+    """Return the profile of this very machine.
+
+    :class:`UnavailableError` if there is no TensorRT or GPU here, or no profile fits them.
+    """
+    version = tensorrt_version(import_tensorrt("tensorrt"))
+    gpu, reason = gpu_or_reason()
+    if gpu is None:
+        raise UnavailableError(
+            f"TensorRT {version} is installed, but {reason}",
+            fix="build for a named device (--target orin-jp62) and finish there, "
+            "or choose --target onnxruntime",
+        )
+    profiles = [load_target(name) for name in target_names()]
+    fitting = [
+        profile
+        for profile in profiles
+        if profile.package == "tensorrt"
+        and profile.machine == platform.machine()
+        and profile.accepts(version)
+        and (not profile.sm or gpu.sm in profile.sm)
+    ]
+    if not fitting:
+        raise UnavailableError(
+            f"no target profile fits TensorRT {version} on sm_{gpu.sm} ({platform.machine()})",
+            fix="add one to engines/targets/ (its README says how)",
+        )
+    # One that names the compute capability knows the device better than one that takes any.
+    return min(fitting, key=lambda profile: (not profile.sm, profile.name))
+
+
+def default_target() -> tuple[str, str]:
+    """Return ``(target, why)`` for ``fer-edge build`` without ``--target``."""
+    try:
+        profile = local_target()
+    except UnavailableError as error:
+        return "onnxruntime", f"no TensorRT here: {error}"
+    return "tensorrt", f"this is {profile.name} ({profile.summary}). {profile.advice}"
+
+
+def _folder() -> Path:
+    return resource_dir("engines") / "targets"
+
+
+def _read(path: Path) -> TargetProfile:
+    content = {**read_toml(path, RecipeError), "name": path.stem}
+    return read_record(TargetProfile, content, f"the target profile {path}", RecipeError)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def _clauses(wanted: str) -> list[tuple[str, tuple[int, ...]]]:
+    found = re.findall(r"(>=|<)\s*([\d.]+)", wanted)
+    if not found or ",".join(f"{op}{v}" for op, v in found) != wanted.replace(" ", ""):
+        raise ValueError(f"{wanted!r} is not a version range such as '>=10.3,<10.4'")
+    return [(op, _numbers(v)) for op, v in found]
+
+
+def _lowest(wanted: str) -> tuple[int, ...]:
+    return max((v for op, v in _clauses(wanted) if op == ">="), default=(0,))
+
+
+def _in_range(version: str, wanted: str) -> bool:
+    have = _numbers(version)
+    return all(have >= v if op == ">=" else have < v for op, v in _clauses(wanted))

@@ -1,0 +1,7 @@
+"""Fixtures of this folder."""
+
+from __future__ import annotations
+
+from fixtures_graphs import calibration, faces, fp32, ranges, weights
+
+__all__ = ["calibration", "faces", "fp32", "ranges", "weights"]

@@ -1,0 +1,457 @@
+"""The whole build: sources, bundles, proofs, failures and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fixtures_progress import Recorder
+
+from fer_edge.backends import backend_class
+from fer_edge.build.options import GateOptions, Int8Options
+from fer_edge.build.pipeline import BuildReport, build
+from fer_edge.build.source import find_source
+from fer_edge.build.target import find_target
+from fer_edge.bundle import Bundle
+from fer_edge.bundle.usable import require_engine
+from fer_edge.data import FerDataset
+from fer_edge.errors import GateError, NumericsError, UsageError
+from fer_edge.files import sha256_file
+from fer_edge.measure import proof as proof_module
+from fer_edge.measure.bench import run_bench
+from fer_edge.measure.environment import capture
+from fer_edge.measure.gate import GatePolicy
+from fer_edge.measure.latency import LatencyProtocol, LatencySamples
+from fer_edge.measure.record import record_bench
+from fer_edge.measure.verification import measured_speedup, verify_bundle
+from fer_edge.models.weights import load_weights, save_weights
+from fer_edge.progress import Reporter
+from fer_edge.records import to_dict
+
+
+def timings(ratio: float) -> dict[str, LatencySamples]:
+    """Return what timing INT8 beside FP32 measures where INT8 is that many times as fast."""
+    times = {"int8": 1_000_000, "fp32": round(ratio * 1_000_000)}
+    return {name: LatencySamples((np.full(70, ns),)) for name, ns in times.items()}
+
+
+SMALL = Int8Options("stratified-128")
+QUICK = {"int8": SMALL, "target": "onnxruntime"}
+UNVERIFIED = GateOptions(verify=False)
+
+
+@pytest.fixture(autouse=True)
+def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Timing takes seconds and proves nothing here: a speed-up that a test can choose."""
+    chosen = {"ratio": 2.0}
+    monkeypatch.setattr(proof_module, "time_backends", lambda *a, **k: timings(chosen["ratio"]))
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def built(
+    tmp_path_factory: pytest.TempPathFactory, weights: Path, faces: FerDataset
+) -> BuildReport:
+    """One INT8 build for ONNX Runtime, shared by the tests that only read it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof_module, "time_backends", lambda *a, **k: timings(2.0))
+        return build(
+            weights, data=faces, output=tmp_path_factory.mktemp("built") / "bundle", **QUICK
+        )
+
+
+@pytest.fixture
+def own(built: BuildReport, tmp_path: Path) -> Path:
+    """A copy of the bundle that a test may change."""
+    return Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
+
+
+def gate(bundle: Bundle, precision: str, target: str = "") -> dict[str, Any]:
+    (found,) = (each for each in bundle.manifest.gates if each.key == (precision, target))
+    return to_dict(found)
+
+
+def test_an_int8_build_makes_a_verified_bundle(
+    built: BuildReport, weights: Path, faces: FerDataset
+) -> None:
+    assert (built.asked, built.use, built.error) == ("int8", "int8", None)
+    assert built.engine == "model.int8.onnxruntime.onnx"
+    bundle = Bundle.open(built.bundle)
+    checkpoint = bundle.artifact(format="safetensors")
+    fp32 = bundle.artifact(format="onnx", precision="fp32")
+    int8 = bundle.artifact(format="onnx", precision="int8", target="onnxruntime")
+    assert checkpoint.sha256 == sha256_file(weights)
+    assert (fp32.parent_sha256, int8.parent_sha256) == (checkpoint.sha256, fp32.sha256)
+    manifest = bundle.manifest
+    assert manifest.synthetic
+    assert to_dict(manifest.input) == {
+        "name": "images",
+        "dtype": "uint8",
+        "shape": ["N", 1, 48, 48],
+    }
+    assert manifest.model.name == "compact"
+    assert (manifest.model.parameters or 0) > 0
+    assert (manifest.model.macs or 0) > 0
+    assert manifest.calibration is not None
+    assert manifest.calibration["count"] == 128
+    assert manifest.calibration["method"] == "minmax"
+    assert manifest.dataset.sha256 == faces.sha256
+    assert manifest.card.limits
+    assert int8.meta["quantised"]
+    assert int8.meta["excluded"] == []
+    for precision, target in (("fp32", ""), ("int8", "onnxruntime")):
+        proof = gate(bundle, precision, target)
+        assert proof["passed"] is True
+        assert proof["n"] == len(faces.select("public"))
+        assert proof["dataset_sha256"] == faces.select("public").sha256
+    assert gate(bundle, "int8", "onnxruntime")["speedup"] == 2.0
+    speedup = measured_speedup(bundle, "onnxruntime", "int8", capture(1))
+    assert speedup is not None
+    assert (speedup.ratio, speedup.over) == (2.0, "fp32")
+    assert "in the build of" in speedup.source
+    assert gate(bundle, "int8", "onnxruntime")["attempts"][0]["failure"] == ""
+    assert gate(bundle, "fp32")["max_abs_logit"] <= 1e-4
+
+
+def test_the_golden_answers_are_the_references(built: BuildReport) -> None:
+    from fer_edge.backends import backend_from_bundle
+    from fer_edge.backends.selftest import self_test
+
+    bundle = Bundle.open(built.bundle)
+    images, logits = bundle.golden()
+    assert images.shape == (32, 1, 48, 48)
+    for precision in ("fp32", "int8"):
+        with backend_from_bundle(bundle, "onnxruntime", precision) as backend:
+            self_test(backend, bundle)
+    with backend_from_bundle(bundle, "pytorch", "fp32") as reference:
+        assert np.abs(reference.infer(images) - logits).max() < 1e-5
+
+
+def test_build_verify_and_bench_agree_on_one_bundle(own: Path, faces: FerDataset) -> None:
+    bundle = Bundle.open(own)
+    recorded = gate(bundle, "int8", "onnxruntime")
+    verified = verify_bundle(bundle, faces, precision="int8")
+    once = LatencyProtocol(warmup_s=0, warmup_queries=1, measure_s=0, min_queries=2, repeats=1)
+    result = run_bench(
+        [bundle], faces, backends=["onnxruntime"], precisions=["fp32", "int8"], protocol=once
+    )
+    benched = result.find("onnxruntime", "int8")
+    assert benched is not None
+    side, agreement = verified.engine, verified.agreement
+    assert recorded["top1"] == side.accuracy.top1 == benched.top1
+    assert benched.accuracy == side.accuracy.to_dict()
+    assert recorded["flips"] == agreement.flips == benched.flips
+    assert recorded["agreement"] == agreement.agreement == benched.agreement
+    assert recorded["max_abs_logit"] == agreement.max_abs_logit
+    assert result.reference == "pytorch fp32"
+    # The verdict: verify has no timing of its own, it judges by the build's, then by the bench's.
+    assert verified.speedup_source == f"beside fp32 in the build of {recorded['created']} (quick)"
+    assert recorded["checks"] == verified.gate.to_dict()["checks"]
+    assert recorded["status"] == verified.gate.status == "passed"
+    for milliseconds, status in ((1.0, "passed"), (9.0, "failed")):
+        ns = np.full(9, round(milliseconds * 1e6), np.int64)
+        rows = tuple(
+            row.with_latency(LatencySamples((ns if row is benched else 0 * ns + 3_000_000,)))
+            for row in result.rows
+        )
+        assert record_bench(own, benched.bundle, replace(result, rows=rows)) is None
+        again = verify_bundle(Bundle.open(own), faces, precision="int8")
+        assert again.gate.status == status
+        assert again.speedup_source == f"bench of {result.created}"
+
+
+def test_other_engines_are_added_to_the_bundle(own: Path, faces: FerDataset) -> None:
+    build(own, precision="fp16", data=faces, target="onnxruntime")
+    report = build(own, data=faces, target="openvino", int8=SMALL)
+    assert report.use == "int8"
+    bundle = Bundle.open(own)
+    held = {(a.precision, a.target) for a in bundle.manifest.artifacts if a.format == "onnx"}
+    assert held == {("fp32", ""), ("fp16", ""), ("int8", "onnxruntime"), ("int8", "openvino")}
+    assert gate(bundle, "fp16")["passed"]
+    assert gate(bundle, "int8", "openvino")["backend"] == "openvino"
+    assert gate(bundle, "int8", "onnxruntime")["passed"]
+    # The last build was of another precision or target: that does not change what is used.
+    for backend in ("onnxruntime", "openvino"):
+        assert require_engine(bundle, backend_class(backend)).precision == "int8"
+    assert "use" not in to_dict(bundle.manifest.model)
+    assert report.ranges is not None
+    assert report.ranges.cached, "both INT8 graphs have one calibration"
+
+
+def test_engines_of_earlier_weights_leave_no_verification(
+    own: Path, weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    trained = load_weights(weights)
+    state = {name: 1.01 * value for name, value in trained.state.items()}
+    later = tmp_path / "later.safetensors"
+    save_weights(later, state, trained.spec, trained.preprocessing, trained.info)
+    text = json.loads((own / "verify.json").read_text())["verifications"]
+    assert {one["engine"]["precision"] for one in text} == {"fp32", "int8"}
+    report = build(later, precision="fp16", data=faces, output=own, target="onnxruntime")
+    assert report.use == "fp16"
+    held = {artifact.sha256 for artifact in Bundle.open(own).manifest.artifacts}
+    left = json.loads((own / "verify.json").read_text())["verifications"]
+    assert {one["engine"]["precision"] for one in left} == {"fp32", "fp16"}
+    assert {one["engine"]["artifact_sha256"] for one in left} <= held
+    assert {one["reference"]["artifact_sha256"] for one in left} <= held
+
+
+def test_without_verification_it_says_so(weights: Path, faces: FerDataset, tmp_path: Path) -> None:
+    report = build(weights, data=faces, output=tmp_path / "b", gate=UNVERIFIED, **QUICK)
+    assert report.proven == {}
+    bundle = Bundle.open(tmp_path / "b")
+    for precision, target in (("fp32", ""), ("int8", "onnxruntime")):
+        proof = gate(bundle, precision, target)
+        assert proof["passed"] is None
+        assert proof["status"] == "not verified"
+        assert "--no-verify" in proof["reason"]
+    assert bundle.find(path="verify.json") is None
+
+
+def test_fp32_needs_no_data_when_nothing_is_verified(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FER_EDGE_DATA", raising=False)
+    build(
+        weights,
+        precision="fp32",
+        output=tmp_path / "b",
+        gate=UNVERIFIED,
+        target="onnxruntime",
+    )
+    with pytest.raises(UsageError, match="no data set"):
+        build(
+            weights,
+            precision="int8",
+            output=tmp_path / "c",
+            gate=UNVERIFIED,
+            target="onnxruntime",
+        )
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_graph_for_those_who_normalise_themselves(
+    weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    report = build(weights, data=faces, output=tmp_path / "b", input="f32", **QUICK)
+    assert report.error is None
+    bundle = Bundle.open(tmp_path / "b")
+    assert bundle.manifest.input.dtype == "float32"
+    assert gate(bundle, "int8", "onnxruntime")["passed"]
+
+
+def test_from_an_onnx_file_the_graph_is_the_reference(
+    fp32: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    src = Path(shutil.copy(fp32, tmp_path / "net.onnx"))
+    report = build(src, data=faces, **QUICK)
+    assert report.bundle == tmp_path / "net-bundle"
+    bundle = Bundle.open(report.bundle)
+    assert bundle.find(format="safetensors") is None
+    assert bundle.artifact(precision="fp32").sha256 == sha256_file(fp32)
+    assert bundle.manifest.name == "net"
+    assert bundle.manifest.synthetic
+    verification = report.proven["int8"].verification
+    assert verification.reference.backend == "onnxruntime"
+    assert any("not PyTorch" in note for note in verification.notes)
+
+
+# -- failures ------------------------------------------------------------------------------------
+
+
+def test_int8_that_loses_too_much_is_not_in_the_bundle(own: Path, faces: FerDataset) -> None:
+    impossible = GatePolicy(max_top1_drop=-1.0, max_recall_drop=9, max_recall_drop_small=9)
+    recorder = Recorder()
+    # The impossible limit is for INT8 alone: FP32 is judged by the same policy.
+    with pytest.MonkeyPatch.context() as patch:
+        honest = proof_module.judge
+
+        def judge(precision: str, *scores: Any, policy: Any = None, **rest: Any) -> Any:
+            chosen = impossible if precision == "int8" else None
+            return honest(precision, *scores, policy=chosen, **rest)
+
+        patch.setattr(proof_module, "judge", judge)
+        patch.setattr("fer_edge.measure.gate._drop", _strict_drop)
+        report = build(
+            own, data=faces, reporter=recorder, **{**QUICK, "int8": replace(SMALL, retries=1)}
+        )
+    assert isinstance(report.error, GateError)
+    assert report.error.exit_code == 3
+    assert "top-1" in str(report.error)
+    assert (report.use, report.engine) == ("fp32", "model.fp32.onnx")
+    bundle = Bundle.open(own)
+    assert bundle.find(precision="int8", target="onnxruntime") is None, "an older one goes too"
+    proof = gate(bundle, "int8", "onnxruntime")
+    assert proof["passed"] is False
+    assert proof["use_instead"] == "fp32"
+    assert len(proof["attempts"]) == 2
+    assert len(proof["costs"]) == 10
+    assert set(proof["costs"][0]) == {"node", "kl", "flips"}
+    assert require_engine(bundle, backend_class("onnxruntime")).precision == "fp32"
+    assert any("ranking its layers" in text for text in recorder.notes)
+    from fer_edge.classifier import Classifier
+
+    classifier = Classifier(bundle)
+    assert classifier.predict(faces.images[0]).label
+    classifier.close()
+
+
+def _strict_drop(name: str, what: str, before: float, after: float, n: int, limit: float) -> Any:
+    from fer_edge.measure.gate import GateCheck
+
+    passed = before - after <= limit if limit < 0 else True
+    return GateCheck(name, passed, before - after, limit, f"{what} dropped")
+
+
+def test_int8_that_is_not_faster_is_not_in_the_bundle(
+    weights: Path, faces: FerDataset, tmp_path: Path, timed: dict[str, float]
+) -> None:
+    timed["ratio"] = 0.9
+    recorder = Recorder()
+    report = build(weights, data=faces, output=tmp_path / "b", reporter=recorder, **QUICK)
+    n = len(faces.select("public"))
+    for engine in ("pytorch fp32", "onnxruntime fp32", "onnxruntime int8"):
+        assert recorder.counts(f"accuracy: {engine}")[-1] == (n, n)
+    assert isinstance(report.error, GateError)
+    assert "0.90x the speed of fp32" in str(report.error)
+    assert report.int8 is not None
+    assert len(report.int8.attempts) == 1
+    assert Bundle.open(tmp_path / "b").find(precision="int8") is None
+    undecided = build(
+        weights, data=faces, output=tmp_path / "b", gate=GateOptions(speed=False), **QUICK
+    )
+    assert undecided.error is None
+    assert gate(Bundle.open(tmp_path / "b"), "int8", "onnxruntime")["status"] == (
+        "speed not measured"
+    )
+
+
+def test_an_fp32_graph_that_is_off_stops_the_build(
+    weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    with pytest.raises(NumericsError, match="fp32 engine failed") as caught:
+        build(
+            weights,
+            precision="fp32",
+            data=faces,
+            output=tmp_path / "b",
+            gate=GateOptions(policy=GatePolicy(fp32_max_abs=0.0)),
+            target="onnxruntime",
+        )
+    assert caught.value.exit_code == 4
+    assert not (tmp_path / "b").exists()
+
+
+def test_fp16_that_is_off_falls_back_to_fp32(
+    weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    report = build(
+        weights,
+        precision="fp16",
+        data=faces,
+        output=tmp_path / "b",
+        gate=GateOptions(policy=GatePolicy(fp16_mean_abs=1e-12)),
+        target="onnxruntime",
+    )
+    assert report.error is not None
+    assert report.use == "fp32"
+    bundle = Bundle.open(tmp_path / "b")
+    assert bundle.find(precision="fp16") is None
+    assert gate(bundle, "fp16")["passed"] is False
+
+
+# -- targets and sources -------------------------------------------------------------------------
+
+
+def test_a_device_elsewhere_gets_all_but_its_plan(
+    weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    recorder = Recorder()
+    report = build(
+        weights,
+        data=faces,
+        target="orin-jp62",
+        output=tmp_path / "b",
+        int8=SMALL,
+        reporter=recorder,
+    )
+    assert report.error is None
+    assert report.engine == "model.int8.tensorrt.onnx"
+    bundle = Bundle.open(tmp_path / "b")
+    int8 = bundle.artifact(precision="int8", target="tensorrt")
+    assert int8.meta["remainder"] == "fp16"
+    assert bundle.artifact(precision="fp16")
+    assert gate(bundle, "int8", "tensorrt")["status"] == "speed not measured"
+    assert any("--target orin-jp62" in text for text in recorder.notes)
+    # On the device the graph is there already: no data, no export, the plan alone.
+    recorder.notes.clear()
+    build(tmp_path / "b", target="orin-jp62", reporter=recorder)
+    assert any("building the plan from it" in text for text in recorder.notes)
+
+
+def test_targets_by_name() -> None:
+    recorder = Recorder()
+    assert find_target("openvino").backend == "openvino"
+    assert find_target(None, recorder).name in {"onnxruntime", "tensorrt"}
+    assert recorder.notes[0].startswith("target ")
+    assert find_target("orin-jp60").remainder == "fp32"
+    with pytest.raises(UsageError, match="unknown target 'onxruntime'") as caught:
+        find_target("onxruntime")
+    assert caught.value.fix == "did you mean 'onnxruntime'?"
+
+
+def test_sources(weights: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no trained run") as caught:
+        find_source(None)
+    assert "fer-edge train" in str(caught.value.fix)
+    (run / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match="no weights yet"):
+        find_source("mine")
+    shutil.copy(weights, run / "model.safetensors")
+    for named in (None, "mine", run):
+        found = find_source(named)
+        assert found.weights is not None
+        assert found.weights.resolve() == run / "model.safetensors"
+        assert (found.name, found.output.resolve()) == ("mine", run / "bundle")
+    given = find_source(own)
+    assert given.given is not None
+    assert given.output == own
+    assert find_source(own, tmp_path / "else").output == tmp_path / "else"
+    with pytest.raises(UsageError, match=r"there is no run, .* 'nowhere'"):
+        find_source("nowhere")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UsageError, match="is not a run, bundle, weights file or ONNX file"):
+        find_source(tmp_path / "notes.txt")
+
+
+def test_wrong_precision(weights: Path) -> None:
+    with pytest.raises(UsageError, match="no precision 'int4'"):
+        build(weights, precision="int4", target="onnxruntime")
+
+
+def test_weights_that_change_while_building_do_not_mix(
+    weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    """A run that still trains replaces its weights each epoch."""
+    training = tmp_path / "model.safetensors"
+    shutil.copyfile(weights, training)
+    before = sha256_file(training)
+
+    class EpochEnds(Reporter):
+        def note(self, text: str) -> None:
+            training.write_bytes(b"the next epoch's")
+
+    report = build(
+        training, precision="fp32", target="onnxruntime", data=faces, reporter=EpochEnds()
+    )
+    bundle = Bundle.open(report.bundle)
+    assert bundle.artifact(format="safetensors").sha256 == before
+    assert report.proven["fp32"].gate.passed
