@@ -17,7 +17,7 @@ Status = Literal["passed", "failed", "speed not measured"]
 _ROUNDING = 1e-9
 """A drop of exactly the limit passes, whatever the last bit of a float says."""
 
-_NEXT_HIGHER = {"int8": ("fp16", "fp32"), "fp16": ("fp32",), "fp32": ()}
+_HIGHER = {"int8": ("fp16", "fp32"), "fp16": ("fp32",), "fp32": ()}
 
 
 @dataclass(frozen=True)
@@ -103,27 +103,25 @@ class GateResult:
 def speedup_of_run(
     precision: str, p50s_ms: Mapping[str, Sequence[float]], source: str = ""
 ) -> Speedup | None:
-    """Return how much faster ``precision`` is than the next higher one of the same run.
+    """Return how much faster ``precision`` is than the fastest higher one of the same run.
 
-    This is the one meaning of "faster": p50 of the next higher precision divided by the engine's
-    p50, both of the same backend, file set, machine and run. ``p50s_ms`` has the p50 of each
-    repeat for every precision that was timed (one value where a summary keeps only the median of
-    the repeats). The result is the median over the repeats of the ratio of one repeat. For INT8
-    the next higher precision is FP16 if it was timed, else FP32; for FP16 it is FP32. None if
-    nothing higher was timed.
+    This is the one meaning of "faster": p50 of the fastest higher precision divided by the
+    engine's p50, both of the same backend, machine and run. ``p50s_ms`` has the p50 of each repeat
+    for every precision that was timed (one value where a summary keeps only the median of the
+    repeats). The result is the median over the repeats of the ratio of one repeat. None if nothing
+    higher was timed.
 
-    Next higher, not the fastest higher one: where INT8 fails, the rule of
-    :mod:`fer_edge.bundle.usable` takes the next higher precision, so this is the engine that INT8
-    must be worth more than. On a CPU without FP16 arithmetic, FP16 may be slower than FP32. A
-    build for a CPU makes no FP16 graph beside INT8, so it compares with FP32; the table of a bench
-    gives every engine's ratio to FP32; and the gate's text names what it compared with.
+    The fastest, not the next higher one: on a CPU without FP16 arithmetic FP16 is slower than
+    FP32, and an INT8 engine between the two would pass although FP32 is both faster and more
+    accurate.
     """
     own = p50s_ms.get(precision)
-    for over in _NEXT_HIGHER.get(precision, ()):
-        if own and (higher := p50s_ms.get(over)):
-            ratios = [slow / fast for slow, fast in zip(higher, own)]
-            return Speedup(statistics.median(ratios), over, source)
-    return None
+    timed = [higher for higher in _HIGHER.get(precision, ()) if p50s_ms.get(higher)]
+    if not own or not timed:
+        return None
+    fastest = min(timed, key=lambda higher: statistics.median(p50s_ms[higher]))
+    ratios = [slow / fast for slow, fast in zip(p50s_ms[fastest], own)]
+    return Speedup(statistics.median(ratios), fastest, source)
 
 
 def judge(

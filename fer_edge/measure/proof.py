@@ -324,7 +324,7 @@ class Proof:
     ) -> Proven:
         """Run and judge the file ``engine``.
 
-        ``higher`` is the engine of the next higher precision: it is timed beside ``engine``, in
+        ``higher`` is an engine of a higher precision: it is timed beside ``engine``, in
         turns. Without it, or where accuracy fails already, speed is not measured.
         """
         with engine.open(self.threads) as backend:

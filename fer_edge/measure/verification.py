@@ -95,7 +95,7 @@ def verify_bundle(
 def measured_speedup(
     bundle: Bundle, backend: str, precision: str, environment: Mapping[str, Any]
 ) -> Speedup | None:
-    """Return the recorded speed of an engine against the next higher precision of the same run.
+    """Return the recorded speed of an engine against the fastest higher precision of the same run.
 
     From the bundle's ``bench.json``, else from the gate of its build, if that was measured on the
     machine of ``environment``, with its threads and with these very files; else None.
