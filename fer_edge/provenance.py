@@ -27,13 +27,15 @@ class DatasetInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     """The data set that a network was fitted to; ``sha256`` is the digest of its rows.
 
     ``source`` is the file's name; ``resplit`` is None for the split that the data set comes with.
-    A network from elsewhere has none of these.
+    ``votes`` is the digest of the file of votes that its labels come from, if they do. A network
+    from elsewhere has none of these.
     """
 
     sha256: str | None = None
     source: str | None = None
     synthetic: bool = False
     resplit: ResplitInfo | None = None
+    votes: str | None = None
 
 
 class TeacherInfo(OpenRecord, frozen=True, kw_only=True, eq=False):

@@ -8,7 +8,14 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["data_option", "format_option", "new_runs_option", "runs_option", "threads_option"]
+__all__ = [
+    "data_option",
+    "format_option",
+    "new_runs_option",
+    "runs_option",
+    "threads_option",
+    "votes_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,6 +28,16 @@ def data_option(command: F) -> F:
         metavar="SRC",
         help="FER2013: Kaggle zip, its folder, fer2013.csv, icml_face_data.csv, an ImageFolder "
         "tree, our npz, or 'synthetic'. Default: the environment variable FER_EDGE_DATA.",
+    )(command)
+
+
+def votes_option(command: F) -> F:
+    """``--votes FILE``; None when not given."""
+    return click.option(
+        "--votes",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="fer2013new.csv of FER+: what ten people saw in each image of FER2013.",
     )(command)
 
 

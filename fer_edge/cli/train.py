@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._options import data_option, new_runs_option
+from fer_edge.cli._options import data_option, new_runs_option, votes_option
 from fer_edge.cli._splits import (
     cross_validate,
     refuse_other_folds,
@@ -38,6 +38,7 @@ _NORM_IMAGES = 2048
 
 @click.command("train")
 @data_option
+@votes_option
 @click.option(
     "--recipe", metavar="NAME|FILE", help="A recipe's name or TOML file.  [default: default]"
 )
@@ -90,6 +91,7 @@ _NORM_IMAGES = 2048
 @click.option("--list-recipes", is_flag=True, help="Print the recipes that come along, and stop.")
 def command(
     data: str | None,
+    votes: Path | None,
     recipe: str | None,
     model: str | None,
     epochs: int | None,
@@ -164,7 +166,9 @@ def command(
         recorded = recorded_resplit(described)
         refuse_other_split(run.path, recorded, split, split_seed, duplicates_across, folds)
         dataset = _load(
-            data or _recorded_data(run), lambda read: resplit_as_recorded(read, described)
+            data or _recorded_data(run),
+            lambda read: resplit_as_recorded(read, described),
+            votes or _recorded_votes(run),
         )
         if teachers:
             _same_teachers(run, teachers, root, dataset)
@@ -176,7 +180,7 @@ def command(
         resplit = resplit_from_options(split, split_seed, duplicates_across, folds=bool(folds))
         chosen = load_recipe(recipe or "default", changes)
         source = resolve_source(data)
-        dataset = _load(source, partial(apply_resplit, resplit) if resplit else None)
+        dataset = _load(source, partial(apply_resplit, resplit) if resplit else None, votes)
         if folds is not None:
             from fer_edge.training.folds import create_cross_validation
 
@@ -210,6 +214,8 @@ def command(
             run = start_run(
                 root, name, chosen, dataset, source, teachers=found, init=first, init_from=origin
             )
+        if votes is not None:
+            run.update(votes=str(votes.resolve()))
     train_run(run, chosen, dataset, data)
 
 
@@ -309,6 +315,11 @@ def _recorded_data(run: RunFolder | CrossValidation) -> str | None:
     return recorded if recorded.startswith("synthetic") or Path(recorded).exists() else None
 
 
+def _recorded_votes(run: RunFolder) -> Path | None:
+    recorded = run.info().votes
+    return None if recorded is None else Path(recorded)
+
+
 def _outcome(info: RunInfo) -> str:
     """Return how far a finished run came."""
     last = info.last or {}
@@ -316,7 +327,9 @@ def _outcome(info: RunInfo) -> str:
 
 
 def _load(
-    option: str | None, split_anew: Callable[[FerDataset], FerDataset] | None = None
+    option: str | None,
+    split_anew: Callable[[FerDataset], FerDataset] | None = None,
+    votes: Path | None = None,
 ) -> FerDataset:
     from fer_edge.cli._output import TerminalReporter, note
     from fer_edge.data import load, resolve_source
@@ -324,7 +337,11 @@ def _load(
     from fer_edge.runs.folder import is_main_process
 
     with TerminalReporter() as reporter:
-        dataset = load(resolve_source(option), reporter=reporter if is_main_process() else SILENT)
+        dataset = load(
+            resolve_source(option),
+            votes=votes,
+            reporter=reporter if is_main_process() else SILENT,
+        )
     if split_anew is not None:
         dataset = split_anew(dataset)
     for text in dataset.notes:

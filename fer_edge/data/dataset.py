@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fer_edge.data.ferplus import VotesFile, vote_rows
 from fer_edge.data.resplit import Resplit
 from fer_edge.data.splits import OFFICIAL_COUNTS, SELECTIONS, Split, compare_official
 from fer_edge.emotions import EMOTIONS
@@ -35,6 +36,7 @@ class FerDataset:
     order in the source, so that a zip and its unzipped folder have the same ``sha256``. ``source``
     is the file name (without its folder, since manifests contain it). ``notes`` are sentences about
     the source for the user. ``resplit`` is the re-split; None means the original splits.
+    ``voters`` is FER+'s file of votes, if it was given.
     """
 
     images: np.ndarray
@@ -46,6 +48,7 @@ class FerDataset:
     synthetic: bool = False
     notes: tuple[str, ...] = ()
     resplit: Resplit | None = None
+    voters: VotesFile | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,7 +91,22 @@ class FerDataset:
         content = {"sha256": self.sha256, "source": self.source, "synthetic": self.synthetic}
         if self.resplit is not None:
             content["resplit"] = self.resplit.to_dict()
+        if self.voters is not None:
+            content["votes"] = self.voters.sha256
         return read_record(DatasetInfo, content, self.source)
+
+    @property
+    def votes(self) -> np.ndarray:
+        """u8[N,10], what ten people voted per row, in FER+'s columns; zeros where FER+ has none.
+
+        :class:`UsageError` if no file of votes was given.
+        """
+        if self.voters is None:
+            raise UsageError(
+                f"no votes were given for {self.source}", fix="--votes fer2013new.csv (FER+)"
+            )
+        rows = vote_rows(self.ids, self.voters)
+        return np.where(rows[:, None] >= 0, self.voters.votes[rows], 0).astype(np.uint8)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return images per split and emotion, for all three splits and seven emotions."""

@@ -10,15 +10,22 @@ from pathlib import Path
 
 from fer_edge.data.cache import cached_entry, cached_source
 from fer_edge.data.dataset import FerDataset
+from fer_edge.data.ferplus import read_votes, vote_rows
 from fer_edge.data.readers_csv import read_csv
 from fer_edge.data.readers_images import read_folder, read_zip
 from fer_edge.data.readers_npz import read_npz
+from fer_edge.data.splits import Split
 from fer_edge.errors import DataError, UsageError
 from fer_edge.progress import SILENT, Advance, Reporter
 
-__all__ = ["ENVIRONMENT", "load", "resolve_source"]
+__all__ = ["ENVIRONMENT", "VOTES", "load", "resolve_source", "with_votes"]
 
 ENVIRONMENT = "FER_EDGE_DATA"
+VOTES = "fer2013new.csv"
+"""The name of FER+'s file as it is published."""
+
+_MOST_WITHOUT_VOTES = 0.02
+"""FER+ has no usable face for 0.5 % of the images; a file of other images lacks far more."""
 
 _GET_FER2013 = (
     "download FER2013 (https://www.kaggle.com/datasets/msambare/fer2013), then give the zip with "
@@ -34,14 +41,59 @@ def resolve_source(option: str | None) -> str:
     return source
 
 
-def load(source: str | Path, *, cache: bool = True, reporter: Reporter = SILENT) -> FerDataset:
+def load(
+    source: str | Path,
+    *,
+    votes: str | Path | None = None,
+    cache: bool = True,
+    reporter: Reporter = SILENT,
+) -> FerDataset:
     """Read a data set: order rows by (split, id), compute the digest, check the counts.
 
     ``source`` is the Kaggle zip, its unzipped folder, ``fer2013.csv``, ``icml_face_data.csv``, an
     ImageFolder tree of the seven emotions, the npz of fer-edge, or ``synthetic[:COUNT[:SEED]]``.
     The stage "reading images" counts decoded images (bytes for CSV); it counts nothing if the cache
-    has the result. Raises DataError that names the file and the row or member.
+    has the result. ``votes`` is FER+'s file, whose votes then go with the images. Raises DataError
+    that names the file and the row or member.
     """
+    dataset = _load(source, cache, reporter)
+    if votes is not None:
+        return with_votes(dataset, votes)
+    beside = Path(source).expanduser().parent / VOTES
+    if beside.is_file() and not dataset.synthetic:
+        note = f"{beside} is not used: --votes {beside} adds the votes of ten people per image"
+        return replace(dataset, notes=(*dataset.notes, note))
+    return dataset
+
+
+def with_votes(dataset: FerDataset, path: str | Path) -> FerDataset:
+    """Return ``dataset`` with the votes of FER+'s file ``path``; its notes say how many it lacks.
+
+    DataError if the file is of other images: another length, or rows of another split.
+    """
+    voters = read_votes(path)
+    rows = vote_rows(dataset.ids, voters)
+    known = rows >= 0
+    wrong = known & (voters.split[rows] != dataset.split) if dataset.resplit is None else known[:0]
+    if wrong.any():
+        raise DataError(
+            f"{path} is not of the images of {dataset.source}: {dataset.ids[int(wrong.argmax())]} "
+            "is in another split there",
+            fix="give the images as they were published, or the votes that belong to them",
+        )
+    missing = ~known & (dataset.split != Split.PRIVATE)
+    if missing.sum() > _MOST_WITHOUT_VOTES * max(1, len(dataset)):
+        raise DataError(
+            f"{path} has {len(voters.votes):,} rows: {missing.sum():,} of the {len(dataset):,} "
+            f"images of {dataset.source} have none",
+            fix="give FER+'s fer2013new.csv, which has one row per row of fer2013.csv",
+        )
+    without = int((missing | (known & (voters.votes[rows].sum(axis=1) == 0))).sum())
+    note = f"votes of {voters.source}: {without:,} images of TRAIN and PUBLIC have none"
+    return replace(dataset, voters=voters, notes=(*dataset.notes, note))
+
+
+def _load(source: str | Path, cache: bool, reporter: Reporter) -> FerDataset:
     text, advance = str(source), reporter.stage("reading images")
     if text.partition(":")[0] == "synthetic":
         return _load_synthetic(text, cache, advance)

@@ -49,7 +49,7 @@ def apply_resplit(resplit: Resplit, dataset: FerDataset) -> FerDataset:
     )
     note = f"{_note(resplit, result)}, from the official {_names(pooled)}"
     made = replace(resplit, of=dataset.sha256)
-    return replace(result, notes=(*dataset.notes, note), resplit=made)
+    return replace(result, notes=(*dataset.notes, note), resplit=made, voters=dataset.voters)
 
 
 def _note(resplit: Resplit, result: FerDataset) -> str:

@@ -28,9 +28,9 @@ class InitInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
 class RunInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     """``run.json``, schema 1.
 
-    ``recipe`` is its JSON form; ``data`` is where the images were read from. ``best`` and ``last``
-    are rows of the history. ``init``: the weights it started from; ``qat``: the INT8 setup that it
-    fine-tunes for; ``soup``: the runs that its weights are the mean of.
+    ``recipe`` is its JSON form; ``data`` and ``votes`` are where the images and FER+'s votes were
+    read from. ``best`` and ``last`` are rows of the history. ``init``: the weights it started from;
+    ``qat``: the INT8 setup that it fine-tunes for; ``soup``: the runs whose weights are averaged.
     """
 
     schema: int
@@ -40,6 +40,7 @@ class RunInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     recipe: dict[str, Any]
     dataset: DatasetInfo
     data: str
+    votes: str | None = None
     teachers: tuple[TeacherInfo, ...] = ()
     init: InitInfo | None = None
     qat: dict[str, Any] | None = None

@@ -100,12 +100,17 @@ class Schedule(Record, frozen=True):
 class Loss(Record, frozen=True):
     """Cross-entropy; ``class_weights`` are 1/n_c, normalised to sum to the number of classes.
 
+    ``target`` is what is learnt: FER2013's ``label``, or with the votes of FER+ (Barsoum et al.
+    2016, arXiv 1608.01041) the class of the ``majority`` ("MV" there) or the shares of the
+    ``votes`` ("CEL"). Images without a majority, or without a vote for an expression, are left out.
+
     ``mixup`` is the alpha of Beta(alpha, alpha) (Zhang et al. 2018, arXiv 1710.09412); 0 is off.
     """
 
     label_smoothing: Annotated[float, Meta(ge=0, le=0.999)] = 0.1
     class_weights: bool = False
     mixup: NonNegative = 0.0
+    target: Literal["label", "majority", "votes"] = "label"
 
 
 class Distill(Record, frozen=True):

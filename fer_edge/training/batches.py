@@ -41,16 +41,16 @@ class Sources(NamedTuple):
 
 
 class Batches:
-    """The training images in memory, ``images`` u8[N,1,H,W] and ``labels`` i64[N], in batches.
+    """The training images in memory, ``images`` u8[N,1,H,W] and ``targets`` f32[N,C], in batches.
 
     ``size`` is the recipe's batch size, or all images where there are fewer. The images left over
     by an epoch's last whole batch wait for another epoch's shuffle.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, recipe: Recipe, preprocessing: Preprocessing
+        self, images: Tensor, targets: Tensor, recipe: Recipe, preprocessing: Preprocessing
     ) -> None:
-        self.images, self.labels = images, labels
+        self.images, self.targets = images, targets
         self.recipe, self.preprocessing = recipe, preprocessing
         self.size = min(recipe.optim.batch_size, len(images))
         self.steps = len(images) // self.size
@@ -98,7 +98,7 @@ class Batch:
             self._of.preprocessing,
             self.size,
         )
-        targets = soft_targets(self._of.labels[rows], self._of.recipe.loss)
+        targets = soft_targets(self._of.targets[rows], self._of.recipe.loss)
         if self._mix is not None:
             view = view[1:].lerp(view[:-1], self._mix)
             targets = targets[1:].lerp(targets[:-1], self._mix)

@@ -265,7 +265,7 @@ def recipe_objective(session: Session) -> Objective:
     """Return the cross-entropy that the recipe asks for, or distillation where it has teachers."""
     weights = None
     if session.recipe.loss.class_weights:
-        weights = class_weights(session.batches.labels)
+        weights = class_weights(session.batches.targets)
 
     if session.teachers:
         return Distillation(

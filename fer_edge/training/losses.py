@@ -6,24 +6,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fer_edge.emotions import EMOTIONS
 from fer_edge.runs.recipe import Loss
 
 __all__ = ["class_weights", "cross_entropy", "soft_targets"]
 
 
-def class_weights(labels: Tensor, classes: int = len(EMOTIONS)) -> Tensor:
-    """Return ``f32[classes]``: 1/n_c, normalised to sum to ``classes``; 0 for an absent class."""
-    counts = torch.bincount(labels, minlength=classes).to(torch.float64)
+def class_weights(targets: Tensor) -> Tensor:
+    """Return ``f32[C]`` for ``targets`` f32[N,C]: 1/n_c, normalised to sum to C.
+
+    n_c is the sum of what the images say of the class; an absent class has the weight 0.
+    """
+    counts = targets.to(torch.float64).sum(0)
+    classes = targets.shape[1]
     inverse = torch.where(counts > 0, 1 / counts.clamp(min=1), torch.zeros_like(counts))
     return (inverse / inverse.sum() * classes).to(torch.float32)
 
 
-def soft_targets(labels: Tensor, recipe: Loss, classes: int = len(EMOTIONS)) -> Tensor:
-    """Return ``f32[N, classes]`` that sum to 1, from ``i64[N]``, smoothed as the recipe says."""
+def soft_targets(targets: Tensor, recipe: Loss) -> Tensor:
+    """Return ``targets`` f32[N,C], whose rows sum to 1, smoothed as the recipe says."""
     smoothing = recipe.label_smoothing
-    one_hot = F.one_hot(labels, classes).to(torch.float32)
-    return one_hot * (1 - smoothing) + smoothing / classes
+    return targets * (1 - smoothing) + smoothing / targets.shape[1]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:

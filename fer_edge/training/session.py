@@ -31,6 +31,7 @@ from fer_edge.training.state import (
     state_from_optimizer,
 )
 from fer_edge.training.teachers import public_info
+from fer_edge.training.vote_targets import fitted_targets, judged_by
 from fer_edge.version import __version__
 
 __all__ = ["Progress", "RunOverview", "Session"]
@@ -84,6 +85,8 @@ class Session:
         self.teachers = run.info().teachers
         train_set, public_set = dataset.select("train"), dataset.select("public")
         self._digests = {"train_sha256": train_set.sha256, "public_sha256": public_set.sha256}
+        if dataset.voters is not None and recipe.loss.target != "label":
+            self._digests["votes_sha256"] = dataset.voters.sha256
         train_set = without_holdout(train_set, recipe.data.holdout, recipe.data.holdout_seed)
         saved = load_state(run.state)
         if saved is not None:
@@ -94,9 +97,11 @@ class Session:
         self.device: torch.device = self.accelerator.device
 
         self.preprocessing = Preprocessing()
-        images, labels = _tensors(train_set, self.device)
-        self.batches = Batches(images, labels, recipe, self.preprocessing)
-        self.public = _tensors(public_set, self.device)
+        train_set, targets = fitted_targets(train_set, recipe.loss)
+        images, _ = _tensors(train_set, self.device)
+        learnt = torch.tensor(targets, device=self.device)
+        self.batches = Batches(images, learnt, recipe, self.preprocessing)
+        self.public = _tensors(judged_by(public_set, recipe.loss), self.device)
 
         self.spec = ModelSpec(recipe.model.name, recipe.model.options)
         torch.manual_seed(recipe.seed)
@@ -118,6 +123,11 @@ class Session:
         self.networks: list[nn.Module] = [wrapped, *self.replicas.networks[1:]]
         self.monitor, self.progress = Monitor(), Progress()
         self.notes: list[str] = []
+        if recipe.loss.target != "label":
+            self.notes.append(
+                f"learns the {recipe.loss.target} of FER+; PUBLIC is scored by the majority of "
+                f"ten people (n = {len(self.public[0]):,}), not by FER2013's labels"
+            )
         if saved is not None:
             self._restore(*saved)
         if self.machine.compile:
@@ -154,7 +164,7 @@ class Session:
                 f"{self.run.path} was started with another recipe",
                 fix="resume without recipe options, or start a new run under another --name",
             )
-        if any(content[key] != digest for key, digest in self._digests.items()):
+        if any(content.get(key) != digest for key, digest in self._digests.items()):
             raise UsageError(
                 f"{self.run.path} was started with other images than those of "
                 f"{self.dataset.source}",

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from torch.nn import functional as F
+from torch.nn.functional import one_hot
 
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.runs.recipe import Augment, Recipe, load_recipe
@@ -163,7 +164,9 @@ def test_any_recipe_gives_finite_images_and_repeats_itself(recipe: Augment, seed
 
 def _batches(count: int, *overrides: str) -> Batches:
     labels = torch.arange(count) % 7
-    return Batches(_images(count), labels, load_recipe("default", overrides), PREPROCESSING)
+    return Batches(
+        _images(count), one_hot(labels, 7).float(), load_recipe("default", overrides), PREPROCESSING
+    )
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
@@ -214,7 +217,7 @@ def test_mixup_mixes_images_and_targets_alike() -> None:
     )
     plain = replace(plain, augment=NOTHING)
     assert recipe.loss.mixup == 0.0
-    batch = Batches(images, torch.arange(4), plain, PREPROCESSING).batch(0, 0)
+    batch = Batches(images, one_hot(torch.arange(4), 7).float(), plain, PREPROCESSING).batch(0, 0)
     view, targets = batch.part(0, 1)
     levels = _normalised(images)[:, 0, 0, 0]
     torch.testing.assert_close(view[:, 0, 5, 5], targets[:, :4] @ levels, rtol=0, atol=1e-4)
@@ -244,7 +247,7 @@ def test_a_smaller_view_is_the_resampled_image() -> None:
 def test_batches_grow_over_the_run() -> None:
     labels = torch.arange(6) % 7
     recipe = Recipe(epochs=4, augment=Augment(start_size=32, full_size_at=0.5))
-    batches = Batches(_images(), labels, recipe, PREPROCESSING)
+    batches = Batches(_images(), one_hot(labels, 7).float(), recipe, PREPROCESSING)
     sides = [batches.batch(epoch, 0).part(0, 1)[0].shape[-1] for epoch in range(4)]
     assert sides == [32, 40, 48, 48]
 

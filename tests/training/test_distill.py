@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from fixtures_training import TINY, Recorder, same, weights_of
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.functional import one_hot
 
 from fer_edge.build.card import model_card
 from fer_edge.data import FerDataset, apply_resplit, load
@@ -191,7 +192,7 @@ def test_sources_say_what_a_view_is_made_of(
     train_set = faces.select("train")
     images = torch.from_numpy(train_set.images)[:, None]
     labels = torch.from_numpy(train_set.labels).long()
-    batch = Batches(images, labels, recipe, Preprocessing()).batch(1, 1)
+    batch = Batches(images, one_hot(labels, 7).float(), recipe, Preprocessing()).batch(1, 1)
     for part in range(2):
         view, _ = batch.part(part, 2)
         rows, shares = batch.sources(part, 2)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.functional import one_hot
 
 from fer_edge.errors import RecipeError, UnavailableError
 from fer_edge.measure.accuracy import evaluate
@@ -35,11 +36,11 @@ from fer_edge.training.scoring import scores_from_logits
 def test_cross_entropy_is_torchs() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(9, 7), torch.arange(9) % 7
-    targets = soft_targets(labels, Loss(label_smoothing=0.1))
+    targets = soft_targets(one_hot(labels, 7).float(), Loss(label_smoothing=0.1))
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
     torch.testing.assert_close(cross_entropy(logits, targets), expected)
-    weights = class_weights(torch.tensor([0, 0, 1, 2, 3, 4, 5, 6]))
-    hard = soft_targets(labels, Loss(label_smoothing=0.0))
+    weights = class_weights(one_hot(torch.tensor([0, 0, 1, 2, 3, 4, 5, 6]), 7).float())
+    hard = soft_targets(one_hot(labels, 7).float(), Loss(label_smoothing=0.0))
     torch.testing.assert_close(
         cross_entropy(logits, hard, weights), F.cross_entropy(logits, labels, weights)
     )
@@ -47,11 +48,11 @@ def test_cross_entropy_is_torchs() -> None:
 
 def test_class_weights_are_inverse_frequencies_that_sum_to_the_number_of_classes() -> None:
     labels = torch.tensor([0] * 10 + [1] * 5 + [2, 3, 4, 5, 6])
-    weights = class_weights(labels)
+    weights = class_weights(one_hot(labels, 7).float())
     assert float(weights.sum()) == pytest.approx(7)
     assert float(weights[1] / weights[0]) == pytest.approx(2)
     assert float(weights[6] / weights[1]) == pytest.approx(5)
-    absent = class_weights(torch.tensor([0, 1]))
+    absent = class_weights(one_hot(torch.tensor([0, 1]), 7).float())
     assert absent.tolist() == pytest.approx([3.5, 3.5, 0, 0, 0, 0, 0])
 
 

@@ -1,0 +1,68 @@
+"""What a network learns to answer: FER2013's label, the majority of ten people, or all their votes.
+
+The protocol is that of FER+ (Barsoum et al. 2016, arXiv 1608.01041); see
+:mod:`fer_edge.data.votes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from fer_edge.data import FerDataset
+from fer_edge.data.votes import VOTE_CLASSES, majority, shares, without_outliers
+from fer_edge.emotions import EMOTIONS
+from fer_edge.errors import DataError
+from fer_edge.runs.recipe import Loss
+
+__all__ = ["LEAST_VOTES", "fitted_targets", "judged_by"]
+
+LEAST_VOTES = 3
+"""Votes for the seven expressions, single ones left out, that an image needs to be learnt from."""
+
+_CLASSES = len(EMOTIONS)
+
+
+def fitted_targets(train: FerDataset, loss: Loss) -> tuple[FerDataset, np.ndarray]:
+    """Return the rows of TRAIN to learn from, and what to learn: f32[N,7], each row sums to 1.
+
+    With votes, images are left out whose winner is "unknown" or "not a face", whose votes do not
+    decide (``majority``), or that have fewer than :data:`LEAST_VOTES` votes (``votes``).
+    """
+    if loss.target == "label":
+        return train, np.eye(_CLASSES, dtype=np.float32)[train.labels]
+    votes = train.votes
+    if loss.target == "majority":
+        labels = majority(votes)
+        kept = (labels >= 0) & (labels < _CLASSES)
+        targets = np.eye(_CLASSES, dtype=np.float32)[np.where(kept, labels, 0)]
+    else:
+        targets = shares(votes, _CLASSES)
+        counted = without_outliers(votes)
+        enough = counted[:, : len(VOTE_CLASSES)].sum(axis=1) >= LEAST_VOTES
+        expression = counted.argmax(axis=1) < len(VOTE_CLASSES)
+        kept = enough & expression & (targets.sum(axis=1) > 0)
+    return _some(train, kept, "TRAIN"), targets[kept]
+
+
+def judged_by(public: FerDataset, loss: Loss) -> FerDataset:
+    """Return the rows of PUBLIC to score on, with the labels to score by.
+
+    With votes: the class of the majority, where there is one of the seven.
+    """
+    if loss.target == "label":
+        return public
+    labels = majority(public.votes)
+    kept = (labels >= 0) & (labels < _CLASSES)
+    rows = _some(public, kept, "PUBLIC")
+    return replace(rows, labels=labels[kept].astype(np.uint8))
+
+
+def _some(dataset: FerDataset, kept: np.ndarray, split: str) -> FerDataset:
+    if not kept.any():
+        raise DataError(
+            f"no image of {split} of {dataset.source} has votes to learn from",
+            fix="give the images and the votes of the same FER2013",
+        )
+    return dataset.take(np.flatnonzero(kept))
