@@ -36,7 +36,6 @@ from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
 from fer_edge.build.device_plan import prepared_graph
 from fer_edge.bundle import Bundle
-from fer_edge.cli._output import TerminalReporter
 from fer_edge.data import load
 from fer_edge.errors import FerEdgeError, UnavailableError
 from fer_edge.files import write_json
@@ -45,6 +44,7 @@ from fer_edge.measure.environment import capture, finish
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples, time_backends
 from fer_edge.progress import Reporter
 from fer_edge.report.rows import format_rows
+from fer_edge.report.terminal import TerminalReporter
 from fer_edge.trt.builder import plan_from_onnx
 from fer_edge.trt.gpu import Gpu, find_gpu
 from fer_edge.trt.library import import_tensorrt

@@ -41,7 +41,6 @@ from fer_edge.backends import backend_from_bundle
 from fer_edge.backends.null import NullBackend
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.bundle import Bundle
-from fer_edge.cli._output import TerminalReporter
 from fer_edge.data import (
     FerDataset,
     load,
@@ -54,6 +53,7 @@ from fer_edge.measure.latency import LatencyProtocol, LatencySamples, min_sample
 from fer_edge.paths import cache_dir
 from fer_edge.pretrained import pretrained_path
 from fer_edge.progress import Reporter
+from fer_edge.report.terminal import TerminalReporter
 
 HERE = Path(__file__).resolve().parent
 REPRODUCTION = HERE / "results" / "reproduction"

@@ -26,8 +26,6 @@ _MASKING = (
     "Pham and Tran 2020, github.com/phamquiluan/ResidualMaskingNetwork: PrivateTest, from "
     "ImageNet's weights"
 )
-_MAKERS = ("choice", "export", "graph", "int8", "placement", "ranges", "weights")
-"""The files of fer_edge.convert that decide what a graph is."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +155,15 @@ def _key(rival: Rival) -> str:
     import torch
     import torchvision
 
-    code = [inspect.getsource(each) for each in (_make, _lively, _zoo, _vision, Enlarged, enlarged)]
-    convert = Path(import_module("fer_edge.convert").__file__ or "").parent
-    sources = [convert / f"{name}.py" for name in _MAKERS]
+    from fer_edge.convert import export, graph
+    from fer_edge.quantize import choice, int8, placement, ranges, thresholds, weights
+
+    modules = [export, graph, choice, int8, placement, ranges, thresholds, weights]
     if rival.model or rival.name == "vgg19-bn":
-        target = MODELS[rival.model or "vgg19"].target.partition(":")[0]
-        sources.append(Path(import_module(target).__file__ or ""))
-    code += [path.read_text(encoding="utf-8") for path in sources]
+        modules.append(import_module(MODELS[rival.model or "vgg19"].target.partition(":")[0]))
+    makers = (_make, _lively, _zoo, _vision, Enlarged, enlarged)
+    code = [inspect.getsource(maker) for maker in makers]
+    code += [inspect.getsource(module) for module in modules]
     versions = [__version__, torch.__version__, torchvision.__version__]
     return sha256_bytes("\0".join([rival.key, *versions, *code]).encode())
 

@@ -48,20 +48,20 @@ from reproduction_rows import ROWS, Row, find_row, row_of
 from reproduction_table import table
 
 from fer_edge.bundle import Bundle
-from fer_edge.cli._output import TerminalReporter, note
 from fer_edge.data import FerDataset, Resplit, load, resolve_source
 from fer_edge.data.resplit import OFFICIAL
 from fer_edge.data.resplitting import apply_resplit, resplit_as_recorded
 from fer_edge.errors import FerEdgeError, UsageError
 from fer_edge.files import write_json, write_text
+from fer_edge.report.terminal import TerminalReporter
 from fer_edge.runs.find import A_RUN, find, runs_root
 from fer_edge.runs.folder import RunFolder
 from fer_edge.runs.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from fer_edge.cli._training import TrainingDisplay
     from fer_edge.measure.latency import LatencyProtocol
     from fer_edge.measure.result import BenchResult
+    from fer_edge.report.training_display import TrainingDisplay
 
 HERE = Path(__file__).resolve().parent
 RUNS = runs_root() / "reproduction"
@@ -125,7 +125,7 @@ def train_row(
 
 def _limited(run: RunFolder, epochs: int, minutes: float) -> TrainingDisplay:
     """Return a reporter that shows what ``fer-edge train`` shows, and stops when time is up."""
-    from fer_edge.cli._training import TrainingDisplay
+    from fer_edge.report.training_display import TrainingDisplay
 
     class Limited(TrainingDisplay):
         def epoch(self, row: dict[str, Any]) -> None:
@@ -142,7 +142,7 @@ def train_folds_of(
     row: Row, dataset: FerDataset, data: str, folder: Path, *, minutes: float, epochs: int | None
 ) -> Path:
     """Cross-validate a row's recipe; with a time limit, for as many epochs as all folds have."""
-    from fer_edge.cli._training import TrainingDisplay
+    from fer_edge.report.training_display import TrainingDisplay
     from fer_edge.runs.cross_validation import CrossValidation
     from fer_edge.training.folds import create_cross_validation, train_folds
 
@@ -259,11 +259,14 @@ def run_command(options: argparse.Namespace) -> None:
             shutil.rmtree(options.out / row.name, ignore_errors=True)
             (options.results / f"{row.name}.json").unlink(missing_ok=True)
     source = resolve_source(options.data)
+    reporter = TerminalReporter()
     dataset: FerDataset | None = None
     for row in rows:
         saved = options.results / f"{row.name}.json"
         if saved.is_file() and not options.more:
-            note(f"{row.name} has a result, {saved}: --more goes on with it, --again begins anew")
+            reporter.note(
+                f"{row.name} has a result, {saved}: --more continues it, --again starts over"
+            )
             continue
         dataset = dataset or load(source)
         limits = {"minutes": options.minutes, "epochs": options.epochs}
@@ -318,7 +321,7 @@ def rows_command(options: argparse.Namespace) -> None:
 
 def _save(path: Path, result: dict[str, Any]) -> None:
     write_json(path, result)
-    note(f"{result['row']}: {path}")
+    TerminalReporter().note(f"{result['row']}: {path}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -30,7 +30,6 @@ from fer_edge.build.steps import CHECKPOINT, FP16, FP32
 from fer_edge.bundle import GOLDEN, MANIFEST, Artifact, Bundle, BundleWriter
 from fer_edge.bundle.usable import BEST_FIRST, engines_of
 from fer_edge.classifier import Classifier
-from fer_edge.cli._output import TerminalReporter
 from fer_edge.convert.golden import golden_images
 from fer_edge.data import FerDataset, load, resolve_source
 from fer_edge.errors import FerEdgeError, GateError, UsageError
@@ -42,6 +41,7 @@ from fer_edge.progress import SILENT, Reporter
 from fer_edge.provenance import IngredientInfo, TeacherInfo
 from fer_edge.records import to_dict
 from fer_edge.report.card import card_markdown
+from fer_edge.report.terminal import TerminalReporter
 from fer_edge.runs.cross_validation import CrossValidation
 from fer_edge.runs.find import A_RUN, find
 from fer_edge.runs.folder import CONFIDENCE_FILES, RunFolder

@@ -18,7 +18,7 @@ TRAINING_LIBRARIES = {
 }
 
 TRAINING_ONLY = {
-    *("cli._training", "build.qat"),
+    *("report.training_display", "build.qat"),
     *("models.cbam", "models.compact", "models.filters", "models.folding", "models.gradcam"),
     *("models.growing", "models.plain", "models.profile", "models.reference", "models.repvgg"),
     *("models.resnet", "models.temperature", "models.vgg", "models.weights", "models.xception"),

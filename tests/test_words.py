@@ -52,7 +52,7 @@ RULES = {
     ),
     "plan": Rule(
         r"(?i)\b_?plans?\b|[a-z]Plan\b|plan_|_plan\b",
-        ("training/**/*.py", "cli/_training.py"),
+        ("training/**/*.py", "report/training_display.py"),
         "an overview or a setup; a plan is TensorRT's",
     ),
     "checkpoint": Rule(

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
 
-from fer_edge.progress import Reporter
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn, TaskID
-    from typing_extensions import Self
+from fer_edge.report.terminal import TerminalReporter, print_note
 
 __all__ = [
-    "TerminalReporter",
     "hide_progress",
     "is_quiet",
     "log",
@@ -27,9 +21,9 @@ __all__ = [
     "print_rows",
     "print_text",
     "show_log",
+    "terminal_reporter",
 ]
 
-_REDRAW_S = 0.2
 _QUIET, _VERBOSE = "fer_edge.quiet", "fer_edge.verbose"
 """Keys of :attr:`click.Context.meta`, which a command shares with those that it runs."""
 
@@ -56,7 +50,7 @@ def show_log(context: click.Context, verbosity: int) -> None:
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            log.print(self.format(record), highlight=False, markup=False, soft_wrap=True)
+            print_note(log, self.format(record))
 
     def hide() -> None:
         logger.removeHandler(handler)
@@ -73,70 +67,13 @@ def show_log(context: click.Context, verbosity: int) -> None:
 
 def note(text: str) -> None:
     """Print a note on stderr, unless ``--quiet`` was given; it is never part of the result."""
-    if is_quiet():
-        return
-    # Paths in brackets are no markup, and a line in a log file is not folded.
-    log.print(text, highlight=False, markup=False, soft_wrap=True)
+    if not is_quiet():
+        print_note(log, text)
 
 
-class TerminalReporter(Reporter):
-    """Draws a bar per stage on stderr, if that is a terminal, and prints notes there.
-
-    A context manager: the bars disappear at its end. Rich redraws its own bars from a thread, ten
-    times a second; while a latency is measured, that thread would be part of the measurement. This
-    one redraws only when progress is reported, so no thread runs.
-    """
-
-    def __init__(self) -> None:
-        self._shows = log.is_terminal and not is_quiet()
-        self._bars: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
-        self._drawn = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars, self._tasks = None, {}
-
-    def progress(self, stage: str, done: int, total: int) -> None:
-        """Show how much of a stage is done."""
-        self.draw(stage, done, total)
-
-    def note(self, text: str) -> None:
-        """Print a note."""
-        note(text)
-
-    def columns(self) -> Sequence[ProgressColumn]:
-        """Return what a bar consists of."""
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
-        return (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        )
-
-    def draw(self, name: str, done: int, total: int, **fields: Any) -> None:
-        """Draw the bar called ``name``, unless it was drawn a moment ago."""
-        if not self._shows:
-            return
-        now, new = time.monotonic(), name not in self._tasks
-        if not new and done < total and now - self._drawn < _REDRAW_S:
-            return
-        if self._bars is None:
-            from rich.progress import Progress
-
-            self._bars = Progress(*self.columns(), console=log, transient=True, auto_refresh=False)
-            self._bars.start()
-        if new:
-            self._tasks[name] = self._bars.add_task(**{"description": name, **fields}, total=total)
-        self._bars.update(self._tasks[name], completed=done, total=total, **fields)
-        self._bars.refresh()
-        self._drawn = now
+def terminal_reporter() -> TerminalReporter:
+    """Return a reporter for stderr that shows nothing if ``--quiet`` was given."""
+    return TerminalReporter(log, quiet=is_quiet())
 
 
 def print_json(content: Any) -> None:

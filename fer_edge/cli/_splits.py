@@ -125,14 +125,14 @@ def _refuse(what: Path, used: str) -> NoReturn:
 
 def cross_validate(validation: CrossValidation, dataset: FerDataset) -> None:
     """Train the folds that are left, and print their table."""
-    from fer_edge.cli._output import note
-    from fer_edge.cli._training import TrainingDisplay
+    from fer_edge.cli._output import is_quiet, log, note
+    from fer_edge.report.training_display import TrainingDisplay
     from fer_edge.runs.folder import is_main_process
     from fer_edge.training.folds import train_folds
 
     path = shlex.quote(str(validation.path))
     try:
-        with TrainingDisplay() as reporter:
+        with TrainingDisplay(log, quiet=is_quiet()) as reporter:
             info = train_folds(validation, dataset, reporter=reporter)
     except KeyboardInterrupt:
         if is_main_process():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fer_edge.cli._names import found
-from fer_edge.cli._output import TerminalReporter, note
+from fer_edge.cli._output import note, terminal_reporter
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
@@ -101,7 +101,7 @@ class Subject:
         from fer_edge.data import Split, load, resolve_source, resplit_as_recorded
 
         source = data or self.recorded or resolve_source(None)
-        with TerminalReporter() as reporter:
+        with terminal_reporter() as reporter:
             dataset = load(source, reporter=reporter)
         dataset = resplit_as_recorded(dataset, self.described, self.name)
         own = dataset.resplit

@@ -12,7 +12,7 @@ import click
 
 from fer_edge.cli._names import open_bundle
 from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
-from fer_edge.cli._output import TerminalReporter, note, out, print_json, print_rows
+from fer_edge.cli._output import note, out, print_json, print_rows, terminal_reporter
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Bundle
@@ -179,7 +179,7 @@ def command(
         from fer_edge.report.figures import check_figure_path
 
         check_figure_path(figure)
-    with TerminalReporter() as reporter:
+    with terminal_reporter() as reporter:
         dataset = load(source, reporter=reporter)
         minutes = protocol.estimated_seconds(rows) / 60
         note(

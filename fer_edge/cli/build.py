@@ -9,7 +9,7 @@ import click
 
 from fer_edge.cli._names import found
 from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
-from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows
+from fer_edge.cli._output import note, print_json, print_rows, terminal_reporter
 
 if TYPE_CHECKING:
     from fer_edge.build.pipeline import BuildReport
@@ -124,7 +124,7 @@ def command(
     from fer_edge.runs.find import TO_BUILD
 
     taken = found(source, root, TO_BUILD)
-    with TerminalReporter() as reporter:
+    with terminal_reporter() as reporter:
         report = build(
             taken.path,
             precision=precision,

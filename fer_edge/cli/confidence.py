@@ -9,7 +9,7 @@ import click
 
 from fer_edge.cli._names import found
 from fer_edge.cli._options import data_option, format_option, runs_option
-from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows
+from fer_edge.cli._output import note, print_json, print_rows, terminal_reporter
 
 __all__ = ["command"]
 
@@ -45,7 +45,7 @@ def command(run: str | None, root: Path, data: str | None, accuracy: float, fmt:
     from fer_edge.runs.folder import CONFIDENCE_WEIGHTS
 
     folder = found(run, root, A_RUN).path
-    with TerminalReporter() as reporter:
+    with terminal_reporter() as reporter:
         dataset = load(resolve_source(data), reporter=reporter)
         fitted = fit_confidence(folder, dataset, accuracy=accuracy, reporter=reporter)
     _print(folder, fitted, fmt)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fer_edge.cli._options import format_option
-from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows, print_text
+from fer_edge.cli._output import note, print_json, print_rows, print_text, terminal_reporter
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
@@ -87,7 +87,7 @@ def _load(src: str | None) -> FerDataset:
     from fer_edge.data import load, resolve_source
 
     source = resolve_source(src)
-    with TerminalReporter() as reporter:
+    with terminal_reporter() as reporter:
         return load(source, reporter=reporter)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
-from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows, print_text
+from fer_edge.cli._output import note, print_json, print_rows, print_text, terminal_reporter
 from fer_edge.cli._subjects import engine_options, find_subject, split_option, warn_of_faces
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def command(
     subject = find_subject(source, root, engine=asked)
     engine = subject.engine(backend, precision, threads)
     dataset, chosen = subject.images(data, split)
-    with TerminalReporter() as reporter, engine:
+    with terminal_reporter() as reporter, engine:
         evaluation = evaluate_engine(
             engine,
             dataset,

@@ -8,7 +8,7 @@ import click
 
 from fer_edge.cli._names import found
 from fer_edge.cli._options import data_option, runs_option, threads_option
-from fer_edge.cli._output import TerminalReporter, note
+from fer_edge.cli._output import note, terminal_reporter
 from fer_edge.cli._subjects import engine_options, find_subject, split_option, warn_of_faces
 
 __all__ = ["command"]
@@ -97,7 +97,7 @@ def predictions(
     if not mistakes:
         # Only these are classified.
         images = images.take(random_rows(len(images), count, seed))
-    with TerminalReporter() as reporter, engine:
+    with terminal_reporter() as reporter, engine:
         logits = run_logits(
             engine,
             images.images,

@@ -54,7 +54,7 @@ def command(
       fer-edge build runs/mine-qat --data fer2013.zip
     """
     from fer_edge.build.qat import setup_from_weights
-    from fer_edge.cli._output import TerminalReporter, note
+    from fer_edge.cli._output import note, terminal_reporter
     from fer_edge.cli.train import train_run
     from fer_edge.data import load, resolve_source
     from fer_edge.data.resplitting import resplit_as_recorded
@@ -72,7 +72,7 @@ def command(
     changes = [*overrides] + ([f"epochs={epochs}"] if epochs is not None else [])
     recipe = qat_recipe(weights.info, changes)
     location = resolve_source(data)
-    with TerminalReporter() as reporter:
+    with terminal_reporter() as reporter:
         dataset = load(location, reporter=reporter)
         dataset = resplit_as_recorded(dataset, weights.info.dataset, str(source))
         teachers = find_teachers([str(source)], root, dataset)

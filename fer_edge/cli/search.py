@@ -118,7 +118,7 @@ def command(
     import math
     import os
 
-    from fer_edge.cli._output import TerminalReporter, note, print_text
+    from fer_edge.cli._output import note, print_text, terminal_reporter
     from fer_edge.errors import UsageError, require
     from fer_edge.runs.recipe import load_recipe
     from fer_edge.training.search.space import load_space, space_names
@@ -148,7 +148,7 @@ def command(
     from fer_edge.training.search.search import Search
 
     source = resolve_source(data)
-    with TerminalReporter() as reporter:
+    with terminal_reporter() as reporter:
         dataset = load(source, reporter=reporter)
     if resplit is not None:
         dataset = apply_resplit(resplit, dataset)
@@ -182,7 +182,7 @@ def command(
 def _reporter(search: Search) -> SearchReporter:
     """Return a reporter that prints a line per trial, per epoch and per outcome."""
     from fer_edge.cli._output import note
-    from fer_edge.cli._training import CurvesReporter
+    from fer_edge.report.training_display import CurvesReporter
     from fer_edge.training.search.search import SearchReporter
 
     class Lines(CurvesReporter, SearchReporter):

@@ -33,7 +33,7 @@ def command(runs: tuple[str, ...], data: str | None, name: str, root: Path, fmt:
     """
     import shlex
 
-    from fer_edge.cli._output import TerminalReporter, note, print_rows
+    from fer_edge.cli._output import note, print_rows, terminal_reporter
     from fer_edge.data import load, resolve_source
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
@@ -47,7 +47,7 @@ def command(runs: tuple[str, ...], data: str | None, name: str, root: Path, fmt:
     check_new_name(root, name)
     location = resolve_source(data)
     recorded = RunFolder(find(runs[0], root, A_RUN).path)
-    with TerminalReporter() as reporter:
+    with terminal_reporter() as reporter:
         dataset = load(location, reporter=reporter)
     dataset = resplit_as_recorded(dataset, recorded.info().dataset, str(recorded.path))
     ingredients = find_ingredients(runs, root, dataset)

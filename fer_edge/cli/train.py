@@ -331,12 +331,12 @@ def _load(
     split_anew: Callable[[FerDataset], FerDataset] | None = None,
     votes: Path | None = None,
 ) -> FerDataset:
-    from fer_edge.cli._output import TerminalReporter, note
+    from fer_edge.cli._output import note, terminal_reporter
     from fer_edge.data import load, resolve_source
     from fer_edge.progress import SILENT
     from fer_edge.runs.folder import is_main_process
 
-    with TerminalReporter() as reporter:
+    with terminal_reporter() as reporter:
         dataset = load(
             resolve_source(option),
             votes=votes,
@@ -378,13 +378,13 @@ def _next_command(run: RunFolder, data: str | None) -> str:
 
 def train_run(run: RunFolder, recipe: Recipe, dataset: FerDataset, data: str | None) -> None:
     """Train, show how far it is, and say what to do next."""
-    from fer_edge.cli._output import note
-    from fer_edge.cli._training import TrainingDisplay
+    from fer_edge.cli._output import is_quiet, log, note
+    from fer_edge.report.training_display import TrainingDisplay
     from fer_edge.runs.folder import is_main_process
     from fer_edge.training.loop import train
 
     try:
-        with TrainingDisplay() as reporter:
+        with TrainingDisplay(log, quiet=is_quiet()) as reporter:
             row = train(run, recipe, dataset, reporter=reporter)
     except KeyboardInterrupt:
         if is_main_process():

@@ -9,7 +9,7 @@ import click
 
 from fer_edge.cli._names import open_bundle
 from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
-from fer_edge.cli._output import TerminalReporter, note, print_json, print_rows
+from fer_edge.cli._output import note, print_json, print_rows, terminal_reporter
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Bundle
@@ -78,7 +78,7 @@ def command(
 
     opened = open_bundle(bundle, root)
     source = resolve_source(data)
-    with TerminalReporter() as reporter:
+    with terminal_reporter() as reporter:
         dataset = load(source, reporter=reporter)
         verification = verify_bundle(
             opened,

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from fer_edge.bundle import Bundle
-from fer_edge.cli import _training, main
+from fer_edge.cli import main
 from fer_edge.data import Resplit, apply_resplit, load
 from fer_edge.models.weights import load_weights
+from fer_edge.report import training_display
 from fer_edge.runs.folder import RunFolder
 
 TINY = (
@@ -22,7 +23,7 @@ FACES = ("--data", "synthetic:160")
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_training, "draw_histories", lambda histories, path: path.touch())
+    monkeypatch.setattr(training_display, "draw_histories", lambda histories, path: path.touch())
     monkeypatch.delenv("FER_EDGE_DATA", raising=False)
 
 
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("splits")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
-        patch.setattr(_training, "draw_histories", lambda histories, path: path.touch())
+        patch.setattr(training_display, "draw_histories", lambda histories, path: path.touch())
         words = ["--split", "80/10/10", "--split-seed", "1", "--allow-duplicates-across"]
         main(["train", *FACES, *TINY, *words, "--name", "naive"])
     return path

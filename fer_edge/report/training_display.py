@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, TextColumn
 
-from fer_edge.cli._output import TerminalReporter, log
 from fer_edge.report.history import draw_histories, read_history
+from fer_edge.report.terminal import TerminalReporter
 from fer_edge.runs.folder import RunFolder
 from fer_edge.training.loop import TrainingReporter
 from fer_edge.training.session import RunOverview
@@ -31,6 +32,7 @@ class CurvesReporter(TrainingReporter):
     _drawn = float("-inf")
 
     def saved(self, run: RunFolder, *, finished: bool) -> None:
+        """Draw the curves of ``run``, unless they were drawn a moment ago."""
         now = time.monotonic()
         if finished or now - self._drawn > _DRAW_SECONDS:
             draw_histories({run.name: read_history(run.path / "history.csv")}, run.curves)
@@ -40,8 +42,8 @@ class CurvesReporter(TrainingReporter):
 class TrainingDisplay(TerminalReporter, CurvesReporter):
     """Shows a bar on a terminal, and lines elsewhere, on stderr; of several runs in turn."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        super().__init__(console, quiet=quiet)
         self._overview: RunOverview | None = None
         self._estimated = False
         self._last_line = time.monotonic()
@@ -49,9 +51,11 @@ class TrainingDisplay(TerminalReporter, CurvesReporter):
         self._done = 0
 
     def columns(self) -> Sequence[ProgressColumn]:
+        """Return what a bar consists of."""
         return TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[speed]}")
 
     def overview(self, overview: RunOverview) -> None:
+        """Print what will be trained, and how."""
         self._overview, self._estimated, self._done = overview, False, 0
         synthetic = " synthetic" if overview.synthetic else ""
         self.note(
@@ -73,6 +77,7 @@ class TrainingDisplay(TerminalReporter, CurvesReporter):
         self._started = self._last_line = time.monotonic()
 
     def step(self, epoch: int, step: int, loss: float, images_per_s: float) -> None:
+        """Draw the bar; without a terminal, print a line each minute."""
         overview = self._overview
         assert overview is not None
         self._done += 1
@@ -89,11 +94,12 @@ class TrainingDisplay(TerminalReporter, CurvesReporter):
             description=f"epoch {epoch}/{overview.epochs}  loss {loss:.3f}",
             speed=speed,
         )
-        if not log.is_terminal and time.monotonic() - self._last_line > _LOG_SECONDS:
+        if not self.console.is_terminal and time.monotonic() - self._last_line > _LOG_SECONDS:
             self._last_line = time.monotonic()
             self.note(f"epoch {epoch}/{overview.epochs}  batch {step}/{overview.steps}  {speed}")
 
     def epoch(self, row: dict[str, Any]) -> None:
+        """Print the scores of an epoch."""
         assert self._overview is not None
         self._last_line = time.monotonic()
         self.note(
