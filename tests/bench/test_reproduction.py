@@ -104,7 +104,7 @@ def test_a_time_limit_ends_at_an_epoch_and_more_time_goes_on(
     # A row that has a result is left alone.
     assert run(tmp_path, "run", "tiny", "--no-engines") == 0
     assert result(tmp_path) == first
-    assert "--more goes on" in capsys.readouterr().err
+    assert "--more continues" in capsys.readouterr().err
     # Its time is used up; with a little more, another epoch.
     assert run(tmp_path, "run", "tiny", "--minutes", "1e-6", "--more", "--no-engines") == 0
     assert result(tmp_path)["epochs"]["run"] == 1
@@ -112,7 +112,7 @@ def test_a_time_limit_ends_at_an_epoch_and_more_time_goes_on(
     minutes = str(2.5 * spent)
     assert run(tmp_path, "run", "tiny", "--minutes", minutes, "--more", "--no-engines") == 0
     assert result(tmp_path)["epochs"]["run"] > 1
-    # Begun anew, with fewer epochs.
+    # Started over, with fewer epochs.
     assert run(tmp_path, "run", "tiny", "--epochs", "1", "--again", "--no-engines") == 0
     again = result(tmp_path)
     assert again["epochs"] == {"run": 1, "of": 20, "stopped": "time limit"}
