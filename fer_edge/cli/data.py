@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._options import format_option
+from fer_edge.cli._options import format_option, votes_option
 from fer_edge.cli._output import note, print_json, print_rows, print_text, terminal_reporter
 
 if TYPE_CHECKING:
@@ -32,17 +33,21 @@ def command() -> None:
 
 @command.command()
 @click.argument("src", required=False)
+@votes_option
 @format_option
-def info(src: str | None, fmt: str) -> None:
+def info(src: str | None, votes: Path | None, fmt: str) -> None:
     """Count images per split and class, and compare them with the official FER2013.
+
+    With --votes, also how often the label is what the majority of ten people see.
 
     \b
     Example:
       fer-edge data info synthetic:700
+      fer-edge data info fer2013.zip --votes fer2013new.csv
     """
     from fer_edge.data.describe import describe
 
-    dataset = _load(src)
+    dataset = _load(src, votes)
     content = describe(dataset)
     if fmt == "json":
         print_json(content)
@@ -58,12 +63,41 @@ def info(src: str | None, fmt: str) -> None:
         *content["notes"],
     ]
     _print(rows, fmt, dataset, facts)
+    if "votes" in content and fmt != "csv":  # one table per CSV; JSON has both
+        _print_votes(content["votes"], fmt)
+
+
+def _print_votes(content: dict[str, Any], fmt: str) -> None:
+    """Print how often label and majority agree, a row per split."""
+
+    def percent(value: float | None) -> str:
+        return "n/a" if value is None else f"{100 * value:.1f} %"
+
+    rows = [
+        {
+            "split": split,
+            "majority": f"{found['majority']:,} of {found['n']:,}",
+            "agree": percent(found["agreement"]),
+            **{emotion: percent(value) for emotion, value in found["per_class"].items()},
+            "ceiling": percent(found["ceiling"]),
+            "not a face": found["not_faces"],
+        }
+        for split, found in content.items()
+        if split != "source"
+    ]
+    print_rows(
+        rows,
+        fmt,
+        title=f"{content['source']}: images whose label is what the majority of ten people see",
+        caption="ceiling: how often one of the ten agrees with the majority of the other nine",
+    )
 
 
 @command.command()
 @click.argument("src", required=False)
+@votes_option
 @format_option
-def audit(src: str | None, fmt: str) -> None:
+def audit(src: str | None, votes: Path | None, fmt: str) -> None:
     """Find duplicates inside and across splits, label conflicts and blank images.
 
     'images' counts those that repeat an earlier one, 'distinct' the different pictures among them,
@@ -75,7 +109,7 @@ def audit(src: str | None, fmt: str) -> None:
     """
     from fer_edge.data.audit import audit as audit_dataset
 
-    dataset = _load(src)
+    dataset = _load(src, votes)
     found = audit_dataset(dataset)
     if fmt == "json":
         print_json(found.to_dict())
@@ -83,12 +117,12 @@ def audit(src: str | None, fmt: str) -> None:
     _print(found.rows(), fmt, dataset, [f"sha256 {dataset.sha256}", *dataset.notes])
 
 
-def _load(src: str | None) -> FerDataset:
+def _load(src: str | None, votes: Path | None = None) -> FerDataset:
     from fer_edge.data import load, resolve_source
 
     source = resolve_source(src)
     with terminal_reporter() as reporter:
-        return load(source, reporter=reporter)
+        return load(source, votes=votes, reporter=reporter)
 
 
 def _print(rows: list[dict[str, Any]], fmt: str, dataset: FerDataset, facts: list[str]) -> None:

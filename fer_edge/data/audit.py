@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from fer_edge.data.dataset import FerDataset, image_keys
+from fer_edge.data.ferplus import COLUMNS
 from fer_edge.data.near import NearPairs, near_pairs
 from fer_edge.data.splits import Split
+from fer_edge.data.votes import winner_column
 from fer_edge.emotions import EMOTIONS
 
 __all__ = ["BLANK_STD", "Audit", "audit"]
@@ -69,6 +71,13 @@ class Audit:
                 table.append(
                     _finding("blank", split.label, len(rows), self._distinct(rows), None, example)
                 )
+        for split in Split:
+            rows = [row for row in self.not_faces if self._split(row) is split]
+            if rows:
+                example, distinct = self.dataset.ids[rows[0]], self._distinct(rows)
+                table.append(
+                    _finding("not a face", split.label, len(rows), distinct, None, example)
+                )
         return table
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,7 +94,16 @@ class Audit:
             "near": self._describe_pairs(self.near),
             "mirrored": self._describe_pairs(self.mirrored),
             "blank": [ids[row] for row in self.blank],
+            "not_faces": [ids[row] for row in self.not_faces],
         }
+
+    @cached_property
+    def not_faces(self) -> tuple[int, ...]:
+        """Rows that most of FER+'s ten people called "not a face"; none without votes."""
+        if self.dataset.voters is None:
+            return ()
+        rows = np.flatnonzero(winner_column(self.dataset.votes) == COLUMNS.index("NF"))
+        return tuple(int(row) for row in rows)
 
     def _split(self, row: int) -> Split:
         return Split(int(self.dataset.split[row]))

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 
 from fer_edge.data.dataset import FerDataset
+from fer_edge.data.ferplus import COLUMNS
 from fer_edge.data.splits import Split, compare_official
+from fer_edge.data.votes import human_ceiling, majority, winner_column
+from fer_edge.emotions import EMOTIONS
 
-__all__ = ["describe", "pixel_statistics"]
+__all__ = ["describe", "pixel_statistics", "vote_statistics"]
 
 
 def describe(dataset: FerDataset) -> dict[str, Any]:
@@ -37,7 +40,45 @@ def describe(dataset: FerDataset) -> dict[str, Any]:
         "splits": splits,
         "pixels": {"of": "train" if train.any() else "all", "mean": mean, "std": std},
         "notes": list(dataset.notes),
+        **({} if dataset.voters is None else {"votes": vote_statistics(dataset)}),
     }
+
+
+def vote_statistics(dataset: FerDataset) -> dict[str, Any]:
+    """Return how often FER2013's label is what ten people see, per split that has images.
+
+    ``majority`` images have a class with more than half of the votes, single votes left out (the
+    protocol of FER+, see :mod:`fer_edge.data.votes`); ``agreement`` is the fraction of them whose
+    label is that class, ``per_class`` the same for the images of each label. ``not_faces`` counts
+    the images whose winner is "not a face". ``ceiling``: how often one of the ten agrees with the
+    majority of the other nine, on the ``majority`` images.
+    """
+    found: dict[str, Any] = {"source": dataset.voters.source if dataset.voters else ""}
+    votes = dataset.votes
+    for split in Split:
+        rows = dataset.split == split
+        if not rows.any():
+            continue
+        seen, labels = majority(votes[rows]), dataset.labels[rows]
+        decided = seen >= 0
+        right = seen == labels
+        found[split.label] = {
+            "n": int(rows.sum()),
+            "voted": int((votes[rows].sum(axis=1) > 0).sum()),
+            "majority": int(decided.sum()),
+            "not_faces": int((winner_column(votes[rows]) == COLUMNS.index("NF")).sum()),
+            "agreement": _mean(right[decided]),
+            "per_class": {
+                emotion: _mean(right[decided & (labels == label)])
+                for label, emotion in enumerate(EMOTIONS)
+            },
+            "ceiling": human_ceiling(votes[rows][decided])[0] if decided.any() else None,
+        }
+    return found
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def pixel_statistics(images: np.ndarray) -> tuple[float, float]:

@@ -19,6 +19,7 @@ __all__ = [
     "majority",
     "shares",
     "winner",
+    "winner_column",
     "without_outliers",
 ]
 
@@ -63,10 +64,16 @@ def majority(votes: np.ndarray) -> np.ndarray:
 
 def winner(votes: np.ndarray) -> np.ndarray:
     """Return i64[N]: the class with the most votes, 0..7; -1 for a tie, "unknown", "not a face"."""
+    column = winner_column(votes)
+    return np.where(column >= 0, _CLASS_OF_COLUMN[column], -1)
+
+
+def winner_column(votes: np.ndarray) -> np.ndarray:
+    """Return i64[N]: FER+'s column with the most votes, 0..9; -1 for a tie and without votes."""
     counts = votes.astype(np.int64)
     most = counts.max(axis=1)
     alone = (counts == most[:, None]).sum(axis=1) == 1
-    return np.where(alone & (most > 0), _CLASS_OF_COLUMN[counts.argmax(axis=1)], -1)
+    return np.where(alone & (most > 0), counts.argmax(axis=1), -1)
 
 
 def human_ceiling(votes: np.ndarray) -> tuple[float, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fer_edge.cli import main
 from fer_edge.data import FerDataset, Resplit, Split, apply_resplit, load
 from fer_edge.data.ferplus import COLUMNS, read_votes, vote_rows
 from fer_edge.data.votes import (
@@ -21,6 +23,7 @@ from fer_edge.data.votes import (
     winner,
     without_outliers,
 )
+from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, UsageError
 
 HEADER = "Usage,Image name," + ",".join(COLUMNS)
@@ -193,3 +196,29 @@ def test_the_real_votes(fer2013_source: Path) -> None:
     assert (labels >= 0).sum() == 3_199, "the paper's protocol on PublicTest"
     decided = labels >= 0
     assert (labels[decided] == public.labels[decided]).mean() == pytest.approx(0.6677, abs=1e-4)
+
+
+def test_info_and_audit_show_agreement_and_what_is_no_face(
+    tmp_path: Path, forms: type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    anger = [0, 0, 0, 0, 8, 2, 0, 0, 0, 0]
+    no_face = [0, 0, 0, 0, 2, 0, 0, 0, 0, 8]
+    _, path = csv_with_votes(tmp_path, forms, np.array([anger, no_face]))
+    words = [str(tmp_path / "fer2013.csv"), "--votes", str(path), "--format", "json"]
+    main(["data", "info", *words])
+    content = json.loads(capsys.readouterr().out)["votes"]
+    dataset = load(tmp_path / "fer2013.csv", votes=path, cache=False)
+    train = dataset.split == Split.TRAIN
+    assert content["train"]["majority"] == int((dataset.votes[train][:, 4] == 8).sum())
+    assert content["train"]["not_faces"] == int((dataset.votes[train][:, 9] == 8).sum())
+    right = dataset.labels[train][dataset.votes[train][:, 4] == 8] == EMOTIONS.index("angry")
+    assert content["train"]["agreement"] == pytest.approx(right.mean())
+    assert content["train"]["per_class"]["happy"] == 0
+    # Eight of ten: each of the eight agrees with the nine others, the two do not.
+    assert content["train"]["ceiling"] == pytest.approx(0.8)
+    main(["data", "audit", *words])
+    audited = json.loads(capsys.readouterr().out)
+    assert len(audited["not_faces"]) == int((dataset.votes[:, 9] == 8).sum())
+    assert {row["check"] for row in audited["rows"]} >= {"not a face"}
+    main(["data", "info", *words[:-2]])
+    assert "the majority of ten people see" in capsys.readouterr().out
