@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from fixtures_graphs import lively
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,8 +36,6 @@ from fer_edge.training.fake_quant import FakeQuantised, Grid, QatSetup, weight_s
 from fer_edge.training.qat import qat_recipe
 from fer_edge.training.start import start_run
 from fer_edge.training.teachers import find_teachers
-
-from .conftest import lively
 
 NETWORKS = {
     "compact": ModelSpec("compact", {"widths": [16, 16, 32], "blocks": [1, 1, 1]}),
