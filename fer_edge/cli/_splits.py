@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from fer_edge.runs.info import CrossValidationInfo
 
 __all__ = [
+    "SplitOptions",
     "cross_validate",
     "refuse_other_folds",
     "refuse_other_split",
@@ -23,6 +25,16 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """What the options of the split say; None and False where an option was not given."""
+
+    split: str | None
+    seed: int | None
+    duplicates_across: bool
+    folds: int | None = None
 
 
 def split_options(command: F) -> F:
@@ -51,22 +63,20 @@ def split_options(command: F) -> F:
     return command
 
 
-def resplit_from_options(
-    split: str | None, seed: int | None, duplicates_across: bool, *, folds: bool = False
-) -> Resplit | None:
+def resplit_from_options(asked: SplitOptions) -> Resplit | None:
     """Return the split that the options ask for; None for the official one."""
     from fer_edge.data.resplit import OFFICIAL, Resplit
     from fer_edge.errors import UsageError
 
-    if folds and split is not None:
+    if asked.folds and asked.split is not None:
         raise UsageError(
             "--folds cuts the official TRAIN, --split pools it with PUBLIC", fix="drop one of them"
         )
-    if split not in (None, OFFICIAL):
-        return Resplit(str(split), seed or 0, duplicates_across)
-    if folds:
+    if asked.split not in (None, OFFICIAL):
+        return Resplit(str(asked.split), asked.seed or 0, asked.duplicates_across)
+    if asked.folds:
         return None
-    if seed is not None or duplicates_across:
+    if asked.seed is not None or asked.duplicates_across:
         raise UsageError(
             "--split-seed and --allow-duplicates-across change a random split, and there is none",
             fix="add --split 80/10/10, or --folds 3",
@@ -74,44 +84,34 @@ def resplit_from_options(
     return None
 
 
-def refuse_other_split(
-    what: Path,
-    recorded: Resplit | None,
-    split: str | None,
-    seed: int | None,
-    duplicates_across: bool,
-    folds: int | None = None,
-) -> None:
+def refuse_other_split(what: Path, recorded: Resplit | None, asked: SplitOptions) -> None:
     """Raise UsageError when options name another split than the one a run was started with."""
     from fer_edge.data.resplit import OFFICIAL
 
-    was: tuple[str, int | None, bool] = (OFFICIAL, None, False)
+    started = SplitOptions(OFFICIAL, None, False)
     if recorded is not None:
-        was = (recorded.name, recorded.seed, recorded.duplicates_across)
-    asked = (split or was[0], was[1] if seed is None else seed, duplicates_across or was[2])
-    if asked != was or folds is not None:
+        started = SplitOptions(recorded.name, recorded.seed, recorded.duplicates_across)
+    if _completed(asked, started) != started:
         _refuse(what, recorded.label if recorded else "official split")
 
 
-def refuse_other_folds(
-    validation: CrossValidation,
-    folds: int | None,
-    split: str | None,
-    seed: int | None,
-    duplicates_across: bool,
-) -> None:
+def refuse_other_folds(validation: CrossValidation, asked: SplitOptions) -> None:
     """Raise UsageError when options name other folds than those that were started."""
     info = validation.info()
-    was = (info.folds, info.seed, info.duplicates_across, None)
-    asked = (
-        folds or was[0],
-        was[1] if seed is None else seed,
-        duplicates_across or was[2],
-        split,
+    started = SplitOptions(None, info.seed, info.duplicates_across, info.folds)
+    if _completed(asked, started) != started:
+        naive = "NAIVE " if info.duplicates_across else ""
+        _refuse(validation.path, f"{naive}{info.folds} folds of seed {info.seed}")
+
+
+def _completed(asked: SplitOptions, started: SplitOptions) -> SplitOptions:
+    """Return ``asked``, with what it leaves open taken from ``started``."""
+    return SplitOptions(
+        asked.split or started.split,
+        started.seed if asked.seed is None else asked.seed,
+        asked.duplicates_across or started.duplicates_across,
+        asked.folds or started.folds,
     )
-    if asked != was:
-        naive = "NAIVE " if was[2] else ""
-        _refuse(validation.path, f"{naive}{was[0]} folds of seed {was[1]}")
 
 
 def _refuse(what: Path, used: str) -> NoReturn:

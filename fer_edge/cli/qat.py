@@ -55,7 +55,7 @@ def command(
     """
     from fer_edge.build.qat import setup_from_weights
     from fer_edge.cli._output import note, terminal_reporter
-    from fer_edge.cli.train import train_run
+    from fer_edge.cli._train_run import train_run
     from fer_edge.data import load, resolve_source
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fer_edge.cli._options import data_option, format_option, new_runs_option
-from fer_edge.cli._splits import resplit_from_options, split_options
+from fer_edge.cli._splits import SplitOptions, resplit_from_options, split_options
 from fer_edge.training.search.study import PRUNERS, SAMPLERS
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def command(
                 f"{key} is searched, and --set fixes it", fix="drop --set, or use another --space"
             )
     chosen = load_recipe(recipe or searched.recipe or "default", overrides)
-    resplit = resplit_from_options(split, split_seed, duplicates_across)
+    resplit = resplit_from_options(SplitOptions(split, split_seed, duplicates_across))
 
     from fer_edge.data import apply_resplit, load, resolve_source
     from fer_edge.training.search.search import Search

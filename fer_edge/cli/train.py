@@ -1,36 +1,27 @@
-"""``fer-edge train``: start a training run, or go on with one."""
+"""``fer-edge train``: start a training run, or continue one."""
 
 from __future__ import annotations
 
-import shlex
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from fer_edge.cli._options import data_option, new_runs_option, votes_option
-from fer_edge.cli._splits import (
-    cross_validate,
-    refuse_other_folds,
-    refuse_other_split,
-    resplit_from_options,
-    split_options,
-)
+from fer_edge.cli._splits import SplitOptions, cross_validate, split_options
+from fer_edge.cli._train_run import TrainOptions, train_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from fer_edge.data import FerDataset
     from fer_edge.provenance import TeacherInfo
-    from fer_edge.runs.cross_validation import CrossValidation
-    from fer_edge.runs.folder import RunFolder
-    from fer_edge.runs.info import RunInfo
     from fer_edge.runs.recipe import Recipe
+    from fer_edge.training.start import InitialWeights
 
-__all__ = ["command", "train_run"]
+__all__ = ["command"]
 
 _NORM_IMAGES = 2048
 """At most so many images give BatchNorm its statistics where a bundle has none."""
@@ -127,8 +118,8 @@ def command(
       fer-edge train --resume
     """
     from fer_edge.cli._output import print_text
-    from fer_edge.errors import UsageError, require
-    from fer_edge.runs.recipe import load_recipe, recipe_names, with_overrides
+    from fer_edge.errors import require
+    from fer_edge.runs.recipe import recipe_names
 
     if list_recipes:
         print_text("\n".join(recipe_names()))
@@ -142,127 +133,91 @@ def command(
     for module in ("torch", "accelerate", "safetensors", "tensorboard", "matplotlib"):
         require(module, "train")
 
+    asked = TrainOptions(
+        data,
+        votes,
+        recipe,
+        changes,
+        teachers,
+        init,
+        SplitOptions(split, split_seed, duplicates_across, folds),
+        name,
+        root,
+    )
     if resume is not None:
-        if name is not None:
-            raise UsageError("--name starts a new run, --resume goes on with one", fix="drop one")
-        if init is not None:
-            raise UsageError("--init starts a new run, --resume goes on with one", fix="drop one")
-        from fer_edge.data.resplit import recorded_resplit
-        from fer_edge.data.resplitting import resplit_as_recorded
-        from fer_edge.runs.cross_validation import cross_validation_to_resume
-        from fer_edge.runs.folder import RunFolder
+        from fer_edge.cli._resume import resume as resume_run
 
-        validation = cross_validation_to_resume(resume, root)
-        if validation is not None:
-            _tell_unnamed(resume, validation.path)
-            refuse_other_folds(validation, folds, split, split_seed, duplicates_across)
-            chosen = validation.recipe()
-            asked = load_recipe(recipe) if recipe is not None else chosen
-            _refuse_changes(RunFolder(validation.path), chosen, with_overrides(asked, changes))
-            cross_validate(validation, _load(data or _recorded_data(validation)))
-            return
-        run, chosen = _resumed(resume, root, recipe, changes, data)
-        described = run.info().dataset
-        recorded = recorded_resplit(described)
-        refuse_other_split(run.path, recorded, split, split_seed, duplicates_across, folds)
-        dataset = _load(
-            data or _recorded_data(run),
-            lambda read: resplit_as_recorded(read, described),
-            votes or _recorded_votes(run),
-        )
-        if teachers:
-            _same_teachers(run, teachers, root, dataset)
+        resume_run(resume, asked)
+    elif folds is not None:
+        _start_folds(folds, asked)
     else:
-        from fer_edge.data import apply_resplit, resolve_source
-        from fer_edge.training.start import start_run
-        from fer_edge.training.teachers import find_teachers
-
-        resplit = resplit_from_options(split, split_seed, duplicates_across, folds=bool(folds))
-        chosen = load_recipe(recipe or "default", changes)
-        source = resolve_source(data)
-        dataset = _load(source, partial(apply_resplit, resplit) if resplit else None, votes)
-        if folds is not None:
-            from fer_edge.training.folds import create_cross_validation
-
-            if init is not None:
-                raise UsageError(
-                    "--folds takes no --init: those weights have seen what the folds are scored on",
-                    fix="drop --init",
-                )
-            if teachers:
-                raise UsageError(
-                    "--folds takes no --teacher: one teacher has seen what all folds but its own "
-                    "are scored on",
-                    fix="train each fold's student as a run of its own, or drop --teacher",
-                )
-            _need_teachers(chosen, ())
-            validation = create_cross_validation(
-                root,
-                name,
-                chosen,
-                dataset,
-                source,
-                count=folds,
-                seed=split_seed or 0,
-                duplicates_across=duplicates_across,
-            )
-            cross_validate(validation, dataset)
-            return
-        found = find_teachers(teachers, root, dataset)
-        _need_teachers(chosen, found)
-        with _initial_weights(init, root, dataset) as (first, origin):
-            run = start_run(
-                root, name, chosen, dataset, source, teachers=found, init=first, init_from=origin
-            )
-        if votes is not None:
-            run.update(votes=str(votes.resolve()))
-    train_run(run, chosen, dataset, data)
+        _start(asked)
 
 
-def _resumed(
-    name: str, root: Path, recipe: str | None, changes: list[str], data: str | None
-) -> tuple[RunFolder, Recipe]:
-    """Return the run to go on with and its recipe, which options may repeat but not change."""
+def _start_folds(folds: int, asked: TrainOptions) -> None:
+    """Start a cross-validation."""
     from fer_edge.errors import UsageError
-    from fer_edge.runs.folder import run_to_resume
-    from fer_edge.runs.recipe import load_recipe, with_overrides
+    from fer_edge.training.folds import create_cross_validation
 
-    run = run_to_resume(name, root)
-    _tell_unnamed(name, run.path)
-    chosen = run.recipe()
-    asked = load_recipe(recipe) if recipe is not None else chosen
-    _refuse_changes(run, chosen, with_overrides(asked, changes))
-    info = run.info()
-    if info.status == "finished":
+    recipe = asked.new_recipe()
+    dataset, source = asked.dataset()
+    if asked.init is not None:
         raise UsageError(
-            f"{run.path} has finished: {_outcome(info)}",
-            fix=f"build from it: `{_next_command(run, data)}`",
+            "--folds takes no --init: those weights have seen what the folds are scored on",
+            fix="drop --init",
         )
-    return run, chosen
+    if asked.teachers:
+        raise UsageError(
+            "--folds takes no --teacher: one teacher has seen what all folds but its own "
+            "are scored on",
+            fix="train each fold's student as a run of its own, or drop --teacher",
+        )
+    _need_teachers(recipe, ())
+    validation = create_cross_validation(
+        asked.root,
+        asked.name,
+        recipe,
+        dataset,
+        source,
+        count=folds,
+        seed=asked.split.seed or 0,
+        duplicates_across=asked.split.duplicates_across,
+    )
+    cross_validate(validation, dataset)
 
 
-def _tell_unnamed(name: str, path: Path) -> None:
-    """Say which run is resumed where none is named."""
-    from fer_edge.cli._output import note
-    from fer_edge.runs.folder import is_main_process
+def _start(asked: TrainOptions) -> None:
+    """Start a run."""
+    from fer_edge.training.start import start_run
+    from fer_edge.training.teachers import find_teachers
 
-    if not name and is_main_process():
-        note(f"no run named: {path}, the newest one that was stopped")
+    recipe = asked.new_recipe()
+    dataset, source = asked.dataset()
+    teachers = find_teachers(asked.teachers, asked.root, dataset)
+    _need_teachers(recipe, teachers)
+    with _initial_weights(asked.init, asked.root, dataset) as init:
+        run = start_run(
+            asked.root, asked.name, recipe, dataset, source, teachers=teachers, init=init
+        )
+    if asked.votes is not None:
+        run.update(votes=str(asked.votes.resolve()))
+    train_run(run, recipe, dataset, asked.data)
 
 
 @contextmanager
 def _initial_weights(
     name: str | None, root: Path, dataset: FerDataset
-) -> Iterator[tuple[Path | None, dict[str, Any] | None]]:
-    """Yield the weights file that ``--init`` names, and what to record of where it came from.
+) -> Iterator[InitialWeights | None]:
+    """Yield the weights that ``--init`` names, and what to record of where they came from.
 
     It may be a run, a file, or a bundle, whose weights are there only inside the context.
     """
     from fer_edge.cli._names import found
     from fer_edge.runs.find import TO_START_FROM
+    from fer_edge.training.start import InitialWeights
 
     if name is None:
-        yield None, None
+        yield None
         return
     source = found(name, root, TO_START_FROM)
     if source.kind == "bundle":
@@ -277,25 +232,9 @@ def _initial_weights(
             # Evenly from all: a folder's images come class by class.
             weights_from_bundle(bundle, images[:: -(-len(images) // _NORM_IMAGES)], weights)
             origin = {"path": str(source.path.resolve()), "name": run, "commands": commands}
-            yield weights, origin
+            yield InitialWeights(weights, origin)
     else:
-        yield source.weights, None
-
-
-def _same_teachers(run: RunFolder, names: tuple[str, ...], root: Path, dataset: FerDataset) -> None:
-    """Refuse other teachers than the run's; the same ones may have moved, which is recorded."""
-    from fer_edge.errors import UsageError
-    from fer_edge.training.teachers import find_teachers
-
-    found = find_teachers(names, root, dataset)
-    known = run.info().teachers
-    if [teacher.sha256 for teacher in found] != [teacher.sha256 for teacher in known]:
-        taught = ", ".join(teacher.name for teacher in known) or "none"
-        raise UsageError(
-            f"{run.path} was started with other teachers: {taught}",
-            fix="resume without --teacher, or start a new run under another --name",
-        )
-    run.update(teachers=found)
+        yield InitialWeights(source.weights)
 
 
 def _need_teachers(recipe: Recipe, teachers: Sequence[TeacherInfo]) -> None:
@@ -307,94 +246,3 @@ def _need_teachers(recipe: Recipe, teachers: Sequence[TeacherInfo]) -> None:
             "the recipe says how to distil, but there is no teacher",
             fix="name one with --teacher RUN, or leave the recipe's [distill] away",
         )
-
-
-def _recorded_data(run: RunFolder | CrossValidation) -> str | None:
-    """Where the run's images were read from, if they are still there."""
-    recorded = run.info().data
-    return recorded if recorded.startswith("synthetic") or Path(recorded).exists() else None
-
-
-def _recorded_votes(run: RunFolder) -> Path | None:
-    recorded = run.info().votes
-    return None if recorded is None else Path(recorded)
-
-
-def _outcome(info: RunInfo) -> str:
-    """Return how far a finished run came."""
-    last = info.last or {}
-    return f"{last['epoch']} epochs, PUBLIC top-1 {100 * last['public_top1']:.2f} %"
-
-
-def _load(
-    option: str | None,
-    split_anew: Callable[[FerDataset], FerDataset] | None = None,
-    votes: Path | None = None,
-) -> FerDataset:
-    from fer_edge.cli._output import note, terminal_reporter
-    from fer_edge.data import load, resolve_source
-    from fer_edge.progress import SILENT
-    from fer_edge.runs.folder import is_main_process
-
-    with terminal_reporter() as reporter:
-        dataset = load(
-            resolve_source(option),
-            votes=votes,
-            reporter=reporter if is_main_process() else SILENT,
-        )
-    if split_anew is not None:
-        dataset = split_anew(dataset)
-    for text in dataset.notes:
-        if is_main_process():
-            note(text)
-    return dataset
-
-
-def _refuse_changes(run: RunFolder, chosen: Recipe, asked: Recipe) -> None:
-    from fer_edge.errors import UsageError
-
-    if asked == chosen:
-        return
-    now, wanted = chosen.to_dict(), asked.to_dict()
-    different = []
-    for key in now:
-        if now[key] == wanted[key]:
-            continue
-        if isinstance(now[key], dict):
-            different += [f"{key}.{k}" for k in now[key] if now[key][k] != wanted[key].get(k)]
-        else:
-            different.append(key)
-    raise UsageError(
-        f"{run.path} was started with another recipe; different: {', '.join(different)}",
-        fix="resume without recipe options (the schedule depends on all of them, the number of "
-        "epochs too), or start a new run under another --name",
-    )
-
-
-def _next_command(run: RunFolder, data: str | None) -> str:
-    words = ["fer-edge", "build", str(run.path), "--precision", "int8"]
-    return shlex.join(words + (["--data", data] if data else []))
-
-
-def train_run(run: RunFolder, recipe: Recipe, dataset: FerDataset, data: str | None) -> None:
-    """Train, show how far it is, and say what to do next."""
-    from fer_edge.cli._output import is_quiet, log, note
-    from fer_edge.report.training_display import TrainingDisplay
-    from fer_edge.runs.folder import is_main_process
-    from fer_edge.training.loop import train
-
-    try:
-        with TrainingDisplay(log, quiet=is_quiet()) as reporter:
-            row = train(run, recipe, dataset, reporter=reporter)
-    except KeyboardInterrupt:
-        if is_main_process():
-            note(f"stopped; go on with: fer-edge train --resume {shlex.quote(str(run.path))}")
-        raise
-    if is_main_process():
-        marked = " (synthetic images)" if dataset.synthetic else ""
-        note(
-            f"PUBLIC top-1 {100 * row['public_top1']:.2f} %, "
-            f"macro-F1 {100 * row['public_macro_f1']:.2f} %{marked}"
-        )
-        note(f"weights, history and curves: {run.path}")
-        note(f"next: {_next_command(run, data)}")

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,23 @@ from fer_edge.runs.info import InitInfo
 from fer_edge.runs.recipe import Data, Recipe, recipe_from_dict
 from fer_edge.training.fake_quant import QatSetup
 
-__all__ = ["check_network", "location", "made_once", "start_run"]
+__all__ = ["InitialWeights", "check_network", "location", "made_once", "start_run"]
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """The weights that a run starts from.
+
+    ``origin`` is recorded where ``file`` is temporary: it has the ``path`` that it was made from.
+    """
+
+    file: Path
+    origin: Mapping[str, Any] | None = None
+
+    @property
+    def shown(self) -> str:
+        """What messages call it."""
+        return str((self.origin or {}).get("path", self.file))
 
 
 def start_run(
@@ -38,33 +55,29 @@ def start_run(
     data: str,
     *,
     teachers: Sequence[TeacherInfo] = (),
-    init: Path | None = None,
-    init_from: Mapping[str, Any] | None = None,
+    init: InitialWeights | None = None,
     qat: QatSetup | None = None,
 ) -> RunFolder:
     """Make the folder of a new run below ``root``; ``data`` says where the images were read from.
 
-    The run will learn from ``teachers``, if there are any, and start from a copy of the weights
-    file ``init``, if one is given, rather than from random weights; ``init_from`` is recorded of
-    their origin where the file itself does not stay. With ``qat`` it fine-tunes its teacher for the
-    INT8 graph of that setup.
+    The run will learn from ``teachers``. It starts from a copy of ``init``; without it, from random
+    weights. With ``qat`` it fine-tunes its teacher for the INT8 graph of that setup.
 
-    Under ``torchrun`` or ``accelerate launch`` the main process makes it and tells the others.
-    Raises :class:`UsageError` for a network or an option that does not exist, before any folder is
-    made, and for a name that is taken.
+    Under ``torchrun`` or ``accelerate launch`` the main process makes the folder, and all processes
+    return it. Raises :class:`UsageError` for a network or an option that does not exist, before any
+    folder is made, and for a name that is taken.
     """
     check_network(recipe)
     if init is not None:
-        shown = str((init_from or {}).get("path", init))
-        _check_init(init, recipe, dataset, shown)
+        _check_init(init, recipe, dataset)
 
     def create() -> Path:
         run = create_run(root, name, recipe, dataset.info(), location(data), teachers=teachers)
         if init is not None:
             # A copy: the other run may be gone, or trained on, before this one is resumed.
-            content = init.read_bytes()
+            content = init.file.read_bytes()
             write_bytes(run.init, content)
-            origin = dict(init_from) if init_from else {"path": location(str(init))}
+            origin = dict(init.origin or {"path": location(str(init.file))})
             origin["sha256"] = sha256_bytes(content)
             run.update(init=read_record(InitInfo, origin, "init"))
         if qat is not None:
@@ -80,13 +93,12 @@ def check_network(recipe: Recipe) -> None:
         build_model(ModelSpec(recipe.model.name, recipe.model.options))
 
 
-def _check_init(init: Path, recipe: Recipe, dataset: FerDataset, shown: str) -> None:
-    """Raise :class:`UsageError` for weights that do not fit, or that have seen other images.
+def _check_init(init: InitialWeights, recipe: Recipe, dataset: FerDataset) -> None:
+    """Raise :class:`UsageError` for weights that do not fit, or that were fitted to other images.
 
-    ``shown`` is what a message calls them. Those of a narrower network fit
-    (:mod:`fer_edge.models.growing`).
+    Weights of a narrower network fit (:mod:`fer_edge.models.growing`).
     """
-    weights = load_weights(init)
+    weights, shown = load_weights(init.file), init.shown
     wanted = ModelSpec(recipe.model.name, recipe.model.options)
     with torch.device("meta"):
         fits = fits_into(weights.state, build_model(wanted.untrained()).state_dict())

@@ -27,7 +27,7 @@ from fer_edge.training.batches import Sources
 from fer_edge.training.loop import train
 from fer_edge.training.losses import cross_entropy
 from fer_edge.training.session import Session
-from fer_edge.training.start import start_run
+from fer_edge.training.start import InitialWeights, start_run
 
 TinyRecipe = Callable[..., Recipe]
 NewRun = Callable[..., RunFolder]
@@ -330,7 +330,9 @@ def test_a_run_starts_from_the_weights_it_is_given(
 
     def begin(name: str, *changes: str) -> RunFolder:
         changed = tiny("data.holdout=0.1", "epochs=1", *changes)
-        return start_run(tmp_path / "runs", name, changed, faces, "synthetic", init=first.model)
+        return start_run(
+            tmp_path / "runs", name, changed, faces, "synthetic", init=InitialWeights(first.model)
+        )
 
     second = begin("second", "seed=5")
     assert second.info().init.sha256 == load_weights(first.model).sha256
@@ -348,7 +350,14 @@ def test_a_run_starts_from_the_weights_it_is_given(
         begin("leak", "data.holdout_seed=1")
     other = faces.take(range(len(faces) - 1))
     with pytest.raises(UsageError, match="not to TRAIN of"):
-        start_run(tmp_path / "runs", "images", recipe, other, "synthetic", init=first.model)
+        start_run(
+            tmp_path / "runs",
+            "images",
+            recipe,
+            other,
+            "synthetic",
+            init=InitialWeights(first.model),
+        )
     assert not (tmp_path / "runs" / "leak").exists()
 
     widths = [2 * width for width in second.recipe().model.options["widths"]]

@@ -1,0 +1,141 @@
+"""``fer-edge train --resume``: continue a run or a cross-validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fer_edge.cli._splits import cross_validate, refuse_other_folds, refuse_other_split
+from fer_edge.cli._train_run import TrainOptions, load_images, next_command, train_run
+
+if TYPE_CHECKING:
+    from fer_edge.data import FerDataset
+    from fer_edge.runs.cross_validation import CrossValidation
+    from fer_edge.runs.folder import RunFolder
+    from fer_edge.runs.info import RunInfo
+    from fer_edge.runs.recipe import Recipe
+
+__all__ = ["resume"]
+
+
+def resume(name: str, asked: TrainOptions) -> None:
+    """Continue a run or a cross-validation."""
+    from fer_edge.data.resplit import recorded_resplit
+    from fer_edge.data.resplitting import resplit_as_recorded
+    from fer_edge.errors import UsageError
+    from fer_edge.runs.cross_validation import cross_validation_to_resume
+
+    for option, value in (("--name", asked.name), ("--init", asked.init)):
+        if value is not None:
+            raise UsageError(
+                f"{option} starts a new run, --resume goes on with one", fix="drop one"
+            )
+    validation = cross_validation_to_resume(name, asked.root)
+    if validation is not None:
+        _resume_folds(validation, name, asked)
+        return
+    run, recipe = _resumed(name, asked)
+    described = run.info().dataset
+    refuse_other_split(run.path, recorded_resplit(described), asked.split)
+    dataset = load_images(
+        asked.data or _recorded_data(run),
+        lambda read: resplit_as_recorded(read, described),
+        asked.votes or _recorded_votes(run),
+    )
+    if asked.teachers:
+        _same_teachers(run, asked.teachers, asked.root, dataset)
+    train_run(run, recipe, dataset, asked.data)
+
+
+def _resume_folds(validation: CrossValidation, name: str, asked: TrainOptions) -> None:
+    """Continue a cross-validation."""
+    from fer_edge.runs.folder import RunFolder
+
+    _tell_unnamed(name, validation.path)
+    refuse_other_folds(validation, asked.split)
+    _refuse_changes(RunFolder(validation.path), validation.recipe(), asked)
+    cross_validate(validation, load_images(asked.data or _recorded_data(validation)))
+
+
+def _resumed(name: str, asked: TrainOptions) -> tuple[RunFolder, Recipe]:
+    """Return the run to continue and its recipe, which options may repeat but not change."""
+    from fer_edge.errors import UsageError
+    from fer_edge.runs.folder import run_to_resume
+
+    run = run_to_resume(name, asked.root)
+    _tell_unnamed(name, run.path)
+    recipe = run.recipe()
+    _refuse_changes(run, recipe, asked)
+    info = run.info()
+    if info.status == "finished":
+        raise UsageError(
+            f"{run.path} has finished: {_outcome(info)}",
+            fix=f"build from it: `{next_command(run, asked.data)}`",
+        )
+    return run, recipe
+
+
+def _tell_unnamed(name: str, path: Path) -> None:
+    """Say which run is resumed where none is named."""
+    from fer_edge.cli._output import note
+    from fer_edge.runs.folder import is_main_process
+
+    if not name and is_main_process():
+        note(f"no run named: {path}, the newest one that was stopped")
+
+
+def _same_teachers(run: RunFolder, names: tuple[str, ...], root: Path, dataset: FerDataset) -> None:
+    """Refuse other teachers than the run's; the same ones may have moved, which is recorded."""
+    from fer_edge.errors import UsageError
+    from fer_edge.training.teachers import find_teachers
+
+    found = find_teachers(names, root, dataset)
+    known = run.info().teachers
+    if [teacher.sha256 for teacher in found] != [teacher.sha256 for teacher in known]:
+        taught = ", ".join(teacher.name for teacher in known) or "none"
+        raise UsageError(
+            f"{run.path} was started with other teachers: {taught}",
+            fix="resume without --teacher, or start a new run under another --name",
+        )
+    run.update(teachers=found)
+
+
+def _recorded_data(run: RunFolder | CrossValidation) -> str | None:
+    """Where the run's images were read from, if they are still there."""
+    recorded = run.info().data
+    return recorded if recorded.startswith("synthetic") or Path(recorded).exists() else None
+
+
+def _recorded_votes(run: RunFolder) -> Path | None:
+    recorded = run.info().votes
+    return None if recorded is None else Path(recorded)
+
+
+def _outcome(info: RunInfo) -> str:
+    """Return how far a finished run came."""
+    last = info.last or {}
+    return f"{last['epoch']} epochs, PUBLIC top-1 {100 * last['public_top1']:.2f} %"
+
+
+def _refuse_changes(run: RunFolder, recipe: Recipe, asked: TrainOptions) -> None:
+    """Raise UsageError where the options ask for another recipe than the one of ``run``."""
+    from fer_edge.errors import UsageError
+    from fer_edge.runs.recipe import load_recipe, with_overrides
+
+    named = load_recipe(asked.recipe) if asked.recipe is not None else recipe
+    now, wanted = recipe.to_dict(), with_overrides(named, asked.changes).to_dict()
+    if now == wanted:
+        return
+    different = []
+    for key in now:
+        if now[key] == wanted[key]:
+            continue
+        if isinstance(now[key], dict):
+            different += [f"{key}.{k}" for k in now[key] if now[key][k] != wanted[key].get(k)]
+        else:
+            different.append(key)
+    raise UsageError(
+        f"{run.path} was started with another recipe; different: {', '.join(different)}",
+        fix="resume without recipe options (the schedule depends on all of them, the number of "
+        "epochs too), or start a new run under another --name",
+    )
