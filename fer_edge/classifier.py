@@ -1,4 +1,4 @@
-"""The embedding API: a face in, an emotion out, with numpy and one inference engine.
+"""The embedding API: it takes a face and returns an emotion. It needs numpy and one backend.
 
 ::
 
@@ -38,12 +38,13 @@ _BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the network says of one face.
+    """The network's answer to one face.
 
-    ``probabilities`` has all seven emotions in FER2013's order; ``confidence`` is the label's own.
-    ``latency_ms`` runs from the 48x48 pixels to the probabilities: reading and resizing a picture
-    are not in it. In a batch it is the image's share. ``confident``: whether the confidence reaches
-    the bundle's threshold, below which its card advises to abstain; None where it has none.
+    ``probabilities`` has all seven emotions in FER2013's order, as fractions of 1; ``confidence``
+    is the probability of ``label``. ``latency_ms`` is the time from the 48x48 pixels to the
+    probabilities, without reading and resizing the picture; in a batch, it is the batch's time
+    divided by the number of images. ``confident`` is True if the confidence reaches the bundle's
+    abstain threshold, and None if the bundle has no threshold.
     """
 
     label: str
@@ -54,18 +55,17 @@ class Prediction:
 
 
 class Classifier:
-    """A bundle's network on one backend, loaded, and proved on the bundle's golden inputs.
+    """A bundle's network, loaded on one backend and tested with the bundle's golden inputs.
 
-    ``bundle`` None is the pretrained one that comes with the package.
-    ``precision`` None takes the best engine that is usable here (:mod:`fer_edge.bundle.usable`):
-    the first of INT8, FP16, FP32 whose gate has not failed; the attributes ``precision`` and
-    ``engine_path`` say which, and ``provider`` what runs it.
-    Several threads may call one object: they take turns.
+    ``bundle`` None means the pretrained bundle of the package. ``precision`` None means the best
+    engine that is usable here (:mod:`fer_edge.bundle.usable`): the first of INT8, FP16, FP32 whose
+    gate has not failed. The attributes ``precision``, ``engine_path`` and ``provider`` show which
+    engine runs, and on what. Several threads may call one object; they take turns.
 
-    :class:`~fer_edge.errors.IntegrityError` if a file is not what the manifest says,
+    :class:`~fer_edge.errors.IntegrityError` if a file does not match its digest,
     :class:`~fer_edge.errors.NumericsError` if the engine fails the self-test,
-    :class:`~fer_edge.errors.UsageError` if the bundle has no such engine, or every one failed its
-    gate.
+    :class:`~fer_edge.errors.UsageError` if the bundle has no such engine, or if every engine failed
+    its gate.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Classifier:
     def predict(self, image: str | Path | Image | np.ndarray) -> Prediction:
         """Classify one face crop: a file, a Pillow image, u8[H,W] gray or u8[H,W,3] RGB.
 
-        See :func:`fer_edge.faces.face_from_image` for what is done to it.
+        :func:`fer_edge.faces.face_from_image` converts it to u8[48,48].
         """
         face = face_from_image(image)[None, None]
         started = time.perf_counter_ns()
@@ -109,7 +109,7 @@ class Classifier:
         return self._prediction(row, elapsed / 1e6)
 
     def predict_batch(self, images: Iterable[str | Path | Image | np.ndarray]) -> list[Prediction]:
-        """Classify many face crops, 64 at a time; :meth:`predict` of each, in their order."""
+        """Classify many face crops, 64 per batch; return one prediction per image, in order."""
         faces = [face_from_image(image) for image in images]
         predictions: list[Prediction] = []
         for first in range(0, len(faces), _BATCH):
@@ -118,8 +118,8 @@ class Classifier:
             with self._lock:
                 logits = self._backend.infer(chunk)
             rows: list[list[float]] = softmax(logits).tolist()
-            share = (time.perf_counter_ns() - started) / 1e6 / len(chunk)
-            predictions += [self._prediction(row, share) for row in rows]
+            latency_ms = (time.perf_counter_ns() - started) / 1e6 / len(chunk)
+            predictions += [self._prediction(row, latency_ms) for row in rows]
         return predictions
 
     def _prediction(self, row: list[float], latency_ms: float) -> Prediction:
@@ -133,7 +133,7 @@ class Classifier:
         )
 
     def close(self) -> None:
-        """Let go of the engine; may be called again."""
+        """Release the engine; may be called more than once."""
         with self._lock:
             self._backend.close()
 

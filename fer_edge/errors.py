@@ -11,10 +11,10 @@
     |- UnavailableError                5   this machine cannot do it
     |  |- MissingExtraError            5   a pip extra is not installed; carries the pip line
     |  `- EngineMismatchError          5   an engine was built for another device or version
-    `- IntegrityError                  6   a file is not what its digest says
+    `- IntegrityError                  6   a file does not match its digest
 
-An error says what is wrong in one line (``str(error)``) and what to do about it
-(``error.fix``). The command line prints both and never a traceback.
+An error has one line that states the problem (``str(error)``) and a fix (``error.fix``). The
+command line prints both and never a traceback.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class FerEdgeError(Exception):
-    """Base of all errors raised on purpose; ``fix`` is the next thing to type or to change."""
+    """Base of all errors raised on purpose; ``fix`` is what the user can type or change."""
 
     exit_code: ClassVar[int] = 1
 
@@ -52,7 +52,7 @@ class FerEdgeError(Exception):
 
 
 class UsageError(FerEdgeError):
-    """The request itself is wrong: an option, a path, a combination."""
+    """The request is wrong: an option, a path, a combination."""
 
     exit_code = 2
 
@@ -72,7 +72,7 @@ class GateError(FerEdgeError):
 
 
 class NumericsError(FerEdgeError):
-    """An engine's logits are further from the reference's than its precision explains."""
+    """An engine's logits differ from the reference's by more than its precision explains."""
 
     exit_code = 4
 
@@ -96,11 +96,11 @@ class MissingExtraError(UnavailableError):
 
 
 class EngineMismatchError(UnavailableError):
-    """An engine was built for another device, or by another version of its library."""
+    """An engine was built for another device or by another version of its library."""
 
 
 class IntegrityError(FerEdgeError):
-    """A file's bytes are not those its digest promises."""
+    """A file's bytes do not match its digest."""
 
     exit_code = 6
 
@@ -108,8 +108,8 @@ class IntegrityError(FerEdgeError):
 def require(module: str, extra: str) -> ModuleType:
     """Import ``module``, or raise :class:`MissingExtraError` that names the extra to install.
 
-    An installed package that fails to import (a broken library, say) keeps its own
-    ``ImportError``: telling its owner to install it again would be wrong.
+    An installed package that fails to import (for example, because a library is broken) keeps its
+    own ``ImportError``: the advice to install it would be wrong.
     """
     try:
         return import_module(module)
@@ -129,14 +129,14 @@ def unknown(
     or_else: str = "",
     error: type[FerEdgeError] = UsageError,
 ) -> FerEdgeError:
-    """Return the error for a ``name`` that is not among the ``known`` ones of its ``kind``.
+    """Return the error for a ``name`` that is not one of the ``known`` names of a ``kind``.
 
-    Its fix is the most similar known name, or all of them where none is similar. ``where`` is the
-    file or thing that has the name; ``or_else`` is what the user may give instead of a known name.
+    The fix is the most similar known name, or all known names if none is similar. ``where`` is the
+    file that contains the name; ``or_else`` is what the user may give instead of a known name.
     """
     names = list(known)
-    # The right word without its table ("lr" for "optim.lr") is the most frequent mistake.
-    near = [known for known in names if known.rpartition(".")[2] == name]
+    # The most frequent mistake is the right key without its table: "lr" for "optim.lr".
+    near = [candidate for candidate in names if candidate.rpartition(".")[2] == name]
     near = near or get_close_matches(str(name), names, n=1, cutoff=0.5)
     fix = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}"
     if or_else and not near:

@@ -1,9 +1,8 @@
-"""A bundle: one folder with a network's graphs, what proves them, and a manifest of digests.
+"""A bundle: one folder with a network's graphs, its measured results, and a manifest of digests.
 
-Reading (:class:`Bundle`) trusts nothing: every file is compared with its digest. Writing
-(:class:`BundleWriter`) stages a complete folder beside the target and swaps it in with two
-renames, so that a crash at any moment leaves the old bundle or the new one. This module needs
-neither torch nor onnx.
+:class:`Bundle` reads it and compares every file with its digest. :class:`BundleWriter` writes a
+complete folder beside the old one and swaps the two with two renames, so that a crash at any moment
+leaves the old bundle or the new one. This module needs neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ __all__ = ["GOLDEN", "MANIFEST", "Artifact", "Bundle", "BundleWriter", "Manifest
 GOLDEN = "golden.npz"
 """About 32 synthetic ``images`` u8[G,1,48,48] and the FP32 reference's ``logits`` f32[G,7]."""
 
-_MAKE_ONE = "fer-edge build --precision int8 makes a bundle from the newest training run"
+_MAKE_ONE = "make a bundle from the newest training run: fer-edge build --precision int8"
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A folder with a manifest. Its files do not change while it is open: writers swap folders."""
+    """A folder with a manifest. Its files never change: a writer replaces the whole folder."""
 
     path: Path
     manifest: Manifest
@@ -50,8 +49,8 @@ class Bundle:
     def open(cls, path: str | Path, *, check: bool = True) -> Bundle:
         """Read a bundle and (by default) compare every file with its digest.
 
-        :class:`UsageError` where ``path`` is no bundle; :class:`IntegrityError`, naming the file,
-        where one is missing or its bytes are not those that were written.
+        :class:`UsageError` if ``path`` is not a bundle; :class:`IntegrityError`, with the file's
+        name, if a file is missing or does not match its digest.
         """
         path = Path(path)
         while True:
@@ -62,7 +61,7 @@ class Bundle:
             try:
                 bundle.check()
             except IntegrityError:
-                # A writer may have swapped the folder between our two reads: then look again.
+                # If a writer swapped the folder between our two reads, read again.
                 if _manifest_bytes(path) == manifest.to_bytes():
                     raise
                 continue
@@ -80,7 +79,7 @@ class Bundle:
                 )
 
     def fault(self, artifact: Artifact) -> str | None:
-        """Say what is wrong with one file, or None: missing, outside, another size or digest."""
+        """Return what is wrong with one file (missing, outside, size, digest), or None."""
         path = self.path / artifact.path
         try:
             if not path.resolve().is_relative_to(self.path.resolve()):
@@ -124,29 +123,29 @@ class Bundle:
         target: str | None = None,
         path: str | None = None,
     ) -> Artifact:
-        """Like :meth:`find`; :class:`UsageError` that lists what there is where nothing matches."""
-        found = self.find(format=format, precision=precision, target=target, path=path)
-        if found:
-            return found
+        """Like :meth:`find`; :class:`UsageError` that lists all files if nothing matches."""
+        match = self.find(format=format, precision=precision, target=target, path=path)
+        if match:
+            return match
         wanted = path or " ".join(word for word in (precision, format, target) if word)
-        have = ", ".join(artifact.path for artifact in self.manifest.artifacts) or "nothing"
+        files = ", ".join(artifact.path for artifact in self.manifest.artifacts) or "nothing"
         raise UsageError(
-            f"the bundle {self.path} has no {wanted}; it has: {have}",
+            f"the bundle {self.path} has no {wanted}; it has: {files}",
             fix=self.build_command(precision or "", target or ""),
         )
 
     def graph(self, precision: str, placement: str) -> Artifact | None:
-        """Return the ONNX graph of ``precision``; an INT8 graph only of this ``placement``."""
+        """Return the ONNX graph of ``precision``; an INT8 graph must have this ``placement``."""
         target = placement if precision == "int8" else ""
         return self.find(format="onnx", precision=precision, target=target)
 
     def build_command(self, precision: str = "", target: str = "") -> str:
-        """Return the command that adds an engine to this bundle, or to a copy of a packaged one.
+        """Return the command that adds an engine to this bundle, or to a copy of the packaged one.
 
-        Plain words where the bundle has nothing to build from.
+        A sentence, not a command, if the bundle has neither checkpoint nor FP32 graph.
         """
         if not (self.find(format="safetensors") or self.graph("fp32", "")):
-            return "build from the run that it was made from"
+            return "build from the run that this bundle was made from"
         packaged = is_packaged(self.path)
         command = (
             f"fer-edge build {f'{PRETRAINED} -o compact' if packaged else quote(str(self.path))}"
@@ -155,18 +154,18 @@ class Bundle:
         return command + (f" --target {target}" if target else "")
 
     def file(self, artifact: Artifact) -> Path:
-        """Return where an artifact lies."""
+        """Return the path of an artifact."""
         return self.path / artifact.path
 
     def parent(self, artifact: Artifact) -> Artifact | None:
-        """Return the file that ``artifact`` was made from, if the bundle holds it."""
+        """Return the file that ``artifact`` was made from, if it is in the bundle."""
         for candidate in self.manifest.artifacts:
             if candidate.sha256 == artifact.parent_sha256 and candidate is not artifact:
                 return candidate
         return None
 
     def unlisted(self) -> list[str]:
-        """Return the files in the folder that the manifest does not know (``engines/``, notes)."""
+        """Return the files in the folder that the manifest does not list."""
         return _unlisted(self.path, self.manifest)
 
     def golden(self) -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +201,7 @@ class Bundle:
 
     @property
     def threshold(self) -> float | None:
-        """The confidence below which the card advises to abstain; None where it advises nothing."""
+        """The abstain threshold of the card, as a fraction of 1; None if it has none."""
         confidence = self.manifest.card.confidence
         return confidence.abstain.threshold if confidence and confidence.abstain else None
 
@@ -214,7 +213,7 @@ class Bundle:
 
 
 class BundleWriter:
-    """Writes a bundle, or a changed copy of ``base``; nothing shows before the clean exit.
+    """Writes a bundle, or a changed copy of ``base``; the folder appears at a clean exit.
 
     ::
 
@@ -222,13 +221,13 @@ class BundleWriter:
             fp32 = writer.add_file(onnx, "model.fp32.onnx", format="onnx", precision="fp32")
             writer.set(name="faces", model={...})
 
-    Replacing a file by another drops what was made from it, since that chain is broken (the names
-    are in ``dropped``). Files in an old folder that its manifest does not list are kept. Two
-    writers of one bundle: the second to finish gets a :class:`UsageError`, the first one's stays.
+    If a file is replaced by a different one, all files made from it are removed (their names are in
+    ``dropped``). Files in an old folder that its manifest does not list are kept. If two writers
+    write one bundle, the second to finish gets a :class:`UsageError`; the first one's result stays.
     """
 
     def __init__(self, path: str | Path, base: Bundle | None = None) -> None:
-        # Through links: what they point to is replaced, not the link.
+        # Links are resolved: their destination is replaced, not the link.
         self.path = Path(path).resolve()
         self.dropped: list[str] = []
         self._base = base
@@ -263,7 +262,7 @@ class BundleWriter:
             self._stage = None
 
     def artifacts(self) -> tuple[Artifact, ...]:
-        """Return what the bundle would hold if it were written now."""
+        """Return the artifacts that are in the new bundle so far."""
         return tuple(self._artifacts.values())
 
     def add_file(
@@ -277,7 +276,7 @@ class BundleWriter:
         parent: Artifact | str | None = None,
         meta: dict[str, Any] | None = None,
     ) -> Artifact:
-        """Copy ``source`` in as ``name``; ``parent``: an artifact, a name in here, or a SHA-256."""
+        """Copy ``source`` as ``name``; ``parent``: an artifact, a name in here, or a SHA-256."""
         staged = self._staged(name)
         shutil.copyfile(source, staged)
         return self._list(name, format, precision, target, parent, meta)
@@ -298,14 +297,14 @@ class BundleWriter:
         return self._list(name, format, precision, target, parent, meta)
 
     def remove(self, name: str) -> None:
-        """Leave out a file, what was made from it, and their gates."""
+        """Remove a file, all files made from it, and their gates."""
         artifact = self._artifacts.get(name)
         if artifact is None:
             raise UsageError(f"{name} is not in the bundle {self.path}")
         self._drop(artifact)
 
     def set(self, **fields: Any) -> None:
-        """Set fields of the :class:`Manifest`, all but its artifacts, gates, dates and versions."""
+        """Set fields of the :class:`Manifest`, except artifacts, gates, dates and versions."""
         ours = {"artifacts", "gates", "created", "fer_edge", "schema"}
         unknown = set(fields) - (set(Manifest.__struct_fields__) - ours)
         if unknown:
@@ -367,13 +366,13 @@ class BundleWriter:
 
     def _drop_children(self, artifact: Artifact) -> None:
         if any(other.sha256 == artifact.sha256 for other in self._artifacts.values()):
-            return  # the same bytes stand under another name
+            return  # the same bytes are still there under another name
         for child in self.artifacts():
             if child.parent_sha256 == artifact.sha256 and child.path in self._artifacts:
                 self._drop(child)
 
     def _check(self) -> None:
-        """At the start: replace nothing but a bundle. At the end: only the one of the start."""
+        """At the start, refuse to replace anything but a bundle; at the end, a changed bundle."""
         path = self.path / MANIFEST
         if self._stage is None:
             refuse_taken(self.path, MANIFEST, "a bundle", replace=True)
@@ -383,7 +382,7 @@ class BundleWriter:
             return
         if (path.read_bytes() if path.is_file() else None) != self._before:
             raise UsageError(
-                f"{self.path} was changed by another process while this one worked on it",
+                f"another process changed {self.path} at the same time",
                 fix="run the command again",
             )
         if self._before is not None:
@@ -397,7 +396,7 @@ class BundleWriter:
             except OSError as error:
                 raise IntegrityError(f"{base.file(artifact)}: {error.strerror}") from None
             if sha256_file(staged) != artifact.sha256:
-                raise IntegrityError(f"{base.file(artifact)} is not what the manifest says")
+                raise IntegrityError(f"{base.file(artifact)} does not match its digest")
             self._artifacts[artifact.path] = artifact
         fields = base.manifest.to_dict()
         for name in ("schema", "created", "fer_edge", "artifacts", "gates"):
@@ -407,7 +406,7 @@ class BundleWriter:
 
     def _write_manifest(self) -> None:
         assert self._stage is not None
-        # Through the reader: what it would refuse later must not be written now.
+        # The reader checks it first: we must not write what the reader would refuse.
         manifest = Manifest.from_dict(
             {
                 **self._fields,
@@ -427,7 +426,7 @@ class BundleWriter:
                 continue
             kept = stage / name
             kept.parent.mkdir(parents=True, exist_ok=True)
-            # A link is as good as a copy (the old folder goes) and free for a large plan.
+            # The old folder is removed, so a link is enough, and it saves copying a large plan.
             try:
                 os.link(self.path / name, kept, follow_symlinks=False)
             except OSError:
@@ -439,13 +438,13 @@ def _manifest_bytes(path: Path) -> bytes:
         return (path / MANIFEST).read_bytes()
     except OSError:
         pass
-    # Perhaps a writer is between its two renames, or died there: look again when all is settled.
+    # A writer may be between its two renames, or may have died there: read again under the lock.
     with settled(path.resolve()):
         try:
             return (path / MANIFEST).read_bytes()
         except OSError as error:
             if not path.exists():
-                problem = f"there is no bundle {path}"
+                problem = f"the bundle {path} does not exist"
             elif not path.is_dir():
                 problem = f"{path} is a file: a bundle is a folder with a {MANIFEST}"
             elif isinstance(error, FileNotFoundError):
@@ -457,11 +456,11 @@ def _manifest_bytes(path: Path) -> bytes:
 
 def _unlisted(path: Path, manifest: Manifest) -> list[str]:
     listed = {MANIFEST, *(artifact.path for artifact in manifest.artifacts)}
-    found = []
+    unlisted = []
     for folder, folders, files in os.walk(path):
         folders.sort()
         for name in sorted(files):
             relative = Path(folder, name).relative_to(path).as_posix()
             if relative not in listed:
-                found.append(relative)
-    return found
+                unlisted.append(relative)
+    return unlisted

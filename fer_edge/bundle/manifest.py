@@ -1,15 +1,15 @@
-"""``manifest.json``: what a bundle's files are, what each was made from, and what was proved of it.
+"""``manifest.json``: a bundle's files, what each was made from, and its measured results.
 
 Schema history:
 
 1. The first.
 
 The file's bytes are canonical (two-space JSON, fields in this module's order, one newline at the
-end) and carry the SHA-256 of themselves without that digest, so that no byte of it, white space
-included, can change unnoticed. A digest shows damage, not malice: it is not a signature.
+end). They include the SHA-256 of the file without that digest, so every changed byte is detected,
+white space too. A digest detects damage, not an attack: it is not a signature.
 
-What code reads by name is a field of a record here. Model, gates, data and card are open records:
-they keep what another version or a script put there, and are written again as they were read.
+Every key that code reads is a field of a record here. Model, gates, data and card are open records:
+they keep the keys that another version or a script added, and write them back unchanged.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Format = Literal["safetensors", "onnx", "plan", "npz", "json"]
 Precision = Literal["", "fp32", "fp16", "int8"]
 FORMATS: tuple[str, ...] = get_args(Format)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
-"""What an artifact's ``precision`` may be; empty where the word has no meaning (golden.npz)."""
+"""Allowed values of an artifact's ``precision``; empty for files without one (golden.npz)."""
 
 _DIGEST = "manifest_sha256"
 _REBUILD = "copy the bundle again from where it was made, or build it again with fer-edge build"
@@ -64,7 +64,7 @@ class Artifact(Record, frozen=True):
     """One file of a bundle.
 
     ``path`` is relative to the bundle, with forward slashes. ``target`` is empty for a portable
-    file; an INT8 graph is shaped for ``"onnxruntime"``, ``"openvino"`` or ``"tensorrt"``.
+    file; an INT8 graph has its placement there: ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"``.
     ``parent_sha256`` is the digest of the file that this one was made from.
     """
 
@@ -99,7 +99,7 @@ class Pixels(OpenRecord, frozen=True, kw_only=True, eq=False):
 
 
 class Tensor(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """The graphs' one input, ``uint8`` or ``float32`` [N,1,48,48], or output, ``float32`` [N,7]."""
+    """The input of the graphs, u8 or f32 [N,1,48,48], or their output, f32 [N,7]."""
 
     name: str
     dtype: Literal["uint8", "float32"]
@@ -107,7 +107,7 @@ class Tensor(OpenRecord, frozen=True, kw_only=True, eq=False):
 
 
 class Network(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """The network: its ``ModelSpec`` as JSON, and its size; all unknown for an ONNX source."""
+    """The network: its ``ModelSpec`` as JSON, and its size; all None for an ONNX source."""
 
     spec: dict[str, Any] | None = None
     parameters: int | None = None
@@ -121,9 +121,9 @@ class Network(OpenRecord, frozen=True, kw_only=True, eq=False):
 
 
 class Gate(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """What was decided on one engine: ``passed`` None means that nothing was decided.
+    """The gate's decision on one engine; ``passed`` None means that there is no decision.
 
-    ``timed`` says which file was timed, on which machine, for ``speedup`` and ``p50_ms``.
+    ``timed`` names the file and the machine that ``speedup`` and ``p50_ms`` were measured with.
     """
 
     precision: str = ""
@@ -139,18 +139,18 @@ class Gate(OpenRecord, frozen=True, kw_only=True, eq=False):
     flips: int | None = None
     speedup: float | None = None
     speedup_over: str | None = None
-    """The precision that it was timed beside."""
+    """The precision that ``speedup`` compares with."""
     timed: dict[str, Any] | None = None
     created: str | None = None
 
     @property
     def key(self) -> tuple[str, str]:
-        """What it is the gate of: precision and target. A bundle has one of each."""
+        """Precision and target: a bundle has at most one gate of each pair."""
         return self.precision, self.target
 
 
 class Training(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """How the weights were made: the recipe as JSON, and the commands that make them again."""
+    """How the weights were made: the recipe as JSON, and the commands that reproduce them."""
 
     recipe: dict[str, Any] | None = None
     recipe_name: str | None = None
@@ -163,7 +163,7 @@ class Training(OpenRecord, frozen=True, kw_only=True, eq=False):
 
 
 class Abstain(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """The confidence below which to abstain, and what it costs on the images it was chosen by."""
+    """The abstain threshold, with coverage and accuracy on the images that it was chosen on."""
 
     threshold: float
     coverage: float | None = None
@@ -171,18 +171,18 @@ class Abstain(OpenRecord, frozen=True, kw_only=True, eq=False):
 
 
 class Confidence(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """The temperature that is in the weights, and what confidence is worth with it."""
+    """The temperature that is folded into the weights, and the ECE before and after."""
 
     temperature: float | None = None
     ece_before: float | None = None
     ece_after: float | None = None
     n: int | None = None
-    """Held-out images that it was fitted to."""
+    """Number of held-out images that it was fitted on."""
     abstain: Abstain | None = None
 
 
 class Card(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """What a user must know of the network (Mitchell et al. 2019, arXiv 1810.03993)."""
+    """The model card of the network (Mitchell et al. 2019, arXiv 1810.03993)."""
 
     licence: str | None = None
     intended_use: str | None = None
@@ -196,10 +196,10 @@ class Card(OpenRecord, frozen=True, kw_only=True, eq=False):
 
 
 class Manifest(Record, frozen=True):
-    """What is known of a bundle.
+    """The manifest of a bundle.
 
-    ``calibration`` and ``environment`` are shown, never read by name. ``synthetic`` marks a
-    network trained or calibrated on synthetic faces.
+    ``calibration`` and ``environment`` are only shown; no code reads their keys. ``synthetic``
+    marks a network that was trained or calibrated on synthetic faces.
     """
 
     name: str
@@ -242,20 +242,20 @@ class Manifest(Record, frozen=True):
 
     @property
     def sha256(self) -> str:
-        """The digest that the file carries of itself: the bundle's identity."""
+        """The digest of the manifest, which the file includes: the bundle's identity."""
         return sha256_bytes(_canonical(self.to_dict()))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str = MANIFEST) -> Manifest:
-        """Return what :meth:`to_dict` gave; :class:`IntegrityError` names a field that is wrong."""
+        """Read what :meth:`to_dict` returned; :class:`IntegrityError` names a wrong field."""
         return read_record(cls, dict(content), where)
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str = MANIFEST) -> Manifest:
         """Read and check the bytes of a ``manifest.json``; ``where`` names it in errors.
 
-        :class:`IntegrityError` for any byte that differs from what was written;
-        :class:`UsageError` for a manifest that a newer fer-edge wrote.
+        :class:`IntegrityError` if any byte changed; :class:`UsageError` for a manifest that a newer
+        fer-edge wrote.
         """
         fields = _checked(content, where)
         schema = fields.get("schema")
@@ -274,7 +274,7 @@ class Manifest(Record, frozen=True):
 
 
 def path_problem(path: str) -> str | None:
-    """Say why ``path`` may not stand in a manifest, or None: it must stay inside the bundle."""
+    """Return why ``path`` is not allowed in a manifest, or None: it must be inside the bundle."""
     parts = path.split("/")
     if not path or "\\" in path or "\0" in path or path != str(PurePosixPath(path)):
         return "is not a plain relative path"
@@ -288,7 +288,7 @@ def path_problem(path: str) -> str | None:
 
 
 def plain_json(value: Any) -> Any:
-    """Return ``value`` as its JSON would be read: lists for tuples, str keys; NaN is refused.
+    """Return ``value`` as JSON gives it back: lists for tuples, str keys; ValueError for NaN.
 
     A record becomes its JSON form.
     """
@@ -305,11 +305,11 @@ def _checked(content: bytes, where: str) -> dict[str, Any]:
     try:
         fields = parse_json(content, where)
         if not isinstance(fields, dict) or not isinstance(fields.get(_DIGEST), str):
-            raise ValueError(f"it carries no {_DIGEST}")
+            raise ValueError(f"it has no {_DIGEST}")
         rewritten = _canonical(fields)
     except (ValueError, IntegrityError) as error:
-        raise IntegrityError(f"{where} is damaged or cut short: {error}", fix=_REBUILD) from None
+        raise IntegrityError(f"{where} is damaged or incomplete: {error}", fix=_REBUILD) from None
     claimed = fields.pop(_DIGEST)
     if rewritten != content or sha256_bytes(_canonical(fields)) != claimed:
-        raise IntegrityError(f"{where} is not what its own digest says", fix=_REBUILD)
+        raise IntegrityError(f"{where} does not match its own digest", fix=_REBUILD)
     return fields

@@ -45,7 +45,7 @@ _AGAIN = "copy the file again, or pack it again: fer-edge bundle pack"
 
 @dataclass(frozen=True)
 class Packed:
-    """A written archive: its size in bytes, how many files it holds, what was left out."""
+    """A written archive: its size in bytes, its number of files, the names of files left out."""
 
     path: Path
     size: int
@@ -54,11 +54,11 @@ class Packed:
 
 
 def pack_bundle(bundle: Bundle, out: Path | str) -> Packed:
-    """Write ``bundle`` to the file ``out``, atomically; files its manifest does not list stay out.
+    """Write ``bundle`` to the file ``out``, atomically, without files its manifest does not list.
 
-    Plans that were built into it go along: boards of one kind can share them, and any other machine
-    sees by their JSON that they are not for it. :class:`IntegrityError` names a file that is not
-    what the manifest says.
+    The archive includes the plans that were built into the bundle: boards of the same model can
+    share them, and the JSON file of a plan lets any other machine refuse it.
+    :class:`IntegrityError` names a file that does not match its digest.
     """
     out = Path(out)
     manifest = bundle.manifest.to_bytes()
@@ -83,16 +83,16 @@ def pack_bundle(bundle: Bundle, out: Path | str) -> Packed:
 def unpack_bundle(archive: Path | str, out: Path | str, *, replace: bool = False) -> Bundle:
     """Unpack what :func:`pack_bundle` wrote into the new folder ``out`` and return the bundle.
 
-    Every byte is compared with the manifest's digests before the folder appears under its name; on
-    any failure nothing is left behind. ``replace`` lets it take the place of a bundle (all of
-    its folder goes, plans built on this device too), never of anything else.
+    Every byte is compared with the manifest's digests before the folder gets its name; a failure
+    leaves nothing behind. ``replace`` allows it to replace a bundle (with its whole folder, also
+    the plans that were built on this device), but nothing else.
 
-    :class:`IntegrityError` for an archive that is damaged, cut short, or not written by
-    :func:`pack_bundle`; :class:`UsageError` where ``out`` is taken.
+    :class:`IntegrityError` for an archive that is damaged, incomplete, or not written by
+    :func:`pack_bundle`; :class:`UsageError` if ``out`` exists.
     """
     archive, out = Path(archive), Path(out).resolve()
     if not archive.is_file():
-        raise UsageError(f"there is no file {archive}")
+        raise UsageError(f"the file {archive} does not exist")
     missing = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -124,7 +124,7 @@ def _extract(file: BinaryIO, where: str, folder: Path) -> None:
         _member(file, where, artifact.path, artifact.size, seen)
         path = folder / artifact.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        # "x": two paths that one file system takes for the same must not share a file.
+        # "x": a file system may treat two paths as one; they must not share a file.
         try:
             with open(path, "xb") as written:
                 _copy(file, written, artifact, f"{where}: {artifact.path}")
@@ -138,7 +138,7 @@ def _extract(file: BinaryIO, where: str, folder: Path) -> None:
         header = rest[:_BLOCK]
         if len(header) == _BLOCK and any(header):
             raise _refused(where, _surplus(header, seen))
-        raise _refused(where, "its end is cut short or not as fer-edge bundle pack writes it")
+        raise _refused(where, "its end is missing, or fer-edge bundle pack did not write it")
 
 
 def _member(
@@ -155,7 +155,7 @@ def _member(
 
 
 def _surplus(header: bytes, seen: list[str] | tuple[str, ...], expected: str = "") -> str:
-    """Say what a member is that has no place in the archive, as far as its header tells."""
+    """Describe a member that does not belong in the archive, from its header."""
     place = f"where {expected} should be" if expected else "after the bundle's last file"
     member = _parsed(header)
     if member is None:
@@ -203,12 +203,12 @@ def _end(position: int) -> bytes:
 
 
 def _copy(source: BinaryIO, destination: BinaryIO, artifact: Artifact, where: str) -> None:
-    """Copy an artifact's bytes; :class:`IntegrityError` if they are too few or not its own."""
+    """Copy an artifact's bytes; :class:`IntegrityError` if bytes are missing or differ."""
     digest, left = hashlib.sha256(), artifact.size
     while left:
         chunk = source.read(min(left, _CHUNK))
         if not chunk:
-            raise IntegrityError(f"{where} is cut short", fix=_AGAIN)
+            raise IntegrityError(f"{where} is incomplete", fix=_AGAIN)
         digest.update(chunk)
         destination.write(chunk)
         left -= len(chunk)
@@ -223,13 +223,13 @@ def _copy(source: BinaryIO, destination: BinaryIO, artifact: Artifact, where: st
 def _exactly(file: BinaryIO, size: int, where: str) -> bytes:
     content = file.read(size)
     if len(content) != size:
-        raise _refused(where, "it is cut short")
+        raise _refused(where, "it is incomplete")
     return content
 
 
 def _zeros(file: BinaryIO, zeros: bytes, where: str) -> None:
     if _exactly(file, len(zeros), where) != zeros:
-        raise _refused(where, "there is something between two of its files")
+        raise _refused(where, "it has extra bytes between two of its files")
 
 
 def _refused(where: str, why: str) -> IntegrityError:

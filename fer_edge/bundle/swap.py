@@ -51,7 +51,7 @@ def refuse_taken(folder: Path, sign: str, kind: str, *, replace: bool) -> None:
         return
     if not (folder / sign).is_file():
         raise UsageError(
-            f"{folder} exists and is not {kind}: it is not overwritten",
+            f"{folder} exists and is not {kind}, so it is not overwritten",
             fix="name another folder with -o",
         )
     if not replace:
@@ -62,10 +62,10 @@ def refuse_taken(folder: Path, sign: str, kind: str, *, replace: bool) -> None:
 
 @contextmanager
 def settled(folder: Path) -> Iterator[None]:
-    """Hold the lock under which ``folder`` is whole; an interrupted swap of it is undone.
+    """Hold the lock under which ``folder`` is complete; undo an interrupted swap of it.
 
-    Waits for a writer that is swapping. Where a file system has no locks, this is as safe as one
-    writer makes it.
+    This waits for a writer that is swapping. On a file system without locks it is safe only if
+    there is one writer.
     """
     with _locked(folder.parent):
         old = _old(folder)
@@ -85,7 +85,7 @@ class _Stage:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder.with_name(f".{folder.name}.staged-{token_hex(8)}")
-        # Under the lock, so that no one sweeps the stage before its own lock is taken.
+        # Under the lock, so that no process sweeps the stage before it has its own lock.
         with _locked(folder.parent):
             self.path.mkdir()
             self._lock = _lock(self.path)
@@ -97,7 +97,7 @@ class _Stage:
                 fsync(path)
 
     def close(self) -> None:
-        """Remove the stage, unless it has been swapped in; may be called again."""
+        """Remove the stage, unless it was swapped in; may be called more than once."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)
@@ -105,9 +105,9 @@ class _Stage:
 
 
 def _swap(stage: _Stage, folder: Path) -> None:
-    """Put ``stage`` in the place of ``folder``; the caller holds :func:`settled` of it."""
+    """Replace ``folder`` by ``stage``; the caller holds :func:`settled` of ``folder``."""
     old = _old(folder)
-    # Left by a crash after the second rename, when the new folder was already in place.
+    # It exists after a crash between the second rename and the removal below.
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
@@ -138,7 +138,7 @@ def _old(folder: Path) -> Path:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the stages of writers that died: no process has a lock on them."""
+    """Remove the stages of dead writers: no process has a lock on them."""
     for stage in folder.parent.glob(f".{folder.name}.staged-*"):
         descriptor = _lock(stage, wait=False)
         if descriptor >= 0:

@@ -1,8 +1,8 @@
-"""Which engine of a bundle a backend uses: the one rule, for every command and the C++ runner.
+"""Which engine of a bundle a backend uses: one rule for all commands and the C++ runner.
 
 An engine is a file that a backend runs: a graph (ONNX Runtime, OpenVINO), a plan (TensorRT) or the
-checkpoint (PyTorch). Without a precision the first of INT8, FP16, FP32 is taken whose gate has not
-failed and that this machine can load. ``engines/cpp/src/usable.cpp`` follows the same rule;
+checkpoint (PyTorch). Without a precision, the rule takes the first of INT8, FP16, FP32 whose gate
+has not failed and that this machine can load. ``engines/cpp/src/usable.cpp`` follows the same rule;
 ``tests/engines/test_cpp_usable.py`` compares the two.
 """
 
@@ -30,7 +30,7 @@ BEST_FIRST = ("int8", "fp16", "fp32")
 
 
 class BackendKind(Protocol):
-    """What the rule asks of a backend's class."""
+    """The attributes of a backend's class that the rule reads."""
 
     name: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
@@ -38,9 +38,9 @@ class BackendKind(Protocol):
 
     @classmethod
     def misfit(cls, engine: Path) -> str | None:
-        """Return why this machine cannot load a file that the backend runs elsewhere, or None.
+        """Return why this machine cannot load a file that the backend can run, or None.
 
-        :class:`UnavailableError` where that cannot be known here: no library, no device.
+        :class:`UnavailableError` if this machine cannot tell: it has no library or no device.
         """
 
 
@@ -48,8 +48,8 @@ class BackendKind(Protocol):
 class UsableEngine:
     """The file that a backend runs.
 
-    ``placement`` names that of the INT8 graph that the backend takes. ``artifact`` and ``path``
-    are None for the null backend, which reads no file.
+    ``placement`` is the placement of the INT8 graph that the backend takes. ``artifact`` and
+    ``path`` are None for the null backend, which reads no file.
     """
 
     backend: str
@@ -72,7 +72,7 @@ class WhyNot:
 
     @property
     def fix(self) -> str | None:
-        """What to type next."""
+        """What the user can do."""
         return self.error.fix
 
 
@@ -85,40 +85,40 @@ def usable_engine(
 ) -> UsableEngine | WhyNot:
     """Return the engine of ``bundle`` that ``backend`` uses, or why there is none.
 
-    A ``precision`` that is given is used whatever its gate says. ``here=False`` looks at the
-    manifest alone, for engines that will run on another machine. Nothing is loaded; the JSON file
-    beside a plan is read, and :class:`~fer_edge.errors.IntegrityError` raised if it is damaged.
+    If ``precision`` is given, it is used even if its gate failed. ``here=False`` reads the manifest
+    alone, for engines that will run on another machine. No engine is loaded. The JSON file beside a
+    plan is read; :class:`~fer_edge.errors.IntegrityError` if it is damaged.
     """
     if not backend.formats:
         return UsableEngine(backend.name, precision or "fp32", backend.placement)
-    asked = BEST_FIRST if precision is None else (precision,)
-    engines = {each: engines_of(bundle, backend, each) for each in asked}
-    # A graph without its plan counts: then that plan is what is missing.
-    known = [each for each in asked if engines[each] or _has_source(bundle, backend, each)]
-    failed = [each for each in known if precision is None and _failed(bundle, backend, each)]
-    candidates = [each for each in known if each not in failed]
+    wanted = BEST_FIRST if precision is None else (precision,)
+    engines = {name: engines_of(bundle, backend, name) for name in wanted}
+    # A graph without its plan counts: the error then names the missing plan.
+    present = [name for name in wanted if engines[name] or _has_source(bundle, backend, name)]
+    failed = [name for name in present if precision is None and _failed(bundle, backend, name)]
+    candidates = [name for name in present if name not in failed]
     if failed and not candidates:
         return WhyNot(
             UsageError(
                 f"every engine of {bundle.path} for {backend.name} failed its gate: "
                 f"{', '.join(failed)}",
-                fix=f"to use one all the same, name it: --precision {failed[-1]}",
+                fix=f"to use one anyway, name its precision: --precision {failed[-1]}",
             )
         )
     misfits: WhyNot | None = None
-    for each in candidates:
+    for candidate in candidates:
         reasons = []
-        for artifact in engines[each]:
+        for artifact in engines[candidate]:
             path = bundle.file(artifact)
             try:
                 reason = backend.misfit(path) if here else None
             except UnavailableError as error:
                 return WhyNot(error)
             if reason is None:
-                return UsableEngine(backend.name, each, backend.placement, artifact, path)
+                return UsableEngine(backend.name, candidate, backend.placement, artifact, path)
             reasons.append(f"{artifact.path} was {reason}")
         if reasons and misfits is None:
-            fix = bundle.build_command(each, backend.name)
+            fix = bundle.build_command(candidate, backend.name)
             misfits = WhyNot(EngineMismatchError("; ".join(reasons), fix=fix))
     if misfits is not None:
         return misfits
@@ -132,17 +132,17 @@ def require_engine(
     *,
     here: bool = True,
 ) -> UsableEngine:
-    """Return :func:`usable_engine`'s engine, or raise its reason."""
-    found = usable_engine(bundle, backend, precision, here=here)
-    if isinstance(found, WhyNot):
-        raise found.error
-    return found
+    """Return the engine of :func:`usable_engine`, or raise its error."""
+    engine = usable_engine(bundle, backend, precision, here=here)
+    if isinstance(engine, WhyNot):
+        raise engine.error
+    return engine
 
 
 def engines_of(bundle: Bundle, backend: type[BackendKind], precision: str) -> Sequence[Artifact]:
-    """Return the bundle's files of one precision that ``backend`` runs, here or elsewhere.
+    """Return the bundle's files of one precision that ``backend`` runs, on any machine.
 
-    An INT8 graph is shaped for one backend; another backend never takes it.
+    An INT8 graph has the placement of one backend; other backends never take it.
     """
     if "plan" in backend.formats:
         return [
@@ -152,19 +152,19 @@ def engines_of(bundle: Bundle, backend: type[BackendKind], precision: str) -> Se
             == ("plan", precision, backend.name)
         ]
     if "safetensors" in backend.formats:
-        found = bundle.find(format="safetensors") if precision == "fp32" else None
+        engine = bundle.find(format="safetensors") if precision == "fp32" else None
     else:
-        found = bundle.graph(precision, backend.placement)
-    return [] if found is None else [found]
+        engine = bundle.graph(precision, backend.placement)
+    return [] if engine is None else [engine]
 
 
 def _has_source(bundle: Bundle, backend: type[BackendKind], precision: str) -> bool:
-    """Tell whether the bundle has the graph that a plan is built from."""
+    """Return whether the bundle has the graph that a plan is built from."""
     return "plan" in backend.formats and bundle.graph(precision, backend.placement) is not None
 
 
 def _failed(bundle: Bundle, backend: type[BackendKind], precision: str) -> bool:
-    # The checkpoint is the reference: gates judge what was made from it.
+    # The checkpoint is the reference: gates judge only the engines made from it.
     return "safetensors" not in backend.formats and any(
         gate.precision == precision
         and gate.target in {"", backend.placement}
@@ -183,8 +183,8 @@ def _missing(
                 fix="--precision fp32, or --backend onnxruntime",
             )
         return UsageError(
-            f"the bundle {bundle.path} carries no PyTorch checkpoint",
-            fix="its FP32 graph is the same network: --backend onnxruntime --precision fp32",
+            f"the bundle {bundle.path} has no PyTorch checkpoint",
+            fix="use its FP32 graph, the same network: --backend onnxruntime --precision fp32",
         )
     kind = "plan" if "plan" in backend.formats else "graph"
     message = f"{bundle.path} has no {f'{precision} ' if precision else ''}{kind}"
@@ -192,6 +192,6 @@ def _missing(
     if failed:
         message += f" ({', '.join(failed)} failed the gate)"
     if kind == "graph":
-        held = ", ".join(artifact.path for artifact in bundle.manifest.artifacts) or "nothing"
-        message += f"; it has: {held}"
+        files = ", ".join(artifact.path for artifact in bundle.manifest.artifacts) or "nothing"
+        message += f"; it has: {files}"
     return UsageError(message, fix=bundle.build_command(precision or "int8", backend.name))

@@ -135,7 +135,7 @@ def test_a_failure_leaves_the_bundle_that_was_there(packed: Path, there: Path) -
 
 def test_no_such_file(tmp_path: Path) -> None:
     for path in (tmp_path / "none.fer", tmp_path):
-        with pytest.raises(UsageError, match="there is no file"):
+        with pytest.raises(UsageError, match="does not exist"):
             unpack_bundle(path, tmp_path / "out")
 
 

@@ -150,7 +150,7 @@ def test_every_gate_failed_is_one_error_everywhere(tiny_bundle: Bundle, tmp_path
     assert expected.message == (
         f"every engine of {bundle.path} for onnxruntime failed its gate: int8, fp32"
     )
-    assert expected.fix == "to use one all the same, name it: --precision fp32"
+    assert expected.fix == "to use one anyway, name its precision: --precision fp32"
     askers: list[Callable[[], Any]] = [
         lambda: Classifier(bundle),
         lambda: verify_bundle(bundle, load("synthetic:70")),

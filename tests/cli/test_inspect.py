@@ -126,7 +126,7 @@ def test_a_damaged_manifest(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[s
     path.write_bytes(path.read_bytes().replace(b"tiny", b"tony", 1))
     code, out, err = run(capsys, str(tiny_bundle.path))
     assert (code, out) == (6, "")
-    assert "manifest.json is not what its own digest says" in err
+    assert "manifest.json does not match its own digest" in err
 
 
 def test_not_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,13 +41,13 @@ void check_own_digest(const std::string& content, const std::string& where) {
   const std::string before = ",\n  \"manifest_sha256\": \"";
   const std::string after = "\"\n}\n";
   const std::size_t tail = before.size() + 64 + after.size();
-  if (content.size() <= tail) throw damaged(where, "it is damaged or cut short");
+  if (content.size() <= tail) throw damaged(where, "it is damaged or incomplete");
   const std::size_t at = content.size() - tail;
   const std::string digest = content.substr(at + before.size(), 64);
   if (content.compare(at, before.size(), before) != 0 ||
       content.compare(content.size() - after.size(), after.size(), after) != 0 ||
       sha256(content.substr(0, at) + "\n}\n") != digest) {
-    throw damaged(where, "it is not what its own digest says");
+    throw damaged(where, "it does not match its own digest");
   }
 }
 
@@ -190,7 +190,9 @@ std::string Bundle::build_command(const std::string& precision, const std::strin
   const bool weights =
       std::any_of(artifacts_.begin(), artifacts_.end(),
                   [](const Artifact& artifact) { return artifact.format == "safetensors"; });
-  if (!weights && !find("onnx", "fp32", "")) return "build from the run that it was made from";
+  if (!weights && !find("onnx", "fp32", "")) {
+    return "build from the run that this bundle was made from";
+  }
   const std::string source =
       is_packaged(path_) ? "pretrained -o compact" : shell_quoted(path_.string());
   return "fer-edge build " + source + " --precision " + precision + " --target " + target;

@@ -19,11 +19,11 @@ std::string joined(const Words& words, const char* separator) {
 
 std::optional<Artifact> graph_of(const Bundle& bundle, const BackendKind& backend,
                                  const std::string& precision) {
-  // An INT8 graph is shaped for one backend: another backend never takes it.
+  // An INT8 graph has the placement of one backend; other backends never take it.
   return bundle.find("onnx", precision, precision == "int8" ? backend.name : "");
 }
 
-// The bundle's files of one precision that the backend runs, here or elsewhere.
+// The bundle's files of one precision that the backend runs, on any machine.
 std::vector<Artifact> engines_of(const Bundle& bundle, const BackendKind& backend,
                                  const std::string& precision) {
   std::vector<Artifact> found;
@@ -47,9 +47,9 @@ Error missing(const Bundle& bundle, const BackendKind& backend, const std::strin
                         (backend.plans ? "plan" : "graph") + " for " + backend.name;
   if (!failed.empty()) message += " (" + joined(failed, ", ") + " failed the gate)";
   if (!backend.plans) {
-    Words held;
-    for (const Artifact& artifact : bundle.artifacts()) held.push_back(artifact.path);
-    message += "; it has: " + (held.empty() ? "nothing" : joined(held, ", "));
+    Words files;
+    for (const Artifact& artifact : bundle.artifacts()) files.push_back(artifact.path);
+    message += "; it has: " + (files.empty() ? "nothing" : joined(files, ", "));
   }
   return Error(Exit::usage, message,
                bundle.build_command(precision.empty() ? "int8" : precision, backend.name));
@@ -63,7 +63,7 @@ UsableEngine usable_engine(const Bundle& bundle, const BackendKind& backend,
   Words failed;
   Words candidates;
   for (const std::string& each : asked) {
-    // A graph without its plan counts: then that plan is what is missing.
+    // A graph without its plan counts: the error then names the missing plan.
     if (engines_of(bundle, backend, each).empty() && !graph_of(bundle, backend, each)) continue;
     const bool refused = precision.empty() && bundle.failed_gate(each, backend.name);
     (refused ? failed : candidates).push_back(each);
@@ -72,7 +72,7 @@ UsableEngine usable_engine(const Bundle& bundle, const BackendKind& backend,
     throw Error(Exit::usage,
                 "every engine of " + bundle.path().string() + " for " + backend.name +
                     " failed its gate: " + joined(failed, ", "),
-                "to use one all the same, name it: --precision " + failed.back());
+                "to use one anyway, name its precision: --precision " + failed.back());
   }
   std::optional<Error> misfits;
   for (const std::string& each : candidates) {
