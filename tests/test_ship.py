@@ -145,7 +145,7 @@ def test_a_run_is_shipped(
     main([*words, "fp16"])
     captured = capsys.readouterr()
     assert json.loads(captured.out)["reference"]["kind"] == "onnxruntime fp32"
-    assert "carries no checkpoint" in captured.err
+    assert "has no checkpoint" in captured.err
 
 
 def _lenient(policy: GatePolicy) -> Callable[..., Any]:

@@ -1,1 +1,1 @@
-"""Measuring: accuracy, agreement, latency, the gate, the machine; never a number without its n."""
+"""Measurements: accuracy, agreement, latency, the gate, the machine."""

@@ -1,6 +1,7 @@
-"""How right an engine is, and how far it is from its reference, on the same images.
+"""Accuracy of an engine, and its agreement with the reference on the same images.
 
-Numbers follow scikit-learn's definitions (the tests compare them); the device has no scikit-learn.
+The scores follow scikit-learn's definitions (the tests compare them), but a device does not need
+scikit-learn.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _CLASSES = len(EMOTIONS)
 
 
 class Engine(Protocol):
-    """What is measured: ``fer_edge.backends.Backend`` is one."""
+    """An object that can be scored and timed; ``fer_edge.backends.Backend`` is one."""
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return f32[N,7] logits of u8[N,1,48,48] images."""
@@ -46,7 +47,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One emotion's scores as fractions; None where undefined (no such label, never predicted)."""
+    """Scores of one emotion, as fractions; None if undefined (no such label, never predicted)."""
 
     n: int
     recall: float | None
@@ -59,10 +60,10 @@ class Accuracy:
     """Scores of one engine on labelled images, as fractions 0..1.
 
     ``macro_f1`` is :func:`fer_edge.scores.macro_f1`, and the weighted scores count an undefined
-    precision as 0: scikit-learn's defaults with ``zero_division=0``. ``confusion[i][j]`` counts
-    images of emotion i called j.
-    ``top1_without_duplicates`` leaves out images whose pixels also stand in TRAIN; None when that
-    is not known or nothing remains.
+    precision as 0: scikit-learn's defaults with ``zero_division=0``. ``confusion[i][j]`` is the
+    number of images of emotion i that were classified as j.
+    ``top1_without_duplicates`` excludes images whose pixels are also in TRAIN; None if that is
+    unknown or no image remains.
     """
 
     n: int
@@ -91,11 +92,12 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two engines on the same images, paired.
+    """A paired comparison of engine and reference on the same images.
 
-    ``flips`` counts images whose label differs, ``lost`` those that only the reference gets right,
-    ``gained`` those that only the engine gets right; ``delta_top1`` is engine minus reference and
-    ``delta_ci95`` its paired bootstrap interval. Logit differences are absolute.
+    ``flips`` is the number of images whose predicted label differs; ``lost`` of those that only
+    the reference classifies correctly; ``gained`` of those that only the engine does.
+    ``delta_top1`` is engine minus reference, a fraction, and ``delta_ci95`` its paired bootstrap
+    interval. Logit differences are absolute.
     """
 
     n: int
@@ -121,17 +123,17 @@ def run_logits(
     batch: int = 1,
     advance: Advance | None = None,
 ) -> Logits:
-    """Return f32[N,7] logits of u8[N,48,48] ``images``, each sent once through ``backend``.
+    """Return f32[N,7] logits of u8[N,48,48] ``images``; ``backend`` runs once on each image.
 
-    Batch 1 by default, so that accuracy is that of the very calls that are timed.
+    Batch 1 by default: accuracy and latency then come from the same kind of call.
     """
     total = len(images)
     logits = np.empty((total, _CLASSES), np.float32)
     for start in range(0, total, batch):
-        part = images[start : start + batch, None]
-        logits[start : start + len(part)] = backend.infer(part)
+        chunk = images[start : start + batch, None]
+        logits[start : start + len(chunk)] = backend.infer(chunk)
         if advance is not None:
-            advance(start + len(part), total)
+            advance(start + len(chunk), total)
     return logits
 
 
@@ -143,8 +145,8 @@ def evaluate(
 ) -> Accuracy:
     """Score f32[N,7] ``logits`` against u8[N] ``labels``.
 
-    ``duplicate_of_train`` (bool[N]) marks images whose pixels also stand in TRAIN; None when the
-    training images are not at hand. NumericsError if a logit is not finite.
+    ``duplicate_of_train`` (bool[N]) marks images whose pixels are also in TRAIN; None if the
+    training images are not available. NumericsError if a logit is not finite.
     """
     logits, labels = _checked(logits, labels)
     predicted = logits.argmax(axis=1)
@@ -182,7 +184,7 @@ def evaluate(
 def compare(
     reference_logits: np.ndarray, engine_logits: np.ndarray, labels: np.ndarray
 ) -> Agreement:
-    """Compare f32[N,7] logits of two engines on the same N images, whose u8[N] labels are given."""
+    """Compare f32[N,7] logits of two engines on the same N images with u8[N] ``labels``."""
     reference_logits, labels = _checked(reference_logits, labels)
     engine_logits, _ = _checked(engine_logits, labels)
     reference, engine = reference_logits.argmax(axis=1), engine_logits.argmax(axis=1)
@@ -214,14 +216,14 @@ def mcnemar_exact(lost: int, gained: int) -> float:
     for k in range(1, fewer + 1):
         term = term * (discordant - k + 1) // k
         total += term
-    # Whole numbers divided once: no rounding piles up, however many pairs there are.
+    # Integers, divided once: rounding errors do not add up, even for many pairs.
     return min(1.0, 2 * total / (1 << discordant))
 
 
 def expected_calibration_error(
     logits: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS
 ) -> float:
-    """Return the gap between confidence and accuracy, averaged over equal-width confidence bins.
+    """Return the difference of confidence and accuracy, averaged over equal-width bins.
 
     Source: Naeini et al. 2015 and Guo et al. 2017 (arXiv 1706.04599); bins are ``(low, high]``.
     """
@@ -246,8 +248,8 @@ def _class_scores(confusion: np.ndarray) -> dict[str, ClassScore]:
 def _bootstrap_interval(lost: int, gained: int, n: int) -> tuple[float, float]:
     """Return the 95 % percentile interval of the paired bootstrap (Efron & Tibshirani 1993).
 
-    Each image's difference is -1, 0 or 1, so drawing n images with replacement is one multinomial
-    draw of three counts: the same distribution, without n x replicates random numbers.
+    The difference of each image is -1, 0 or 1. Drawing n images with replacement is therefore one
+    multinomial draw of three counts, which needs far fewer random numbers.
     """
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     counts = generator.multinomial(

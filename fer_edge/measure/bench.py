@@ -1,4 +1,4 @@
-"""All engines of a bundle in one table: the same images, the same run, the same machine."""
+"""Compare all engines of a bundle on the same images, in one run, on one machine."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(eq=False)
 class Candidate:
-    """A row in the making: what is to be run, and what became of it."""
+    """A row that is not finished: the engine to run, and the results so far."""
 
     row: BenchRow
     bundle: Bundle | None = None
@@ -55,7 +55,7 @@ class Candidate:
     answers: Answers | None = None
 
     def fail(self, error: Exception) -> None:
-        """Turn into a row that says why it has no numbers."""
+        """Make this a row without numbers, with the reason in its note."""
         unavailable = isinstance(error, FerEdgeError) and error.exit_code in (2, 5)
         note = str(error) if isinstance(error, FerEdgeError) else f"{type(error).__name__}: {error}"
         if isinstance(error, FerEdgeError) and error.fix:
@@ -72,30 +72,30 @@ def candidates(
     backends: Sequence[str] = (),
     precisions: Sequence[str] = (),
 ) -> list[Candidate]:
-    """Return the rows to fill: all of :data:`PRECISIONS`, or those asked for, for each bundle.
+    """Return the rows to fill: all of :data:`PRECISIONS`, or the chosen ones, for each bundle.
 
-    The null backend is always there: it is the harness's floor. A backend that cannot run here has
-    one row. UsageError for a backend or precision that there is not, or when nothing is left.
+    The null backend always has a row: it measures the harness itself. A backend that cannot run
+    here has one row. UsageError for an unknown backend or precision, or if no row is left.
     """
     for name in backends:
         if name not in BACKENDS:
             backend_class(name)  # raises, and suggests the nearest name
-    known = {precision for each in PRECISIONS.values() for precision in each}
+    valid = {precision for names in PRECISIONS.values() for precision in names} - {""}
     for precision in precisions:
-        if precision not in known - {""}:
+        if precision not in valid:
             raise unknown("precision", precision, ("fp32", "fp16", "int8"))
-    found = [Candidate(BenchRow("null", "", "ok", note="harness floor"))]
+    rows = [Candidate(BenchRow("null", "", "ok", note="harness floor"))]
     for bundle, label in zip(bundles, labels(bundles)):
-        found += [
+        rows += [
             Candidate(BenchRow(name, precision, "ok", bundle=label), bundle)
             for name, precision in _wanted(backends, precisions)
         ]
-    if len(found) == 1:
+    if len(rows) == 1:
         raise UsageError(
-            f"none of the backends {', '.join(backends)} has a precision {', '.join(precisions)}",
-            fix="leave one of --backend and --precision away",
+            f"none of the backends {', '.join(backends)} has the precision {', '.join(precisions)}",
+            fix="remove --backend or --precision",
         )
-    return found
+    return rows
 
 
 def run_bench(
@@ -112,11 +112,11 @@ def run_bench(
 ) -> BenchResult:
     """Score and time every engine of ``bundles`` on ``split`` of ``dataset``.
 
-    Each image goes once, at batch 1, through the very object that is then timed. An engine that
-    cannot run, or breaks, becomes a row with its reason. ``limit`` takes that many images spread
-    over the split, and the result says so. ``dataset`` is split as the networks' training data was.
-    Raises only for what makes the whole table meaningless: no such split, no reference, networks
-    of different splits.
+    Each image goes once, at batch 1, through the same object that is then timed. An engine that
+    cannot run, or that fails, becomes a row with the reason. ``limit`` takes that many images,
+    spread evenly over the split; the result has a note about it. ``dataset`` is split as the
+    networks' training data was. It raises only errors that concern the whole table: an unknown
+    split, no reference, networks that were trained on different splits.
     """
     if not bundles:
         raise UsageError("there is no bundle to bench", fix="fer-edge build --precision int8")
@@ -141,8 +141,8 @@ def run_bench(
             if candidate.backend is not None:
                 stack.callback(candidate.backend.close)
         for bundle in bundles:
-            own = [candidate for candidate in rows if candidate.bundle is bundle]
-            kind, note = _score(bundle, own, images, threads, reporter)
+            of_bundle = [candidate for candidate in rows if candidate.bundle is bundle]
+            kind, note = _score(bundle, of_bundle, images, threads, reporter)
             references.append(kind)
             notes += [note] if note else []
         _time(rows, images.whole.images, protocol, reporter)
@@ -164,7 +164,7 @@ def run_bench(
 
 
 def labels(bundles: Sequence[Bundle]) -> list[str]:
-    """Return the bundles' names; their paths where two have one name."""
+    """Return the bundles' names; the paths of bundles that have the same name."""
     names = [bundle.manifest.name for bundle in bundles]
     return [
         name if names.count(name) == 1 else str(bundle.path) for name, bundle in zip(names, bundles)
@@ -172,7 +172,7 @@ def labels(bundles: Sequence[Bundle]) -> list[str]:
 
 
 def _split_as_trained(bundles: Sequence[Bundle], dataset: FerDataset) -> FerDataset:
-    """Split ``dataset`` as all bundles record it, or raise: test images of one train another."""
+    """Split ``dataset`` as the bundles record it; UsageError if they record different splits."""
     from fer_edge.data import resplit_as_recorded
     from fer_edge.data.resplit import resplit_label
 
@@ -182,14 +182,14 @@ def _split_as_trained(bundles: Sequence[Bundle], dataset: FerDataset) -> FerData
     }
     if len(set(split.values())) > 1:
         raise UsageError(
-            "these networks were trained on different splits, one's test images are among the "
-            "others' training images: "
+            "these networks were trained on different splits, so test images of one are training "
+            "images of another: "
             + ", ".join(f"{name} on the {label}" for name, label in split.items()),
-            fix="bench them apart",
+            fix="run one bench for each network",
         )
     for bundle in bundles:
-        anew = resplit_as_recorded(dataset, bundle.manifest.dataset, str(bundle.path))
-    return anew
+        resplit = resplit_as_recorded(dataset, bundle.manifest.dataset, str(bundle.path))
+    return resplit
 
 
 def _wanted(backends: Sequence[str], precisions: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -198,7 +198,7 @@ def _wanted(backends: Sequence[str], precisions: Sequence[str]) -> Iterator[tupl
             continue
         wanted = [p for p in all_precisions if not precisions or p in precisions]
         if wanted and _unavailable(name):
-            # One reason is worth one row.
+            # All its precisions have the same reason: one row is enough.
             yield name, wanted[0] if len(wanted) == 1 else ""
             continue
         for precision in wanted:
@@ -213,7 +213,7 @@ def _unavailable(name: str) -> bool:
 
 
 def _open(candidate: Candidate, bundles: Sequence[Bundle], threads: int) -> None:
-    """Load a candidate's backend, or note why not."""
+    """Load a candidate's backend, or record why it cannot load."""
     row, bundle = candidate.row, candidate.bundle or bundles[0]
     try:
         kind = backend_class(row.backend)
@@ -223,7 +223,7 @@ def _open(candidate: Candidate, bundles: Sequence[Bundle], threads: int) -> None
             return
         backend = backend_from_bundle(bundle, row.backend, row.precision or "fp32", threads=threads)
         backend.load()
-    except Exception as error:  # whatever one engine does, the others' rows are still wanted
+    except Exception as error:  # the error of one engine must not remove the rows of the others
         candidate.fail(error)
         return
     candidate.backend = backend
@@ -237,7 +237,7 @@ def _open(candidate: Candidate, bundles: Sequence[Bundle], threads: int) -> None
             size_bytes=artifact.size,
         )
     elif backend.path is not None:
-        # A device's own engine: made from a listed graph, but no part of the bundle.
+        # An engine that this device built from a listed graph; it is not part of the bundle.
         candidate.row = replace(
             candidate.row,
             artifact=backend.path.name,
@@ -248,21 +248,21 @@ def _open(candidate: Candidate, bundles: Sequence[Bundle], threads: int) -> None
 
 def _score(
     bundle: Bundle,
-    own: Sequence[Candidate],
+    rows: Sequence[Candidate],
     images: SplitImages,
     threads: int,
     reporter: Reporter,
 ) -> tuple[str, str]:
-    """Fill in accuracy and agreement of one bundle's rows; return what the reference was."""
-    for candidate in own:
+    """Fill in accuracy and agreement of one bundle's rows; return the reference's kind and note."""
+    for candidate in rows:
         if candidate.backend is None:
             continue
         try:
             candidate.answers = images.answers(candidate.backend, reporter=reporter)
         except Exception as error:  # as above
             candidate.fail(error)
-    reference, note = _reference(bundle, own, images, threads, reporter)
-    for candidate in own:
+    reference, note = _reference(bundle, rows, images, threads, reporter)
+    for candidate in rows:
         answers = candidate.answers
         if answers is None:
             continue
@@ -275,16 +275,16 @@ def _score(
 
 def _reference(
     bundle: Bundle,
-    own: Sequence[Candidate],
+    rows: Sequence[Candidate],
     images: SplitImages,
     threads: int,
     reporter: Reporter,
 ) -> tuple[Answers, str]:
-    """Return the reference's answers, of one of the rows or run for this, and a note on it."""
-    answered = {c.row.name: c.answers for c in own if c.answers is not None}
+    """Return the reference's answers, from a row or from a run of its own, and a note."""
+    answered = {c.row.name: c.answers for c in rows if c.answers is not None}
     if "pytorch fp32" in answered:
         return answered["pytorch fp32"], ""
-    broken = [c.row.note for c in own if c.row.backend == "pytorch" and c.row.status == "failed"]
+    broken = [c.row.note for c in rows if c.row.backend == "pytorch" and c.row.status == "failed"]
     note = ""
     if broken:
         note = f"the reference is the FP32 ONNX graph, not PyTorch: {broken[0]}"
@@ -303,14 +303,14 @@ def _reference(
 def _time(
     rows: Sequence[Candidate], images: np.ndarray, protocol: LatencyProtocol, reporter: Reporter
 ) -> None:
-    """Fill in the latencies of all rows that run, interleaved."""
+    """Time all rows that run, in turns, and fill in their latencies."""
     running = {str(i): row.backend for i, row in enumerate(rows) if row.backend is not None}
     advance = reporter.stage("latency")
     advance(0, len(running) * protocol.repeats)
     samples = time_backends(running, images, protocol, advance=advance)
     for index, times in samples.items():
         candidate = rows[int(index)]
-        note = "; ".join(part for part in (candidate.row.note, _speed_note(times)) if part)
+        note = "; ".join(text for text in (candidate.row.note, _speed_note(times)) if text)
         candidate.row = replace(candidate.row.with_latency(times), note=note)
 
 
@@ -324,7 +324,7 @@ def _speed_note(times: LatencySamples) -> str:
 
 
 def _finished(candidate: Candidate, rows: Sequence[Candidate]) -> BenchRow:
-    """Add the speed-up over the same backend's fp32 of the same bundle."""
+    """Add the speed-up over FP32 of the same backend and bundle."""
     row = candidate.row
     for other in rows:
         base = other.row

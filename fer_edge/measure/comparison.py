@@ -1,4 +1,4 @@
-"""Two benches side by side, and what may not be concluded from them."""
+"""Compare the results of two benches, with warnings about what cannot be compared."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ __all__ = ["ComparedRow", "Comparison", "compare_results"]
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One backend and precision in both results; a side that lacks it is None.
+    """One backend and precision in both results; None for a result without that row.
 
-    ``speedup`` is A's p50 over B's: above 1 B is faster. None across machines, where such a ratio
-    would compare the machines. ``delta_top1`` is B minus A; None across data sets.
+    ``speedup`` is A's p50 divided by B's: above 1, B is faster. It is None for different machines,
+    since the ratio would compare the machines. ``delta_top1`` is B minus A, a fraction; None for
+    different images.
     """
 
     bundle: str
@@ -32,14 +33,14 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows of two results, and the warnings that belong to them."""
+    """All rows of two results, and the warnings about their differences."""
 
     rows: tuple[ComparedRow, ...]
     warnings: tuple[str, ...]
 
 
 def compare_results(a: BenchResult, b: BenchResult) -> Comparison:
-    """Pair the rows of two results; nothing is refused, but what differs is said."""
+    """Pair the rows of two results; every difference becomes a warning, not an error."""
     one_machine = same_machine(a.environment, b.environment)
     one_dataset = a.dataset["sha256"] == b.dataset["sha256"]
     warnings = []
@@ -66,9 +67,9 @@ def compare_results(a: BenchResult, b: BenchResult) -> Comparison:
         if versions_a[name] != versions_b[name]:
             warnings.append(f"different {name}: A {versions_a[name]}, B {versions_b[name]}")
     if one_machine:
-        warnings.append("two runs on one machine: a claim of speed needs both in one run")
+        warnings.append("these are two runs: to claim a speed, measure both in one run")
 
-    # Bundles of different names still stand side by side when each result has only one.
+    # If each result has only one bundle, the rows are paired even if the names differ.
     by_name = a.bundles == b.bundles or len(a.bundles) > 1 or len(b.bundles) > 1
 
     def key(row: BenchRow) -> tuple[str, str, str]:
@@ -102,9 +103,6 @@ def _pair(
 def _dataset(result: BenchResult) -> str:
     dataset = result.dataset
     synthetic = "SYNTHETIC " if dataset["synthetic"] else ""
-    anew = (
-        f" ({label})"
-        if (label := resplit_label(read_record(DatasetInfo, dataset, "dataset")))
-        else ""
-    )
-    return f"{synthetic}{dataset['source']} {dataset['split']}{anew} n={dataset['n']:,}"
+    label = resplit_label(read_record(DatasetInfo, dataset, "dataset"))
+    resplit = f" ({label})" if label else ""
+    return f"{synthetic}{dataset['source']} {dataset['split']}{resplit} n={dataset['n']:,}"

@@ -1,14 +1,14 @@
-"""Confidence that means something: temperature scaling, and when to abstain.
+"""Confidence: temperature scaling, and the threshold below which to abstain.
 
-A network's softmax probabilities are no frequencies: trained networks say 90 % and are right in
-80 % of those cases, or the other way round. One number T, by which the logits are divided, mends
-most of it and changes no label: Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv
+A network's softmax probabilities are not frequencies: of the answers with a probability of 90 %,
+perhaps only 80 % are right. Dividing the logits by one number T, the temperature, corrects most of
+that and changes no label: Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv
 1706.04599). A classifier that answers only above a confidence threshold is a selective classifier:
-its *coverage* is the share of images that it answers, its *risk* the error among those (Geifman &
-El-Yaniv 2017, arXiv 1705.08500).
+its *coverage* is the fraction of images that it answers, its *risk* the error among those (Geifman
+& El-Yaniv 2017, arXiv 1705.08500).
 
-Temperature and threshold are fitted on images that the network has not trained on, and that are no
-test split: a held-out part of TRAIN.
+Temperature and threshold are fitted on images that the network was not trained on and that are not
+in a test split: a held-out part of TRAIN.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ __all__ = [
 ]
 
 ACCURACY = 0.8
-"""Accuracy of the answers that are not abstained from: four of five. People agree with FER2013's
-labels in about two of three (65 +- 5 %, Goodfellow et al. 2013, arXiv 1307.0414)."""
+"""Default accuracy of the answers above the threshold: four of five are right. People agree with
+FER2013's labels for about two of three images (65 +- 5 %, Goodfellow et al. 2013, arXiv
+1307.0414)."""
 
 MIN_ANSWERED = 50
-"""An accuracy of fewer answers has a standard error above 5 points: no threshold rests on it."""
+"""With fewer answers, the standard error of their accuracy is above 5 points: too much for a
+threshold."""
 
 T_LOW, T_HIGH = 0.1, 10.0
 _STEPS = 1000
@@ -52,10 +54,10 @@ COVERAGES: tuple[float, ...] = tuple(round(1 - 0.05 * i, 2) for i in range(19))
 
 @dataclass(frozen=True)
 class Selective:
-    """What remains when only answers of confidence >= ``threshold`` count.
+    """The result if only answers of confidence >= ``threshold`` count.
 
-    ``coverage`` is the share that is answered, ``accuracy`` the share of those that is right (None
-    when nothing is answered): both fractions.
+    ``coverage`` is the fraction of images that are answered; ``accuracy`` the fraction of these
+    answers that are right (None if there are none).
     """
 
     threshold: float
@@ -70,11 +72,11 @@ class Selective:
 
 @dataclass(frozen=True)
 class Confidence:
-    """A temperature, what it mended on the images it was fitted on, and when to abstain.
+    """A temperature, the scores before and after it, and the threshold below which to abstain.
 
-    Fractions; NLL in nats an image. ``abstain`` is at the smallest threshold whose answers reach
-    ``accuracy``; None where no threshold does. ``curve`` goes from full coverage down; ``aurc`` is
-    the area under the risk-coverage curve. Confidences are those after scaling.
+    All scores are fractions; NLL is in nats per image. ``abstain`` is the smallest threshold whose
+    answers reach ``accuracy``; None if no threshold does. ``curve`` starts at full coverage;
+    ``aurc`` is the area under the risk-coverage curve. Confidences are those after scaling.
     """
 
     temperature: float
@@ -100,15 +102,15 @@ class Confidence:
 def confidence_of(
     logits: np.ndarray, labels: np.ndarray, *, accuracy: float = ACCURACY, temperature: float = 0.0
 ) -> Confidence:
-    """Fit and describe: f32[N,7] ``logits`` of the network as it was trained, u8[N] ``labels``.
+    """Fit the confidence to f32[N,7] unscaled ``logits`` and u8[N] ``labels``.
 
-    With a ``temperature`` given, nothing is fitted: it is judged on these images.
+    If a ``temperature`` is given, it is not fitted but only scored on these images.
     """
-    found = temperature or fit_temperature(logits, labels)
-    scaled = np.asarray(logits, np.float64) / found
+    used = temperature or fit_temperature(logits, labels)
+    scaled = np.asarray(logits, np.float64) / used
     return Confidence(
-        temperature=found,
-        at_bound=found in {T_LOW, T_HIGH},
+        temperature=used,
+        at_bound=used in {T_LOW, T_HIGH},
         n=len(labels),
         top1=float((scaled.argmax(axis=1) == labels).mean()),
         nll_before=negative_log_likelihood(logits, labels),
@@ -123,17 +125,18 @@ def confidence_of(
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the T in 0.1..10 at which ``logits / T`` have the least negative log-likelihood.
+    """Return the T in 0.1..10 at which ``logits / T`` have the lowest negative log-likelihood.
 
-    f32[N,7] and u8[N]. The likelihood is convex in 1/T, so its one minimum is found by bisecting
-    the derivative. A network that is always right has no minimum and gets the bound, 0.1. Raises
-    DataError for fewer than 50 images, and UsageError for logits that are not finite numbers.
+    ``logits`` are f32[N,7], ``labels`` u8[N]. The negative log-likelihood is convex in 1/T, so
+    bisection of its derivative finds the one minimum. A network that is always right has no
+    minimum; the result is the bound, 0.1. DataError for fewer than 50 images, UsageError for logits
+    that are not finite numbers.
     """
     scores, labels = _checked(logits, labels)
     rows = np.arange(len(labels))
 
     def slope(beta: float) -> float:
-        """Return the derivative of the NLL by beta = 1/T; it only rises."""
+        """Return the derivative of the NLL with respect to beta = 1/T; it never falls."""
         return float((softmax(scores * beta) * scores).sum(1).mean() - scores[rows, labels].mean())
 
     low, high = 1 / T_HIGH, 1 / T_LOW
@@ -166,25 +169,28 @@ def abstain_threshold(
 ) -> Selective | None:
     """Return the smallest threshold, in thousandths, whose answers reach ``accuracy``.
 
-    None where none does with at least 50 answers left. It is the sample's own: on other images the
-    accuracy will be near it, not above it for sure.
+    None if no threshold does with at least 50 answers left. It is fitted to these images: on other
+    images the accuracy will be close to ``accuracy``, but it can be lower.
     """
     if not 0 < accuracy < 1:
-        raise UsageError(f"an accuracy of {accuracy} to reach", fix="use a fraction such as 0.8")
+        raise UsageError(
+            f"the accuracy to reach must be between 0 and 1, not {accuracy}",
+            fix="use a fraction such as 0.8",
+        )
     confidence, right = _answers(logits, labels)
     for step in range(_STEPS):
-        found = _at(confidence, right, step / _STEPS)
-        if found.answered < MIN_ANSWERED:
+        point = _at(confidence, right, step / _STEPS)
+        if point.answered < MIN_ANSWERED:
             return None
-        if found.accuracy is not None and found.accuracy >= accuracy:
-            return found
+        if point.accuracy is not None and point.accuracy >= accuracy:
+            return point
     return None
 
 
 def coverage_curve(logits: np.ndarray, labels: np.ndarray) -> tuple[Selective, ...]:
     """Return the accuracy of the most confident 100 %, 95 %, ... 10 % of the images.
 
-    Images of equal confidence stay together, so a point's coverage may be a little larger.
+    Images of equal confidence stay together, so the coverage of a point can be slightly larger.
     """
     confidence, right = _answers(logits, labels)
     falling = np.sort(confidence)[::-1]
@@ -222,7 +228,7 @@ def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
         raise UsageError(f"logits of shape {scores.shape} do not fit {len(labels)} labels")
     if len(labels) < MIN_ANSWERED:
         raise DataError(
-            f"a temperature fitted on {len(labels)} images means nothing",
-            fix=f"hold out at least {MIN_ANSWERED}",
+            f"{len(labels)} images are too few to fit a temperature",
+            fix=f"hold out at least {MIN_ANSWERED} images",
         )
     return scores, np.asarray(labels, np.int64)

@@ -1,4 +1,4 @@
-"""Where a measurement was made: enough to know whether two results may stand side by side."""
+"""The machine and software of a measurement: whether two results can be compared."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ _THROTTLED = 0.9
 def capture(threads: int, *, root: Path | str = "/") -> dict[str, Any]:
     """Return a JSON-ready description of this machine and its software, before a measurement.
 
-    ``threads`` is what each engine is given. ``root`` is where ``/proc``, ``/sys`` and ``/etc``
-    are looked for (the tests have their own). What cannot be read is None or left out. Nothing here
-    names the machine's owner: the host's name is kept as a digest, to tell two machines apart.
+    ``threads`` is the number of threads of each engine. ``root`` is the folder with ``/proc``,
+    ``/sys`` and ``/etc`` (tests have their own). A value that cannot be read is None or omitted.
+    Nothing identifies the owner: the host's name is stored as a digest, to distinguish machines.
     """
     root = Path(root)
     jetson = find_jetson(root)
@@ -82,20 +82,20 @@ def capture(threads: int, *, root: Path | str = "/") -> dict[str, Any]:
 
 
 def finish(environment: Mapping[str, Any], *, root: Path | str = "/") -> dict[str, Any]:
-    """Return ``environment`` with the clocks after the measurement, and a warning if they fell."""
+    """Add the clocks after the measurement to ``environment``, and a warning if they fell."""
     after = clocks_mhz(root)
     content = {**environment, "clocks_after_mhz": after}
     before = environment["clocks_before_mhz"]
     if before and after and max(after) < _THROTTLED * max(before):
         warning = (
-            f"the CPU's clock fell from {max(before):.0f} to {max(after):.0f} MHz while measuring"
+            f"the CPU's clock fell from {max(before):.0f} to {max(after):.0f} MHz during the run"
         )
         content["warnings"] = [*environment["warnings"], warning]
     return content
 
 
 def clocks_mhz(root: Path | str = "/") -> list[float]:
-    """Return the present clock of each core in MHz; empty where the system does not say."""
+    """Return the current clock of each core in MHz; empty if the system does not report it."""
     root = Path(root)
     scaling = sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
     if scaling:
@@ -106,30 +106,30 @@ def clocks_mhz(root: Path | str = "/") -> list[float]:
 def machine_of(environment: Mapping[str, Any]) -> str:
     """Return one line for a title: CPU, cores, GPU."""
     machine = environment["machine"]
-    parts = [f"{machine['cpu'] or machine['arch']}, {machine['cores']} cores"]
-    parts += [machine["jetson"]] if machine["jetson"] else []
-    parts += [gpu["name"] for gpu in machine["gpu"]]
-    return ", ".join(parts)
+    names = [f"{machine['cpu'] or machine['arch']}, {machine['cores']} cores"]
+    names += [machine["jetson"]] if machine["jetson"] else []
+    names += [gpu["name"] for gpu in machine["gpu"]]
+    return ", ".join(names)
 
 
 def same_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Tell whether two environments are one machine in one power mode."""
+    """Return whether two environments are the same machine in the same power mode."""
     return bool(a["machine"] == b["machine"] and a.get("power_mode") == b.get("power_mode"))
 
 
 def _warnings(environment: Mapping[str, Any]) -> list[str]:
-    found = []
+    warnings = []
     load, usable = environment["load_average"], environment["usable_cores"]
     if load is not None and load + environment["threads"] > usable + 0.5:
-        found.append(
-            f"the machine is busy: load {load:.2f} and {environment['threads']} threads of ours "
-            f"on {usable} cores; latencies may be longer than they would be"
+        warnings.append(
+            f"the machine is busy: load {load:.2f} plus {environment['threads']} threads of this "
+            f"run on {usable} cores; latencies may be too long"
         )
     if environment["threads"] > usable:
-        found.append(f"{environment['threads']} threads share {usable} cores")
+        warnings.append(f"{environment['threads']} threads share {usable} cores")
     if environment["governor"] == "powersave":
-        found.append("the CPU's frequency governor is 'powersave'")
-    return found
+        warnings.append("the CPU's frequency governor is 'powersave'")
+    return warnings
 
 
 def _cpuinfo(root: Path) -> str:
@@ -139,22 +139,22 @@ def _cpuinfo(root: Path) -> str:
 def _cpu_model(root: Path) -> str | None:
     lines = dict(re.findall(r"^([^:\n]+?)\s*:[ \t]*(.*)$", _cpuinfo(root), re.M))
     if "model name" not in lines:
-        # ARM's cpuinfo has no model name; the board's device tree or nothing has to do.
+        # ARM's cpuinfo has no model name; the board's device tree may have one.
         return _text(root / "proc/device-tree/model")
     name = str(lines["model name"]).strip()
-    # A virtual machine may say no more than "AMD EPYC": the numbers tell the generation.
+    # A virtual machine may report only "AMD EPYC": the numbers identify the generation.
     if "cpu family" in lines and "model" in lines:
         name += f" (family {lines['cpu family']}, model {lines['model']})"
     return name
 
 
 def _memory_gib(root: Path) -> float | None:
-    found = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo") or "", re.M)
-    return round(int(found[1]) / 2**20, 1) if found else None
+    total = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo") or "", re.M)
+    return round(int(total[1]) / 2**20, 1) if total else None
 
 
 def _usable_cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    affinity = getattr(os, "sched_getaffinity", None)  # only Linux has it
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
@@ -166,17 +166,17 @@ def _load_average() -> float | None:
 
 
 def _packages() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _git() -> dict[str, Any] | None:
-    """Return commit and state of the checkout this package is imported from; None if installed."""
+    """Return commit and state of the checkout; None if the package was installed."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -220,7 +220,7 @@ def _text(path: Path) -> str | None:
 
 
 def _output(command: Sequence[str]) -> str | None:
-    """Return what a program prints, or None if it is absent, fails or hangs."""
+    """Return a program's output, or None if the program is missing, fails or hangs."""
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

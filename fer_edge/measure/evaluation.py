@@ -1,4 +1,4 @@
-"""All that one engine's answers say of it: scores, reliability, and its worst mistakes."""
+"""The evaluation of one engine: scores, reliability, and its worst mistakes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Answer:
-    """One image and what an engine said of it; ``row`` is its place among those evaluated."""
+    """An engine's answer to one image; ``row`` is the image's index among the evaluated ones."""
 
     row: int
     id: str
@@ -47,7 +47,7 @@ class Answer:
 
     @property
     def right(self) -> bool:
-        """Whether the engine was right."""
+        """Whether the predicted emotion is the true one."""
         return self.true == self.predicted
 
 
@@ -55,8 +55,8 @@ class Answer:
 class Evaluation:
     """An engine's answers to the images of one split, and their scores.
 
-    ``logits`` (f32[N,7]), ``bins`` and all that is drawn are of the single view; ``scores`` has a
-    further row for each kind of views that was asked for.
+    ``logits`` (f32[N,7]), ``bins`` and all drawings are of the single view; ``scores`` has another
+    entry for each kind of views that the caller chose.
     """
 
     subject: str
@@ -80,7 +80,7 @@ class Evaluation:
         return softmax(self.logits)
 
     def to_dict(self, *, mistakes: int = 20) -> dict[str, Any]:
-        """Return a JSON-ready description with that many of the worst mistakes."""
+        """Return a JSON-ready description that lists up to ``mistakes`` of the worst mistakes."""
         return {
             "schema": 1,
             "subject": self.subject,
@@ -92,8 +92,8 @@ class Evaluation:
                 views: {"passes": VIEWS[views], **accuracy.to_dict()}
                 for views, accuracy in self.scores.items()
             },
-            "reliability": [asdict(each) for each in self.bins],
-            "worst_mistakes": [asdict(each) for each in worst_mistakes(self, mistakes)],
+            "reliability": [asdict(confidence_bin) for confidence_bin in self.bins],
+            "worst_mistakes": [asdict(answer) for answer in worst_mistakes(self, mistakes)],
             "notes": list(self.notes),
             "created": self.created,
             "fer_edge": __version__,
@@ -110,9 +110,9 @@ def evaluate_engine(
     batch: int = 1,
     reporter: Reporter = SILENT,
 ) -> Evaluation:
-    """Send the images of ``split`` through a loaded engine, once and in the further ``views``.
+    """Run a loaded engine on the images of ``split``: the single view and the given ``views``.
 
-    ``dataset`` is the whole set: images that also stand in its TRAIN are marked, if it has one.
+    ``dataset`` is the whole data set: if it has TRAIN, images that are also in TRAIN are marked.
     """
     selected = dataset.select(split)
     duplicates, note = duplicates_of_train(dataset, selected)
@@ -133,8 +133,8 @@ def evaluate_engine(
         images=selected,
         logits=logits["single"],
         scores={
-            which: evaluate(each, selected.labels, duplicate_of_train=duplicates)
-            for which, each in logits.items()
+            which: evaluate(values, selected.labels, duplicate_of_train=duplicates)
+            for which, values in logits.items()
         },
         bins=confidence_bins(logits["single"], selected.labels),
         notes=(*selected.notes, *([note] if note else [])),
@@ -143,12 +143,12 @@ def evaluate_engine(
 
 
 def answers(images: FerDataset, logits: np.ndarray, rows: Sequence[int]) -> list[Answer]:
-    """Return what f32[N,7] ``logits`` say of the given rows of N images."""
+    """Return the answers of f32[N,7] ``logits`` to the given rows of N images."""
     probabilities = softmax(logits)
-    found = []
+    rows_answered = []
     for row in rows:
         label, best = int(images.labels[row]), int(probabilities[row].argmax())
-        found.append(
+        rows_answered.append(
             Answer(
                 row=int(row),
                 id=images.ids[row],
@@ -158,26 +158,26 @@ def answers(images: FerDataset, logits: np.ndarray, rows: Sequence[int]) -> list
                 probability_of_true=float(probabilities[row, label]),
             )
         )
-    return found
+    return rows_answered
 
 
 def worst_mistakes(evaluation: Evaluation, count: int) -> list[Answer]:
-    """Return the wrong answers that the engine was surest of, the surest first."""
+    """Return the wrong answers with the highest confidence, the most confident first."""
     rows = worst_rows(evaluation.logits, evaluation.images.labels, count)
     return answers(evaluation.images, evaluation.logits, rows)
 
 
 def worst_rows(logits: np.ndarray, labels: np.ndarray, count: int) -> list[int]:
-    """Return ``count`` rows of f32[N,7] ``logits`` that are wrong, or all, the surest first."""
+    """Return up to ``count`` rows of f32[N,7] ``logits`` that are wrong, most confident first."""
     wrong = np.flatnonzero(logits.argmax(axis=1) != labels)
     sure = softmax(logits)[wrong].max(axis=1)
-    # Stable: equal probabilities keep the images' order, on every machine.
+    # Stable: equal probabilities keep the order of the images on every machine.
     order: list[int] = wrong[np.argsort(-sure, kind="stable")][:count].tolist()
     return order
 
 
 def random_rows(total: int, count: int, seed: int) -> np.ndarray:
-    """Return ``count`` different rows of ``total``, or all, ascending; the same for a seed."""
+    """Return up to ``count`` different rows of ``total``, ascending; a seed fixes the choice."""
     chosen = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
     return np.sort(chosen)
 

@@ -1,4 +1,4 @@
-"""The gate: does an engine do what its reference does, and is it worth having?"""
+"""The gate: the limits of accuracy, numerics and speed that an engine must pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["GateCheck", "GatePolicy", "GateResult", "Speedup", "judge", "speedup
 Status = Literal["passed", "failed", "speed not measured"]
 
 _ROUNDING = 1e-9
-"""A drop of exactly the limit passes, whatever the last bit of a float says."""
+"""A drop of exactly the limit passes, in spite of rounding errors."""
 
 _HIGHER = {"int8": ("fp16", "fp32"), "fp16": ("fp32",), "fp32": ()}
 
@@ -33,8 +33,8 @@ class Speedup:
 class GatePolicy:
     """The limits; drops are fractions (0.005 is half a point), logit distances absolute.
 
-    ``max_recall_drop_small`` holds for disgust and for classes of fewer than ``small_class``
-    images. On a set so small that one image is more than a limit, one image is the limit.
+    ``max_recall_drop_small`` applies to disgust and to classes of fewer than ``small_class``
+    images. If a set is so small that one image exceeds a limit, the limit is one image.
     """
 
     max_top1_drop: float = 0.005
@@ -48,7 +48,7 @@ class GatePolicy:
 
 @dataclass(frozen=True)
 class GateCheck:
-    """One limit held against one number; ``passed`` is None when the number was not measured."""
+    """One number and its limit; ``passed`` is None if the number was not measured."""
 
     name: str
     passed: bool | None
@@ -61,7 +61,7 @@ class GateCheck:
 class GateResult:
     """All checks of one engine.
 
-    ``passed`` means that nothing that was measured failed; ``status`` says when speed was not.
+    ``passed`` means that every measured check passed; ``status`` shows if speed was not measured.
     """
 
     precision: str
@@ -76,13 +76,13 @@ class GateResult:
         return tuple(check for check in self.checks if check.passed is False)
 
     def reason(self) -> str:
-        """Return what failed, with its numbers, in one line; the status when nothing did."""
+        """Return the failed checks with their numbers in one line, or the status if none failed."""
         return "; ".join(check.detail for check in self.failures) or self.status
 
     def error(self) -> FerEdgeError | None:
-        """Return the error that this result is for a command, or None when it passed.
+        """Return the error that a command ends with, or None if the gate passed.
 
-        NumericsError (exit code 4) when logits are too far off, else GateError (exit code 3).
+        NumericsError (exit code 4) if logits differ too much, else GateError (exit code 3).
         """
         if self.passed:
             return None
@@ -115,12 +115,12 @@ def speedup_of_run(
     FP32, and an INT8 engine between the two would pass although FP32 is both faster and more
     accurate.
     """
-    own = p50s_ms.get(precision)
+    engine_ms = p50s_ms.get(precision)
     timed = [higher for higher in _HIGHER.get(precision, ()) if p50s_ms.get(higher)]
-    if not own or not timed:
+    if not engine_ms or not timed:
         return None
     fastest = min(timed, key=lambda higher: statistics.median(p50s_ms[higher]))
-    ratios = [slow / fast for slow, fast in zip(p50s_ms[fastest], own)]
+    ratios = [slow / fast for slow, fast in zip(p50s_ms[fastest], engine_ms)]
     return Speedup(statistics.median(ratios), fastest, source)
 
 
@@ -135,9 +135,9 @@ def judge(
 ) -> GateResult:
     """Judge an engine of ``precision`` (fp32, fp16, int8) against its reference.
 
-    Every precision is held to the limits of top-1 and of each class's recall. fp32 and fp16 are
-    also held to their logits; int8 to ``speedup`` as :func:`speedup_of_run` defines it (None: not
-    measured).
+    Every precision has limits for top-1 and for the recall of each class. fp32 and fp16 also have a
+    limit for their logits; int8 has one for ``speedup``, which :func:`speedup_of_run` defines
+    (None: not measured).
     """
     policy = policy or GatePolicy()
     checks: list[GateCheck] = []
@@ -148,7 +148,7 @@ def judge(
             _numerics("mean |delta logit|", agreement.mean_abs_logit, policy.fp16_mean_abs)
         )
     elif precision != "int8":
-        raise UsageError(f"there is no gate for precision {precision!r}: fp32, fp16 or int8")
+        raise UsageError(f"the gate has no precision {precision!r}, only fp32, fp16 and int8")
     checks.append(_top1(reference, engine, policy))
     checks.extend(_recalls(reference, engine, policy))
     if precision == "int8":
@@ -175,7 +175,7 @@ def _recalls(reference: Accuracy, engine: Accuracy, policy: GatePolicy) -> list[
     for emotion, score in engine.per_class.items():
         before = reference.per_class[emotion].recall
         if before is None or score.recall is None:
-            continue  # no image of this emotion: nothing to lose
+            continue  # the split has no image of this emotion
         small = emotion == "disgust" or score.n < policy.small_class
         limit = policy.max_recall_drop_small if small else policy.max_recall_drop
         what = f"recall of {emotion} (n {score.n})"

@@ -1,7 +1,7 @@
-"""How long one image takes, measured like a single camera's stream: one query after the other.
+"""The latency of one image, measured as with one camera: one query after the other.
 
-Scope ``e2e``: from a u8 image in host memory to its seven probabilities in host memory. The harness
-knows nothing of the engines; a null engine timed in the same run is its own floor.
+Scope ``e2e``: from a u8 image in host memory to its seven probabilities in host memory. The null
+engine, timed in the same run, shows the time that the harness itself takes.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ __all__ = [
 ]
 
 CV_LIMIT = 0.025
-"""Repeats whose mean latencies vary by more than this are called unstable."""
+"""If the mean latencies of the repeats vary by more than this, the row is marked UNSTABLE."""
 
 DIFFERENT_IMAGES = 1024
-"""So many different images are sent, so that no engine profits from a cached answer or branch."""
+"""Number of different images sent, so that no engine gains from a cached result or branch."""
 
 Nanoseconds = npt.NDArray[np.int64]
 
 
 class Clock(Protocol):
-    """Where time comes from; the tests have their own."""
+    """The source of time; tests replace it."""
 
     def now(self) -> int:
         """Return monotonic nanoseconds."""
@@ -60,12 +60,12 @@ class _SystemClock:
 
 @dataclass(frozen=True)
 class LatencyProtocol:
-    """How a run is measured; each repeat of each engine warms up and measures for itself.
+    """How a run is measured; each repeat of each engine has its own warm-up.
 
-    A repeat lasts ``measure_s`` and at least ``min_queries``, but ends at ``max_queries``: an
-    engine that answers in microseconds (the null engine) would fill memory with its samples.
-    ``pace_hz`` sends queries at a camera's rate, so that caches and clocks go cold in between;
-    None sends each query when the one before has been answered.
+    A repeat lasts ``measure_s`` seconds and at least ``min_queries``, but ends at ``max_queries``:
+    the samples of an engine that answers in microseconds (the null engine) would fill the memory.
+    ``pace_hz`` sends queries at a camera's rate, so that caches and clocks get cold in between;
+    None sends each query as soon as the previous one is answered.
     """
 
     warmup_s: float = 1.0
@@ -87,7 +87,7 @@ class LatencyProtocol:
     @classmethod
     def for_quick(cls, pace_hz: float | None = None) -> LatencyProtocol:
         """Return the protocol of ``--quick``: three repeats of one second."""
-        # Paced, 662 queries (enough for p99) would take longer than a full repeat: p95 then.
+        # With a pace, 662 queries (enough for p99) take longer than a full repeat: up to p95 then.
         queries = min_samples(99) if pace_hz is None else min_samples(95)
         return cls(
             warmup_s=0.25,
@@ -100,10 +100,10 @@ class LatencyProtocol:
 
     @classmethod
     def for_gate(cls) -> LatencyProtocol:
-        """Return the protocol of a build's speed gate: many short turns, about eight seconds.
+        """Return the protocol of a build's speed gate: many short repeats, about eight seconds.
 
-        A ratio needs no p99 but pairs: when another program comes and goes, short turns let it
-        disturb both engines alike, and the median leaves out the turns where it did not.
+        A ratio needs pairs, not p99. If another program runs for a while, short repeats let it
+        disturb both engines equally, and the median excludes the pairs where it did not.
         """
         return cls(
             warmup_s=0.05,
@@ -115,7 +115,7 @@ class LatencyProtocol:
         )
 
     def estimated_seconds(self, engines: int) -> float:
-        """Return how long ``engines`` take, if each answers within a few milliseconds."""
+        """Return the seconds that ``engines`` take if each answers within a few milliseconds."""
         measure = self.measure_s
         if self.pace_hz is not None:
             measure = max(measure, self.min_queries / self.pace_hz)
@@ -139,8 +139,8 @@ class LatencyProtocol:
 class LatencySamples:
     """The raw latencies of one engine, one i64 array of nanoseconds per repeat, nothing clipped.
 
-    Statistics are the median over repeats of each repeat's own. ``missed`` counts the frames of a
-    paced run that came while the engine was still busy with an earlier one.
+    A statistic is computed for each repeat; the result is the median over the repeats. ``missed``
+    is the number of frames of a paced run that came while the engine was busy with an earlier one.
     """
 
     ns: tuple[Nanoseconds, ...]
@@ -149,7 +149,7 @@ class LatencySamples:
     def percentile_ms(self, q: float) -> float | None:
         """Return the q-th percentile: a latency that was observed, in ms.
 
-        None where a repeat has fewer than :func:`min_samples` queries: too few to know.
+        None if a repeat has fewer than :func:`min_samples` queries, which are too few.
         """
         if min(len(repeat) for repeat in self.ns) < min_samples(q):
             return None
@@ -172,7 +172,7 @@ class LatencySamples:
 
     @cached_property
     def cv(self) -> float | None:
-        """Standard deviation over mean of the repeats' mean latencies; None for one repeat."""
+        """Coefficient of variation of the repeats' mean latencies; None for one repeat."""
         if len(self.ns) < 2:
             return None
         means = np.array([repeat.mean() for repeat in self.ns])
@@ -185,7 +185,7 @@ class LatencySamples:
 
     @property
     def images_per_s(self) -> float:
-        """One over the mean latency (median over repeats): what one stream can carry."""
+        """1 / mean latency (median over repeats): the throughput of one stream."""
         return _median([1e9 / float(repeat.mean()) for repeat in self.ns])
 
     def to_dict(self) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class LatencySamples:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> LatencySamples:
-        """Read what :meth:`to_dict` wrote: the raw values, from which all others follow."""
+        """Read what :meth:`to_dict` wrote; only the raw values are read, the rest is computed."""
         repeats = tuple(np.array(repeat, np.int64) for repeat in content["ns"])
         return cls(repeats, int(content.get("missed", 0)))
 
@@ -224,10 +224,10 @@ def time_backends(
     advance: Advance | None = None,
     clock: Clock = _SystemClock(),  # noqa: B008 (stateless)
 ) -> dict[str, LatencySamples]:
-    """Time loaded ``backends`` on u8[N,48,48] ``images``: infer and softmax of one image a query.
+    """Time loaded ``backends`` on u8[N,48,48] ``images``; a query is one image, with its softmax.
 
-    Engines take turns, one repeat each (A B A B), so that a machine that grows slower slows them
-    all. ``advance(done, total)`` is called between repeats only, never while one is timed.
+    Engines take turns, one repeat each (A B A B), so that a machine that becomes slower affects all
+    of them. ``advance(done, total)`` is called only between repeats, never during one.
     """
     queries = preload(images, protocol.seed)
     samples: dict[str, list[Nanoseconds]] = {name: [] for name in backends}
@@ -251,12 +251,12 @@ def time_backends(
 def min_samples(q: float) -> int:
     """Return how many samples a q-th percentile needs: p90 64, p95 130, p99 662, p99.9 6,636.
 
-    With so many, at least two of them lie beyond the true percentile at 99 % confidence: the
-    binomial chance of fewer than two is at most 1 %.
+    With this number, at least two samples are above the true percentile with a probability of at
+    least 99 % (binomial distribution).
     """
     inside = q / 100
     if not 0 < inside < 1:
-        raise UsageError(f"there is no {q}th percentile of a latency")
+        raise UsageError(f"a percentile must be between 0 and 100, not {q}")
     n = 2
     while inside**n + n * (1 - inside) * inside ** (n - 1) > 0.01:
         n += 1
@@ -266,11 +266,11 @@ def min_samples(q: float) -> int:
 def preload(images: np.ndarray, seed: int) -> list[np.ndarray]:
     """Return up to 1,024 different images as u8[1,1,48,48] arrays in memory, in seeded order."""
     if not len(images):
-        raise UsageError("there are no images to time with")
+        raise UsageError("the data set has no images to measure latency with")
     rows = np.ascontiguousarray(images).reshape(len(images), -1)
     first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
     chosen = np.random.default_rng(seed).permutation(first)[:DIFFERENT_IMAGES]
-    # One block, already touched, that no query has to allocate or page in.
+    # One block of memory, already touched: no query has to allocate it or page it in.
     block = np.ascontiguousarray(images[chosen])[:, None, None]
     return list(block)
 
@@ -298,7 +298,7 @@ def _repeat(
             if late < 0:
                 clock.sleep(-late / 1e9)
             else:
-                # A camera does not wait: frames that came meanwhile are gone, but for the last.
+                # A camera does not wait: all frames that came meanwhile are lost but the last one.
                 missed += late // period
                 due += late // period * period
             due += period
@@ -314,9 +314,10 @@ def _repeat(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Switch the collector off; explicit collections inside see only what is made inside.
+    """Switch the collector off; explicit collections inside see only new objects.
 
-    Without the freeze each of them would walk all of torch's objects, for tenths of a second.
+    Without the freeze, each of them would visit all objects of torch, which takes tenths of a
+    second.
     """
     enabled = gc.isenabled()
     gc.collect()
@@ -331,7 +332,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _median(values: Sequence[float]) -> float:
-    """Return the middle value; of an even number the mean of the two."""
+    """Return the middle value, or the mean of the two middle values."""
     ordered = sorted(values)
     middle = len(ordered) // 2
     if len(ordered) % 2:

@@ -1,9 +1,9 @@
-"""Is this engine good enough? The one comparison of an engine with its reference.
+"""The one comparison of an engine with its reference, for ``build``, ``verify`` and ``bench``.
 
-``fer-edge build``, ``verify`` and ``bench`` all use it: every image of a split goes once, at batch
-1, through the reference and through the engine; both are scored, compared image by image, and
-judged by :mod:`fer_edge.measure.gate`. Batch 1 holds for the reference too: in a bench the PyTorch
-row is timed, so it must run at batch 1, and the last bits of a logit depend on the batch size.
+Every image of a split goes once, at batch 1, through the reference and through the engine. Both are
+scored and compared image by image; :mod:`fer_edge.measure.gate` judges the engine. The reference
+also runs at batch 1: a bench times the PyTorch row, so that row must run at batch 1, and the last
+bits of a logit depend on the batch size.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Answers:
 class SplitImages:
     """The labelled images of one split of a data set, on which engines are compared.
 
-    ``limit`` takes that many images, spread over the split. ``notes`` holds what a result must
-    mention of them. DataError where the data set has no such split.
+    ``limit`` takes that many images, spread evenly over the split. ``notes`` are the notes that a
+    result must show. DataError if the data set has no such split.
     """
 
     def __init__(self, dataset: FerDataset, split: str, limit: int | None = None) -> None:
@@ -103,10 +103,10 @@ class SplitImages:
         kind: str = "",
         reporter: Reporter = SILENT,
     ) -> Answers:
-        """Send each image once, at batch 1, through a loaded ``backend``, and score it.
+        """Run a loaded ``backend`` on each image once, at batch 1, and score its answers.
 
-        ``artifact`` is the engine's file in the bundle. ``kind`` is by default backend and
-        precision. NumericsError if a logit is not finite.
+        ``artifact`` is the engine's file in the bundle. ``kind`` is backend and precision by
+        default. NumericsError if a logit is not finite.
         """
         name = f"{backend.name} {backend.precision}"
         advance = reporter.stage(f"accuracy: {name}")
@@ -123,15 +123,15 @@ class SplitImages:
         return Answers(side, logits)
 
     def compare(self, reference: Answers, engine: Answers) -> Agreement:
-        """Compare two engines' answers to these images, image by image."""
+        """Compare the answers of two engines to these images, image by image."""
         return compare(reference.logits, engine.logits, self.selected.labels)
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Reference and engine on the same images, and the gate's verdict.
+    """Reference and engine on the same images, and the gate's result.
 
-    ``speedup_source`` says where the gate's speed came from; None when speed was not measured.
+    ``speedup_source`` names the run that measured the speed; None if speed was not measured.
     """
 
     bundle: str
@@ -148,12 +148,12 @@ class Verification:
 
     @property
     def n(self) -> int:
-        """How many images were compared."""
+        """Number of images that were compared."""
         return self.agreement.n
 
     @property
     def passed(self) -> bool:
-        """Whether nothing that was measured failed."""
+        """Whether every measured check passed."""
         return self.gate.passed
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Proven:
-    """What a build measured of one engine; ``speedup`` and ``p50_ms`` are None without timing."""
+    """A build's results for one engine; ``speedup`` and ``p50_ms`` are None without timing."""
 
     verification: Verification
     speedup: Speedup | None = None
@@ -210,15 +210,15 @@ class Proven:
 
     @property
     def gate(self) -> GateResult:
-        """The verdict."""
+        """The gate's result."""
         return self.verification.gate
 
     def to_gate(self, target: str) -> dict[str, Any]:
-        """Return what a manifest records of it; :func:`build_speedup` reads the speed again."""
+        """Return the manifest's record of the gate; :func:`build_speedup` reads its speed."""
         proof, speedup = self.verification, self.speedup
         timed = None
         if speedup is not None:
-            # What the speed belongs to: a file, and a machine with its threads.
+            # The speed is valid for one file on one machine with this number of threads.
             names = ("machine", "power_mode", "threads")
             timed = {"artifact_sha256": proof.engine.artifact_sha256}
             timed |= {name: proof.environment[name] for name in names}
@@ -248,9 +248,9 @@ class Proven:
 
 
 def build_speedup(gate: Gate) -> tuple[Speedup, Mapping[str, Any]] | None:
-    """Return the speed that a build recorded in a gate, and the file and machine it belongs to.
+    """Return the speed that a build recorded in a gate, and the file and machine it is valid for.
 
-    None where the build did not time the engine. A gate without ``speedup_over`` is of an earlier
+    None if the build did not time the engine. A gate without ``speedup_over`` is from an earlier
     version, which timed every engine beside FP32.
     """
     if not gate.timed or gate.speedup is None:
@@ -261,9 +261,10 @@ def build_speedup(gate: Gate) -> tuple[Speedup, Mapping[str, Any]] | None:
 
 
 def gate_without_proof(precision: str, target: str, failure: str = "") -> dict[str, Any]:
-    """Return what a manifest records of an engine that no image went through.
+    """Return the manifest's record of an engine that was not verified.
 
-    With a ``failure`` its golden answers are wrong; without one the build ran with --no-verify.
+    With a ``failure``, the engine failed the self-test; without one, the build ran with
+    --no-verify.
     """
     return {
         "precision": precision,
@@ -275,9 +276,9 @@ def gate_without_proof(precision: str, target: str, failure: str = "") -> dict[s
 
 
 class Proof:
-    """A reference's answers to the images of a split; engines are judged against them.
+    """The reference's answers to the images of a split, and the judgement of engines by them.
 
-    ``name`` is the bundle's. ``notes`` are added to those of the images.
+    ``name`` is the bundle's name. ``notes`` are added to the notes of the images.
     """
 
     def __init__(
@@ -309,7 +310,7 @@ class Proof:
         policy: GatePolicy | None = None,
         reporter: Reporter = SILENT,
     ) -> Proof:
-        """Run the file ``reference`` and return the proof against it."""
+        """Run the file ``reference`` and return the proof with its answers."""
         kind = "pytorch"
         notes: tuple[str, ...] = ()
         if reference.backend != "pytorch":
@@ -324,8 +325,8 @@ class Proof:
     ) -> Proven:
         """Run and judge the file ``engine``.
 
-        ``higher`` is an engine of a higher precision: it is timed beside ``engine``, in
-        turns. Without it, or where accuracy fails already, speed is not measured.
+        ``higher`` is an engine of a higher precision; both are timed in turns. Without it, or if
+        the accuracy already fails, speed is not measured.
         """
         with engine.open(self.threads) as backend:
             answers = _run_file(engine, backend, self.images, "", reporter)
@@ -376,7 +377,7 @@ class Proof:
 def duplicates_of_train(
     dataset: FerDataset, selected: FerDataset
 ) -> tuple[np.ndarray | None, str | None]:
-    """Return bool[N], which of ``selected`` are also in TRAIN; None and the reason if unknown."""
+    """Return bool[N]: which images are also in TRAIN; None and the reason if that is unknown."""
     from fer_edge.data import Split, duplicate_mask
 
     if bool((selected.split == Split.TRAIN).any()):
@@ -384,17 +385,17 @@ def duplicates_of_train(
     try:
         train = dataset.select(Split.TRAIN)
     except DataError:
-        return None, f"{dataset.source} has no TRAIN: duplicates of it are not known"
+        return None, f"{dataset.source} has no TRAIN: duplicates of TRAIN are unknown"
     return duplicate_mask(selected, train), None
 
 
 def describe_dataset(selected: FerDataset) -> dict[str, Any]:
-    """Return what a result records of its images."""
+    """Return a JSON-ready description of the images that a result is about."""
     return {**to_dict(selected.info()), "n": len(selected)}
 
 
 def artifact_of(bundle: Bundle, backend: Backend) -> Artifact | None:
-    """Return the bundle's file that a backend was made for; None for one that reads no file."""
+    """Return the bundle's file that a backend runs; None if it runs no file of the bundle."""
     if backend.path is None:
         return None
     for artifact in bundle.manifest.artifacts:

@@ -1,8 +1,8 @@
-"""What was measured of a bundle, kept in the bundle: ``verify.json`` and ``bench.json``.
+"""Results that are recorded in the bundle: ``verify.json`` and ``bench.json``.
 
-``verify.json`` holds ``{schema, verifications: [...]}``, the newest of each backend, precision,
-file and split. ``bench.json`` is the summary of the last bench, without its raw nanoseconds: a
-bundle travels to devices.
+``verify.json`` has ``{schema, verifications: [...]}``: the newest verification for each backend,
+precision, file and split. ``bench.json`` is the summary of the last bench, without the raw
+nanoseconds, since a bundle is copied to devices.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ VERIFY_SCHEMA = 1
 
 
 def with_verification(before: str | None, verification: Mapping[str, Any]) -> str:
-    """Return the text of ``verify.json`` with a verification in the place of an older one of it.
+    """Return the text of ``verify.json`` with a verification added, or the older one replaced.
 
-    ``before`` is the file's text so far (None: there is none). Its entries are kept as they are.
+    ``before`` is the current text of the file; None if there is no file. Other entries stay
+    unchanged.
     """
 
     def key(one: Mapping[str, Any]) -> tuple[Any, ...]:
         engine = one["engine"]
-        # The artifact too: ONNX Runtime also runs the INT8 graph that is meant for TensorRT.
+        # The artifact too: ONNX Runtime can also run the INT8 graph with TensorRT's placement.
         return engine["backend"], engine["precision"], engine.get("artifact"), one["split"]
 
     old = json.loads(before)["verifications"] if before else []
@@ -51,7 +52,7 @@ def with_verification(before: str | None, verification: Mapping[str, Any]) -> st
 
 
 def verifications_of(text: str, digests: Collection[str]) -> str:
-    """Return ``verify.json``'s ``text`` without the engines whose SHA-256 is not in ``digests``."""
+    """Return ``verify.json``'s ``text`` without engines whose SHA-256 is not in ``digests``."""
     before = json.loads(text)["verifications"]
     return _text([one for one in before if one["engine"]["artifact_sha256"] in digests])
 
@@ -62,10 +63,10 @@ def _text(verifications: Sequence[Mapping[str, Any]]) -> str:
 
 
 def record_verification(path: Path, verification: Mapping[str, Any]) -> str | None:
-    """Keep a ``Verification.to_dict()`` in the bundle at ``path``; return why not, or None.
+    """Record a ``Verification.to_dict()`` in the bundle at ``path``; return why not, or None.
 
-    The gate that the build recorded keeps its verdict and gains ``verified``; an engine without
-    one gets this one's.
+    A gate that the build recorded keeps its result and gets the key ``verified``; an engine without
+    a gate gets the gate of this verification.
     """
     engine = verification["engine"]
     verdict = {
@@ -90,7 +91,7 @@ def record_verification(path: Path, verification: Mapping[str, Any]) -> str | No
 
 
 def record_bench(path: Path, label: str, result: BenchResult) -> str | None:
-    """Keep the summary of a bench's rows of ``label`` in the bundle at ``path``; return why not."""
+    """Record the bench summary of the rows of ``label`` in the bundle; return why not, or None."""
     text = result.of_bundle(label).to_json(raw=False)
 
     def write(bundle: Bundle, writer: BundleWriter) -> None:
@@ -103,7 +104,7 @@ def _rewrite(path: Path, write: Callable[[Bundle, BundleWriter], None]) -> str |
     if is_packaged(path):
         return f"{path} is part of the installed package, which is not written to"
     try:
-        # Opened anew: measuring took minutes, and another command may have changed the bundle.
+        # Opened again: measuring took minutes, and another command may have changed the bundle.
         bundle = Bundle.open(path)
         with BundleWriter(path, base=bundle) as writer:
             write(bundle, writer)

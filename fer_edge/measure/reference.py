@@ -1,4 +1,4 @@
-"""Which engine is right by definition: what all others are held against."""
+"""The reference: the engine that all others are compared with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ __all__ = ["Reference", "open_reference"]
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A loaded engine, what it is (``pytorch`` or ``onnxruntime fp32``), and why if not PyTorch."""
+    """A loaded engine and its ``kind``: ``pytorch`` or ``onnxruntime fp32``.
+
+    ``note`` is the reason if the reference is not PyTorch.
+    """
 
     backend: Backend
     kind: str
@@ -25,23 +28,22 @@ class Reference:
 
 
 def open_reference(bundle: Bundle, *, threads: int = 1) -> Reference:
-    """Load the PyTorch network of the bundle's checkpoint, or else its FP32 ONNX graph.
+    """Load the PyTorch network from the bundle's checkpoint, or else its FP32 ONNX graph.
 
-    The graph stands in where torch is not installed or the bundle carries no checkpoint, and the
-    note says so; a checkpoint that is there and does not load is an error. UnavailableError if
-    there is neither.
+    The graph is used if torch is not installed or the bundle has no checkpoint; the note gives the
+    reason. A checkpoint that does not load is an error. UnavailableError if the bundle has neither.
     """
     checkpoint = bundle.find(format="safetensors")
     reason = backend_class("pytorch").unavailable_reason()
     if checkpoint is None:
-        reason = f"{bundle.path} carries no checkpoint"
+        reason = f"{bundle.path} has no checkpoint"
     if reason is None:
         backend = backend_from_bundle(bundle, "pytorch", "fp32", threads=threads)
         backend.load()
         return Reference(backend, "pytorch")
     if bundle.find(format="onnx", precision="fp32") is None:
         raise UnavailableError(
-            f"there is no reference to hold engines against: {reason}, and {bundle.path} has no "
+            f"there is no reference to compare engines with: {reason}, and {bundle.path} has no "
             "FP32 ONNX graph",
             fix="pip install 'fer-edge[train]'",
         )

@@ -1,4 +1,4 @@
-"""Whether a confidence of 80 % is right in 80 % of cases."""
+"""Reliability: whether answers with a confidence of 80 % are right in 80 % of the cases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class ConfidenceBin:
-    """The images whose confidence is in ``(low, high]``; the means are None where there is none."""
+    """The images whose confidence is in ``(low, high]``; the means are None if there are none."""
 
     low: float
     high: float
@@ -28,7 +28,7 @@ class ConfidenceBin:
 def confidence_bins(
     logits: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS
 ) -> tuple[ConfidenceBin, ...]:
-    """Sort N images by the confidence of f32[N,7] ``logits`` into bins of equal width."""
+    """Group N images by the confidence of f32[N,7] ``logits`` into bins of equal width."""
     probabilities = softmax(np.asarray(logits, np.float64))
     confidence = probabilities.max(axis=1)
     right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
@@ -49,14 +49,14 @@ def confidence_bins(
 
 
 def calibration_error(bins: tuple[ConfidenceBin, ...]) -> float:
-    """Return the gap between confidence and accuracy, averaged over the images of all bins.
+    """Return the difference of confidence and accuracy, averaged over the images of all bins.
 
     Source: Naeini et al. 2015 and Guo et al. 2017 (arXiv 1706.04599), the expected calibration
     error (ECE).
     """
     gaps = sum(
-        each.n * abs(each.accuracy - each.confidence)
-        for each in bins
-        if each.accuracy is not None and each.confidence is not None
+        group.n * abs(group.accuracy - group.confidence)
+        for group in bins
+        if group.accuracy is not None and group.confidence is not None
     )
-    return gaps / sum(each.n for each in bins)
+    return gaps / sum(group.n for group in bins)

@@ -1,4 +1,4 @@
-"""What a bench found, as JSON that keeps every raw nanosecond.
+"""The result of a bench, as JSON with all raw nanoseconds.
 
 Schema history:
 
@@ -30,12 +30,12 @@ RowStatus = Literal["ok", "unavailable", "failed"]
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One backend at one precision; what was not measured is None.
+    """One backend at one precision; values that were not measured are None.
 
-    ``delta_top1``, ``agreement``, ``flips`` and ``mcnemar_p`` are against the bench's reference.
-    ``speedup`` is the p50 of the same backend's fp32 over this p50, both of this run.
-    ``p50_range_ms`` are the lowest and highest p50 of the repeats, ``cv`` their variation, and
-    ``ns`` the raw samples, which a summary leaves out.
+    ``delta_top1``, ``agreement``, ``flips`` and ``mcnemar_p`` compare with the bench's reference.
+    ``speedup`` is the p50 of FP32 on the same backend divided by this p50, both of this run.
+    ``p50_range_ms`` has the lowest and the highest p50 of the repeats, ``cv`` their coefficient of
+    variation, and ``ns`` the raw samples, which a summary omits.
     """
 
     backend: str
@@ -70,7 +70,7 @@ class BenchRow:
 
     @property
     def name(self) -> str:
-        """Backend and precision, as a person says them."""
+        """Backend and precision, for people."""
         return f"{self.backend} {self.precision}".strip()
 
     def with_accuracy(self, accuracy: Accuracy, agreement: Agreement | None) -> BenchRow:
@@ -111,8 +111,8 @@ class BenchRow:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> BenchRow:
         """Read a row of JSON; fields of a later minor version are ignored."""
-        known = {f.name for f in fields(cls)}
-        values = {name: value for name, value in content.items() if name in known}
+        names = {f.name for f in fields(cls)}
+        values = {name: value for name, value in content.items() if name in names}
         for name in ("delta_ci95", "p50_range_ms"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
@@ -125,8 +125,8 @@ class BenchRow:
 class BenchResult:
     """All rows of one run on one machine.
 
-    ``dataset``: source, sha256, split, n, synthetic, different_images. ``reference`` says which
-    engine deltas and flips are against.
+    ``dataset``: source, sha256, split, n, synthetic, different_images. ``reference`` names the
+    engine that deltas and flips compare with.
     """
 
     rows: tuple[BenchRow, ...]
@@ -150,7 +150,7 @@ class BenchResult:
         return tuple(dict.fromkeys(row.bundle for row in self.rows if row.bundle))
 
     def find(self, backend: str, precision: str, bundle: str | None = None) -> BenchRow | None:
-        """Return the row of a backend and precision (of any bundle, if None is named), or None."""
+        """Return the row of a backend and precision, or None; ``bundle`` None means any bundle."""
         for row in self.rows:
             if (row.backend, row.precision) == (backend, precision) and bundle in (
                 None,
@@ -160,7 +160,7 @@ class BenchResult:
         return None
 
     def of_bundle(self, name: str) -> BenchResult:
-        """Return the rows of one bundle, and the harness's floor."""
+        """Return the rows of one bundle, and the row of the null backend."""
         return replace(self, rows=tuple(row for row in self.rows if row.bundle in (name, "")))
 
     def to_dict(self, *, raw: bool = True) -> dict[str, Any]:
@@ -186,7 +186,7 @@ class BenchResult:
             if row.get("ns"):
                 row["ns"] = [_kept(lines, repeat) for repeat in row["ns"]]
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        return re.sub(r'"@ns(\d+)"', lambda found: lines[int(found[1])], text) + "\n"
+        return re.sub(r'"@ns(\d+)"', lambda match: lines[int(match[1])], text) + "\n"
 
     def save(self, path: Path | str) -> None:
         """Write the raw result to ``path`` atomically."""
@@ -194,7 +194,7 @@ class BenchResult:
 
     @classmethod
     def from_json(cls, text: str, where: str = "bench result") -> BenchResult:
-        """Read what :meth:`to_json` wrote; UsageError says why it is not a bench's result."""
+        """Read what :meth:`to_json` wrote; UsageError if it is not the result of a bench."""
         try:
             content = json.loads(text)
         except json.JSONDecodeError as error:
@@ -218,13 +218,13 @@ class BenchResult:
         try:
             values["rows"] = tuple(BenchRow.from_dict(row) for row in content["rows"])
         except (TypeError, AttributeError) as error:
-            raise UsageError(f"{where} has a row that is none: {error}") from None
+            raise UsageError(f"{where} has an invalid row: {error}") from None
         values["notes"] = tuple(content.get("notes", ()))
         return cls(**values)
 
     @classmethod
     def load(cls, path: Path | str) -> BenchResult:
-        """Read a saved result; UsageError names a file that cannot be read or is none."""
+        """Read a saved result; UsageError names a file that cannot be read or has no result."""
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""``verify``: a bundle's engine compared with the bundle's reference, and its recorded speed."""
+"""``verify``: compare a bundle's engine with the bundle's reference; read its recorded speed."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def verify_bundle(
     policy: GatePolicy | None = None,
     reporter: Reporter = SILENT,
 ) -> Verification:
-    """Send every image of ``split`` once, at batch 1, through a bundle's engine and its reference.
+    """Run a bundle's engine and its reference once, at batch 1, on every image of ``split``.
 
-    ``dataset`` is the whole set as it was loaded: it is split as the network's training data was
-    (DataError where that cannot be), and images that also stand in its TRAIN are marked.
-    ``precision`` None takes the engine of :mod:`fer_edge.bundle.usable`. A gate that fails is in
-    the result; errors are raised for what cannot be compared at all (UsageError, UnavailableError,
-    NumericsError for logits that are not finite).
+    ``dataset`` is the whole data set as it was loaded. It is split as the network's training data
+    was (DataError if that is not possible), and images that are also in TRAIN are marked.
+    ``precision`` None takes the engine of :mod:`fer_edge.bundle.usable`. A failed gate is part of
+    the result, not an error. Errors mean that no comparison is possible: UsageError,
+    UnavailableError, NumericsError for logits that are not finite.
     """
     from fer_edge.data import resplit_as_recorded
 
@@ -60,15 +60,15 @@ def verify_bundle(
     if bundle.manifest.synthetic:
         notes.append("the network was made from synthetic faces, not from FER2013")
 
-    def answers(one: Backend, kind: str = "") -> Answers:
-        artifact = artifact_of(bundle, one)
-        named = (artifact.path, artifact.sha256) if artifact else ("", "")
-        return images.answers(one, *named, kind=kind, reporter=reporter)
+    def answers(runner: Backend, kind: str = "") -> Answers:
+        artifact = artifact_of(bundle, runner)
+        file = (artifact.path, artifact.sha256) if artifact else ("", "")
+        return images.answers(runner, *file, kind=kind, reporter=reporter)
 
     with reference.backend:
         if engine.name == "pytorch" and reference.kind == "pytorch":
             raise UsageError(
-                "pytorch is the reference itself: there is nothing to compare it with",
+                "pytorch is the reference, so it cannot be compared with it",
                 fix="--backend onnxruntime, or --backend openvino",
             )
         if reference.backend.name == engine.name and reference.backend.path == engine.path:
@@ -76,7 +76,7 @@ def verify_bundle(
                 f"{engine.name} {precision} would be compared with itself: {reference.note}",
                 fix="pip install 'fer-edge[train]'"
                 if bundle.find(format="safetensors")
-                else "verify int8 or fp16 against it, or a bundle that carries its checkpoint",
+                else "verify int8 or fp16, or use a bundle with a checkpoint",
             )
         with engine:
             proof = Proof(
@@ -97,8 +97,9 @@ def measured_speedup(
 ) -> Speedup | None:
     """Return the recorded speed of an engine against the fastest higher precision of the same run.
 
-    From the bundle's ``bench.json``, else from the gate of its build, if that was measured on the
-    machine of ``environment``, with its threads and with these very files; else None.
+    It comes from the bundle's ``bench.json``, else from the gate of its build. It counts only if it
+    was measured on the machine of ``environment``, with the same threads and the same files; else
+    None.
     """
     current = {artifact.sha256 for artifact in bundle.manifest.artifacts}
     return _of_bench(bundle, backend, precision, environment, current) or _of_build(
@@ -136,10 +137,10 @@ def _of_build(
     current: Collection[str],
 ) -> Speedup | None:
     for gate in bundle.manifest.gates:
-        found = build_speedup(gate)
-        if found is None or (gate.precision, gate.backend) != (precision, backend):
+        recorded = build_speedup(gate)
+        if recorded is None or (gate.precision, gate.backend) != (precision, backend):
             continue
-        speedup, timed = found
+        speedup, timed = recorded
         if timed["artifact_sha256"] in current and _made_here(timed, environment):
             return speedup
     return None

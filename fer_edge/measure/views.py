@@ -1,7 +1,7 @@
-"""Test-time augmentation: several views of each face, their probabilities averaged.
+"""Test-time augmentation: the mean of the probabilities of several views of each face.
 
-An engine runs once per view, so N views cost N times the time: their scores are no scores of the
-engine alone, and never stand without that number.
+An engine runs once per view, so N views take N times as long. Scores of several views are therefore
+always shown with the number of passes.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ def view_logits(
     batch: int = 1,
     advance: Advance | None = None,
 ) -> np.ndarray:
-    """Return f32[N,7] logits of u8[N,48,48] images seen in the views of that name.
+    """Return f32[N,7] logits of u8[N,48,48] images; ``views`` is a name of :data:`VIEWS`.
 
-    For more than one view they are the logarithms of the mean probabilities, whose softmax is the
-    mean again.
+    For more than one view, they are the logarithms of the mean probabilities; their softmax gives
+    the mean probabilities.
     """
     passes = VIEWS.get(views, 0)
     if not passes:
-        raise UsageError(f"there are no views {views!r}", fix=f"choose from: {', '.join(VIEWS)}")
+        raise UsageError(f"unknown views {views!r}", fix=f"choose from: {', '.join(VIEWS)}")
     total = passes * len(images)
     mean: np.ndarray = np.zeros((len(images), 1), np.float32)
-    for i, seen in enumerate(views_of(images, views)):
+    for i, view in enumerate(views_of(images, views)):
 
-        def seen_so_far(done: int, _total: int, before: int = i * len(images)) -> None:
+        def advance_view(done: int, _total: int, before: int = i * len(images)) -> None:
             if advance is not None:
                 advance(before + done, total)
 
-        logits = run_logits(engine, seen, batch=batch, advance=seen_so_far)
+        logits = run_logits(engine, view, batch=batch, advance=advance_view)
         if passes == 1:
             return logits
         mean = mean + softmax(logits) / passes
@@ -58,7 +58,7 @@ def view_logits(
 
 
 def views_of(images: np.ndarray, views: str) -> Iterator[np.ndarray]:
-    """Yield u8[N,48,48] once per view; the first of ``flip`` are the images themselves."""
+    """Yield u8[N,48,48] once per view; the first view of ``flip`` is the images unchanged."""
     if views == "tencrop":
         yield from ten_crops(images)
         return
@@ -68,9 +68,9 @@ def views_of(images: np.ndarray, views: str) -> Iterator[np.ndarray]:
 
 
 def ten_crops(images: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the four corners, the centre, and the mirror image of each, of u8[N,48,48].
+    """Yield ten crops of u8[N,48,48]: four corners and the centre, each also mirrored.
 
-    Krizhevsky et al. 2012 (NeurIPS 25), section 4.1. A crop of 44x44 is enlarged to 48x48, with
+    Krizhevsky et al. 2012 (NeurIPS 25), section 4.1. Each crop of 44x44 is enlarged to 48x48 with
     bilinear interpolation.
     """
     end = SIZE - _CROP

@@ -213,7 +213,7 @@ def test_refusals(tmp_path: Path, run: Path, weights: Path, noisy: FerDataset) -
     with pytest.raises(UsageError, match="was fitted to the data set"):
         fit_confidence(run, noisy.take(range(len(noisy) - 1)))
     few = make_run(tmp_path / "few", weights, noisy, holdout=0.01)
-    with pytest.raises(DataError, match="means nothing"):
+    with pytest.raises(DataError, match="too few"):
         fit_confidence(few, noisy)
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(IntegrityError):

@@ -160,7 +160,7 @@ def test_compare_shows_both_sides(run, tmp_path: Path) -> None:  # type: ignore[
     text = " ".join(table.stdout.split())
     assert "p50 ms A" in text
     assert "B: no such row" in text
-    assert "two runs on one machine" in text
+    assert "these are two runs" in text
     content = json.loads(
         CliRunner()
         .invoke(cli.group, ["bench", "compare", str(a), str(b), "--format", "json"])

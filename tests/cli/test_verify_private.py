@@ -98,7 +98,7 @@ def test_all_private_rows_are_scored(
     assert 0 <= content["engine"]["macro_f1"] <= 1
     if "TRAIN" in form or "alone" in form:
         assert content["engine"]["top1_without_duplicates"] is None
-        assert "has no TRAIN: duplicates of it are not known" in err
+        assert "has no TRAIN: duplicates of TRAIN are unknown" in err
     else:
         assert content["engine"]["n_without_duplicates"] == 28
     assert ("the pretrained one" in err) is not named

@@ -130,7 +130,7 @@ def test_a_missing_file_another_schema_and_a_bad_row_are_refused(tmp_path: Path)
     content = result().to_dict()
     with pytest.raises(UsageError, match=f"reads {SCHEMA}"):
         BenchResult.from_json(json.dumps({**content, "schema": 99}))
-    with pytest.raises(UsageError, match="a row that is none"):
+    with pytest.raises(UsageError, match="an invalid row"):
         BenchResult.from_json(json.dumps({**content, "rows": [{"backend": "x"}]}))
 
 
@@ -146,7 +146,7 @@ def test_a_comparison_on_one_machine_gives_ratios() -> None:
     assert compared.rows[0].speedup == pytest.approx(2.0, rel=1e-3)
     assert compared.rows[0].delta_top1 == pytest.approx(b.rows[0].top1 - a.rows[0].top1)  # type: ignore[operator]
     assert compared.rows[1].speedup is None
-    assert compared.warnings == ("two runs on one machine: a claim of speed needs both in one run",)
+    assert compared.warnings == ("these are two runs: to claim a speed, measure both in one run",)
 
 
 def test_a_comparison_across_machines_says_so_and_gives_no_ratio() -> None:

@@ -311,7 +311,7 @@ def test_a_bundle_changed_meanwhile_keeps_the_change(own_bundle: Bundle) -> None
 
 def test_a_bundle_that_is_gone_is_said(own_bundle: Bundle, tmp_path: Path) -> None:
     result = bench_of(own_bundle, {"int8": 0.3})
-    assert "there is no bundle" in str(record_bench(tmp_path / "gone", "small", result))
+    assert "does not exist" in str(record_bench(tmp_path / "gone", "small", result))
 
 
 def test_other_verifications_are_kept() -> None:
