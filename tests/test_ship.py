@@ -141,7 +141,7 @@ def test_a_run_is_shipped(
     words = ["verify", "--data", "synthetic:420:3", "--format", "json", "--precision"]
     with pytest.raises(SystemExit):
         main([*words, "fp32"])
-    assert "int8 or fp16 against it" in capsys.readouterr().err
+    assert "fix:   verify int8 or fp16" in capsys.readouterr().err
     main([*words, "fp16"])
     captured = capsys.readouterr()
     assert json.loads(captured.out)["reference"]["kind"] == "onnxruntime fp32"
