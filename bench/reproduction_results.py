@@ -66,7 +66,7 @@ def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
     spent = seconds_spent(run)
     if info.last is None or not spent:
         raise UsageError(f"{run.path} has not finished an epoch", fix="train it further")
-    last, of = int(info.last["epoch"]), load_recipe(row.recipe, row.changes).epochs
+    last, of = info.last.epoch, load_recipe(row.recipe, row.changes).epochs
     stopped = "" if last >= of else "time limit"
     if info.status == "finished":
         stopped = "early stopping" if last < recipe.epochs else stopped
@@ -77,8 +77,8 @@ def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
         "minutes": round(sum(spent) / 60, 2),
         "seed": recipe.seed,
         "monitor": recipe.stop.monitor,
-        "last": info.last,
-        "best": info.best,
+        "last": plain(info.last),
+        "best": plain(info.best),
         "run": run.name,
         "engines": [],
         "gates": [],

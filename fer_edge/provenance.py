@@ -7,11 +7,23 @@ manifest. Fields that a newer version adds are kept when a file is written again
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from fer_edge.records import Finite, OpenRecord, Record, plain, read_record
 
-__all__ = ["DatasetInfo", "IngredientInfo", "ResplitInfo", "TeacherInfo", "WeightsInfo"]
+__all__ = [
+    "AbstainPoint",
+    "ConfidenceInfo",
+    "ConfidenceScores",
+    "DatasetInfo",
+    "FittedOn",
+    "IngredientInfo",
+    "ResplitInfo",
+    "TeacherInfo",
+    "WeightsInfo",
+]
 
 
 class ResplitInfo(Record, frozen=True):
@@ -66,6 +78,55 @@ class IngredientInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     path: str | None = None
 
 
+class AbstainPoint(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """What remains if only answers of confidence >= ``threshold`` count: fractions and a count."""
+
+    threshold: Finite
+    coverage: Finite | None = None
+    accuracy: Finite | None = None
+    answered: int | None = None
+
+
+class FittedOn(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """The held-out images that a confidence was fitted on: ``fraction`` of TRAIN by ``seed``."""
+
+    split: str
+    fraction: Finite
+    seed: int
+    n: int
+
+
+class ConfidenceScores(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """Confidence on some images before and after the temperature: NLL in nats, ECE as fraction."""
+
+    n: int | None = None
+    nll_before: Finite | None = None
+    nll_after: Finite | None = None
+    ece_before: Finite | None = None
+    ece_after: Finite | None = None
+    abstain: AbstainPoint | None = None
+    curve: tuple[AbstainPoint, ...] = ()
+
+
+class ConfidenceInfo(ConfidenceScores, frozen=True, kw_only=True, eq=False):
+    """The temperature that is in the weights, and what confidence is worth with it.
+
+    The scores are those of the held-out images; ``public`` are PUBLIC's. ``target`` is the accuracy
+    (a fraction) that answers above the abstain threshold shall have.
+    """
+
+    temperature: Annotated[float, Meta(gt=0, le=1e6)] | None = None
+    method: str | None = None
+    target: Finite | None = None
+    fitted_on: FittedOn | None = None
+    public: ConfidenceScores | None = None
+
+
+class _Holdout(OpenRecord, frozen=True, kw_only=True, eq=False):
+    holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    holdout_seed: int = 0
+
+
 class WeightsInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     """What a weights file says of its making; a network from elsewhere says little.
 
@@ -83,7 +144,7 @@ class WeightsInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     teachers: tuple[TeacherInfo, ...] = ()
     soup: tuple[IngredientInfo, ...] = ()
     qat: dict[str, Any] | None = None
-    confidence: dict[str, Any] | None = None
+    confidence: ConfidenceInfo | None = None
     without_confidence_sha256: str | None = None
     uncalibrated_sha256: str | None = None
 
@@ -94,10 +155,12 @@ class WeightsInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
 
     @property
     def holdout(self) -> tuple[float, int] | None:
-        """The fraction of TRAIN that was held out and its seed; None where nothing was."""
-        data = (self.recipe or {}).get("data") or {}
-        fraction = float(data.get("holdout") or 0.0)
-        return (fraction, int(data.get("holdout_seed", 0))) if fraction else None
+        """The fraction of TRAIN that was held out and its seed; None where nothing was.
+
+        :class:`~fer_edge.errors.IntegrityError` for a recipe of another shape.
+        """
+        data = read_record(_Holdout, (self.recipe or {}).get("data", {}), "the recipe's data")
+        return (data.holdout, data.holdout_seed) if data.holdout else None
 
     @property
     def public_top1(self) -> float | None:

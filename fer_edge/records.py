@@ -107,6 +107,21 @@ def read_record(
     return record
 
 
+def check_schema(content: Any, newest: int, where: str) -> None:
+    """Refuse a file of a schema that this version does not read; its key is ``schema``.
+
+    :class:`IntegrityError` if it is not a version number, :class:`UsageError` if it is newer.
+    """
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if type(schema) is not int or schema < 1:
+        raise IntegrityError(f"{where}: schema is {_shown(schema)}, not a version number")
+    if schema > newest:
+        raise UsageError(
+            f"{where} has schema {schema}; this fer-edge reads up to {newest}",
+            fix="pip install -U fer-edge",
+        )
+
+
 def to_dict(record: msgspec.Struct) -> dict[str, Any]:
     """Return the JSON form of a record: :func:`read_record` reads it back to an equal one."""
     kind = type(record)

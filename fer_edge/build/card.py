@@ -14,7 +14,7 @@ from fer_edge.data.resplit import resplit_label
 from fer_edge.data.splits import OFFICIAL_COUNTS, Split
 from fer_edge.emotions import EMOTIONS
 from fer_edge.provenance import WeightsInfo
-from fer_edge.records import to_dict
+from fer_edge.records import plain, to_dict
 
 __all__ = ["measured_results", "model_card"]
 
@@ -64,7 +64,7 @@ def model_card(
             "recipe": recipe,
         },
         "results": [dict(each) for each in results],
-        "confidence": made.confidence,
+        "confidence": plain(made.confidence),
     }
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from fer_edge.errors import UsageError, require
 from fer_edge.measure.confidence import ACCURACY, Confidence, confidence_of, selective
 from fer_edge.progress import SILENT, Reporter
-from fer_edge.provenance import WeightsInfo
+from fer_edge.provenance import ConfidenceInfo, WeightsInfo
+from fer_edge.records import plain, read_record
 from fer_edge.runs.folder import CONFIDENCE_FILES, CONFIDENCE_WEIGHTS
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ def fit_confidence(
         "public": _on_public(path, dataset, found, reporter),
     }
     info = msgspec.structs.replace(
-        weights.info, confidence=content, without_confidence_sha256=weights.sha256
+        weights.info,
+        confidence=read_record(ConfidenceInfo, plain(content), "confidence"),
+        without_confidence_sha256=weights.sha256,
     )
     save_scaled(weights, run / CONFIDENCE_WEIGHTS, found.temperature, info)
     for name in CONFIDENCE_FILES[1:]:

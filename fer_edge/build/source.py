@@ -59,8 +59,9 @@ def _from_run(run: Found, output: str | Path | None) -> BuildSource:
     path, weights, described = run.path, run.weights, f"the run {run.path}"
     fitted = confidence_weights(path)
     if fitted is not None:
-        temperature = (read_header(fitted).info.confidence or {})["temperature"]
-        weights, described = fitted, f"{described} (temperature {temperature:.4f})"
+        weights, confidence = fitted, read_header(fitted).info.confidence
+        if confidence is not None and confidence.temperature is not None:
+            described += f" (temperature {confidence.temperature:.4f})"
     folder = _output(output, path / "bundle")
     name = path.resolve().name
     return BuildSource(described, name, weights, None, _existing(folder), folder)

@@ -23,11 +23,20 @@ from typing import Annotated, Any, Literal, get_args
 from msgspec import Meta, field
 
 from fer_edge.emotions import EMOTIONS
-from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.errors import IntegrityError
 from fer_edge.files import parse_json, sha256_bytes
 from fer_edge.preprocessing import SIZE, Preprocessing
-from fer_edge.provenance import DatasetInfo
-from fer_edge.records import Count, Finite, OpenRecord, Record, Sha256, read_record, to_dict
+from fer_edge.provenance import ConfidenceInfo, DatasetInfo, IngredientInfo, TeacherInfo
+from fer_edge.records import (
+    Count,
+    Finite,
+    OpenRecord,
+    Record,
+    Sha256,
+    check_schema,
+    read_record,
+    to_dict,
+)
 
 __all__ = [
     "FORMATS",
@@ -36,7 +45,6 @@ __all__ = [
     "SCHEMA",
     "Artifact",
     "Card",
-    "Confidence",
     "DatasetInfo",
     "Gate",
     "Manifest",
@@ -158,27 +166,8 @@ class Training(OpenRecord, frozen=True, kw_only=True, eq=False):
     seed: int | None = None
     commit: str | None = None
     commands: tuple[str, ...] = ()
-    soup: tuple[dict[str, Any], ...] = ()
-    teachers: tuple[dict[str, Any], ...] = ()
-
-
-class Abstain(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """The abstain threshold, with coverage and accuracy on the images that it was chosen on."""
-
-    threshold: float
-    coverage: float | None = None
-    accuracy: float | None = None
-
-
-class Confidence(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """The temperature that is folded into the weights, and the ECE before and after."""
-
-    temperature: float | None = None
-    ece_before: float | None = None
-    ece_after: float | None = None
-    n: int | None = None
-    """Number of held-out images that it was fitted on."""
-    abstain: Abstain | None = None
+    soup: tuple[IngredientInfo, ...] = ()
+    teachers: tuple[TeacherInfo, ...] = ()
 
 
 class Card(OpenRecord, frozen=True, kw_only=True, eq=False):
@@ -192,7 +181,7 @@ class Card(OpenRecord, frozen=True, kw_only=True, eq=False):
     protocol: tuple[str, ...] = ()
     training: Training = Training()
     results: tuple[dict[str, Any], ...] = ()
-    confidence: Confidence | None = None
+    confidence: ConfidenceInfo | None = None
 
 
 class Manifest(Record, frozen=True):
@@ -258,14 +247,7 @@ class Manifest(Record, frozen=True):
         fer-edge wrote.
         """
         fields = _checked(content, where)
-        schema = fields.get("schema")
-        if type(schema) is not int or schema < 1:
-            raise IntegrityError(f"{where}: schema is {schema!r}, not a version number")
-        if schema > SCHEMA:
-            raise UsageError(
-                f"{where} has schema {schema}; this fer-edge reads up to {SCHEMA}",
-                fix="pip install -U fer-edge",
-            )
+        check_schema(fields, SCHEMA, where)
         manifest = cls.from_dict(fields, where)
         missing = sorted(set(cls.__struct_fields__) - set(fields))
         if missing:

@@ -113,8 +113,9 @@ def _recorded_votes(run: RunFolder) -> Path | None:
 
 def _outcome(info: RunInfo) -> str:
     """Return how far a finished run came."""
-    last = info.last or {}
-    return f"{last['epoch']} epochs, PUBLIC top-1 {100 * last['public_top1']:.2f} %"
+    last = info.last
+    assert last is not None
+    return f"{last.epoch} epochs, PUBLIC top-1 {100 * last.public_top1:.2f} %"
 
 
 def _refuse_changes(run: RunFolder, recipe: Recipe, asked: TrainOptions) -> None:

@@ -37,6 +37,7 @@ def command(runs: tuple[str, ...], data: str | None, name: str, root: Path, fmt:
     from fer_edge.data import load, resolve_source
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
+    from fer_edge.records import plain
     from fer_edge.runs.find import A_RUN, find
     from fer_edge.runs.folder import RunFolder, check_new_name
 
@@ -52,12 +53,12 @@ def command(runs: tuple[str, ...], data: str | None, name: str, root: Path, fmt:
     dataset = resplit_as_recorded(dataset, recorded.info().dataset, str(recorded.path))
     ingredients = find_ingredients(runs, root, dataset)
     soup = make_soup(root, name, ingredients, dataset, location)
-    found = soup.info().last or {}
+    scores = plain(soup.info().last)
     rows = [_row(each.name, each.scores, fmt) for each in ingredients]
-    rows.append(_row(soup.name, found, fmt))
+    rows.append(_row(soup.name, scores, fmt))
     print_rows(rows, fmt, title=f"{soup.path}: PUBLIC, single view")
     losses = [loss for each in ingredients if (loss := each.scores.get("public_loss")) is not None]
-    if losses and found["public_loss"] > max(losses):
+    if losses and scores["public_loss"] > max(losses):
         note(
             "note: the mean is worse than each of its parts: were they fine-tuned from the same "
             "weights (--init)?"

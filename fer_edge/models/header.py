@@ -33,6 +33,8 @@ SCHEMA = "1"
 _MOST_BYTES = 100 << 20
 """The safetensors format's own limit of a header."""
 
+_FIX = "copy it again from where it came, or train again"
+
 _Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
@@ -87,7 +89,7 @@ def read_header(path: Path | str) -> WeightsHeader:
         for name in ("spec", "preprocessing", "labels", "meta")
         if name in metadata
     }
-    header = read_record(_Header, content, str(path))
+    header = read_record(_Header, content, str(path), fix=_FIX)
     return WeightsHeader(
         spec=ModelSpec.from_dict(content["spec"]),
         preprocessing=Preprocessing.from_dict(content["preprocessing"]),
@@ -110,6 +112,6 @@ def _metadata(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise IntegrityError(
             f"{path} is not a readable safetensors file: {error}",
-            fix="copy it again from where it came, or train again",
+            fix=_FIX,
         ) from None
     return metadata

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fer_edge.bundle.manifest import Card, Confidence, Manifest, Training
+from fer_edge.bundle.manifest import Card, Manifest, Training
 from fer_edge.emotions import EMOTIONS
-from fer_edge.records import to_dict
+from fer_edge.provenance import AbstainPoint, ConfidenceInfo, ConfidenceScores
 from fer_edge.report.rows import markdown_table
 from fer_edge.report.table import percent, points
 
@@ -36,7 +36,7 @@ def card_markdown(manifest: Manifest) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def confidence_line(confidence: Confidence | None) -> str:
+def confidence_line(confidence: ConfidenceInfo | None) -> str:
     """Return the confidence of a card in one line; empty if there is none."""
     if confidence is None or confidence.temperature is None:
         return ""
@@ -44,7 +44,7 @@ def confidence_line(confidence: Confidence | None) -> str:
     advice = f"abstain below {abstain.threshold:.3f}" if abstain else "no abstain threshold"
     return (
         f"temperature {confidence.temperature:.4f}, ECE {percent(confidence.ece_before)} -> "
-        f"{percent(confidence.ece_after)} on {confidence.n:,} held-out images, {advice}"
+        f"{percent(confidence.ece_after)} on {confidence.n or 0:,} held-out images, {advice}"
     )
 
 
@@ -107,61 +107,66 @@ def _recalls(results: Sequence[Scores]) -> str:
     return _table("Recall of each emotion", ["emotion", *heads], rows)
 
 
-def _confidence(measured: Confidence | None) -> str:
-    if measured is None or measured.temperature is None:
+def _confidence(confidence: ConfidenceInfo | None) -> str:
+    if confidence is None or confidence.temperature is None:
         return ""
-    confidence = to_dict(measured)
-    fitted, public = confidence["fitted_on"], confidence.get("public")
-    lines = [
-        f"The logits are divided by a temperature of {confidence['temperature']:.4f}, in the "
-        f"weights of the last layer: {confidence['method']}. It was fitted on {fitted['n']:,} "
-        f"images of {fitted['split']} ({fitted['fraction']:.0%}, seed {fitted['seed']}), never on "
-        "PUBLIC, which is only used to evaluate it.",
-    ]
+    fitted, public = confidence.fitted_on, confidence.public
+    target = "the asked level" if confidence.target is None else f"{confidence.target:.0%}"
+    text = (
+        f"The logits are divided by a temperature of {confidence.temperature:.4f}, in the "
+        f"weights of the last layer: {confidence.method}."
+    )
+    if fitted is not None:
+        text += (
+            f" It was fitted on {fitted.n:,} images of {fitted.split} ({fitted.fraction:.0%}, seed "
+            f"{fitted.seed}), never on PUBLIC, which is only used to evaluate it."
+        )
     heads = ["images", "n", "NLL before", "after", "ECE before", "after"]
     rows = [_calibration("held-out TRAIN", confidence)]
     rows += [_calibration("PUBLIC", public)] if public else []
-    lines.append(markdown_table(heads, rows))
-    abstain = confidence.get("abstain")
-    if abstain:
+    lines = [text, markdown_table(heads, rows)]
+    abstain = confidence.abstain
+    if abstain is not None:
         where = [f"held-out TRAIN: {_kept(abstain)}"]
-        where += [f"PUBLIC: {_kept(public['abstain'])}"] if public and public["abstain"] else []
+        where += [f"PUBLIC: {_kept(public.abstain)}"] if public and public.abstain else []
         lines.append(
-            f"Abstain below a confidence of {abstain['threshold']:.3f}. It is the lowest threshold "
-            f"at which {confidence['target']:.0%} of the held-out answers are right "
-            f"({'; '.join(where)})."
+            f"Abstain below a confidence of {abstain.threshold:.3f}. It is the lowest threshold "
+            f"at which {target} of the held-out answers are right ({'; '.join(where)})."
         )
     else:
         lines.append(
-            f"No threshold has an accuracy of {confidence['target']:.0%} on the held-out images, "
-            "so none is recommended."
+            f"No threshold has an accuracy of {target} on the held-out images, so none is "
+            "recommended."
         )
     heads = ["confidence at least", "answered, held-out TRAIN", "right"]
     curve = [
-        [f"{point['threshold']:.3f}", percent(point["coverage"]), percent(point["accuracy"])]
-        for point in confidence["curve"]
+        [f"{point.threshold:.3f}", percent(point.coverage), percent(point.accuracy)]
+        for point in confidence.curve
     ]
     if public:
         heads += ["answered, PUBLIC", "right"]
-        for row, point in zip(curve, public["curve"]):
-            row += [percent(point["coverage"]), percent(point["accuracy"])]
+        for row, point in zip(curve, public.curve):
+            row += [percent(point.coverage), percent(point.accuracy)]
     lines.append(markdown_table(heads, curve))
     return "## Confidence\n\n" + "\n\n".join(lines)
 
 
-def _calibration(images: str, scores: Scores) -> list[str | None]:
+def _calibration(images: str, scores: ConfidenceScores) -> list[str | None]:
+    def nats(value: float | None) -> str | None:
+        return None if value is None else f"{value:.4f}"
+
     return [
         images,
-        f"{scores['n']:,}",
-        f"{scores['nll_before']:.4f}",
-        f"{scores['nll_after']:.4f}",
-        percent(scores["ece_before"]),
-        percent(scores["ece_after"]),
+        None if scores.n is None else f"{scores.n:,}",
+        nats(scores.nll_before),
+        nats(scores.nll_after),
+        percent(scores.ece_before),
+        percent(scores.ece_after),
     ]
 
 
-def _kept(point: Scores) -> str:
-    return f"{percent(point['coverage'])} answered, {percent(point['accuracy']) or 'none'} right"
+def _kept(point: AbstainPoint) -> str:
+    return f"{percent(point.coverage)} answered, {percent(point.accuracy) or 'none'} right"
 
 
 def _training(training: Training) -> str:
@@ -174,15 +179,13 @@ def _training(training: Training) -> str:
     lines = [f"{name}: {value}" for name, value in facts.items() if value is not None]
     for run in training.soup:
         lines.append(
-            f"mean of: {run.get('name')} (PUBLIC top-1 "
-            f"{percent(run.get('public_top1')) or 'unknown'}, SHA-256 "
-            f"{str(run.get('sha256'))[:12]})"
+            f"mean of: {run.name} (PUBLIC top-1 {percent(run.public_top1) or 'unknown'}, "
+            f"SHA-256 {run.sha256[:12]})"
         )
     for teacher in training.teachers:
         lines.append(
-            f"teacher: {teacher.get('name')} ({teacher.get('model')}, PUBLIC top-1 "
-            f"{percent(teacher.get('public_top1')) or 'unknown'}, SHA-256 "
-            f"{str(teacher.get('sha256'))[:12]})"
+            f"teacher: {teacher.name} ({teacher.model}, PUBLIC top-1 "
+            f"{percent(teacher.public_top1) or 'unknown'}, SHA-256 {teacher.sha256[:12]})"
         )
     parts = [_list("Training", lines)] if lines else ["## Training"]
     if training.commands:

@@ -16,11 +16,11 @@ import msgspec
 
 from fer_edge.data import Resplit
 from fer_edge.data.resplit import folds
-from fer_edge.errors import UsageError
-from fer_edge.files import read_json, write_json
+from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.files import write_json
 from fer_edge.records import read_record, to_dict
 from fer_edge.runs.find import TO_RESUME, find
-from fer_edge.runs.folder import RunFolder, run_to_resume
+from fer_edge.runs.folder import RunFolder, read_info, run_to_resume
 from fer_edge.runs.info import CrossValidationInfo, FoldResult, Spread
 from fer_edge.runs.recipe import Recipe, recipe_from_dict
 
@@ -46,8 +46,7 @@ class CrossValidation:
 
     def info(self) -> CrossValidationInfo:
         """Return ``cv.json``; an :class:`IntegrityError` names the field that is wrong."""
-        path = self.path / "cv.json"
-        return read_record(CrossValidationInfo, read_json(path), str(path))
+        return read_info(CrossValidationInfo, self.path / "cv.json")
 
     def recipe(self) -> Recipe:
         """Return the recipe of all folds."""
@@ -85,15 +84,18 @@ def fold_status(run: RunFolder) -> str | None:
 
 def _result(run: RunFolder) -> FoldResult:
     """Return what ``cv.json`` says of one finished fold."""
-    info = run.info()
-    assert info.last is not None
-    assert info.best is not None
+    last, best = run.info().last, run.info().best
+    if last is None or best is None:
+        raise IntegrityError(
+            f"{run.path / 'run.json'} says finished, but has no scores",
+            fix="train again under another --name",
+        )
     content = {
         "fold": run.name,
-        "epochs": int(info.last["epoch"]),
-        **{name: info.last[f"public_{name}"] for name in SCORES},
-        "best_epoch": int(info.best["epoch"]),
-        **{f"best_{name}": info.best[f"public_{name}"] for name in SCORES},
+        "epochs": last.epoch,
+        **{name: getattr(last, f"public_{name}") for name in SCORES},
+        "best_epoch": best.epoch,
+        **{f"best_{name}": getattr(best, f"public_{name}") for name in SCORES},
     }
     return read_record(FoldResult, content, str(run.path / "run.json"))
 

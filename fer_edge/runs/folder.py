@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,9 +22,9 @@ from fer_edge.errors import UsageError
 from fer_edge.files import lock, read_json, sha256_file, write_json, write_text
 from fer_edge.models.header import read_header
 from fer_edge.provenance import DatasetInfo, TeacherInfo
-from fer_edge.records import read_record, to_dict
+from fer_edge.records import check_schema, plain, read_record, to_dict
 from fer_edge.runs.find import TO_RESUME, find, runs_below
-from fer_edge.runs.info import RunInfo
+from fer_edge.runs.info import CrossValidationInfo, RunInfo
 from fer_edge.runs.recipe import Recipe, recipe_from_dict, recipe_to_toml
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "create_run",
     "is_main_process",
     "make_run_folder",
+    "read_info",
     "run_to_resume",
 ]
 
@@ -63,6 +64,21 @@ CONFIDENCE_FILES = (CONFIDENCE_WEIGHTS, "calibrated.safetensors")
 def is_main_process() -> bool:
     """Whether this process speaks and writes: ``torchrun`` and accelerate number them in RANK."""
     return os.environ.get("RANK", "0") == "0"
+
+
+_Info = TypeVar("_Info", RunInfo, CrossValidationInfo)
+
+
+def read_info(kind: type[_Info], path: Path) -> _Info:
+    """Return the record in ``run.json`` or ``cv.json``.
+
+    :class:`IntegrityError` names the field that is wrong; :class:`UsageError` if a newer fer-edge
+    wrote the file.
+    """
+    fix = "train again under another --name"
+    content = read_json(path)
+    check_schema(content, SCHEMA, str(path))
+    return read_record(kind, content, str(path), fix=fix)
 
 
 @dataclass(frozen=True)
@@ -109,7 +125,7 @@ class RunFolder:
     def info(self) -> RunInfo:
         """Return ``run.json``; an :class:`IntegrityError` names the field that is wrong."""
         path = self.path / "run.json"
-        return read_record(RunInfo, read_json(path), str(path))
+        return read_info(RunInfo, path)
 
     def recipe(self) -> Recipe:
         """Return the recipe the run was started with."""
@@ -144,7 +160,10 @@ class RunFolder:
 
     def update(self, **values: Any) -> None:
         """Change fields of ``run.json``."""
-        write_json(self.path / "run.json", to_dict(msgspec.structs.replace(self.info(), **values)))
+        path = self.path / "run.json"
+        content = to_dict(msgspec.structs.replace(self.info(), **values))
+        # Through the reader: what is written can be read again.
+        write_json(path, to_dict(read_record(RunInfo, plain(content), str(path))))
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write ``history.csv`` anew."""

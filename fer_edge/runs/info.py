@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fer_edge.provenance import DatasetInfo, IngredientInfo, TeacherInfo
 from fer_edge.records import Finite, OpenRecord
 
-__all__ = ["CrossValidationInfo", "FoldResult", "InitInfo", "RunInfo", "Spread"]
+__all__ = ["CrossValidationInfo", "FoldResult", "HistoryRow", "InitInfo", "RunInfo", "Spread"]
 
 Status = Literal["running", "interrupted", "failed", "pruned", "finished"]
 
@@ -23,6 +23,19 @@ class InitInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     sha256: str
     name: str | None = None
     commands: tuple[str, ...] = ()
+
+
+class HistoryRow(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """An epoch's line of the history: fractions, nats, seconds, images per second of training."""
+
+    epoch: int
+    lr: Finite | None = None
+    train_loss: Finite | None = None
+    public_loss: Finite
+    public_top1: Finite
+    public_macro_f1: Finite
+    images_per_s: Finite | None = None
+    seconds: Finite | None = None
 
 
 class RunInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
@@ -45,8 +58,8 @@ class RunInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     init: InitInfo | None = None
     qat: dict[str, Any] | None = None
     soup: tuple[IngredientInfo, ...] = ()
-    best: dict[str, int | float] | None
-    last: dict[str, int | float] | None
+    best: HistoryRow | None
+    last: HistoryRow | None
 
     @property
     def kind(self) -> Literal["trained", "qat", "soup"]:

@@ -87,7 +87,7 @@ def test_the_temperature_is_found_and_folded(run: Path, noisy: FerDataset) -> No
     after = logits_of(run / CONFIDENCE_WEIGHTS, images)
     np.testing.assert_allclose(after * found["temperature"], before, rtol=1e-4, atol=1e-4)
     recorded = read_header(run / CONFIDENCE_WEIGHTS).info
-    assert recorded.confidence == json.loads(json.dumps(found))
+    assert to_dict(recorded.confidence) == json.loads(json.dumps(found))
     assert recorded.recipe == load_weights(run / "model.safetensors").info.recipe
 
 

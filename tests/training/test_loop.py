@@ -62,9 +62,9 @@ def test_a_run_writes_what_it_promises(
 
     info = run.info()
     assert info.status == "finished"
-    assert info.last == last
+    assert to_dict(info.last) == last
     best = max(recorder.rows, key=lambda row: row["public_top1"])
-    assert info.best["public_top1"] == best["public_top1"]
+    assert info.best.public_top1 == best["public_top1"]
 
     weights = load_weights(run.model)
     assert weights.info.epoch == 2
@@ -73,7 +73,7 @@ def test_a_run_writes_what_it_promises(
     }  # fmt: skip
     assert weights.info.recipe == recipe.to_dict()
     assert weights.info.public_top1 == last["public_top1"]
-    assert load_weights(run.best).info.epoch == info.best["epoch"]
+    assert load_weights(run.best).info.epoch == info.best.epoch
 
     events = EventAccumulator(str(run.tensorboard)).Reload()
     assert {"train/loss", "train/lr", "public/top1", "public/macro_f1", "public/loss"} == set(
@@ -236,7 +236,7 @@ def test_early_stopping_stops(faces: FerDataset, tiny: TinyRecipe, new_run: NewR
     assert last["epoch"] == 2, "the first epoch is the best, the second does not beat it by 1"
     assert "has not improved for 1 epoch" in recorder.notes[-1]
     assert run.info().status == "finished"
-    assert run.info().best["epoch"] == 1
+    assert run.info().best.epoch == 1
     assert train(run, recipe, faces) == last, "and it stays stopped"
 
 

@@ -66,7 +66,7 @@ def test_a_soup_is_a_finished_run(trained: Trained, faces: FerDataset, tmp_path:
     assert info.soup[0].path == str(one.model)
     assert all(each.path is None for each in weights.info.soup)
     assert info.last == info.best
-    assert weights.info.public_top1 == info.last["public_top1"]
+    assert weights.info.public_top1 == info.last.public_top1
     assert (soup.path / "history.csv").read_text().count("\n") == 2
 
     model, _ = model_from_weights(soup.model)
@@ -74,7 +74,7 @@ def test_a_soup_is_a_finished_run(trained: Trained, faces: FerDataset, tmp_path:
     view = torch.from_numpy(weights.preprocessing.normalise(public.images[:, None]))
     with torch.no_grad():
         right = model(view).argmax(1) == torch.tensor(public.labels)
-    assert info.last["public_top1"] == pytest.approx(float(right.float().mean()))
+    assert info.last.public_top1 == pytest.approx(float(right.float().mean()))
 
     card = model_card(synthetic=False, weights=weights.info)
     assert "weights are the mean of 2 runs' last epochs: one, two" in card["protocol"]
@@ -127,8 +127,8 @@ def test_the_command(
     rows = json.loads(result.stdout)
     assert [row["run"] for row in rows] == ["one", "two", "soup"]
     last = RunFolder(tmp_path / "runs" / "soup").info().last
-    assert rows[2]["top-1"] == last["public_top1"]
-    assert rows[2]["loss"] == last["public_loss"]
+    assert rows[2]["top-1"] == last.public_top1
+    assert rows[2]["loss"] == last.public_loss
     assert "next: fer-edge build runs/soup" in result.stderr
     with pytest.raises(SystemExit) as raised:
         main(["soup", *words])

@@ -264,7 +264,7 @@ class Search:
             raise
         finally:
             _drop_weights(run)
-        return float((run.info().best or {})[f"public_{self.monitor}"])
+        return float(getattr(run.info().best, f"public_{self.monitor}"))
 
     def _end(self, number: int, state: optuna.trial.TrialState, value: float | None = None) -> None:
         try:
