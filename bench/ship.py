@@ -24,7 +24,7 @@ import numpy as np
 from fer_edge.backends import backend_class
 from fer_edge.build.card import measured_results
 from fer_edge.build.confidence import fit_confidence
-from fer_edge.build.options import CALIBRATION, GateOptions, Int8Options
+from fer_edge.build.options import GateOptions, Int8Options
 from fer_edge.build.pipeline import build
 from fer_edge.build.steps import CHECKPOINT, FP16, FP32
 from fer_edge.bundle import GOLDEN, MANIFEST, Artifact, Bundle, BundleWriter
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--accuracy", type=float, default=ACCURACY, help="accuracy above the abstain threshold"
     )
-    parser.add_argument("--calibration", default=CALIBRATION, help="recipe of INT8 calibration")
+    parser.add_argument("--calibration", help="recipe of INT8 calibration")
     parser.add_argument("--limit", type=int, default=LIMIT, help="bytes of the bundle")
     parser.add_argument(
         "--max-drop", type=float, default=MAX_DROP, help="of top-1 that INT8 may lose, a fraction"
@@ -122,7 +122,7 @@ def ship(
     name: str = "compact",
     command: str = "",
     accuracy: float | None = ACCURACY,
-    calibration: str | Path = CALIBRATION,
+    calibration: str | Path | None = None,
     limit: int = LIMIT,
     max_drop: float = MAX_DROP,
     speed: bool = True,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_edge.build.options import Int8Options
+from fer_edge.convert.graph import Graph, read_graph
 from fer_edge.progress import SILENT, Reporter, logger
 from fer_edge.quantize.int8 import Quantised, Remainder, int8_from_onnx
 from fer_edge.quantize.placement import WeightScales
@@ -109,6 +110,7 @@ def int8_within_gate(
     images: np.ndarray,
     remainder: Remainder = "fp32",
     options: Int8Options = _OPTIONS,
+    graph: Graph | None = None,
     reporter: Reporter = SILENT,
 ) -> Int8Result:
     """Write ``engine.path``, the INT8 graph of ``fp32`` with this placement, and judge it.
@@ -120,6 +122,7 @@ def int8_within_gate(
     accurate but not faster is not tried again: leaving layers out makes it slower. Where the engine
     saturates on this CPU, the weight scales that lose least on ``images`` are taken.
     """
+    parsed = graph or read_graph(fp32.path)
     asked = dict.fromkeys(options.exclude, "asked for")
     attempts: list[Attempt] = []
     costs: list[Trial[str]] = []
@@ -133,6 +136,7 @@ def int8_within_gate(
         images[:_WEIGHTS_IMAGES],
         exclude=asked,
         remainder=remainder,
+        graph=parsed,
     )
     if scores:
         nats = ", ".join(f"{score.name} {score.kl:.1e}" for score in scores)
@@ -141,7 +145,7 @@ def int8_within_gate(
         )
     while True:
         report = int8_from_onnx(
-            fp32.path,
+            parsed,
             engine.path,
             used,
             placement,
@@ -166,7 +170,7 @@ def int8_within_gate(
         if not costs:
             reporter.note(f"INT8 fails: {failure}; ranking its layers by what they cost")
             costs = rank_layers(
-                fp32.path,
+                parsed,
                 used,
                 placement,
                 images[:_RANKING_IMAGES],

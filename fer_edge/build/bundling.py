@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_edge.build.card import measured_results, model_card
 from fer_edge.build.steps import CHECKPOINT, FP16, FP32, Work
 from fer_edge.bundle import GOLDEN, Bundle, BundleWriter
-from fer_edge.convert.golden import golden_bytes
-from fer_edge.convert.graph import UINT8, load_model
+from fer_edge.convert.golden import golden_bytes, golden_images
 from fer_edge.measure.environment import capture
 from fer_edge.measure.record import VERIFY_FILE, verifications_of, with_verification
-from fer_edge.models.header import read_header
-from fer_edge.preprocessing import SIZE
 from fer_edge.records import to_dict
 
 if TYPE_CHECKING:
@@ -37,13 +33,13 @@ def write_bundle(
     would be taken for the result. ``calibration`` is what the manifest says of it; ``synthetic``
     whether drawn faces took part.
     """
-    source, target = work.source, work.target
+    source, target, network = work.source, work.target, work.network
     with BundleWriter(source.output, base=source.base) as writer:
         checkpoint = None
         if source.weights is not None:
             checkpoint = writer.add_file(source.weights, CHECKPOINT, format="safetensors")
         fp32 = writer.add_file(
-            work.folder / FP32, FP32, format="onnx", precision="fp32", parent=checkpoint
+            network.graph.path, FP32, format="onnx", precision="fp32", parent=checkpoint
         )
         if (work.folder / FP16).is_file():
             writer.add_file(work.folder / FP16, FP16, format="onnx", precision="fp16", parent=fp32)
@@ -60,17 +56,17 @@ def write_bundle(
             )
         elif int8 is not None and any(each.path == name for each in writer.artifacts()):
             writer.remove(name)
-        writer.add_bytes(golden_bytes(work.golden, work.logits), GOLDEN, format="npz")
+        writer.add_bytes(golden_bytes(golden_images(), network.logits), GOLDEN, format="npz")
         digests = {artifact.sha256 for artifact in writer.artifacts()}
         verified = _add_verifications(work, writer, source.base, digests)
         results = measured_results(verified, digests)
         writer.set(
             name=source.name,
             synthetic=synthetic,
-            preprocessing=work.preprocessing.to_dict(),
-            input=_input(work.folder / FP32),
-            model=work.described["model"],
-            dataset=to_dict(work.described["dataset"]),
+            preprocessing=network.preprocessing.to_dict(),
+            input=network.input,
+            model=network.model,
+            dataset=network.info.dataset,
             environment=capture(work.threads),
             card=_card(work, synthetic, results),
         )
@@ -82,14 +78,10 @@ def write_bundle(
 
 def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[str, Any]:
     source = work.source
-    if source.weights is not None:
-        return model_card(
-            synthetic=synthetic, weights=read_header(source.weights).info, results=results
-        )
-    card = model_card(synthetic=synthetic, results=results)
-    if source.given is None:
+    card = model_card(synthetic=synthetic, weights=work.network.info, results=results)
+    if source.weights is not None or source.given is None:
         return card
-    # Built from a bundle without weights: what its card says of the network is so still.
+    # The bundle that was given has no weights, and its card knows more of the network than they.
     kept = ("data", "protocol", "training", "confidence")
     return {
         **card,
@@ -115,11 +107,3 @@ def _add_verifications(
     writer.add_bytes(text.encode("utf-8"), VERIFY_FILE, format="json")
     verifications: list[dict[str, Any]] = json.loads(text)["verifications"]
     return verifications
-
-
-def _input(path: Path) -> dict[str, Any]:
-    graph = load_model(path).graph
-    initializers = {each.name for each in graph.initializer}
-    (image,) = (each for each in graph.input if each.name not in initializers)
-    dtype = "uint8" if image.type.tensor_type.elem_type == UINT8 else "float32"
-    return {"name": image.name, "dtype": dtype, "shape": ["N", 1, SIZE, SIZE]}

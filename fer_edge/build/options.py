@@ -13,29 +13,30 @@ if TYPE_CHECKING:
 __all__ = ["CALIBRATION", "GateOptions", "Int8Options"]
 
 CALIBRATION = "stratified-512"
-"""The default recipe."""
+"""The recipe of a build that is given none."""
 
 
 @dataclass(frozen=True)
 class Int8Options:
     """How INT8 is made.
 
-    ``calibration`` is a recipe of calibration images: a name, or a TOML file. ``method`` is
-    minmax, entropy, percentile, or auto (the one that loses least); None is auto, or what a recipe
-    that is not the default one contains. The nodes ``exclude`` stay in higher precision. Where the
-    gate fails, the other methods are tried if the method is auto, then costly layers stay in higher
-    precision, ``retries`` times at most; 0 allows neither.
+    ``calibration`` is a recipe of calibration images: a name, or a TOML file; None is
+    :data:`CALIBRATION`. ``method`` is minmax, entropy, percentile, or auto (the method that loses
+    least); None is the method in the recipe, or auto where ``calibration`` is None. The nodes in
+    ``exclude`` stay in higher precision. Where the gate fails, the other methods are tried if the
+    method is auto; then costly layers stay in higher precision, ``retries`` times at most. With 0
+    retries neither is done.
     """
 
-    calibration: str | Path = CALIBRATION
+    calibration: str | Path | None = None
     method: str | None = None
     exclude: Sequence[str] = ()
     retries: int = 3
 
     @property
     def is_default(self) -> bool:
-        """Whether neither other ranges nor other nodes are asked for."""
-        return self.calibration == CALIBRATION and self.method is None and not self.exclude
+        """Whether the caller asked for no recipe, no method and no excluded node."""
+        return self.calibration is None and self.method is None and not self.exclude
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fer_edge.backends import backend_class
 from fer_edge.build.attempts import Int8Result
 from fer_edge.build.bundling import write_bundle
 from fer_edge.build.device_plan import add_plan, prepared_graph
-from fer_edge.build.options import CALIBRATION, GateOptions, Int8Options
+from fer_edge.build.options import GateOptions, Int8Options
 from fer_edge.build.source import BuildSource, find_source
 from fer_edge.build.steps import Work
 from fer_edge.build.target import BuildTarget, find_target
@@ -22,7 +22,6 @@ from fer_edge.errors import FerEdgeError, UnavailableError, UsageError
 from fer_edge.measure.proof import Proven
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.quantize.ranges import Ranges
-from fer_edge.quantize.trials import AUTO
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
@@ -103,15 +102,16 @@ def build(
         _require_backend(chosen)
     dataset = _dataset(data, reporter) if gate.verify or precision == "int8" else None
     with tempfile.TemporaryDirectory(prefix="fer-edge-build-") as folder:
-        work = Work(_held(found, Path(folder)), chosen, Path(folder), threads, reporter)
+        copied = _with_copied_weights(found, Path(folder))
         reporter.note(f"building {precision} for {chosen.name} from {found.described}")
-        with work.stage("export"):
-            work.make_fp32(input)
+        work = Work.start(
+            copied, chosen, Path(folder), input=input, threads=threads, reporter=reporter
+        )
+        trained_on = work.network.info.dataset
         if dataset is not None:
             from fer_edge.data import resplit_as_recorded
 
-            described = work.described["dataset"]
-            dataset = resplit_as_recorded(dataset, described, found.described)
+            dataset = resplit_as_recorded(dataset, trained_on, found.described)
         if gate.verify and dataset is not None:
             work.open_proof(dataset, gate.split, gate.policy)
         work.judge_fp32()
@@ -119,13 +119,14 @@ def build(
         if precision == "fp16" or (precision == "int8" and chosen.fallback == "fp16"):
             error = work.make_fp16()
         result = ranges = calibrated = None
-        synthetic = bool(work.described["dataset"].synthetic)
+        synthetic = trained_on.synthetic
         if precision == "int8" and dataset is not None:
-            method = int8.method or (AUTO if int8.calibration == CALIBRATION else None)
-            images, by_method, calibrated = work.calibrate(dataset, int8.calibration, method)
+            chosen_images, by_method, calibrated = work.calibrate(
+                dataset, int8.calibration, int8.method
+            )
             synthetic = synthetic or dataset.synthetic
             result, error = work.make_int8(
-                by_method, images.images(dataset), int8, speed=gate.speed
+                by_method, chosen_images.images(dataset), int8, speed=gate.speed
             )
             ranges = result.ranges
             calibrated["method"] = ranges.method
@@ -151,11 +152,12 @@ def build(
         )
 
 
-def _held(source: BuildSource, folder: Path) -> BuildSource:
-    """Return ``source`` with a copy of its weights: a run that still trains writes them anew."""
+def _with_copied_weights(source: BuildSource, folder: Path) -> BuildSource:
+    """Return ``source`` with a copy of its weights: a run that still trains replaces the file."""
     if source.weights is None:
         return source
-    return replace(source, weights=Path(shutil.copy2(source.weights, folder / "held.safetensors")))
+    copy = shutil.copy2(source.weights, folder / "copied.safetensors")
+    return replace(source, weights=Path(copy))
 
 
 def _plan_only(

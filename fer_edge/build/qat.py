@@ -6,17 +6,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_edge.build.options import CALIBRATION
 from fer_edge.build.source import find_source
-from fer_edge.build.steps import FP32, Work
+from fer_edge.build.steps import Work
 from fer_edge.build.target import find_target
-from fer_edge.convert.graph import affine_input, load_model, wiring
+from fer_edge.convert.graph import Graph, affine_input, read_graph, wiring
 from fer_edge.errors import UsageError, require
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.quantize.choice import WEIGHTED, choose
 from fer_edge.quantize.placement import placement_for
 from fer_edge.quantize.ranges import Ranges
-from fer_edge.quantize.trials import AUTO
 from fer_edge.training.fake_quant import OPERATORS, Grid, Operation, QatSetup
 
 if TYPE_CHECKING:
@@ -39,21 +37,20 @@ def setup_from_weights(
     chosen = find_target(target)
     with tempfile.TemporaryDirectory(prefix="fer-edge-qat-") as folder:
         source = find_source(weights, folder)
-        work = Work(source, chosen, Path(folder), reporter=reporter)
-        work.make_fp32("u8")
-        _, (ranges, *_), _ = work.calibrate(dataset, CALIBRATION, AUTO)
+        work = Work.start(source, chosen, Path(folder), reporter=reporter)
+        _, (ranges, *_), _ = work.calibrate(dataset)
         half = chosen.remainder == "fp16"
-        return qat_setup(work.folder / FP32, ranges, chosen.placement, half_scales=half)
+        return qat_setup(work.network.graph, ranges, chosen.placement, half_scales=half)
 
 
 def qat_setup(
-    src: Path | str, ranges: Ranges, placement: str, *, half_scales: bool = False
+    src: Graph | Path | str, ranges: Ranges, placement: str, *, half_scales: bool = False
 ) -> QatSetup:
     """Return the setup of ``src``, a graph of pixels, as :func:`int8_from_onnx` quantises it.
 
     :class:`UsageError` for a graph with operators that cannot be fine-tuned.
     """
-    model = load_model(src)
+    model = read_graph(src).model
     wires = wiring(model)
     rules = placement_for(placement)
     choice = choose(model, wires, ranges, rules, {}, half_scales=half_scales)

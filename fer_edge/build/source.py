@@ -7,7 +7,6 @@ from pathlib import Path
 
 from fer_edge.bundle import MANIFEST, Bundle, BundleWriter
 from fer_edge.errors import UsageError
-from fer_edge.models.header import read_header
 from fer_edge.pretrained import PRETRAINED, is_packaged
 from fer_edge.runs.find import TO_BUILD, Found, find
 from fer_edge.runs.folder import confidence_weights
@@ -56,15 +55,11 @@ def find_source(name: str | Path | None, output: str | Path | None = None) -> Bu
 
 
 def _from_run(run: Found, output: str | Path | None) -> BuildSource:
-    path, weights, described = run.path, run.weights, f"the run {run.path}"
-    fitted = confidence_weights(path)
-    if fitted is not None:
-        weights, confidence = fitted, read_header(fitted).info.confidence
-        if confidence is not None and confidence.temperature is not None:
-            described += f" (temperature {confidence.temperature:.4f})"
+    path = run.path
+    weights = confidence_weights(path) or run.weights
     folder = _output(output, path / "bundle")
     name = path.resolve().name
-    return BuildSource(described, name, weights, None, _existing(folder), folder)
+    return BuildSource(f"the run {path}", name, weights, None, _existing(folder), folder)
 
 
 def _own_copy(path: Path, output: str | Path | None) -> Bundle:

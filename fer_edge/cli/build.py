@@ -38,9 +38,8 @@ __all__ = ["command"]
 @click.option(
     "--calibration",
     metavar="RECIPE",
-    default="stratified-512",
-    show_default=True,
-    help="Which TRAIN images INT8 is calibrated with: a name in calibration/, or a TOML file.",
+    help="Which TRAIN images INT8 is calibrated with: a name in calibration/, or a TOML file.  "
+    "[default: stratified-512]",
 )
 @click.option(
     "--method",
@@ -95,7 +94,7 @@ def command(
     precision: str,
     target: str | None,
     output: Path | None,
-    calibration: str,
+    calibration: str | None,
     method: str | None,
     input_: str,
     exclude: tuple[str, ...],

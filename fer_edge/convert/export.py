@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fer_edge.bundle.manifest import Network
 from fer_edge.convert.golden import golden_images
-from fer_edge.convert.graph import inline_identities, save_model, set_metadata
+from fer_edge.convert.graph import Graph, inline_identities, save_model, set_metadata
+from fer_edge.convert.network import Fp32Network
 from fer_edge.errors import NumericsError, UsageError, require
 from fer_edge.records import to_dict
 from fer_edge.version import __version__
@@ -26,8 +28,10 @@ FP32_MAX_ABS = 1e-4
 
 def onnx_from_weights(
     weights: Path | str, out: Path | str, *, input: InputKind = "u8", opset: int = 17
-) -> np.ndarray:
-    """Export a weights file; return PyTorch's logits of the golden images, f32[G,7].
+) -> Fp32Network:
+    """Export a weights file to the FP32 graph ``out``, and return the network.
+
+    Its ``logits`` f32[G,7] are PyTorch's, of the golden images.
 
     The graph takes ``images`` and gives ``logits`` f32[N,7]; N is free. With ``input="u8"``
     images are u8[N,1,48,48] pixels and the normalisation is in the graph; with ``"f32"`` they are
@@ -38,6 +42,7 @@ def onnx_from_weights(
     :data:`FP32_MAX_ABS`.
     """
     torch = require("torch", "train")
+    from fer_edge.models.profile import count_macs, count_parameters
     from fer_edge.models.reference import reference_from_weights
 
     if input not in {"u8", "f32"}:
@@ -46,6 +51,11 @@ def onnx_from_weights(
     images = torch.from_numpy(golden_images().copy())
     with torch.inference_mode():
         logits: np.ndarray = reference(images).numpy()
+    network = Network(
+        spec=loaded.spec.to_dict(),
+        parameters=count_parameters(reference.model),
+        macs=count_macs(reference.model, loaded.spec),
+    )
 
     module, example = (
         (reference, images[:1]) if input == "u8" else (reference.model, images[:1].float())
@@ -64,9 +74,9 @@ def onnx_from_weights(
             **({"fer_edge.resplit": to_dict(dataset.resplit)} if dataset.resplit else {}),
         },
     )
-    save_model(model, out)
-    _compare(Path(out), logits, loaded.preprocessing)
-    return logits
+    graph = Graph(Path(out), save_model(model, out), model)
+    _compare(graph.path, logits, loaded.preprocessing)
+    return Fp32Network(graph, logits, loaded.preprocessing, network, loaded.info)
 
 
 def graph_from_module(module: Any, example: Any, *, opset: int = 17) -> Any:

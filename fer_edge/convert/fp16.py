@@ -8,29 +8,28 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.convert.graph import affine_input, load_model, save_model, set_metadata, wiring
+from fer_edge.convert.graph import Graph, affine_input, read_graph, save_model, set_metadata, wiring
 from fer_edge.errors import NumericsError, UsageError, require
-from fer_edge.files import sha256_file
 
 __all__ = ["fp16_from_onnx", "half_precision"]
 
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-def fp16_from_onnx(src: Path | str, out: Path | str) -> None:
+def fp16_from_onnx(src: Graph | Path | str, out: Path | str) -> None:
     """Write the FP16 graph of ``src`` to ``out``; the input and output types stay.
 
     The normalisation of u8 pixels stays FP32: it is cheap, and half a gray level would be lost.
     :class:`NumericsError` if a weight is beyond FP16's 65,504, :class:`UsageError` if ``src`` is
     FP16 already.
     """
-    model = load_model(src)
-    if any(array.dtype == np.float16 for array in wiring(model).constants.values()):
+    graph = read_graph(src)
+    if any(array.dtype == np.float16 for array in wiring(graph.model).constants.values()):
         raise UsageError("this graph is FP16 already", fix="give the FP32 ONNX file")
-    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+    if any(node.op_type == "QuantizeLinear" for node in graph.model.graph.node):
         raise UsageError("this graph is quantised", fix="give the FP32 ONNX file")
-    half = half_precision(model)
-    set_metadata(half, {"fer_edge.parent_sha256": sha256_file(src)})
+    half = half_precision(graph.copy())
+    set_metadata(half, {"fer_edge.parent_sha256": graph.sha256})
     save_model(half, out)
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from fer_edge.errors import IntegrityError, UsageError, require
-from fer_edge.files import write_bytes
+from fer_edge.files import sha256_bytes, write_bytes
 
 __all__ = [
     "FLOAT",
     "UINT8",
     "AffineInput",
+    "Graph",
     "Wiring",
     "affine_input",
     "attribute",
@@ -24,6 +25,7 @@ __all__ = [
     "inline_identities",
     "load_model",
     "metadata",
+    "read_graph",
     "save_model",
     "set_metadata",
     "wiring",
@@ -70,18 +72,46 @@ class AffineInput:
     nodes: tuple[str, ...]
 
 
-def load_model(path: Path | str) -> Any:
-    """Read an ONNX file into a ``ModelProto``, check it, and name the nodes that have no name.
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """An ONNX file that was parsed once; ``sha256`` is the digest of the file.
 
-    Constants that only an Identity names are read as constants (:func:`inline_identities`).
-    :class:`UsageError` where there is none, :class:`IntegrityError` where it is damaged.
+    All readers share ``model``, a ``ModelProto``, so nothing may change it. A transformation that
+    writes into a model works on :meth:`copy`.
     """
+
+    path: Path
+    sha256: str
+    model: Any
+
+    def copy(self) -> Any:
+        """Return a ``ModelProto`` that the caller may change."""
+        model = type(self.model)()
+        model.CopyFrom(self.model)
+        return model
+
+
+def load_model(path: Path | str) -> Any:
+    """Return the ``ModelProto`` of an ONNX file, as :func:`read_graph` reads it."""
+    return read_graph(path).model
+
+
+def read_graph(source: Graph | Path | str) -> Graph:
+    """Parse and check an ONNX file, and name the nodes that have no name.
+
+    A :class:`Graph` is returned as it is. Constants that only an Identity names are read as
+    constants (:func:`inline_identities`). :class:`UsageError` where there is no file,
+    :class:`IntegrityError` where it is damaged.
+    """
+    if isinstance(source, Graph):
+        return source
     onnx = require("onnx", "build")
-    path = Path(path)
+    path = Path(source)
     if not path.is_file():
         raise UsageError(f"there is no ONNX file {path}", fix="fer-edge build --precision fp32")
+    content = path.read_bytes()
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
+        model = onnx.load_model_from_string(content)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf and the checker have no common base class
         reason = str(error).strip().splitlines()
@@ -91,7 +121,7 @@ def load_model(path: Path | str) -> Any:
         ) from None
     _name_nodes(model)
     inline_identities(model)
-    return model
+    return Graph(path, sha256_bytes(content), model)
 
 
 def inline_identities(model: Any) -> None:
@@ -139,10 +169,15 @@ def check(model: Any) -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
-def save_model(model: Any, path: Path | str) -> None:
-    """Check ``model`` and write it atomically; equal graphs give equal bytes."""
+def save_model(model: Any, path: Path | str) -> str:
+    """Check ``model`` and write it atomically; return the file's SHA-256.
+
+    Equal graphs give equal bytes.
+    """
     check(model)
-    write_bytes(path, model.SerializeToString(deterministic=True))
+    content = model.SerializeToString(deterministic=True)
+    write_bytes(path, content)
+    return sha256_bytes(content)
 
 
 def wiring(model: Any) -> Wiring:

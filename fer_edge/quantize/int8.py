@@ -17,17 +17,17 @@ import numpy as np
 
 from fer_edge.convert.fp16 import half_precision
 from fer_edge.convert.graph import (
+    Graph,
     Wiring,
     attribute,
     check,
-    load_model,
     metadata,
+    read_graph,
     save_model,
     set_metadata,
     wiring,
 )
 from fer_edge.errors import UsageError, require, unknown
-from fer_edge.files import sha256_file
 from fer_edge.quantize.choice import WEIGHTED, Choice, Params, choose
 from fer_edge.quantize.placement import Placement, WeightScales, placement_for
 from fer_edge.quantize.ranges import Ranges
@@ -52,7 +52,7 @@ class Quantised:
 
 
 def int8_from_onnx(
-    src: Path | str,
+    src: Graph | Path | str,
     out: Path | str,
     ranges: Ranges,
     placement: str,
@@ -71,16 +71,16 @@ def int8_from_onnx(
     :class:`UsageError` if ``src`` is quantised already, the ranges are another graph's, or nothing
     can be quantised.
     """
-    src = Path(src)
-    if ranges.graph_sha256 != sha256_file(src):
+    graph = read_graph(src)
+    if ranges.graph_sha256 != graph.sha256:
         raise UsageError(
-            f"the calibration belongs to another graph than {src}",
+            f"the calibration belongs to another graph than {graph.path}",
             fix="calibrate this file: fer-edge build --precision int8",
         )
     rules = placement_for(placement)
     if weight_scales is not None:
         rules = replace(rules, weight_scales=weight_scales)
-    model = load_model(src)
+    model = graph.model
     if remainder == "fp16":
         model = _with_opset(model, 19)
     model, report = quantise(model, ranges, rules, exclude, half_scales=remainder == "fp16")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge.convert.graph import FLOAT, affine_input, load_model, metadata, wiring
+from fer_edge.convert.graph import FLOAT, Graph, affine_input, metadata, read_graph, wiring
 from fer_edge.errors import NumericsError, UsageError, require
-from fer_edge.files import sha256_bytes, sha256_file, write_json
+from fer_edge.files import sha256_bytes, write_json
 from fer_edge.paths import cache_dir
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.progress import SILENT, Advance, Reporter, logger
@@ -84,7 +84,7 @@ def calibration_tensors(model: Any) -> list[str]:
 
 
 def ranges_from_onnx(
-    src: Path | str,
+    src: Graph | Path | str,
     dataset: FerDataset,
     calibration: CalibrationSet,
     *,
@@ -105,7 +105,7 @@ def ranges_from_onnx(
 
 
 def ranges_by_method(
-    src: Path | str,
+    src: Graph | Path | str,
     dataset: FerDataset,
     calibration: CalibrationSet,
     methods: Sequence[str] = METHODS,
@@ -120,10 +120,9 @@ def ranges_by_method(
                 f"there is no calibration method {method!r}",
                 fix=f"choose from: {', '.join(METHODS)}",
             )
-    src = Path(src)
-    model = load_model(src)
-    tensors = calibration_tensors(model)
-    keys = {method: _key(src, model, calibration, method) for method in methods}
+    graph = read_graph(src)
+    tensors = calibration_tensors(graph.model)
+    keys = {method: _key(graph, calibration, method) for method in methods}
     entries = {method: _entry(key) for method, key in keys.items()}
     values: dict[str, Values | None] = dict.fromkeys(methods)
     notes = dict.fromkeys(methods, "")
@@ -138,7 +137,7 @@ def ranges_by_method(
     if missing:
         histograms = any(method != "minmax" for method in missing)
         advance = reporter.stage("calibrating")
-        seen = _observe(model, tensors, dataset, calibration, histograms, advance)
+        seen = _observe(graph.model, tensors, dataset, calibration, histograms, advance)
         for method in missing:
             values[method] = seen.ranges(method, calibration.recipe)
             if cache:
@@ -159,16 +158,16 @@ def ranges_by_method(
     }
 
 
-def _key(src: Path, model: Any, calibration: CalibrationSet, method: str) -> dict[str, Any]:
+def _key(graph: Graph, calibration: CalibrationSet, method: str) -> dict[str, Any]:
     """Return all that ranges depend on."""
     recipe = calibration.recipe
     return {
         "schema": SCHEMA,
-        "graph_sha256": sha256_file(src),
+        "graph_sha256": graph.sha256,
         "calibration_sha256": calibration.sha256,
         "dataset_sha256": calibration.dataset_sha256,
         "ids_sha256": sha256_bytes("\n".join(calibration.ids).encode()),
-        "preprocessing": _preprocessing(model).to_dict(),
+        "preprocessing": _preprocessing(graph.model).to_dict(),
         "method": method,
         "bins": recipe.bins if method != "minmax" else 0,
         "percentile": recipe.percentile if method == "percentile" else 0.0,

@@ -16,7 +16,7 @@ import numpy as np
 
 from fer_edge.backends import backend_class
 from fer_edge.backends.base import softmax
-from fer_edge.convert.graph import load_model, metadata
+from fer_edge.convert.graph import Graph, metadata, read_graph
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.errors import require
 from fer_edge.measure.accuracy import run_logits
@@ -87,7 +87,7 @@ def _try_all(
 
 
 def best_method(
-    src: Path | str,
+    src: Graph | Path | str,
     ranges: Mapping[str, Ranges],
     placement: str,
     images: np.ndarray,
@@ -98,7 +98,7 @@ def best_method(
 
     The INT8 graph with this ``placement`` is made with the ranges of each.
     """
-    model = load_model(src)
+    model = read_graph(src).model
     rules = placement_for(placement)
     logits = (
         step_by_step(quantise(model, measured, rules)[0], images) for measured in ranges.values()
@@ -110,7 +110,7 @@ def best_method(
 
 
 def rank_layers(
-    src: Path | str,
+    src: Graph | Path | str,
     ranges: Ranges,
     placement: str,
     images: np.ndarray,
@@ -123,7 +123,7 @@ def rank_layers(
     ``ranges`` and ``placement`` are those of the whole graph. ``layers`` names the
     nodes to try; by default all that the placement quantises.
     """
-    model = load_model(src)
+    model = read_graph(src).model
     rules = placement_for(placement)
     _, whole = quantise(model, ranges, rules)
     names = list(layers if layers is not None else whole.weighted)
@@ -146,6 +146,7 @@ def best_weight_scales(
     *,
     exclude: Mapping[str, str] | Collection[str] = (),
     remainder: Remainder = "fp32",
+    graph: Graph | None = None,
 ) -> list[Trial[WeightScales]]:
     """Try full and saturation-safe weight scales on u8[N,48,48] ``images``; the best is first.
 
@@ -159,6 +160,7 @@ def best_weight_scales(
         return []
     if backend_class(engine.backend).unavailable_reason() is not None:
         return []
+    parsed = graph or read_graph(fp32.path)
     with fp32.open() as backend:
         reference = run_logits(backend, images)
     kinds: tuple[WeightScales, ...] = ("full", "saturation-safe")
@@ -167,7 +169,7 @@ def best_weight_scales(
         for kind in kinds:
             path = Path(folder) / f"{kind}.onnx"
             int8_from_onnx(
-                fp32.path,
+                parsed,
                 path,
                 ranges,
                 placement,

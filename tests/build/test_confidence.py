@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fixtures_progress import Recorder
 
 from fer_edge import Classifier
 from fer_edge.backends.pytorch import PyTorchBackend
@@ -123,7 +124,9 @@ def test_only_held_out_rows_that_no_test_split_has_are_fitted_on(
 
 def test_a_build_takes_the_weights_with_confidence(run: Path, noisy: FerDataset) -> None:
     found = fit_confidence(run, noisy, accuracy=0.5)
-    report = build(run, precision="fp32", target="onnxruntime", data=noisy)
+    recorder = Recorder()
+    report = build(run, precision="fp32", target="onnxruntime", data=noisy, reporter=recorder)
+    assert f"the weights contain temperature {found['temperature']:.4f}" in recorder.notes
     assert report.error is None
     bundle = Bundle.open(report.bundle)
     images, golden = bundle.golden()
@@ -163,7 +166,7 @@ def test_a_confidence_of_other_weights_is_refused(run: Path, noisy: FerDataset) 
     assert confidence_weights(run) is None
     fit_confidence(run, noisy)
     assert confidence_weights(run) == run / CONFIDENCE_WEIGHTS
-    assert "(temperature " in find_source(run).described
+    assert find_source(run).weights == run / CONFIDENCE_WEIGHTS
     loaded = load_weights(run / "model.safetensors")
     save_weights(
         run / "model.safetensors",

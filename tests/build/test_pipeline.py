@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from fixtures_progress import Recorder
 
 from fer_edge.backends import backend_class
-from fer_edge.build.options import GateOptions, Int8Options
+from fer_edge.build.attempts import Acceptance
+from fer_edge.build.options import CALIBRATION, GateOptions, Int8Options
 from fer_edge.build.pipeline import BuildReport, build
 from fer_edge.build.source import find_source
 from fer_edge.build.target import find_target
-from fer_edge.bundle import Bundle
+from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.bundle.usable import require_engine
 from fer_edge.data import FerDataset
 from fer_edge.errors import GateError, NumericsError, UsageError
@@ -29,6 +31,8 @@ from fer_edge.measure.gate import GatePolicy
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples
 from fer_edge.measure.record import record_bench
 from fer_edge.measure.verification import measured_speedup, verify_bundle
+from fer_edge.models import weights as weights_file
+from fer_edge.models.header import read_header
 from fer_edge.models.weights import load_weights, save_weights
 from fer_edge.progress import Reporter
 from fer_edge.records import to_dict
@@ -259,6 +263,79 @@ def test_from_an_onnx_file_the_graph_is_the_reference(
     verification = report.proven["int8"].verification
     assert verification.reference.backend == "onnxruntime"
     assert any("not PyTorch" in note for note in verification.notes)
+
+
+@pytest.mark.parametrize(("kind", "parses", "reads"), [("weights", 0, 2), ("onnx", 1, 0)])
+def test_one_build_reads_the_weights_and_parses_the_graph_once(
+    kind: str,
+    parses: int,
+    reads: int,
+    weights: Path,
+    fp32: Path,
+    faces: FerDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The exporter has the graph already. The weights are read by it and by the reference."""
+    parsed: list[bytes] = []
+    opened: dict[str, int] = {"header": 0, "tensors": 0}
+    from_bytes, safe_open, header = onnx.load_model_from_string, weights_file.safe_open, read_header
+
+    def parse(content: bytes, *args: Any, **options: Any) -> Any:
+        parsed.append(content)
+        return from_bytes(content, *args, **options)
+
+    def open_tensors(*args: Any, **options: Any) -> Any:
+        opened["tensors"] += 1
+        return safe_open(*args, **options)
+
+    def open_header(path: Path) -> Any:
+        opened["header"] += 1
+        return header(path)
+
+    monkeypatch.setattr(onnx, "load_model_from_string", parse)
+    monkeypatch.setattr(weights_file, "safe_open", open_tensors)
+    monkeypatch.setattr(weights_file, "read_header", open_header)
+    # INT8 always fails: all methods are tried, the layers are ranked, one is left out.
+    monkeypatch.setattr(Acceptance, "judge", lambda *args: (None, "it is bad"))
+    report = build(
+        weights if kind == "weights" else fp32,
+        data=faces,
+        output=tmp_path / "b",
+        target="orin-jp62",
+        int8=Int8Options("stratified-128", "auto", retries=1),
+    )
+    assert report.int8 is not None
+    assert len(report.int8.attempts) == 4
+    assert report.int8.costs
+    assert Bundle.open(tmp_path / "b").find(precision="fp16")
+    graph = (tmp_path / "b" / "model.fp32.onnx").read_bytes()
+    assert parsed.count(graph) == parses
+    assert opened == {"header": reads, "tensors": reads}
+
+
+def test_a_bundle_without_weights_keeps_what_it_records_of_the_network(
+    built: BuildReport, faces: FerDataset, tmp_path: Path
+) -> None:
+    """Such a bundle is in the package: only graphs, to be small."""
+    original = Bundle.open(built.bundle)
+    before, graph = original.manifest, original.artifact(precision="fp32")
+    small = tmp_path / "small"
+    with BundleWriter(small) as writer:
+        writer.add_file(original.file(graph), graph.path, format="onnx", precision="fp32")
+        writer.set(name="small", model=before.model, dataset=before.dataset, card=before.card)
+    build(small, precision="fp16", data=faces, target="onnxruntime")
+    after = Bundle.open(small).manifest
+    assert after.model.macs
+    assert after.model == before.model
+    assert after.dataset == before.dataset
+    assert after.card.training == before.card.training
+
+
+def test_a_recipe_that_is_named_is_not_the_default() -> None:
+    assert Int8Options().is_default
+    for changed in (Int8Options(CALIBRATION), Int8Options(method="auto"), Int8Options(exclude="a")):
+        assert not changed.is_default
 
 
 # -- failures ------------------------------------------------------------------------------------

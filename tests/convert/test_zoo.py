@@ -168,7 +168,7 @@ def test_openvino_runs_its_int8_graph(graphs: Graphs) -> None:
     scores = best_weight_scales(fp32, int8, graphs.ranges, "openvino", graphs.images[:, 0])
     assert bool(scores) == int8_dot_saturates()
     weights = scores[0].name if scores else None
-    int8_from_onnx(graphs.fp32, path, graphs.ranges, "openvino", weights=weights)
+    int8_from_onnx(graphs.fp32, path, graphs.ranges, "openvino", weight_scales=weights)
     with int8.open() as backend:
         assert graphs.distance(run_logits(backend, graphs.images[:, 0])) < 0.3
 
