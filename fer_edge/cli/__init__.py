@@ -15,21 +15,24 @@ __all__ = ["COMMANDS", "DEPRECATED", "Deprecated", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("fer_edge.cli.train", "Train a network on FER2013."),
-    "soup": ("fer_edge.cli.soup", "Average the weights of runs fine-tuned from the same ones."),
+    "soup": ("fer_edge.cli.soup", "Average the weights of runs with the same initial weights."),
     "confidence": ("fer_edge.cli.confidence", "Fit a run's confidence on its held-out images."),
-    "qat": ("fer_edge.cli.qat", "Fine-tune a run for INT8, where quantising it loses too much."),
-    "search": ("fer_edge.cli.search", "Search hyper-parameters, alone or with other workers."),
+    "qat": ("fer_edge.cli.qat", "Fine-tune a run whose INT8 engine loses too much accuracy."),
+    "search": ("fer_edge.cli.search", "Search hyper-parameters, with one worker or several."),
     "build": ("fer_edge.cli.build", "Build a verified FP32, FP16 or INT8 engine into a bundle."),
     "bench": ("fer_edge.cli.bench", "Compare backends and precisions: accuracy, flips, latency."),
-    "verify": ("fer_edge.cli.verify", "Prove a bundle's engine against the PyTorch reference."),
-    "evaluate": ("fer_edge.cli.evaluate", "Score a network: tables, confusion, reliability."),
+    "verify": ("fer_edge.cli.verify", "Compare a bundle's engine with the PyTorch reference."),
+    "evaluate": (
+        "fer_edge.cli.evaluate",
+        "Score a network: tables, confusion, reliability.",
+    ),
     "explain": ("fer_edge.cli.explain", "Draw Grad-CAM maps of faces."),
     "plot": ("fer_edge.cli.plot", "Draw predictions beside faces, or learning curves."),
     "inspect": ("fer_edge.cli.inspect", "Show a bundle's manifest and check its digests."),
     "predict": ("fer_edge.cli.predict", "Classify faces in image files."),
     "models": ("fer_edge.cli.models", "List the networks that can be trained."),
     "data": ("fer_edge.cli.data", "Describe or audit a data set."),
-    "doctor": ("fer_edge.cli.doctor", "Say what can run on this machine, and why not."),
+    "doctor": ("fer_edge.cli.doctor", "Show what can run on this machine, and why not."),
     "bundle": ("fer_edge.cli.bundle", "Pack a bundle into one file, or for Triton or DeepStream."),
     "demo": ("fer_edge.cli.demo", "Train, build and bench in about two minutes."),
 }
@@ -58,7 +61,7 @@ class LazyGroup(click.Group):
     """A group that imports a command's module only when that command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order in which a user meets them."""
+        """Return the names in the order in which a user needs them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -128,14 +131,14 @@ def _verbosity_options() -> list[click.Parameter]:
             count=True,
             expose_value=False,
             callback=set_verbose,
-            help="Log what is done, on stderr; -vv logs more.",
+            help="Write a log to stderr; -vv writes more.",
         ),
         click.Option(
             ["-q", "--quiet"],
             is_flag=True,
             expose_value=False,
             callback=set_quiet,
-            help="Show neither progress nor notes, only results and errors.",
+            help="Show only results and errors, no progress and no notes.",
         ),
     ]
 
@@ -143,8 +146,8 @@ def _verbosity_options() -> list[click.Parameter]:
 def _with_verbosity(command: click.Command) -> click.Command:
     """Add ``-v`` and ``-q`` to a command, or to all commands of a group."""
     if isinstance(command, click.Group):
-        for each in command.commands.values():
-            _with_verbosity(each)
+        for subcommand in command.commands.values():
+            _with_verbosity(subcommand)
     elif all(parameter.name != "quiet" for parameter in command.params):
         command.params += _verbosity_options()
     return command
@@ -153,7 +156,7 @@ def _with_verbosity(command: click.Command) -> click.Command:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", package_name="fer-edge", prog_name="fer-edge")
 def group() -> None:
-    """Train a compact facial-expression network, build engines from it, and prove them.
+    """Train a compact facial-expression network, build engines from it, and verify them.
 
     \b
     Example:
@@ -167,7 +170,7 @@ group.params += _verbosity_options()
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; a user's mistake ends in one line, its fix, and its exit code."""
+    """Run the command line; an error prints one line and its fix, and sets the exit code."""
     try:
         group.main(args=argv, prog_name="fer-edge", standalone_mode=False)
     except FerEdgeError as error:
@@ -184,6 +187,6 @@ def main(argv: list[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
-        # `fer-edge ... | head` closed our stdout: not an error of ours.
+        # The reader of our stdout has ended, as in `fer-edge ... | head`: this is not an error.
         sys.stderr.close()
         sys.exit(0)

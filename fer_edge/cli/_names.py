@@ -1,4 +1,4 @@
-"""Which run, bundle or file a command means, and the message about a choice that was its own."""
+"""Which run, bundle or file NAME means, with a note on stderr if the command had to choose."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["found", "open_bundle"]
 
 
 def found(name: str | None, root: Path, wants: Wants) -> Found:
-    """Return what ``name`` means, as :func:`fer_edge.runs.find.find`; its note goes to stderr."""
+    """Return what ``name`` means (:func:`fer_edge.runs.find.find`); print its note on stderr."""
     from fer_edge.runs.find import find
 
     result = find(name, root, wants)
@@ -25,7 +25,7 @@ def found(name: str | None, root: Path, wants: Wants) -> Found:
 
 
 def open_bundle(name: str | None, root: Path, *, check: bool = True) -> Bundle:
-    """Open the bundle that ``name`` means: a bundle's or a run's; None is the pretrained one."""
+    """Open the bundle that ``name`` means, or the bundle of a run; None is the pretrained one."""
     from fer_edge.bundle import Bundle
     from fer_edge.runs.find import A_BUNDLE
 

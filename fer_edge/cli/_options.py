@@ -1,4 +1,4 @@
-"""Options that several commands share, each defined once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def data_option(command: F) -> F:
-    """``--data SRC``; None when not given, for :func:`fer_edge.data.resolve_source`."""
+    """``--data SRC``; None if not given, for :func:`fer_edge.data.resolve_source`."""
     return click.option(
         "--data",
         "data",
         metavar="SRC",
-        help="FER2013: Kaggle zip, its folder, fer2013.csv, icml_face_data.csv, an ImageFolder "
-        "tree, our npz, or 'synthetic'. Default: the environment variable FER_EDGE_DATA.",
+        help="FER2013: Kaggle's zip, its unzipped folder, fer2013.csv, icml_face_data.csv, an "
+        "ImageFolder tree, an npz cache, or 'synthetic'.  [default: the environment variable "
+        "FER_EDGE_DATA]",
     )(command)
 
 
@@ -54,12 +55,12 @@ def format_option(command: F) -> F:
 
 
 def runs_option(command: F) -> F:
-    """``--runs FOLDER``, the folder that runs are found in by name: a Path, given or not."""
+    """``--runs FOLDER``: the folder in which runs are found by name, as a Path."""
     return _runs_option("--runs")(command)
 
 
 def new_runs_option(command: F) -> F:
-    """``--runs`` of a command that makes runs in that folder, too; its old name is ``--out``."""
+    """``--runs`` of a command that also creates runs in that folder; its old name is ``--out``."""
     return _runs_option("--runs", "--out")(command)
 
 

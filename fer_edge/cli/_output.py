@@ -1,4 +1,4 @@
-"""What every command prints with: data to stdout, progress and logs to stderr."""
+"""Output of all commands: data on stdout, progress, notes and logs on stderr."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ __all__ = [
 ]
 
 _QUIET, _VERBOSE = "fer_edge.quiet", "fer_edge.verbose"
-"""Keys of :attr:`click.Context.meta`, which a command shares with those that it runs."""
+"""Keys of :attr:`click.Context.meta`; a command shares them with the commands that it runs."""
 
 out = Console(soft_wrap=False)
 log = Console(stderr=True)
 
 
 def is_quiet() -> bool:
-    """Whether the command that runs was given ``--quiet``."""
+    """Return whether the running command has the option ``--quiet``."""
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.meta.get(_QUIET))
 
 
 def hide_progress(context: click.Context) -> None:
-    """Show neither progress nor notes from now on: what ``--quiet`` does."""
+    """Show no progress and no notes from now on, as ``--quiet`` asks."""
     context.meta[_QUIET] = True
 
 
 def show_log(context: click.Context, verbosity: int) -> None:
-    """Show the package's log on stderr until ``context`` closes: INFO, from 2 on also DEBUG."""
+    """Show the package's log on stderr until ``context`` closes: INFO, with 2 also DEBUG."""
     import logging
 
     from fer_edge.progress import logger
@@ -77,12 +77,12 @@ def terminal_reporter() -> TerminalReporter:
 
 
 def print_json(content: Any) -> None:
-    """Print ``content`` as indented JSON to stdout; NaN and infinity are refused."""
+    """Print ``content`` as indented JSON to stdout; ValueError for NaN and infinity."""
     print_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_text(text: str) -> None:
-    """Print ``text`` to stdout as it is: no wrapping, no markup."""
+    """Print ``text`` to stdout unchanged: no wrapping, no markup."""
     out.file.write(text if text.endswith("\n") else text + "\n")
     out.file.flush()
 
@@ -94,10 +94,10 @@ def print_rows(
     title: str | None = None,
     caption: str | None = None,
 ) -> None:
-    """Print rows of equal keys as a table, JSON, CSV or Markdown; a missing value is ``n/a``.
+    """Print rows with equal keys as a table, JSON, CSV or Markdown; a missing value is ``n/a``.
 
-    Values are printed as they are: format numbers before. ``title`` and ``caption`` appear in the
-    table form and as Markdown text; JSON and CSV carry rows alone.
+    Values are printed unchanged, so the caller formats numbers. ``title`` and ``caption`` appear in
+    tables and Markdown; JSON and CSV have only the rows.
     """
     from fer_edge.report.rows import format_rows, rich_table
 

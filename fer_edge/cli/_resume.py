@@ -28,7 +28,7 @@ def resume(name: str, asked: TrainOptions) -> None:
     for option, value in (("--name", asked.name), ("--init", asked.init)):
         if value is not None:
             raise UsageError(
-                f"{option} starts a new run, --resume goes on with one", fix="drop one"
+                f"{option} starts a new run, but --resume continues one", fix="remove one of them"
             )
     validation = cross_validation_to_resume(name, asked.root)
     if validation is not None:
@@ -76,7 +76,7 @@ def _resumed(name: str, asked: TrainOptions) -> tuple[RunFolder, Recipe]:
 
 
 def _tell_unnamed(name: str, path: Path) -> None:
-    """Say which run is resumed where none is named."""
+    """Print which run is resumed if the user named none."""
     from fer_edge.cli._output import note
     from fer_edge.runs.folder import is_main_process
 
@@ -85,23 +85,23 @@ def _tell_unnamed(name: str, path: Path) -> None:
 
 
 def _same_teachers(run: RunFolder, names: tuple[str, ...], root: Path, dataset: FerDataset) -> None:
-    """Refuse other teachers than the run's; the same ones may have moved, which is recorded."""
+    """Raise UsageError unless the teachers are the run's; record their new paths."""
     from fer_edge.errors import UsageError
     from fer_edge.training.teachers import find_teachers
 
-    found = find_teachers(names, root, dataset)
-    known = run.info().teachers
-    if [teacher.sha256 for teacher in found] != [teacher.sha256 for teacher in known]:
-        taught = ", ".join(teacher.name for teacher in known) or "none"
+    teachers = find_teachers(names, root, dataset)
+    recorded = run.info().teachers
+    if [teacher.sha256 for teacher in teachers] != [teacher.sha256 for teacher in recorded]:
+        described = ", ".join(teacher.name for teacher in recorded) or "none"
         raise UsageError(
-            f"{run.path} was started with other teachers: {taught}",
-            fix="resume without --teacher, or start a new run under another --name",
+            f"{run.path} was started with other teachers: {described}",
+            fix="resume without --teacher, or start a new run with another --name",
         )
-    run.update(teachers=found)
+    run.update(teachers=teachers)
 
 
 def _recorded_data(run: RunFolder | CrossValidation) -> str | None:
-    """Where the run's images were read from, if they are still there."""
+    """Return the source of the run's images, or None if it no longer exists."""
     recorded = run.info().data
     return recorded if recorded.startswith("synthetic") or Path(recorded).exists() else None
 
@@ -112,14 +112,14 @@ def _recorded_votes(run: RunFolder) -> Path | None:
 
 
 def _outcome(info: RunInfo) -> str:
-    """Return how far a finished run came."""
+    """Return epochs and accuracy of a finished run, as text."""
     last = info.last
     assert last is not None
     return f"{last.epoch} epochs, PUBLIC top-1 {100 * last.public_top1:.2f} %"
 
 
 def _refuse_changes(run: RunFolder, recipe: Recipe, asked: TrainOptions) -> None:
-    """Raise UsageError where the options ask for another recipe than the one of ``run``."""
+    """Raise UsageError if the options give another recipe than that of ``run``."""
     from fer_edge.errors import UsageError
     from fer_edge.runs.recipe import load_recipe, with_overrides
 
@@ -137,6 +137,6 @@ def _refuse_changes(run: RunFolder, recipe: Recipe, asked: TrainOptions) -> None
             different.append(key)
     raise UsageError(
         f"{run.path} was started with another recipe; different: {', '.join(different)}",
-        fix="resume without recipe options (the schedule depends on all of them, the number of "
-        "epochs too), or start a new run under another --name",
+        fix="resume without recipe options (the schedule depends on all of them, also on the "
+        "number of epochs), or start a new run with another --name",
     )

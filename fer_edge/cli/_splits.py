@@ -1,4 +1,4 @@
-"""The options that split a data set anew, and what ``fer-edge train --folds`` does with them."""
+"""The options that split a data set again, and the cross-validation of ``train --folds``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """What the options of the split say; None and False where an option was not given."""
+    """The values of the split options; None or False for an option that was not given."""
 
     split: str | None
     seed: int | None
@@ -44,19 +44,19 @@ def split_options(command: F) -> F:
             "--allow-duplicates-across",
             "duplicates_across",
             is_flag=True,
-            help="Let copies of TRAIN's images into the other parts, as published splits mostly "
-            "do; every result then says that the split is naive.",
+            help="Allow copies of TRAIN's images in the other parts, as in most published splits; "
+            "every result then has the mark NAIVE.",
         ),
         click.option(
             "--split-seed",
             type=click.IntRange(min=0),
-            help="Another random split.  [default: 0]",
+            help="The random seed of --split or --folds.  [default: 0]",
         ),
         click.option(
             "--split",
             metavar="A/B[/C]",
-            help="Split TRAIN and PUBLIC anew, e.g. 80/10/10 (the third part plays PRIVATE) or "
-            "70/30; identical images stay together.  [default: official]",
+            help="Split TRAIN and PUBLIC again, e.g. 80/10/10 (the third part is used as PRIVATE) "
+            "or 70/30; identical images stay together.  [default: official]",
         ),
     ):
         command = option(command)
@@ -64,13 +64,14 @@ def split_options(command: F) -> F:
 
 
 def resplit_from_options(asked: SplitOptions) -> Resplit | None:
-    """Return the split that the options ask for; None for the official one."""
+    """Return the split that the options select; None for the official one."""
     from fer_edge.data.resplit import OFFICIAL, Resplit
     from fer_edge.errors import UsageError
 
     if asked.folds and asked.split is not None:
         raise UsageError(
-            "--folds cuts the official TRAIN, --split pools it with PUBLIC", fix="drop one of them"
+            "--folds and --split cannot be used together: --folds divides the official TRAIN",
+            fix="remove one of them",
         )
     if asked.split not in (None, OFFICIAL):
         return Resplit(str(asked.split), asked.seed or 0, asked.duplicates_across)
@@ -78,14 +79,14 @@ def resplit_from_options(asked: SplitOptions) -> Resplit | None:
         return None
     if asked.seed is not None or asked.duplicates_across:
         raise UsageError(
-            "--split-seed and --allow-duplicates-across change a random split, and there is none",
+            "--split-seed and --allow-duplicates-across need a random split",
             fix="add --split 80/10/10, or --folds 3",
         )
     return None
 
 
 def refuse_other_split(what: Path, recorded: Resplit | None, asked: SplitOptions) -> None:
-    """Raise UsageError when options name another split than the one a run was started with."""
+    """Raise UsageError if the options select another split than the run was started with."""
     from fer_edge.data.resplit import OFFICIAL
 
     started = SplitOptions(OFFICIAL, None, False)
@@ -96,7 +97,7 @@ def refuse_other_split(what: Path, recorded: Resplit | None, asked: SplitOptions
 
 
 def refuse_other_folds(validation: CrossValidation, asked: SplitOptions) -> None:
-    """Raise UsageError when options name other folds than those that were started."""
+    """Raise UsageError if the options select other folds than were started."""
     info = validation.info()
     started = SplitOptions(None, info.seed, info.duplicates_across, info.folds)
     if _completed(asked, started) != started:
@@ -105,7 +106,7 @@ def refuse_other_folds(validation: CrossValidation, asked: SplitOptions) -> None
 
 
 def _completed(asked: SplitOptions, started: SplitOptions) -> SplitOptions:
-    """Return ``asked``, with what it leaves open taken from ``started``."""
+    """Return ``asked``; options that were not given are taken from ``started``."""
     return SplitOptions(
         asked.split or started.split,
         started.seed if asked.seed is None else asked.seed,
@@ -119,12 +120,12 @@ def _refuse(what: Path, used: str) -> NoReturn:
 
     raise UsageError(
         f"{what} was started with the {used}",
-        fix="resume without options of the split, or start anew under another --name",
+        fix="resume without split options, or start a new run with another --name",
     )
 
 
 def cross_validate(validation: CrossValidation, dataset: FerDataset) -> None:
-    """Train the folds that are left, and print their table."""
+    """Train the remaining folds, and print the table of all."""
     from fer_edge.cli._output import is_quiet, log, note
     from fer_edge.report.training_display import TrainingDisplay
     from fer_edge.runs.folder import is_main_process
@@ -136,7 +137,7 @@ def cross_validate(validation: CrossValidation, dataset: FerDataset) -> None:
             info = train_folds(validation, dataset, reporter=reporter)
     except KeyboardInterrupt:
         if is_main_process():
-            note(f"stopped; go on with: fer-edge train --resume {path}")
+            note(f"stopped; to continue: fer-edge train --resume {path}")
         raise
     if is_main_process():
         _print(info, validation.path, dataset)
@@ -146,9 +147,9 @@ def _print(info: CrossValidationInfo, path: Path, dataset: FerDataset) -> None:
     from fer_edge.cli._output import note, print_rows
     from fer_edge.records import to_dict
 
-    def cells(which: str, values: dict[str, float], epochs: Any, best_epoch: Any) -> dict[str, Any]:
+    def cells(fold: str, values: dict[str, float], epochs: Any, best_epoch: Any) -> dict[str, Any]:
         return {
-            "fold": which,
+            "fold": fold,
             "epochs": epochs,
             "top-1": f"{100 * values['top1']:.2f} %",
             "macro-F1": f"{100 * values['macro_f1']:.2f} %",
@@ -170,6 +171,6 @@ def _print(info: CrossValidationInfo, path: Path, dataset: FerDataset) -> None:
         rows,
         "table",
         title=f"{path}: {marked}{info.folds} folds of TRAIN, seed {info.seed}{naive}",
-        caption="scores of the final weights on the held-out fold; sd of the sample (n - 1)",
+        caption="scores of the final weights on the held-out fold; sd: sample deviation (n - 1)",
     )
-    note(f"all of it: {path / 'cv.json'}")
+    note(f"all results: {path / 'cv.json'}")

@@ -1,4 +1,4 @@
-"""Which network a command of analysis means, and which images it may be judged on."""
+"""The network that an analysis command works on, and the images that it may be scored on."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def split_option(command: F) -> F:
-    """``--split NAME``; None when not given, for :meth:`Subject.images`."""
+    """``--split NAME``; None if not given, for :meth:`Subject.images`."""
     return click.option(
         "--split",
         type=click.Choice(["public", "private", "test", "train"]),
-        help="Which images; test is public and private, and private the final test.  [default: "
-        "public; for a run on another split than FER2013's, its own held-out images]",
+        help="The images to use; test is public and private; private is the final test.  "
+        "[default: public; for a run with its own split, its held-out images]",
     )(command)
 
 
 def engine_options(command: F) -> F:
-    """``--backend`` and ``--precision``, both None when not given."""
+    """``--backend`` and ``--precision``, both None if not given."""
     backend = click.option(
         "--backend",
         help="The backend: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.  [default: "
@@ -44,17 +44,17 @@ def engine_options(command: F) -> F:
     precision = click.option(
         "--precision",
         type=click.Choice(["fp32", "fp16", "int8"]),
-        help="Of a bundle.  [default: the best whose gate has not failed]",
+        help="The precision of the bundle's engine.  [default: the best whose gate has not failed]",
     )
     return backend(precision(command))
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network: a run's or a file's weights, or a bundle; and what is known of its training data.
+    """A network (the weights of a run or file, or a bundle) and the record of its training data.
 
-    ``described`` is what run, weights or manifest record of their data; ``history`` the run's
-    history.csv, where there is a run; ``recorded`` where the run read its data from.
+    ``described`` is the record of the data in run, weights or manifest; ``history`` is the run's
+    history.csv, if there is a run; ``recorded`` is the source from which the run read its data.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Subject:
     recorded: str | None = None
 
     def engine(self, backend: str | None, precision: str | None, threads: int) -> Backend:
-        """Return the engine that the options name, not loaded."""
+        """Return the backend with the engine that the options select, not loaded."""
         from fer_edge.backends import backend_from_bundle
 
         if self.bundle is None:
@@ -77,7 +77,7 @@ class Subject:
         )
 
     def checkpoint(self) -> Path:
-        """Return the PyTorch weights; UsageError for a bundle that carries none."""
+        """Return the PyTorch weights; UsageError for a bundle without a checkpoint."""
         from fer_edge.errors import UsageError
 
         if self.bundle is None:
@@ -86,17 +86,17 @@ class Subject:
         artifact = self.bundle.find(format="safetensors")
         if artifact is None:
             raise UsageError(
-                f"the bundle {self.bundle.path} carries no checkpoint: there are no gradients in "
-                "an engine",
-                fix="name the run that it was made from",
+                f"the bundle {self.bundle.path} has no checkpoint; Grad-CAM needs one, since an "
+                "engine gives no gradients",
+                fix="name the run that the bundle was made from",
             )
         return self.bundle.file(artifact)
 
     def images(self, data: str | None, split: str | None) -> tuple[FerDataset, str]:
-        """Return the whole data set, split as the network's was, and the split to look at.
+        """Return the whole data set, split as in training, and the name of the split to use.
 
-        ``data`` None takes what the run was trained on, else FER_EDGE_DATA. What is not as one
-        would expect is said on stderr.
+        ``data`` None takes the data set that the run was trained on, else FER_EDGE_DATA. Notes
+        about the split go to stderr.
         """
         from fer_edge.data import Split, load, resolve_source, resplit_as_recorded
 
@@ -104,26 +104,29 @@ class Subject:
         with terminal_reporter() as reporter:
             dataset = load(source, reporter=reporter)
         dataset = resplit_as_recorded(dataset, self.described, self.name)
-        own = dataset.resplit
+        resplit = dataset.resplit
         if split is None:
-            third = own is not None and bool((dataset.split == Split.PRIVATE).any())
+            third = resplit is not None and bool((dataset.split == Split.PRIVATE).any())
             split = "private" if third else "public"
-            if own is not None:
-                use = "never seen in training" if third else "which its epochs were chosen on"
-                note(f"note: {self.name} has its own {own.label}; its {split} images, {use}")
-        elif split in ("private", "test") and own is None and not dataset.synthetic:
-            note("note: PRIVATE is the final test: a network chosen by it has no test left")
+            if resplit is not None:
+                use = "were not used in training" if third else "were used to choose its epoch"
+                note(
+                    f"note: {self.name} has its own {resplit.label}; "
+                    f"its {split} images are used here: they {use}"
+                )
+        elif split in ("private", "test") and resplit is None and not dataset.synthetic:
+            note("note: PRIVATE is the final test: do not choose a network by its result")
         trained_on = self.described.sha256
-        if own is None and trained_on not in (None, dataset.sha256):
-            note(f"note: {self.name} was trained on another data set than {dataset.source}")
+        if resplit is None and trained_on not in (None, dataset.sha256):
+            note(f"note: {self.name} was trained on another data set, not on {dataset.source}")
         return dataset, split
 
 
 def find_subject(name: str | None, root: Path, *, engine: bool = False) -> Subject:
     """Return the network that ``name`` means: a run, a bundle or a weights file.
 
-    A run is its weights, or with ``engine`` (the options name an engine) its bundle. None is the
-    pretrained bundle. UsageError as :func:`fer_edge.runs.find.find`.
+    A run means its weights, or with ``engine`` (the options select an engine) its bundle. None
+    means the pretrained bundle. UsageError as in :func:`fer_edge.runs.find.find`.
     """
     from fer_edge.bundle import Bundle
     from fer_edge.runs.find import A_NETWORK, AN_ENGINE
@@ -145,10 +148,10 @@ def find_subject(name: str | None, root: Path, *, engine: bool = False) -> Subje
 
 
 def warn_of_faces(images: FerDataset, *paths: Path) -> None:
-    """Say which pictures show people of the data set."""
+    """Print which pictures show faces of real people in the data set."""
     if not images.synthetic:
         names = ", ".join(path.name for path in paths)
-        note(f"note: {names}: faces of {images.source}, for your own eyes: do not publish them")
+        note(f"note: {names} shows faces of {images.source}: do not publish it")
 
 
 def _from_run(source: Found) -> Subject:
@@ -160,7 +163,7 @@ def _from_run(source: Found) -> Subject:
     synthetic = recorded.partition(":")[0] == "synthetic"
     return Subject(
         name=str(run),
-        # What `fer-edge build` would build from.
+        # The weights that `fer-edge build` takes.
         weights=confidence_weights(run) or weights,
         bundle=None,
         described=info.dataset,

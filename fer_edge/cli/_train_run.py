@@ -1,4 +1,4 @@
-"""What starting a run and continuing one share: the options, reading images, training."""
+"""Shared code to start and to resume a run: the options, the images, the training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["TrainOptions", "load_images", "next_command", "train_run"]
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What the options ask for; ``changes`` are the changed keys of the recipe, ``KEY=VALUE``."""
+    """The values of the options; ``changes`` are changed keys of the recipe, ``KEY=VALUE``."""
 
     data: str | None
     votes: Path | None
@@ -41,7 +41,7 @@ class TrainOptions:
         return load_recipe(self.recipe or "default", self.changes)
 
     def dataset(self) -> tuple[FerDataset, str]:
-        """Return the images of a new run, split as asked, and where they were read from."""
+        """Return the images of a new run, split as the options select, and their source."""
         from fer_edge.data import apply_resplit, resolve_source
 
         resplit = resplit_from_options(self.split)
@@ -76,7 +76,7 @@ def load_images(
 
 
 def train_run(run: RunFolder, recipe: Recipe, dataset: FerDataset, data: str | None) -> None:
-    """Train, show how far it is, and say what to do next."""
+    """Train, show the progress, and print the next command."""
     from fer_edge.cli._output import is_quiet, log, note
     from fer_edge.report.training_display import TrainingDisplay
     from fer_edge.runs.folder import is_main_process
@@ -87,10 +87,10 @@ def train_run(run: RunFolder, recipe: Recipe, dataset: FerDataset, data: str | N
             row = train(run, recipe, dataset, reporter=reporter)
     except KeyboardInterrupt:
         if is_main_process():
-            note(f"stopped; go on with: fer-edge train --resume {shlex.quote(str(run.path))}")
+            note(f"stopped; to continue: fer-edge train --resume {shlex.quote(str(run.path))}")
         raise
     if is_main_process():
-        marked = " (synthetic images)" if dataset.synthetic else ""
+        marked = " (synthetic faces)" if dataset.synthetic else ""
         note(
             f"PUBLIC top-1 {100 * row['public_top1']:.2f} %, "
             f"macro-F1 {100 * row['public_macro_f1']:.2f} %{marked}"

@@ -1,4 +1,4 @@
-"""``fer-edge bench``: one honest table of all backends and precisions."""
+"""``fer-edge bench``: one table of all backends and precisions."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["command", "compare"]
 
 
 _WIDE = 150
-"""Columns of a terminal that take the whole table; below it is printed as two."""
+"""Minimum columns of a terminal for the whole table; a narrower one gets two tables."""
 
 
 class BenchCommand(click.Command):
-    """A command whose first word may be ``compare`` instead of a bundle."""
+    """A command whose first argument may be ``compare`` instead of a bundle."""
 
     def make_context(
         self,
@@ -36,7 +36,7 @@ class BenchCommand(click.Command):
         parent: click.Context | None = None,
         **extra: Any,
     ) -> click.Context:
-        """Hand the rest of the line to ``compare`` if that is its first word."""
+        """Give the other arguments to ``compare`` if that is the first one."""
         if args[:1] == ["compare"]:
             return compare.make_context(f"{info_name} compare", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
@@ -51,10 +51,10 @@ class BenchCommand(click.Command):
 @click.argument("b", metavar="B.json", type=click.Path(path_type=Path))
 @format_option
 def compare(a: Path, b: Path, fmt: str) -> None:
-    """Show two saved benches side by side, and say what may not be concluded from them.
+    """Compare two saved bench results, with warnings about their differences.
 
-    A ratio of speed is given only for one machine, a difference of accuracy only for the same
-    images.
+    The table has a speed ratio only if both were measured on the same machine, and a difference of
+    accuracy only if both used the same images.
 
     \b
     Example:
@@ -90,40 +90,42 @@ def compare(a: Path, b: Path, fmt: str) -> None:
     type=click.Choice(["public", "private", "test", "train"]),
     default="public",
     show_default=True,
-    help="Which images; test is public and private. Private is the final test of a frozen model.",
+    help="The images to use; test is public and private; private is the final test of a frozen "
+    "model.",
 )
 @click.option(
     "--backend",
     "backends",
     multiple=True,
-    help="Only this backend; may be given often. null, the floor of the harness, is always timed.",
+    help="Only this backend; may be repeated. The null backend, which measures the harness, is "
+    "always timed.",
 )
 @click.option(
     "--precision",
     "precisions",
     type=click.Choice(["fp32", "fp16", "int8"]),
     multiple=True,
-    help="Only this precision; may be given often.",
+    help="Only this precision; may be repeated.",
 )
 @threads_option
 @click.option(
     "--pace",
     type=float,
     metavar="HZ",
-    help="Send images at a camera's rate, so that caches and clocks go cold in between.",
+    help="Send images at a camera's rate, so that caches and clocks get cold in between.",
 )
-@click.option("--quick", is_flag=True, help="About a minute instead of ten; the table says so.")
+@click.option("--quick", is_flag=True, help="Measure for about a minute, not ten; marked QUICK.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Score only N images of the split; the table says so.",
+    help="Score only N images of the split; a note in the table shows it.",
 )
 @click.option(
     "--save",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where the raw result goes.  [default: bench-TIME.json beside the first bundle]",
+    help="File for the raw result.  [default: bench-TIME.json beside the first bundle]",
 )
 @click.option(
     "--figure",
@@ -134,7 +136,7 @@ def compare(a: Path, b: Path, fmt: str) -> None:
 @click.option(
     "--record/--no-record",
     default=True,
-    help="Keep the summary in each bundle, as bench.json.  [default: record]",
+    help="Record the summary in each bundle, as bench.json.  [default: record]",
 )
 @format_option
 def command(
@@ -155,11 +157,11 @@ def command(
 ) -> None:
     """Compare backends and precisions of each BUNDLE: accuracy, label flips, latency.
 
-    BUNDLE is a bundle's folder, or a run's name or folder; by default the pretrained bundle. Every
-    image goes once through the very engine that is timed. An engine that cannot run here is a row
-    with its reason. All raw nanoseconds are saved as JSON.
+    BUNDLE is the folder of a bundle, or the name or folder of a run; by default it is the
+    pretrained bundle. Every image goes once through the same engine that is timed. An engine that
+    cannot run here has a row with the reason. All raw nanoseconds are saved as JSON.
 
-    `fer-edge bench compare A.json B.json` shows two saved results side by side.
+    `fer-edge bench compare A.json B.json` compares two saved results.
 
     \b
     Example:
@@ -184,7 +186,7 @@ def command(
         minutes = protocol.estimated_seconds(rows) / 60
         note(
             f"latency of {rows} rows takes about {max(minutes, 1):.0f} min, after accuracy"
-            + ("" if quick else "; --quick takes less")
+            + ("" if quick else "; --quick takes less time")
         )
         result = run_bench(
             opened,
@@ -240,7 +242,7 @@ def _print(result: BenchResult, fmt: str) -> None:
 
 
 def _default_save(bundles: Sequence[Bundle]) -> Path:
-    """Return a new file beside the first bundle, or here if nothing can be written there."""
+    """Return a new file beside the first bundle, or in this folder if that is not writable."""
     from fer_edge.pretrained import is_packaged
 
     name = time.strftime("bench-%Y%m%d-%H%M%S.json")

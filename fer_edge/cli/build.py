@@ -1,4 +1,4 @@
-"""``fer-edge build``: from a trained network to a verified engine in a bundle."""
+"""``fer-edge build``: build a verified engine from a trained network, into a bundle."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ __all__ = ["command"]
 @click.option(
     "--target",
     metavar="NAME",
-    help="What the engine is for: onnxruntime, openvino, or a TensorRT target.  "
-    "[default: tensorrt where it and a GPU are, else onnxruntime]",
+    help="The runtime or device to build for: onnxruntime, openvino, or a TensorRT target.  "
+    "[default: tensorrt if TensorRT and a GPU are available, else onnxruntime]",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder.")
 @click.option(
     "--calibration",
     metavar="RECIPE",
-    help="Which TRAIN images INT8 is calibrated with: a name in calibration/, or a TOML file.  "
+    help="The TRAIN images for INT8 calibration: a name in calibration/, or a TOML file.  "
     "[default: stratified-512]",
 )
 @click.option(
     "--method",
     type=click.Choice(["auto", "minmax", "entropy", "percentile"]),
-    help="How ranges come from the calibration images; auto tries all and takes the one that "
-    "loses least.  [default: auto, or what a recipe given with --calibration says]",
+    help="The method that computes ranges from the calibration images; auto tries all and takes "
+    "the one that loses least.  [default: auto, or the method of the recipe of --calibration]",
 )
 @click.option(
     "--input",
@@ -53,18 +53,18 @@ __all__ = ["command"]
     type=click.Choice(["u8", "f32"]),
     default="u8",
     show_default=True,
-    help="What the graph takes: pixels, or float32 that the caller has normalised.",
+    help="The input of the graph: u8 pixels, or f32 values that the caller has normalised.",
 )
 @click.option(
     "--exclude",
     multiple=True,
     metavar="NODE",
-    help="Leave a node of the graph in higher precision; may be given often.",
+    help="Keep this node of the graph in higher precision; may be repeated.",
 )
 @click.option(
     "--verify/--no-verify",
     default=True,
-    help="Judge the engine against the PyTorch reference.  [default: verify]",
+    help="Compare the engine with the PyTorch reference.  [default: verify]",
 )
 @click.option(
     "--speed/--no-speed",
@@ -76,14 +76,14 @@ __all__ = ["command"]
     type=click.Choice(["public", "private", "test", "train"]),
     default="public",
     show_default=True,
-    help="The images to verify with; private is for a finished, frozen model.",
+    help="The images to verify with; private is the final test of a frozen model.",
 )
 @click.option(
     "--retries",
     type=click.IntRange(min=0),
     default=3,
     show_default=True,
-    help="How often INT8 is tried without its costliest layers; 0: nor with another method.",
+    help="How often a failed INT8 build keeps more layers in float; 0 also tries no other method.",
 )
 @threads_option
 @format_option
@@ -107,11 +107,12 @@ def command(
 ) -> None:
     """Build a verified engine from SOURCE: a run, weights, an FP32 ONNX file, or a bundle.
 
-    Without SOURCE, the newest run is taken. The bundle it writes (by default RUN/bundle) holds the
-    weights, the FP32 graph, the engine and the proof. INT8 is calibrated with TRAIN images only.
-    The gate: top-1 drops by at most 0.5 point, no class's recall by more than 3 (disgust 5), and
-    INT8 is faster than FP32. When INT8 fails, its costliest layers stay in higher precision; when
-    it still fails, the bundle is written without it, and the exit code is 3.
+    Without SOURCE, the newest run is used. The bundle (by default RUN/bundle) gets the weights, the
+    FP32 graph, the engine and the results of its verification. Calibration uses TRAIN images only.
+    The gate: top-1 drops by at most 0.5 point, the recall of a class by at most 3 points (disgust
+    5), and INT8 is faster than the higher precision that was timed with it. If INT8 fails, the
+    layers that lose most stay in higher precision. If it still fails, the bundle is written without
+    it, and the exit code is 3.
 
     \b
     Example:
@@ -196,8 +197,10 @@ def _caption(report: BuildReport) -> str:
             f"{len(quantised.quantised)} nodes in INT8, {len(quantised.excluded)} in float"
         )
     if report.ranges is not None:
-        known = " (cached)" if report.ranges.cached else ""
-        lines.append(f"calibrated with {report.ranges.count} images, {report.ranges.method}{known}")
+        cached = " (cached)" if report.ranges.cached else ""
+        lines.append(
+            f"calibrated with {report.ranges.count} images, {report.ranges.method}{cached}"
+        )
     lines.append(f"{sum(report.seconds.values()):.1f} s")
     return "; ".join(lines)
 
@@ -212,8 +215,8 @@ def _content(report: BuildReport) -> dict[str, Any]:
         "engine": report.engine,
         "passed": report.error is None,
         "reason": None if report.error is None else str(report.error),
-        "verified": {name: each.verification.to_dict() for name, each in report.proven.items()},
-        "attempts": [each.to_dict() for each in int8.attempts] if int8 else [],
+        "verified": {name: proven.verification.to_dict() for name, proven in report.proven.items()},
+        "attempts": [attempt.to_dict() for attempt in int8.attempts] if int8 else [],
         "quantised": list(int8.report.quantised) if int8 else [],
         "excluded": [list(pair) for pair in int8.report.excluded] if int8 else [],
         "seconds": report.seconds,

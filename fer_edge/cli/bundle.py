@@ -1,4 +1,4 @@
-"""``fer-edge bundle``: a bundle as one file, and as what other servers want."""
+"""``fer-edge bundle``: a bundle as one file, or as a folder for Triton or DeepStream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OUT = click.Path(path_type=Path)
 
 @click.group()
 def command() -> None:
-    """Copy a bundle as one file, or write what Triton or DeepStream serve it from.
+    """Pack a bundle into one file, or write a folder for Triton or DeepStream.
 
     \b
     Example:
@@ -31,12 +31,12 @@ def command() -> None:
 @command.command()
 @click.argument("bundle", required=False)
 @runs_option
-@click.option("-o", "--out", type=_OUT, help="The file to write. Default: the bundle's name.fer.")
+@click.option("-o", "--out", type=_OUT, help="The file to write.  [default: BUNDLE's name + .fer]")
 def pack(bundle: str | None, root: Path, out: Path | None) -> None:
-    """Write BUNDLE (by default the pretrained one) as one file, after a check of every byte.
+    """Check every byte of BUNDLE (by default the pretrained one) and pack it into one file.
 
-    Equal bundles give equal files. Plans that were built into the bundle go along; files that its
-    manifest does not list stay.
+    Equal bundles give equal files. The file includes the plans that were built into the bundle, but
+    no files that the manifest does not list.
 
     \b
     Example:
@@ -54,13 +54,13 @@ def pack(bundle: str | None, root: Path, out: Path | None) -> None:
 
 @command.command()
 @click.argument("archive", type=_OUT)
-@click.option("-o", "--out", type=_OUT, help="The folder to make. Default: ARCHIVE's name.")
-@click.option("--replace", is_flag=True, help="Take the place of a bundle that is there.")
+@click.option("-o", "--out", type=_OUT, help="The folder to create.  [default: ARCHIVE's name]")
+@click.option("--replace", is_flag=True, help="Replace an existing bundle.")
 def unpack(archive: Path, out: Path | None, replace: bool) -> None:
-    """Unpack ARCHIVE, which `fer-edge bundle pack` wrote, into a new folder.
+    """Unpack ARCHIVE, a file of `fer-edge bundle pack`, into a new folder.
 
-    Every byte is checked before the folder appears. If anything is wrong (exit code 6), nothing is
-    left behind.
+    Every byte is checked before the folder appears. If a check fails (exit code 6), no folder is
+    created.
 
     \b
     Example:
@@ -74,7 +74,7 @@ def unpack(archive: Path, out: Path | None, replace: bool) -> None:
             raise UsageError(f"{archive} does not end in {SUFFIX}", fix="name a folder with -o")
         out = Path(archive.stem)
     bundle = unpack_bundle(archive, out, replace=replace)
-    note(f"{len(bundle.manifest.artifacts)} files, all as the manifest says")
+    note(f"{len(bundle.manifest.artifacts)} files, all match their digests")
     note(f"next: fer-edge inspect {out}")
     print_text(str(out))
 
@@ -86,16 +86,17 @@ def unpack(archive: Path, out: Path | None, replace: bool) -> None:
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
-    help="Default: for each model the best whose gate has not failed (int8, fp16, fp32).",
+    help="The precision of the models.  [default: for each model the first of int8, fp16, fp32 "
+    "whose gate has not failed]",
 )
 @click.option(
     "--max-batch",
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Of the ONNX model; a plan has its own.",
+    help="Largest batch of the ONNX model; a plan has its own.",
 )
-@click.option("--replace", is_flag=True, help="Take the place of models of the same name.")
+@click.option("--replace", is_flag=True, help="Replace existing models of the same name.")
 def triton(
     bundle: str | None,
     root: Path,
@@ -104,10 +105,10 @@ def triton(
     max_batch: int,
     replace: bool,
 ) -> None:
-    """Write a model repository of Triton Inference Server: an ONNX model, and its TensorRT plans.
+    """Write a model repository for Triton Inference Server: an ONNX model and TensorRT plans.
 
-    The models take pixels, uint8 [1,48,48] each, and give logits; Triton batches requests. Plans
-    are there if `fer-edge build --target tensorrt` built them into BUNDLE.
+    The models take pixels (uint8 [1,48,48] per image) and return logits; Triton batches requests.
+    The repository has plans only if `fer-edge build --target tensorrt` built them into BUNDLE.
 
     \b
     Example:
@@ -134,21 +135,27 @@ def triton(
 @command.command()
 @click.argument("bundle", required=False)
 @runs_option
-@click.option("-o", "--out", type=_OUT, required=True, help="The folder to make.")
+@click.option("-o", "--out", type=_OUT, required=True, help="The folder to create.")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp16",
     show_default=True,
-    help="Of the engine that nvinfer runs.",
+    help="The precision of the engine that nvinfer runs.",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="nvinfer's batch-size.",
+)
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.5,
     show_default=True,
-    help="Below this probability a face gets no label.",
+    help="A face whose probability is lower gets no label.",
 )
 @click.option(
     "--detector-id",
@@ -162,7 +169,7 @@ def triton(
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="The detector's class that is a face.",
+    help="The detector's class for faces.",
 )
 @click.option(
     "--luma",
@@ -171,7 +178,7 @@ def triton(
     show_default=True,
     help="The range of the video's luma: 0..255, or 16..235.",
 )
-@click.option("--replace", is_flag=True, help="Take the place of such a folder that is there.")
+@click.option("--replace", is_flag=True, help="Replace an existing DeepStream folder.")
 def deepstream(
     bundle: str | None,
     root: Path,
@@ -184,11 +191,10 @@ def deepstream(
     luma: str,
     replace: bool,
 ) -> None:
-    """Write nvinfer's configuration, labels and graph for a secondary classifier of DeepStream.
+    """Write configuration, labels and graph for a secondary classifier (nvinfer) of DeepStream.
 
-    nvinfer normalises pixels itself, so the graph comes without its normalisation (and with a
-    Softmax at its end), and the scale factor and offset stand in the configuration. Needs
-    fer-edge[build].
+    nvinfer normalises the pixels. So the graph has no normalisation (but a Softmax at its end), and
+    the configuration has the scale factor and the offset. This command needs fer-edge[build].
 
     \b
     Example:
@@ -209,6 +215,6 @@ def deepstream(
         replace=replace,
     )
     factor, offset = settings["net-scale-factor"], settings["offsets"]
-    note(f"{settings['onnx-file']}: y = {factor} * (x - {offset}), compared on the golden images")
-    note(f"next: give {out / CONFIG} to a secondary nvinfer; {out / 'README.md'} says how")
+    note(f"{settings['onnx-file']}: y = {factor} * (x - {offset}), tested with the golden images")
+    note(f"next: use {out / CONFIG} in a secondary nvinfer, see {out / 'README.md'}")
     print_text(str(out))

@@ -1,4 +1,4 @@
-"""``fer-edge confidence``: fit a run's confidence on the rows that it never trained on."""
+"""``fer-edge confidence``: fit a run's confidence on its held-out images."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = ["command"]
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.8,
     show_default=True,
-    help="The accuracy that answers above the abstain threshold shall have.",
+    help="The accuracy that the answers above the abstain threshold must reach.",
 )
 @format_option
 def command(run: str | None, root: Path, data: str | None, accuracy: float, fmt: str) -> None:
     """Fit the confidence of RUN (by default the newest): temperature and abstain threshold.
 
     Both are fitted on the part of TRAIN that the run held out (`fer-edge train --set
-    data.holdout=0.05`), never on PUBLIC, which only judges them. The temperature is folded into the
-    weights (RUN/confidence.safetensors): `fer-edge build` takes them from then on, and no engine
-    computes anything more.
+    data.holdout=0.05`). PUBLIC is only used to score them. The temperature is folded into the
+    weights (RUN/confidence.safetensors), which `fer-edge build` then uses. Engines need no extra
+    computation.
 
     \b
     Example:
@@ -51,14 +51,17 @@ def command(run: str | None, root: Path, data: str | None, accuracy: float, fmt:
     _print(folder, fitted, fmt)
     abstain = fitted["abstain"]
     if abstain is None:
-        note(f"note: no threshold reaches an accuracy of {accuracy:.0%}: the bundle will have none")
+        note(
+            f"note: no threshold reaches an accuracy of {accuracy:.0%}, "
+            "so the bundle will have no abstain threshold"
+        )
     if fitted["at_bound"]:
         note(
             f"note: the temperature is at its bound, {fitted['temperature']:g}: "
-            "the held-out rows say nothing of its confidence"
+            "the held-out images are not enough to fit it"
         )
     if dataset.synthetic:
-        note("note: synthetic faces; of real ones this says nothing")
+        note("note: fitted on synthetic faces, so it is not valid for real faces")
     note(f"written: {folder / CONFIDENCE_WEIGHTS}")
     note(f"next: fer-edge build {folder}")
 
@@ -90,14 +93,14 @@ def _print(folder: Path, fitted: dict[str, Any], fmt: str) -> None:
             }
         )
     threshold = fitted["abstain"]["threshold"] if fitted["abstain"] else None
-    told = "no abstain threshold" if threshold is None else f"abstain below {threshold:.3f}"
-    title = f"{folder}: temperature {fitted['temperature']:.4f}, {told}"
+    advice = "no abstain threshold" if threshold is None else f"abstain below {threshold:.3f}"
+    title = f"{folder}: temperature {fitted['temperature']:.4f}, {advice}"
     print_rows(
         rows,
         fmt,
         title=title,
         caption="NLL: negative log-likelihood in nats; ECE: expected calibration error\n"
-        "coverage and accuracy: of the answers not abstained from",
+        "coverage: images answered, not abstained; accuracy: right answers among them",
     )
 
 

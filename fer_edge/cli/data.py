@@ -1,4 +1,4 @@
-"""``fer-edge data``: what a data set holds, and what is wrong with it."""
+"""``fer-edge data``: the content of a data set, and its problems."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["command"]
 def command() -> None:
     """Describe or audit a data set.
 
-    SRC is the Kaggle zip of FER2013, the same unzipped, fer2013.csv, icml_face_data.csv, a tree of
-    folders named after the seven emotions, our npz, or 'synthetic'. Without SRC the environment
-    variable FER_EDGE_DATA is used.
+    SRC is Kaggle's zip of FER2013, its unzipped folder, fer2013.csv, icml_face_data.csv, a tree of
+    folders named after the seven emotions, an npz cache, or 'synthetic'. Without SRC, the
+    environment variable FER_EDGE_DATA is used.
 
     \b
     Example:
@@ -53,8 +53,8 @@ def info(src: str | None, votes: Path | None, fmt: str) -> None:
         print_json(content)
         return
     rows = [
-        {"split": split, "images": each["n"], **each["counts"], "fingerprint": each["official"]}
-        for split, each in content["splits"].items()
+        {"split": split, "images": facts["n"], **facts["counts"], "fingerprint": facts["official"]}
+        for split, facts in content["splits"].items()
     ]
     pixels = content["pixels"]
     facts = [
@@ -100,8 +100,9 @@ def _print_votes(content: dict[str, Any], fmt: str) -> None:
 def audit(src: str | None, votes: Path | None, fmt: str) -> None:
     """Find duplicates inside and across splits, label conflicts and blank images.
 
-    'images' counts those that repeat an earlier one, 'distinct' the different pictures among them,
-    'other_label' those that carry another label than what they repeat. JSON lists all of them.
+    'images' is the number of images that repeat an earlier one; 'distinct' the number of different
+    pictures among them; 'other_label' the number that have another label than the image they
+    repeat. JSON lists all of them.
 
     \b
     Example:
@@ -110,11 +111,11 @@ def audit(src: str | None, votes: Path | None, fmt: str) -> None:
     from fer_edge.data.audit import audit as audit_dataset
 
     dataset = _load(src, votes)
-    found = audit_dataset(dataset)
+    report = audit_dataset(dataset)
     if fmt == "json":
-        print_json(found.to_dict())
+        print_json(report.to_dict())
         return
-    _print(found.rows(), fmt, dataset, [f"sha256 {dataset.sha256}", *dataset.notes])
+    _print(report.rows(), fmt, dataset, [f"sha256 {dataset.sha256}", *dataset.notes])
 
 
 def _load(src: str | None, votes: Path | None = None) -> FerDataset:
@@ -126,7 +127,7 @@ def _load(src: str | None, votes: Path | None = None) -> FerDataset:
 
 
 def _print(rows: list[dict[str, Any]], fmt: str, dataset: FerDataset, facts: list[str]) -> None:
-    """Print the rows, and the facts about the whole set where the format has a place for them."""
+    """Print the rows, and the facts about the whole data set (on stderr for CSV)."""
     kind = " (synthetic faces)" if dataset.synthetic else ""
     title = f"{dataset.source}{kind}: {len(dataset):,} images"
     if fmt == "csv":

@@ -1,4 +1,4 @@
-"""``fer-edge demo``: the three commands of this toolkit in a row, on whatever data there is."""
+"""``fer-edge demo``: train, build and bench in one command, with real or synthetic faces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 __all__ = ["command"]
 
 SYNTHETIC = "synthetic:6000"
-"""Enough drawn faces for a minute of training to mean something."""
+"""Enough synthetic faces for a useful minute of training."""
 
 
 @click.command("demo")
@@ -35,8 +35,9 @@ SYNTHETIC = "synthetic:6000"
 def command(data: str | None, out: Path, epochs: int | None) -> None:
     """Train, build FP16 and INT8 engines, and bench them against PyTorch.
 
-    Each step is a command that is printed before it runs, so that it can be typed again. Without
-    FER2013 it uses drawn faces: they show that everything works, not how well faces are read.
+    The demo prints each command before it runs it, so that you can repeat it. Without FER2013 it
+    uses synthetic faces: they show that everything works, but not how accurate a network is on real
+    faces.
 
     \b
     Example:
@@ -50,10 +51,10 @@ def command(data: str | None, out: Path, epochs: int | None) -> None:
         epochs = 2
     length = ["--epochs", str(epochs)] if epochs else []
     on = ["--data", source]
-    begun = time.monotonic()
+    started = time.monotonic()
     _run("train", "--recipe", "quick", *length, "--name", name, "--runs", str(out), *on)
     _run("build", "--precision", "fp16", run, *on)
-    # A network of a few epochs may well fail the gate: the table still has its row, and says so.
+    # After a few epochs a network may fail the gate: the table still has its row, with the reason.
     _run("build", "--precision", "int8", "--target", "onnxruntime", run, *on)
     _run("build", "--precision", "int8", "--target", "openvino", run, *on)
     _run("bench", f"{run}/bundle", "--quick", *on)
@@ -61,7 +62,7 @@ def command(data: str | None, out: Path, epochs: int | None) -> None:
     from fer_edge.cli._output import note
 
     note(
-        f"the demo took {time.monotonic() - begun:.0f} s; its bundle is {run}/bundle\n"
+        f"the demo took {time.monotonic() - started:.0f} s; its bundle is {run}/bundle\n"
         f"next: fer-edge inspect {run}/bundle"
     )
 
@@ -73,7 +74,7 @@ def _run(*args: str) -> None:
 
     note(f"\n$ fer-edge {' '.join(args)}")
     try:
-        # Inside the demo's context, so that -v and -q hold for its commands.
+        # In the demo's context, so that -v and -q apply to its commands.
         group.main(
             args=list(args),
             prog_name="fer-edge",

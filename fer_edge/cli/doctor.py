@@ -9,7 +9,7 @@ from fer_edge.cli._output import print_json, print_rows
 
 __all__ = ["command"]
 
-# In a process of its own: asking a backend imports its library.
+# This runs in a separate process, since checking a backend imports its library.
 _BACKENDS = """
 import json
 from fer_edge.backends import BACKENDS, backend_class
@@ -30,10 +30,10 @@ print(json.dumps({"target": {"name": name, "why": why}}))
 @click.command()
 @format_option
 def command(fmt: str) -> None:
-    """Say what can run on this machine: GPU, libraries, backends; each lack with its fix.
+    """Show what can run on this machine: GPU, libraries, backends; problems with their fix.
 
-    Packages are tried in processes of their own, so that a broken one cannot take this command
-    down. Nothing is installed or changed.
+    Each package is tested in a separate process, so that a broken package cannot stop this command.
+    Nothing is installed or changed.
 
     \b
     Example:
@@ -43,14 +43,14 @@ def command(fmt: str) -> None:
     from fer_edge.backends.health import Check, check_machine, probe
     from fer_edge.cli._output import log
 
-    with log.status("looking at this machine"):
+    with log.status("checking this machine"):
         answer = probe(_BACKENDS)
         checks = check_machine()
     backends = answer.values.get("backends", {})
     for name, reason in backends.items():
         if name != "null":
-            found = reason or "can run here"
-            checks.append(Check(f"backend {name}", "missing" if reason else "ok", found))
+            text = reason or "can run here"
+            checks.append(Check(f"backend {name}", "missing" if reason else "ok", text))
     target = answer.values.get("target")
     if target is None:
         checks.append(Check("default --target", "problem", answer.error))
@@ -60,6 +60,6 @@ def command(fmt: str) -> None:
     if fmt == "json":
         print_json({"checks": rows, "backends": backends, "target": target})
         return
-    ill = sum(check.status == "problem" for check in checks)
-    caption = f"{ill} problem{'s' * (ill != 1)}" if ill else "no problems"
+    problems = sum(check.status == "problem" for check in checks)
+    caption = f"{problems} problem{'s' * (problems != 1)}" if problems else "no problems"
     print_rows(rows, fmt, title="fer-edge doctor", caption=caption)

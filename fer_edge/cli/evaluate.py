@@ -1,4 +1,4 @@
-"""``fer-edge evaluate``: all that can be said of one network's answers."""
+"""``fer-edge evaluate``: all scores of one network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _MANY = 64
-"""Images per call of PyTorch; engines get one at a time, as on the device."""
+"""Images per call of PyTorch; other backends get one image per call, as on the device."""
 
 
 @click.command()
@@ -31,15 +31,15 @@ _MANY = 64
     "--views",
     multiple=True,
     type=click.Choice(["flip", "tencrop"]),
-    help="Also score the mean of several views of each image, which costs as many passes: flip 2, "
-    "tencrop 10. May be given twice.",
+    help="Also score the mean over several views of each image: flip takes 2 passes, tencrop 10. "
+    "May be repeated.",
 )
 @click.option(
     "--mistakes",
     type=click.IntRange(min=0),
     default=10,
     show_default=True,
-    help="How many of the most confident mistakes to list; the folder gets at least 24.",
+    help="Number of the most confident mistakes to list; the folder gets at least 24.",
 )
 @click.option(
     "-o",
@@ -61,13 +61,13 @@ def command(
     out: Path | None,
     fmt: str,
 ) -> None:
-    """Score a network: accuracy, F1, each emotion, confusion, reliability, its worst mistakes.
+    """Score a network: accuracy, F1, each emotion, confusion matrix, reliability, mistakes.
 
-    RUN|BUNDLE is a run (its name or folder), a bundle or a .safetensors file; by default the
-    pretrained bundle. A run is evaluated by PyTorch, or, with --backend or --precision, its
-    bundle's engine is. With --out a folder gets confusion.png, per_class.png, reliability.png,
+    RUN|BUNDLE is a run (its name or folder), a bundle or a .safetensors file; by default it is the
+    pretrained bundle. For a run, PyTorch evaluates its weights; with --backend or --precision, the
+    engine of its bundle is evaluated. --out writes confusion.png, per_class.png, reliability.png,
     mistakes.png, history.png (of a run), metrics.json, predictions.csv and mistakes.csv.
-    mistakes.png shows faces of the data set, which FER2013's terms do not let you publish.
+    mistakes.png shows faces of the data set; FER2013's terms do not allow you to publish them.
 
     \b
     Example:
@@ -120,7 +120,7 @@ def _print(evaluation: Evaluation, mistakes: int, fmt: str) -> None:
     tables = [(title, evaluation_rows(evaluation)), ("each emotion", per_class_rows(evaluation))]
     tables += [("most confident mistakes", wrong)] if wrong else []
     for heading, rows in tables:
-        # A table's own title is folded at the table's width.
+        # A table folds its title at its own width, so the heading is printed separately.
         if fmt == "table":
             print_text(heading)
         print_rows(rows, fmt, title=None if fmt == "table" else heading)

@@ -1,4 +1,4 @@
-"""``fer-edge explain``: which places of a face spoke for the answer."""
+"""``fer-edge explain``: Grad-CAM maps, which show the parts of a face that support the answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _SHOWN = 24
-"""Faces on a sheet; mean maps take all that were asked for."""
+"""Maximum number of faces in explain.png; mean maps use all images."""
 
 
 @click.command()
@@ -35,7 +35,7 @@ _SHOWN = 24
     "images",
     multiple=True,
     metavar="FILE...",
-    help="A picture of one face; several may follow.",
+    help="A picture of one face; several files are allowed.",
 )
 @click.argument("more", metavar="", nargs=-1)
 @click.option(
@@ -43,7 +43,7 @@ _SHOWN = 24
     "emotions",
     multiple=True,
     type=click.Choice([*EMOTIONS, "all"]),
-    help="Images of this emotion from the data set; may be given often.",
+    help="Images of this emotion from the data set; may be repeated.",
 )
 @data_option
 @split_option
@@ -52,21 +52,25 @@ _SHOWN = 24
     type=click.IntRange(min=1),
     default=_SHOWN,
     show_default=True,
-    help="Images of each --class, at random. The sheet shows the first "
-    f"{_SHOWN}, the mean map has all.",
+    help="Number of random images of each --class. explain.png shows the first "
+    f"{_SHOWN}, the mean map uses all.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of --count."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The random seed for the images of --class.",
 )
 @click.option(
     "--target",
     type=click.Choice(EMOTIONS),
-    help="Explain this emotion's logit.  [default: the predicted one's]",
+    help="Explain the logit of this emotion.  [default: the predicted emotion]",
 )
 @click.option(
     "--layer",
-    help="Take the map from this layer; a wrong name lists them.  [default: the last one with "
-    "places of at most 8 pixels]",
+    help="Take the map from this layer; an unknown name lists all layers.  [default: the last "
+    "layer whose cells are at most 8 pixels wide]",
 )
 @threads_option
 @click.option(
@@ -94,11 +98,12 @@ def command(
     out: Path,
     fmt: str,
 ) -> None:
-    """Draw Grad-CAM maps: face, heat map, both, and what was predicted.
+    """Draw Grad-CAM maps: face, heat map, both together, and the predicted emotion.
 
-    RUN|BUNDLE is a run, a bundle with its checkpoint, or a .safetensors file. With --class,
-    mean.png shows each emotion's mean map over the images that were named right. A map is a rough
-    guide: it is as coarse as its layer, and shows what spoke for an answer, not why.
+    RUN|BUNDLE is a run, a bundle with a checkpoint, or a .safetensors file. With --class, mean.png
+    shows the mean map of each emotion over the correctly classified images. A map is only a rough
+    guide: its resolution is that of the layer, and it shows which parts of a face support an
+    answer, not why.
 
     \b
     Example:
@@ -110,7 +115,7 @@ def command(
     files = (*images, *more)
     if bool(files) == bool(emotions):
         raise UsageError(
-            "name faces to explain: either files or emotions of the data set",
+            "explain needs either image files or emotions of the data set",
             fix="--image face.jpg, or --class happy",
         )
     for module, extra in (
@@ -136,12 +141,12 @@ def command(
 
 @dataclass(frozen=True, eq=False)
 class _Faces:
-    """u8[N,48,48] pixels, their names and true emotions ("" where unknown)."""
+    """u8[N,48,48] pixels, with the names and true emotions ("" if unknown) of the images."""
 
     pixels: np.ndarray
     ids: tuple[str, ...]
     true: tuple[str, ...]
-    said: str
+    description: str
     dataset: FerDataset | None = None
     emotions: tuple[str, ...] = ()
 
@@ -173,20 +178,22 @@ def _from_dataset(
     selected = dataset.select(chosen)
     rows: list[np.ndarray] = []
     for emotion in emotions:
-        of = np.flatnonzero(selected.labels == EMOTIONS.index(emotion))
-        if not len(of):
+        of_emotion = np.flatnonzero(selected.labels == EMOTIONS.index(emotion))
+        if not len(of_emotion):
             raise DataError(f"{selected.source} has no {emotion} image in {chosen}")
-        rows.append(of[random_rows(len(of), count, seed)])
-    # One of each emotion in turn: a sheet that is cut shows all of them.
+        rows.append(of_emotion[random_rows(len(of_emotion), count, seed)])
+    # One image of each emotion in turn, so that the first images show all emotions.
     order = sorted(
-        (place, i, int(row)) for i, part in enumerate(rows) for place, row in enumerate(part)
+        (place, i, int(row))
+        for i, of_emotion in enumerate(rows)
+        for place, row in enumerate(of_emotion)
     )
     taken = [row for _, _, row in order]
     return _Faces(
         pixels=selected.images[taken],
         ids=tuple(selected.ids[row] for row in taken),
         true=tuple(EMOTIONS[label] for label in selected.labels[taken].tolist()),
-        said=describe_images(selected, chosen),
+        description=describe_images(selected, chosen),
         dataset=selected,
         emotions=emotions,
     )
@@ -203,16 +210,16 @@ def _explain(cam: GradCam, faces: _Faces, target: str | None) -> tuple[list[Answ
         wanted = np.full(len(faces.ids), EMOTIONS.index(target))
     logits, maps = cam(faces.pixels, wanted)
     answers = []
-    for row, shares in enumerate(softmax(logits)):
-        best, true = int(shares.argmax()), faces.true[row]
+    for row, probabilities in enumerate(softmax(logits)):
+        best, true = int(probabilities.argmax()), faces.true[row]
         answers.append(
             Answer(
                 row=row,
                 id=faces.ids[row],
                 true=true,
                 predicted=EMOTIONS[best],
-                probability=float(shares[best]),
-                probability_of_true=float(shares[EMOTIONS.index(true)]) if true else 0.0,
+                probability=float(probabilities[best]),
+                probability_of_true=float(probabilities[EMOTIONS.index(true)]) if true else 0.0,
             )
         )
     return answers, maps
@@ -245,7 +252,7 @@ def _draw(
     from fer_edge.report.canvas import faces_notice
     from fer_edge.report.gradcam import draw_explanations, draw_mean_maps, mean_maps
 
-    title = f"{subject.name} | {faces.said}"
+    title = f"{subject.name} | {faces.description}"
     notice = faces_notice(faces.dataset)
     what = f"Grad-CAM of {target or 'the predicted emotion'}, layer {cam.layer}"
     written = [

@@ -25,13 +25,13 @@ __all__ = ["command"]
 @click.command()
 @click.argument("bundle", required=False)
 @runs_option
-@click.option("--card", is_flag=True, help="Print the model card instead, as Markdown or JSON.")
+@click.option("--card", is_flag=True, help="Print only the model card, as Markdown or JSON.")
 @format_option
 def command(bundle: str | None, root: Path, card: bool, fmt: str) -> None:
-    """Show what BUNDLE holds, what each file was made from, and whether every byte is as written.
+    """Show the files of BUNDLE and what each was made from, and check every file's digest.
 
-    BUNDLE is a bundle's folder, or a run's name or folder; by default the pretrained bundle. A file
-    that is missing or changed is named, exit code 6.
+    BUNDLE is the folder of a bundle, or the name or folder of a run; by default it is the
+    pretrained bundle. If a file is missing or changed, the error names it; exit code 6.
 
     \b
     Example:
@@ -124,7 +124,7 @@ def _summary(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
         ("digests", "all checked" if not faults else f"{len(faults)} BAD"),
     ]
     if manifest.synthetic:
-        facts.insert(1, ("SYNTHETIC", "trained or calibrated on drawn faces, not on people's"))
+        facts.insert(1, ("SYNTHETIC", "trained or calibrated on synthetic faces, not real ones"))
     width = max(len(name) for name, _ in facts)
     return [
         textwrap.fill(
@@ -144,7 +144,9 @@ def _print_card(bundle: Bundle, fmt: str) -> None:
     from fer_edge.report.card import card_markdown
 
     if fmt == "csv":
-        raise UsageError("a model card is no table", fix="--format markdown, or --format json")
+        raise UsageError(
+            "a model card cannot be printed as CSV", fix="--format markdown, or --format json"
+        )
     if fmt == "json":
         print_json(to_dict(bundle.manifest.card))
     else:
@@ -152,7 +154,7 @@ def _print_card(bundle: Bundle, fmt: str) -> None:
 
 
 def _card_lines(card: Card) -> list[tuple[str, str]]:
-    """Return what a person reads first of a card; ``--card`` has all of it."""
+    """Return the most important lines of a card; ``--card`` prints all of it."""
     from fer_edge.report.card import confidence_line
 
     elsewhere = ("biases", "data", "protocol", "training", "results", "confidence")
@@ -165,7 +167,7 @@ def _card_lines(card: Card) -> list[tuple[str, str]]:
 
 
 def _tree(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
-    """Draw which file was made from which."""
+    """Return a tree that shows which file was made from which."""
     children: dict[str, list[Artifact]] = {}
     roots = []
     for artifact in bundle.manifest.artifacts:
@@ -179,8 +181,8 @@ def _tree(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
     def draw(artifact: Artifact, lead: str, below: str) -> None:
         fault = faults.get(artifact.path)
         state = f"BAD: {fault}" if fault else "checked"
-        lost = artifact.parent_sha256 if artifact in roots else None
-        origin = f"  from {lost[:12]}, not here" if lost else ""
+        absent = artifact.parent_sha256 if artifact in roots else None
+        origin = f"  from {absent[:12]}, not in the bundle" if absent else ""
         lines.append(
             f"{lead + artifact.path:<42} {artifact.size:>11,} bytes  "
             f"{artifact.sha256[:12]}  {state}{origin}"
@@ -196,7 +198,7 @@ def _tree(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
 
 
 def _acyclic_parent(bundle: Bundle, artifact: Artifact) -> Artifact | None:
-    """Return the parent, unless its line comes back to itself: equal files, a forged manifest."""
+    """Return the parent, or None if the parents form a circle: equal files, a forged manifest."""
     parent = above = bundle.parent(artifact)
     for _ in bundle.manifest.artifacts:
         if above is None:
@@ -215,7 +217,7 @@ def _tensor(tensor: Tensor) -> str:
 
 def _gate(gate: Gate) -> str:
     words = [{True: "passed", False: "FAILED", None: "not decided"}[gate.passed]]
-    # A reason repeats the status when there is nothing more to say.
+    # If no check failed, the reason is the same word as the status.
     words += dict.fromkeys(
         word for word in (gate.status, gate.reason) if word is not None and word not in words
     )
@@ -231,7 +233,7 @@ def _gate(gate: Gate) -> str:
 
 
 def _environment(content: Mapping[str, Any]) -> str:
-    """Return machine, system, versions and commit; ``--format json`` has the rest."""
+    """Return machine, system, versions and commit; ``--format json`` shows the rest."""
     machine = content.get("machine")
     if not isinstance(machine, dict):
         return _pairs(content)
@@ -254,7 +256,7 @@ def _pairs(content: Mapping[str, Any] | None) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a value in a few words; ``--format json`` has all of it."""
+    """Return a short text of a value; ``--format json`` shows all of it."""
     if value is None:
         return "-"
     if isinstance(value, bool):

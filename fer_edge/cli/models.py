@@ -1,4 +1,4 @@
-"""``fer-edge models``: the networks that can be trained, and what each costs."""
+"""``fer-edge models``: the networks that can be trained, with size and cost."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["command"]
 def command(fmt: str) -> None:
     """List the networks: name, parameters, multiply-accumulates, input, source, reported accuracy.
 
-    Parameters are counted as deployed, with each BatchNorm folded into its convolution;
-    multiply-accumulates are those of convolutions and linear layers for one image. "reported" is
-    top-1 on FER2013 as the network's source reports it.
+    Parameters are counted as deployed, with BatchNorm folded into the convolutions.
+    Multiply-accumulates are counted for the convolutions and linear layers of one image. "reported"
+    is the top-1 accuracy on FER2013 that the network's source reports.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""``fer-edge plot``: predictions beside their faces, and the histories of runs."""
+"""``fer-edge plot``: faces with their predictions, and the learning curves of runs."""
 
 from __future__ import annotations
 
@@ -37,12 +37,16 @@ def command() -> None:
     type=click.IntRange(1, _MOST),
     default=12,
     show_default=True,
-    help="How many faces.",
+    help="Number of faces.",
 )
-@click.option("--mistakes", is_flag=True, help="The most confident mistakes.")
-@click.option("--random", "at_random", is_flag=True, help="Faces at random.  [default]")
+@click.option("--mistakes", is_flag=True, help="Draw the most confident mistakes.")
+@click.option("--random", "at_random", is_flag=True, help="Draw random faces.  [default]")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of --random."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The random seed of --random.",
 )
 @engine_options
 @threads_option
@@ -70,7 +74,7 @@ def predictions(
 ) -> None:
     """Draw faces with their true and predicted emotion, and the seven probabilities as bars.
 
-    The faces are the data set's, which FER2013's terms do not let you publish.
+    The picture shows faces of the data set; FER2013's terms do not allow you to publish them.
 
     \b
     Example:
@@ -87,7 +91,7 @@ def predictions(
 
     check_figure_path(out)
     if mistakes and at_random:
-        raise UsageError("--mistakes and --random choose the faces differently", fix="drop one")
+        raise UsageError("--mistakes and --random cannot be used together", fix="remove one")
     asked = precision is not None or backend not in (None, "pytorch")
     subject = find_subject(source, root, engine=asked)
     engine = subject.engine(backend, precision, threads)
@@ -95,7 +99,7 @@ def predictions(
     images: FerDataset = dataset.select(chosen)
     title = f"{subject.name}, {engine.name} {engine.precision} | {describe_images(images, chosen)}"
     if not mistakes:
-        # Only these are classified.
+        # Only the chosen images are classified.
         images = images.take(random_rows(len(images), count, seed))
     with terminal_reporter() as reporter, engine:
         logits = run_logits(
@@ -106,11 +110,11 @@ def predictions(
     rows = worst_rows(logits, images.labels, count) if mistakes else range(len(images))
     shown = answers(images, logits, rows)
     if not shown:
-        raise UsageError("there is no mistake to draw", fix="leave --mistakes away")
+        raise UsageError("the network made no mistake, so none can be drawn", fix="drop --mistakes")
     right = sum(answer.right for answer in shown)
     how = "the most confident mistakes"
     if not mistakes:
-        how = f"drawn at random, seed {seed}: {right} of {len(shown)} right"
+        how = f"random faces, seed {seed}: {right} of {len(shown)} right"
     draw_predictions(
         images,
         shown,
@@ -135,7 +139,7 @@ def predictions(
     help="The picture: .png, .svg or .pdf.",
 )
 def history(runs: tuple[str, ...], root: Path, out: Path) -> None:
-    """Draw loss, top-1 and learning rate of runs (by name or folder) over their epochs.
+    """Draw loss, top-1 and learning rate of RUNs (names or folders) over their epochs.
 
     \b
     Example:

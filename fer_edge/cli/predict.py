@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["UNCERTAIN", "command"]
 
 UNCERTAIN = "uncertain"
-"""The label of ``--abstain`` for a face of which the network is not sure enough."""
+"""The label that ``--abstain`` prints if the confidence is below the threshold."""
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".gif", ".tif", ".tiff"}
 
@@ -41,12 +41,13 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".gif", "
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
-    help="Default: the best for the backend whose gate has not failed (int8, fp16, fp32).",
+    help="The precision of the engine.  [default: the first of int8, fp16, fp32 that the backend "
+    "can run and whose gate has not failed]",
 )
 @click.option(
     "--abstain",
     is_flag=True,
-    help="Say 'uncertain' instead of a label below the bundle's confidence threshold.",
+    help="Print 'uncertain', not a label, if the confidence is below the bundle's threshold.",
 )
 @threads_option
 @format_option
@@ -60,12 +61,13 @@ def command(
     threads: int,
     fmt: str,
 ) -> None:
-    """Classify the face in each IMAGE: files, or folders of them.
+    """Classify the face in each IMAGE: a file, or a folder of files.
 
-    An image must be a crop of one face: it is made gray and resized to 48x48, no face is searched.
-    Without --bundle the pretrained network answers. Probabilities are fractions of 1; `confident`
-    says whether the confidence reaches the threshold of the bundle's card (`fer-edge inspect
-    --card`), n/a where it has none. Files that cannot be read are named at the end, exit code 2.
+    An image must be a crop of one face: it is converted to gray and resized to 48x48; there is no
+    face detection. Without --bundle, the pretrained network is used. Probabilities are fractions of
+    1. `confident` is yes if the confidence reaches the threshold of the bundle's card (`fer-edge
+    inspect --card`), and n/a if the card has no threshold. Errors at the end name the files that
+    cannot be read; exit code 2.
 
     \b
     Example:
@@ -84,8 +86,8 @@ def command(
         _introduce(classifier)
         if abstain and classifier.threshold is None:
             raise UsageError(
-                f"{classifier.bundle.path} has no confidence threshold to abstain by",
-                fix="fit one to its run: fer-edge confidence RUN, then fer-edge build RUN",
+                f"{classifier.bundle.path} has no confidence threshold, which --abstain needs",
+                fix="fit one for its run: fer-edge confidence RUN, then fer-edge build RUN",
             )
         exact = fmt in {"json", "csv"}
         for path in paths:
@@ -109,7 +111,7 @@ def _files(images: tuple[str, ...]) -> Iterator[Path]:
             continue
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
         if not files:
-            raise UsageError(f"the folder {path} holds no image ({' '.join(sorted(_SUFFIXES))})")
+            raise UsageError(f"the folder {path} has no image ({' '.join(sorted(_SUFFIXES))})")
         yield from files
 
 
@@ -121,7 +123,8 @@ def _introduce(classifier: Classifier) -> None:
     )
     if classifier.bundle.manifest.synthetic:
         click.echo(
-            "this network learned from synthetic faces: of real ones it knows nothing", err=True
+            "this network was trained on synthetic faces; its answers for real faces are not valid",
+            err=True,
         )
 
 

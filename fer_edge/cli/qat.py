@@ -1,4 +1,4 @@
-"""``fer-edge qat``: fine-tune a network for INT8, where quantising it as it is costs too much."""
+"""``fer-edge qat``: fine-tune a network whose INT8 engine loses too much accuracy."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["command"]
     metavar="NAME",
     default="onnxruntime",
     show_default=True,
-    help="Tune for the INT8 graph of this target: a name as in `fer-edge build`.",
+    help="Fine-tune for the INT8 graph of this target: a name as in `fer-edge build`.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), help="How long.  [default: 3]")
+@click.option("--epochs", type=click.IntRange(min=1), help="Number of epochs.  [default: 3]")
 @click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change one key of the recipe, e.g. optim.lr=1e-5; may be given often.",
+    help="Change one key of the recipe, e.g. optim.lr=1e-5; may be repeated.",
 )
 @click.option("--name", help="The new run's name.  [default: RUN-qat]")
 @new_runs_option
@@ -42,11 +42,11 @@ def command(
     name: str | None,
     root: Path,
 ) -> None:
-    """Fine-tune RUN with the rounding of its INT8 graph in the network; FP32's answers are taught.
+    """Fine-tune RUN with simulated INT8 rounding; its FP32 network is the teacher.
 
-    For a network that loses too much in `fer-edge build --precision int8`. The result is a new run,
-    which `fer-edge build` quantises with the very ranges it was tuned with; it goes on after a stop
-    with `fer-edge train --resume`. Without RUN, the newest one is taken.
+    Use it for a network that loses too much in `fer-edge build --precision int8`. The result is a
+    new run. `fer-edge build` quantises it with the same ranges that it was fine-tuned with. If it
+    is stopped, `fer-edge train --resume` continues it. Without RUN, the newest run is used.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""``fer-edge search``: hyper-parameters with Optuna, by one worker or several."""
+"""``fer-edge search``: search hyper-parameters with Optuna, with one worker or several."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ __all__ = ["command"]
     metavar="NAME|FILE",
     default="compact",
     show_default=True,
-    help="What is searched: a search space's name or TOML file.",
+    help="The search space: a name or a TOML file.",
 )
 @click.option(
-    "--recipe", metavar="NAME|FILE", help="What stays the same.  [default: what the space says]"
+    "--recipe", metavar="NAME|FILE", help="The fixed settings.  [default: the space's recipe]"
 )
 @click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change one key of that recipe, e.g. run.threads=1; may be given often.",
+    help="Change one key of that recipe, e.g. run.threads=1; may be repeated.",
 )
 @click.option(
     "--trials",
     type=click.IntRange(min=0),
     default=20,
     show_default=True,
-    help="How many the study shall have, those of other workers and earlier calls counted; 0 only "
-    "shows them.",
+    help="Number of trials in the study, including those of other workers and earlier calls; 0 "
+    "only shows them.",
 )
 @click.option(
     "--epochs", type=click.IntRange(min=1), help="Epochs of a trial.  [default: the recipe's]"
@@ -55,33 +55,39 @@ __all__ = ["command"]
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
-    help="Begin no trial after so long.",
+    help="Start no new trial after this time.",
 )
 @click.option(
     "--pruner",
     type=click.Choice(PRUNERS),
     default="median",
     show_default=True,
-    help="How trials that promise little are ended early.",
+    help="The method that stops bad trials early.",
 )
 @click.option(
     "--sampler",
     type=click.Choice(SAMPLERS),
     default="tpe",
     show_default=True,
-    help="How values are chosen.",
+    help="The method that chooses values.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Its seed.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The random seed of the sampler.",
+)
 @split_options
 @click.option("--study", metavar="NAME", help="The study's name.  [default: the space's]")
 @click.option(
     "--storage",
     metavar="FILE|URL",
-    help="Where the study is kept: a file, or a database such as sqlite:///study.db that workers "
-    "share.  [default: RUNS/STUDY/study.journal]",
+    help="Where the study is stored: a file, or a database such as sqlite:///study.db, which "
+    "workers share.  [default: RUNS/STUDY/study.journal]",
 )
 @new_runs_option
-@click.option("--list-spaces", is_flag=True, help="Print the spaces that come along, and stop.")
+@click.option("--list-spaces", is_flag=True, help="List the built-in search spaces and exit.")
 @format_option
 def command(
     data: str | None,
@@ -103,11 +109,11 @@ def command(
     list_spaces: bool,
     fmt: str,
 ) -> None:
-    """Search hyper-parameters: short trainings on TRAIN, judged by PUBLIC; PRIVATE stays closed.
+    """Search hyper-parameters: short trainings on TRAIN, scored on PUBLIC; PRIVATE is not used.
 
-    The same command goes on with its study, after anything. To share it, start the command several
-    times, or on several machines with one --storage. RUNS/STUDY holds a folder per trial,
-    importance.png, and best.toml for `fer-edge train --recipe`.
+    If you run the same command again, it continues its study. Several workers can share a study:
+    start the command several times, or on several machines with the same --storage. RUNS/STUDY has
+    a folder for each trial, importance.png, and best.toml for `fer-edge train --recipe`.
 
     \b
     Example:
@@ -132,14 +138,15 @@ def command(
         require(module, "search")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
-            "a search's worker is one process",
+            "a worker of a search must be one process",
             fix="start several workers with one --storage instead of torchrun or accelerate",
         )
     searched = load_space(space)
     for key in (override.partition("=")[0].strip() for override in overrides):
         if key in searched.parameters:
             raise UsageError(
-                f"{key} is searched, and --set fixes it", fix="drop --set, or use another --space"
+                f"--set cannot fix {key}, since the search varies it",
+                fix="remove --set, or use another --space",
             )
     chosen = load_recipe(recipe or searched.recipe or "default", overrides)
     resplit = resplit_from_options(SplitOptions(split, split_seed, duplicates_across))
@@ -173,7 +180,7 @@ def command(
             reporter=_reporter(search),
         )
     except KeyboardInterrupt:
-        note("stopped; the same command goes on with this study")
+        note("stopped; to continue this study, run the same command again")
         _show(search, fmt, data)
         raise
     _show(search, fmt, data)
@@ -216,7 +223,7 @@ def _outcome(trial: Trial, search: Search) -> str:
 
 
 def _show(search: Search, fmt: str, data: str | None) -> None:
-    """Print the table of trials; draw what mattered; say where the best recipe is."""
+    """Print the table of trials, draw the importance plot, and name the best recipe."""
     from fer_edge.cli._output import note, print_json, print_rows
     from fer_edge.errors import UsageError
 
@@ -234,8 +241,8 @@ def _show(search: Search, fmt: str, data: str | None) -> None:
             [_row(trial, search, exact=fmt == "csv") for trial in trials],
             fmt,
             title=_title(search),
-            caption=f"{search.monitor}: PUBLIC, at the best of {search.recipe.epochs} epochs; of a "
-            "pruned trial its last epoch",
+            caption=f"{search.monitor}: on PUBLIC, best of {search.recipe.epochs} epochs; for a "
+            "pruned trial, its last epoch",
         )
     if importance:
         from fer_edge.report.importance import importance_figure
@@ -243,7 +250,7 @@ def _show(search: Search, fmt: str, data: str | None) -> None:
         path = importance_figure(
             search.folder / "importance.png",
             importance,
-            [(each.values, each.value) for each in trials if each.state == "complete"],
+            [(trial.values, trial.value) for trial in trials if trial.state == "complete"],
             title=_title(search),
             score=f"PUBLIC {search.monitor}",
         )
@@ -262,8 +269,8 @@ def _show(search: Search, fmt: str, data: str | None) -> None:
 def _title(search: Search) -> str:
     dataset: FerDataset = search.dataset
     synthetic = "SYNTHETIC faces: " if dataset.synthetic else ""
-    anew = f" ({dataset.resplit.label})" if dataset.resplit else ""
-    return f"{search.folder}: {synthetic}{search.recipe.model.name} on {dataset.source}{anew}"
+    resplit = f" ({dataset.resplit.label})" if dataset.resplit else ""
+    return f"{search.folder}: {synthetic}{search.recipe.model.name} on {dataset.source}{resplit}"
 
 
 def _row(trial: Trial, search: Search, *, exact: bool) -> dict[str, Any]:

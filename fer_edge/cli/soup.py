@@ -1,4 +1,4 @@
-"""``fer-edge soup``: one network from the mean of several fine-tuned networks' weights."""
+"""``fer-edge soup``: make one network from the mean weights of several fine-tuned networks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["command"]
 @new_runs_option
 @format_option
 def command(runs: tuple[str, ...], data: str | None, name: str, root: Path, fmt: str) -> None:
-    """Average the weights of runs that were fine-tuned from the same ones: a model soup.
+    """Average the weights of runs that were fine-tuned from the same weights: a model soup.
 
-    The mean answers nearly as all of them together would, at the cost of one. They must be of one
-    network and one TRAIN; from different random weights a mean is worth nothing, which the table
-    then shows. The result is a finished run like any other.
+    The soup is nearly as accurate as the runs together (an ensemble), and as fast as one of them.
+    All runs must have the same network and the same TRAIN. If they started from different random
+    weights, the soup is useless; the table shows this. The result is a finished run.
 
     \b
     Example:
@@ -54,17 +54,21 @@ def command(runs: tuple[str, ...], data: str | None, name: str, root: Path, fmt:
     ingredients = find_ingredients(runs, root, dataset)
     soup = make_soup(root, name, ingredients, dataset, location)
     scores = plain(soup.info().last)
-    rows = [_row(each.name, each.scores, fmt) for each in ingredients]
+    rows = [_row(ingredient.name, ingredient.scores, fmt) for ingredient in ingredients]
     rows.append(_row(soup.name, scores, fmt))
     print_rows(rows, fmt, title=f"{soup.path}: PUBLIC, single view")
-    losses = [loss for each in ingredients if (loss := each.scores.get("public_loss")) is not None]
+    losses = [
+        loss
+        for ingredient in ingredients
+        if (loss := ingredient.scores.get("public_loss")) is not None
+    ]
     if losses and scores["public_loss"] > max(losses):
         note(
-            "note: the mean is worse than each of its parts: were they fine-tuned from the same "
-            "weights (--init)?"
+            "note: the soup is worse than each of its runs; check that they were fine-tuned from "
+            "the same weights (--init)"
         )
     if dataset.synthetic:
-        note("note: synthetic faces; of real ones this says nothing")
+        note("note: scored on synthetic faces; the scores are not valid for real faces")
     note(f"weights: {soup.model}")
     note(f"next: fer-edge build {shlex.quote(str(soup.path))} --precision int8")
 

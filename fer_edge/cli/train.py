@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _NORM_IMAGES = 2048
-"""At most so many images give BatchNorm its statistics where a bundle has none."""
+"""Number of images that BatchNorm's statistics are measured with, since a bundle has none."""
 
 
 @click.command("train")
@@ -33,42 +33,47 @@ _NORM_IMAGES = 2048
 @click.option(
     "--recipe", metavar="NAME|FILE", help="A recipe's name or TOML file.  [default: default]"
 )
-@click.option("--model", metavar="NAME", help="Another network than the recipe's.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Another number of epochs.")
-@click.option("--seed", type=click.IntRange(min=0), help="Another seed.")
+@click.option("--model", metavar="NAME", help="The network.  [default: the recipe's]")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), help="Number of epochs.  [default: the recipe's]"
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="The random seed.  [default: the recipe's]"
+)
 @click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change one key of the recipe, e.g. optim.lr=0.05; may be given often.",
+    help="Change one key of the recipe, e.g. optim.lr=0.05; may be repeated.",
 )
 @click.option(
     "--no-pretrained",
     "from_random",
     is_flag=True,
-    help="Random weights where the recipe takes ImageNet's (vgg19), which must be fetched.",
+    help="Start from random weights if the recipe starts from ImageNet's (vgg19), which must be "
+    "downloaded.",
 )
 @click.option(
     "--teacher",
     "teachers",
     multiple=True,
     metavar="RUN|FILE",
-    help="Learn from this trained network, too; several are an ensemble, and the folder of --folds "
-    "teaches each image by the network that did not see it.",
+    help="Also learn from this trained network. Several teachers are an ensemble; with the folder "
+    "of --folds, the teacher of an image is the network that was not trained on it.",
 )
 @click.option(
     "--init",
     metavar="RUN|FILE|BUNDLE",
-    help="Start from these weights, not from random ones: another phase of training; `pretrained` "
-    "is the network that comes along.",
+    help="Start from these weights, not from random ones; `pretrained` is the network in the "
+    "package.",
 )
 @split_options
 @click.option(
     "--folds",
     type=click.IntRange(2, 100),
     metavar="K",
-    help="Cross-validation over TRAIN: K runs, each scored on the part it never saw.",
+    help="Cross-validation over TRAIN: K runs, each scored on the part it was not trained on.",
 )
 @click.option("--name", help="The run's name.  [default: the model's and the time]")
 @new_runs_option
@@ -77,9 +82,9 @@ _NORM_IMAGES = 2048
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
-    help="Go on with a run, by name or path; without one, the newest that is unfinished.",
+    help="Resume a run, by name or path; without a name, the newest that was stopped.",
 )
-@click.option("--list-recipes", is_flag=True, help="Print the recipes that come along, and stop.")
+@click.option("--list-recipes", is_flag=True, help="List the built-in recipes and exit.")
 def command(
     data: str | None,
     votes: Path | None,
@@ -100,13 +105,13 @@ def command(
     resume: str | None,
     list_recipes: bool,
 ) -> None:
-    """Train a network on FER2013: fit TRAIN, watch PUBLIC, never open PRIVATE.
+    """Train a network on FER2013: fit on TRAIN, score on PUBLIC; PRIVATE is not used.
 
-    Everything is written below runs/NAME: weights (model.safetensors, best.safetensors), recipe,
-    history.csv, curves.png, TensorBoard events (tb/) and the state to resume from. A run that was
-    stopped, in whatever way, goes on with --resume to the same final weights.
+    The folder runs/NAME gets weights (model.safetensors, best.safetensors), recipe, history.csv,
+    curves.png, TensorBoard events (tb/) and the state to resume from. A run that was stopped for
+    any reason can be continued with --resume; the final weights are the same.
 
-    With --folds, runs/NAME holds a run per fold and their table, cv.json.
+    With --folds, runs/NAME has one run for each fold, and their table, cv.json.
 
     \b
     Example:
@@ -129,7 +134,7 @@ def command(
     changes += [f"epochs={epochs}"] if epochs is not None else []
     changes += [f"seed={seed}"] if seed is not None else []
     changes += ["model.options.pretrained=false"] if from_random else []
-    # What a run needs at its end is asked for at its beginning, not after hours.
+    # Check at the start for packages that a run needs only at its end, hours later.
     for module in ("torch", "accelerate", "safetensors", "tensorboard", "matplotlib"):
         require(module, "train")
 
@@ -163,14 +168,15 @@ def _start_folds(folds: int, asked: TrainOptions) -> None:
     dataset, source = asked.dataset()
     if asked.init is not None:
         raise UsageError(
-            "--folds takes no --init: those weights have seen what the folds are scored on",
-            fix="drop --init",
+            "--folds cannot be used with --init: those weights were trained on the images that the "
+            "folds are scored on",
+            fix="remove --init",
         )
     if asked.teachers:
         raise UsageError(
-            "--folds takes no --teacher: one teacher has seen what all folds but its own "
+            "--folds cannot be used with --teacher: a teacher was trained on images that the folds "
             "are scored on",
-            fix="train each fold's student as a run of its own, or drop --teacher",
+            fix="remove --teacher, or train a single run with --teacher",
         )
     _need_teachers(recipe, ())
     validation = create_cross_validation(
@@ -208,9 +214,9 @@ def _start(asked: TrainOptions) -> None:
 def _initial_weights(
     name: str | None, root: Path, dataset: FerDataset
 ) -> Iterator[InitialWeights | None]:
-    """Yield the weights that ``--init`` names, and what to record of where they came from.
+    """Yield the weights that ``--init`` names, and the record of their origin.
 
-    It may be a run, a file, or a bundle, whose weights are there only inside the context.
+    ``name`` is a run, a file, or a bundle; the weights of a bundle exist only inside the context.
     """
     from fer_edge.cli._names import found
     from fer_edge.runs.find import TO_START_FROM
@@ -229,7 +235,7 @@ def _initial_weights(
         with TemporaryDirectory(prefix="fer-edge-init-") as folder:
             weights = Path(folder) / "model.safetensors"
             images = dataset.select("train").images
-            # Evenly from all: a folder's images come class by class.
+            # Spread over all images: those of a folder are sorted by class.
             weights_from_bundle(bundle, images[:: -(-len(images) // _NORM_IMAGES)], weights)
             origin = {"path": str(source.path.resolve()), "name": run, "commands": commands}
             yield InitialWeights(weights, origin)
@@ -243,6 +249,6 @@ def _need_teachers(recipe: Recipe, teachers: Sequence[TeacherInfo]) -> None:
 
     if recipe.distill != Distill() and not teachers:
         raise UsageError(
-            "the recipe says how to distil, but there is no teacher",
-            fix="name one with --teacher RUN, or leave the recipe's [distill] away",
+            "the recipe has settings for distillation, but there is no teacher",
+            fix="name a teacher with --teacher RUN, or remove [distill] from the recipe",
         )

@@ -1,4 +1,4 @@
-"""``fer-edge verify``: prove a bundle's engine against its reference."""
+"""``fer-edge verify``: compare a bundle's engine with its reference."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ __all__ = ["command"]
     type=click.Choice(["public", "private", "test", "train"]),
     default="public",
     show_default=True,
-    help="Which images; test is public and private. Private is the final test of a frozen model.",
+    help="The images to use; test is public and private; private is the final test of a frozen "
+    "model.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
-    help="Default: the best for the backend whose gate has not failed (int8, fp16, fp32).",
+    help="The precision of the engine.  [default: the first of int8, fp16, fp32 that the backend "
+    "can run and whose gate has not failed]",
 )
 @click.option(
     "--backend",
@@ -44,10 +46,10 @@ __all__ = ["command"]
 @click.option(
     "--record/--no-record",
     default=None,
-    help="Keep the result in the bundle (verify.json, manifest); never in the pretrained one.  "
+    help="Record the result in the bundle (verify.json, manifest); never in the pretrained one.  "
     "[default: only for public]",
 )
-@click.option("--save", type=click.Path(path_type=Path), help="Also write the JSON to this file.")
+@click.option("--save", type=click.Path(path_type=Path), help="Also write a JSON file.")
 @format_option
 def command(
     bundle: str | None,
@@ -61,11 +63,12 @@ def command(
     save: Path | None,
     fmt: str,
 ) -> None:
-    """Prove that BUNDLE's engine does what its PyTorch reference does, on the same images.
+    """Compare BUNDLE's engine with its PyTorch reference on the same images, and apply the gate.
 
-    BUNDLE is a bundle's folder, or a run's name or folder; by default the pretrained bundle. Every
-    image goes once through both. Exit code 0 when the gate passes, 3 when the engine lost too much
-    accuracy or is not faster, 4 when its logits are too far from the reference's.
+    BUNDLE is the folder of a bundle, or the name or folder of a run; by default it is the
+    pretrained bundle. Every image goes once through both. Exit code 0: the gate passes; 3: the
+    engine loses too much accuracy or is not faster; 4: its logits differ too much from the
+    reference's.
 
     \b
     Example:

@@ -81,7 +81,7 @@ def test_without_verification(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("nowhere", "--data", "synthetic:700"), "there is no nowhere"),
+        (("nowhere", "--data", "synthetic:700"), "ONNX file 'nowhere'"),
         (("--target", "orin"), "unknown target 'orin'"),
         (("--calibration", "stratifed-128", "--data", "synthetic:700"), "stratified-128"),
         (("--exclude", "stem", "--data", "synthetic:700"), "unknown node 'stem'"),

@@ -120,7 +120,7 @@ def test_a_run_is_evaluated_on_its_own_data(ask: Ask, tmp_path: Path) -> None:
     assert kept["views"] == content["views"]
     assert (out / "history.png").is_file()
     assert (out / "mistakes.png").is_file()
-    assert "do not publish" not in said, "drawn faces are nobody's"
+    assert "do not publish" not in said, "synthetic faces are no real person's"
 
 
 def test_real_faces_are_not_for_publication(
@@ -135,7 +135,7 @@ def test_real_faces_are_not_for_publication(
     out = tmp_path / "p.png"
     code, _, said = ask("plot", "predictions", "mine", *words, "--count", 2, "-o", out)
     assert code == 0, said
-    assert "p.png: faces of real.npz" in said
+    assert "p.png shows faces of real.npz" in said
     assert "do not publish" in said
 
 
@@ -157,7 +157,7 @@ def test_a_run_of_another_split_is_judged_on_its_own_test_images(ask: Ask) -> No
     assert content["dataset"]["sha256"] == own.sha256
     assert content["split"] == "private"
     assert "own 80/10/10 split, seed 1" in said
-    assert "never seen in training" in said
+    assert "not used in training" in said
     code, _, said = ask("evaluate", "split", "--data", "synthetic:350")
     assert code == 2
     assert "is unknown" in said
@@ -240,7 +240,7 @@ def test_explaining_needs_faces_and_a_network_with_gradients(
         writer.add_file(graph, "model.fp32.onnx", format="onnx", precision="fp32")
     code, _, said = ask("explain", tmp_path / "bare", "--image", "face0.png")
     assert code == 2
-    assert "no gradients in an engine" in said
+    assert "an engine gives no gradients" in said
     assert ask("explain", own_bundle.path, "--image", "face0.png", "-o", tmp_path / "o")[0] == 0
     monkeypatch.setitem(sys.modules, "captum", None)
     code, _, said = ask("explain", "mine", "--image", "face0.png")
@@ -264,7 +264,7 @@ def test_predictions_are_drawn(ask: Ask, tmp_path: Path) -> None:
     assert not np.array_equal(first, draw("--mistakes"))
     code, _, said = ask("plot", "predictions", "mine", "--mistakes", "--random")
     assert code == 2
-    assert "drop one" in said
+    assert "cannot be used together" in said
     code, _, said = ask("plot", "predictions", "mine", "-o", tmp_path / "p.txt")
     assert code == 2
     assert ".png" in said

@@ -178,7 +178,7 @@ def test_trees_of_odd_parents(
         writer.add_bytes(b"same", "twin.json", format="json", parent="x.json")
     code, out, _ = run(capsys, str(bundle.path))
     assert code == 0
-    assert "from ffffffffffff, not here" in out
+    assert "from ffffffffffff, not in the bundle" in out
     assert "late.json" in out
     for artifact in Bundle.open(bundle.path).manifest.artifacts:
         assert out.count(f"{artifact.path} ") == 1

@@ -116,7 +116,7 @@ def test_mistakes(
     (tmp_path / "empty").mkdir()
     bundle = ("--bundle", tiny_bundle.path)
     code, _, err = run(capsys, tmp_path / "empty", *bundle)
-    assert (code, "holds no image" in err) == (2, True)
+    assert (code, "has no image" in err) == (2, True)
     code, _, err = run(capsys, faces, *bundle, "--backend", "openvin")
     assert (code, "did you mean 'openvino'" in err) == (2, True)
     code, _, err = run(capsys, faces, *bundle, "--precision", "fp16")

@@ -115,8 +115,8 @@ def test_the_picture_shows_every_kind_of_parameter(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--space", "soc"], "did you mean 'soc25'"),
-        (["--set", "optim.lr=0.1"], "optim.lr is searched, and --set fixes it"),
-        (["--split-seed", "1"], "there is none"),
+        (["--set", "optim.lr=0.1"], "--set cannot fix optim.lr"),
+        (["--split-seed", "1"], "need a random split"),
         (["--set", "model.name=nothing"], "unknown model 'nothing'"),
         (["--storage", "nothing://x"], "nothing://x"),
     ],
@@ -163,7 +163,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on(
     process.send_signal(signal.SIGINT)
     shown, said = process.communicate()
     assert process.returncode == 130
-    assert "the same command goes on with this study" in said
+    assert "to continue this study, run the same command again" in said
     assert "Traceback" not in said
     assert "interrupted" in shown
     assert "waiting" in shown

@@ -165,10 +165,10 @@ def test_folds_print_their_table_and_are_not_mixed_up_with_runs(
     ("words", "message"),
     [
         (["--split", "80/10"], "sum to 90 percent"),
-        (["--split", "70/30", "--folds", "3"], "drop one of them"),
-        (["--split-seed", "1"], "there is none"),
-        (["--allow-duplicates-across"], "there is none"),
-        (["--folds", "2", "--teacher", "x"], "takes no --teacher"),
+        (["--split", "70/30", "--folds", "3"], "cannot be used together"),
+        (["--split-seed", "1"], "need a random split"),
+        (["--allow-duplicates-across"], "need a random split"),
+        (["--folds", "2", "--teacher", "x"], "cannot be used with --teacher"),
     ],
 )
 def test_a_mistake_leaves_no_run(

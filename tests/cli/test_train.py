@@ -84,7 +84,7 @@ def test_it_says_what_it_will_do_and_what_to_type_next(trained: tuple[Path, str]
         "time       about ",
         "images/s",
         "epoch   1/1",
-        "(synthetic images)",
+        "(synthetic faces)",
         "next: fer-edge build runs/a --precision int8 --data synthetic:160",
     ):
         assert words in said, words
@@ -206,7 +206,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130
-    assert "stopped; go on with: fer-edge train --resume runs/c" in said
+    assert "stopped; to continue: fer-edge train --resume runs/c" in said
     assert "Traceback" not in said
     run = RunFolder(tmp_path / "runs" / "c")
     assert run.info().status == "interrupted"

@@ -28,7 +28,7 @@ Trained = Callable[..., RunFolder]
 
 @pytest.fixture
 def trained(tmp_path: Path, faces: FerDataset, tiny: TinyRecipe) -> Trained:
-    """Train a tiny network on drawn faces, below the test's own folder."""
+    """Train a tiny network on synthetic faces, below the test's own folder."""
 
     def make(name: str, *overrides: str) -> RunFolder:
         recipe = tiny("epochs=1", "run.threads=1", *overrides)
