@@ -192,14 +192,14 @@ def test_sigkill_then_resume_is_bitwise(
     killer = (
         "import os, signal, sys\n"
         "from fer_edge.cli import main\n"
-        "from fer_edge.training import checkpoint\n"
-        "real, calls = checkpoint.write_json, 0\n"
+        "from fer_edge.training import state\n"
+        "real, calls = state.write_json, 0\n"
         "def write(*a):\n"
         "    global calls\n"
         "    calls += 1\n"
         "    if calls == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    real(*a)\n"
-        "checkpoint.write_json = write\n"
+        "state.write_json = write\n"
         "main(sys.argv[1:])\n"
     )
 
