@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -303,9 +303,7 @@ def device_p50_ms(backend: TensorRTBackend, images: np.ndarray) -> float:
         backend.path,
         precision=backend.precision,
         preprocessing=backend.preprocessing,
-        graphs=backend.graphs,
-        mapped=backend.mapped,
-        device_timing=True,
+        options=replace(backend.options, timed=True),
     )
     with timed:
         times = []

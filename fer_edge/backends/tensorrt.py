@@ -23,7 +23,7 @@ from fer_edge.paths import cache_dir
 from fer_edge.preprocessing import SIZE, Preprocessing
 from fer_edge.trt.cuda import Cuda, cuda_missing_reason, open_cuda
 from fer_edge.trt.gpu import Gpu, find_gpu, gpu_or_reason
-from fer_edge.trt.lane import Lane, LoadedPlan
+from fer_edge.trt.lane import Lane, LaneOptions, LoadedPlan
 from fer_edge.trt.library import (
     FLAVOURS,
     MessageLog,
@@ -34,6 +34,9 @@ from fer_edge.trt.library import (
 from fer_edge.trt.sidecar import PlanSidecar
 
 __all__ = ["TensorRTBackend", "TensorRTRTXBackend"]
+
+
+_OPTIONS = LaneOptions()
 
 
 class TensorRTBackend(Backend):
@@ -55,22 +58,14 @@ class TensorRTBackend(Backend):
         precision: str = "fp32",
         threads: int = 1,
         preprocessing: Preprocessing | None = None,
-        graphs: bool = True,
-        mapped: bool = False,
-        device_timing: bool = False,
+        options: LaneOptions = _OPTIONS,
         trt: ModuleType | None = None,
         cuda: Cuda | None = None,
         gpu: Gpu | None = None,
     ) -> None:
-        """``graphs`` enables CUDA graphs; ``mapped`` lets the GPU use host memory in place.
-
-        ``device_timing`` records events around each batch, for :attr:`device_ns`. ``trt``, ``cuda``
-        and ``gpu`` are by default those of this machine.
-        """
+        """``trt``, ``cuda`` and ``gpu`` are by default those of this machine."""
         super().__init__(path, precision=precision, threads=threads, preprocessing=preprocessing)
-        self.graphs = graphs
-        self.mapped = mapped
-        self.device_timing = device_timing
+        self.options = options
         self._trt = trt
         self._cuda = cuda
         self._gpu = gpu
@@ -116,7 +111,7 @@ class TensorRTBackend(Backend):
     def device_ns(self) -> int | None:
         """Nanoseconds that this thread's last batch took on the GPU's stream, copies included.
 
-        None without ``device_timing``, or before the first batch.
+        None unless ``options.timed``, or before the first batch.
         """
         lane = self._lanes.get(threading.get_ident())
         return None if lane is None else lane.device_ns
@@ -139,8 +134,10 @@ class TensorRTBackend(Backend):
         gpu = find_gpu() if self._gpu is None else self._gpu
         version = tensorrt_version(trt)
         sidecar.check_here(path, self.name, version, gpu.sm)
-        if self.mapped and not gpu.maps_host_memory:
-            raise UnavailableError(f"{gpu.name} cannot map host memory", fix="use mapped=False")
+        if self.options.mapped and not gpu.maps_host_memory:
+            raise UnavailableError(
+                f"{gpu.name} cannot map host memory", fix="use LaneOptions(mapped=False)"
+            )
         if self._cuda is None:
             self._cuda = open_cuda()
         try:
@@ -153,7 +150,7 @@ class TensorRTBackend(Backend):
         self.sidecar = sidecar
         lane = self._lanes[threading.get_ident()]
         graphs = f"no CUDA graphs: {lane.no_graphs}" if lane.no_graphs else "CUDA graphs"
-        memory = ", mapped memory" if self.mapped else ""
+        memory = ", mapped memory" if self.options.mapped else ""
         self.provider = f"{FLAVOURS[self.name].title} {version}, sm_{gpu.sm}, {graphs}{memory}"
 
     def infer(self, images: np.ndarray) -> np.ndarray:
@@ -226,9 +223,7 @@ class TensorRTBackend(Backend):
         thread = threading.get_ident()
         lane = self._lanes.get(thread)
         if lane is None:
-            lane = Lane(
-                plan, cuda, graphs=self.graphs, mapped=self.mapped, timed=self.device_timing
-            )
+            lane = Lane(plan, cuda, self.options)
             with self._lock:
                 self._lanes[thread] = lane
         return lane

@@ -200,7 +200,7 @@ def deepstream(
     Example:
       fer-edge bundle deepstream runs/mine/bundle -o deepstream --detector-id 1 --face-class 0
     """
-    from fer_edge.deploy.deepstream import CONFIG, deepstream_from_bundle
+    from fer_edge.deploy.deepstream import CONFIG, FaceDetector, deepstream_from_bundle
 
     opened = open_bundle(bundle, root)
     settings = deepstream_from_bundle(
@@ -209,8 +209,7 @@ def deepstream(
         precision=precision,
         batch=batch,
         threshold=threshold,
-        detector_id=detector_id,
-        face_class=face_class,
+        detector=FaceDetector(detector_id, face_class),
         luma="video" if luma == "video" else "full",
         replace=replace,
     )

@@ -152,7 +152,7 @@ def command(
     resplit = resplit_from_options(SplitOptions(split, split_seed, duplicates_across))
 
     from fer_edge.data import apply_resplit, load, resolve_source
-    from fer_edge.training.search.search import Search
+    from fer_edge.training.search.search import Search, StudyOptions
 
     source = resolve_source(data)
     with terminal_reporter() as reporter:
@@ -168,10 +168,7 @@ def command(
         dataset,
         source,
         epochs=epochs or searched.epochs,
-        storage=storage,
-        sampler=sampler,
-        pruner=pruner,
-        seed=seed,
+        options=StudyOptions(storage, sampler=sampler, pruner=pruner, seed=seed),
     )
     try:
         search.run(

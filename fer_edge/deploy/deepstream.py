@@ -29,7 +29,14 @@ from fer_edge.convert.graph import (
 from fer_edge.errors import NumericsError, UsageError, require
 from fer_edge.preprocessing import SIZE, Preprocessing
 
-__all__ = ["CONFIG", "LumaRange", "Scaling", "deepstream_from_bundle", "scaling_for"]
+__all__ = [
+    "CONFIG",
+    "FaceDetector",
+    "LumaRange",
+    "Scaling",
+    "deepstream_from_bundle",
+    "scaling_for",
+]
 
 CONFIG = "config_infer_secondary_fer.txt"
 LABELS = "labels.txt"
@@ -67,6 +74,17 @@ def scaling_for(preprocessing: Preprocessing, luma: LumaRange = "full") -> Scali
     return Scaling(factor * 255 / 219, 16 + offset * 219 / 255)
 
 
+@dataclass(frozen=True)
+class FaceDetector:
+    """The detector whose objects are classified: its ``gie-unique-id``, and the class of faces."""
+
+    id: int = 1
+    face_class: int = 0
+
+
+_DETECTOR = FaceDetector()
+
+
 def deepstream_from_bundle(
     bundle: Bundle,
     out: Path | str,
@@ -74,8 +92,7 @@ def deepstream_from_bundle(
     precision: str = "fp16",
     batch: int = 16,
     threshold: float = 0.5,
-    detector_id: int = 1,
-    face_class: int = 0,
+    detector: FaceDetector = _DETECTOR,
     luma: LumaRange = "full",
     replace: bool = False,
 ) -> dict[str, str]:
@@ -83,8 +100,7 @@ def deepstream_from_bundle(
 
     ``precision``: FP32 and FP16 engines nvinfer builds itself from the FP32 graph; INT8 takes the
     TensorRT-shaped graph, whose engine must be built before (the README says how).
-    ``detector_id`` and ``face_class``: the ``gie-unique-id`` of the face detector and the class
-    that is a face. Returns the configuration.
+    Returns the configuration.
 
     :class:`UsageError` if the bundle lacks the graph or its normalisation cannot be cut off;
     :class:`NumericsError` if the cut graph computes something else.
@@ -99,9 +115,7 @@ def deepstream_from_bundle(
     )
     scaling = scaling_for(bundle.preprocessing, luma)
     graph = f"model.{artifact.precision}.onnx"
-    settings = _settings(
-        graph, precision, batch, threshold, detector_id, face_class, scaling, bundle
-    )
+    settings = _settings(graph, precision, batch, threshold, detector, scaling, bundle)
     path = Path(out).resolve()
     kind = "a folder that this command wrote"
     with new_folder(path, lambda: refuse_taken(path, CONFIG, kind, replace=replace)) as folder:
@@ -191,8 +205,7 @@ def _settings(
     precision: str,
     batch: int,
     threshold: float,
-    detector_id: int,
-    face_class: int,
+    detector: FaceDetector,
     scaling: Scaling,
     bundle: Bundle,
 ) -> dict[str, str]:
@@ -213,8 +226,8 @@ def _settings(
         "offsets": f"{scaling.offset:.10g}",
         "maintain-aspect-ratio": "0",
         "output-blob-names": OUTPUT,
-        "operate-on-gie-id": str(detector_id),
-        "operate-on-class-ids": str(face_class),
+        "operate-on-gie-id": str(detector.id),
+        "operate-on-class-ids": str(detector.face_class),
         "input-object-min-width": "24",
         "input-object-min-height": "24",
         "secondary-reinfer-interval": "0",

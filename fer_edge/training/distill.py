@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from fer_edge.training.batches import Sources
 from fer_edge.training.losses import cross_entropy
 from fer_edge.training.teachers import open_teacher
 
-__all__ = ["Distillation", "distillation_loss"]
+__all__ = ["Distillation", "StudentImages", "distillation_loss"]
 
 
 def distillation_loss(
@@ -51,6 +52,17 @@ def distillation_loss(
     return loss
 
 
+@dataclass(frozen=True, eq=False)
+class StudentImages:
+    """The student's data set, and its training images u8[N,1,H,W] in the rows of :class:`Sources`.
+
+    The data set is the one that a cross-validation was split from.
+    """
+
+    dataset: FerDataset
+    images: Tensor
+
+
 class Distillation:
     """The objective of a student: its teachers are asked about each view, in ``eval()`` mode.
 
@@ -69,8 +81,7 @@ class Distillation:
         recipe: Distill,
         preprocessing: Preprocessing,
         *,
-        dataset: FerDataset | None = None,
-        images: Tensor | None = None,
+        student: StudentImages | None = None,
         weights: Tensor | None = None,
         device: torch.device | str = "cpu",
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -78,9 +89,8 @@ class Distillation:
     ) -> None:
         """Open ``teachers`` for a student of ``preprocessing``.
 
-        ``weights`` f32[7] are the cross-entropy's. Networks of a cross-validation need the
-        student's ``dataset``, which they were cut from, and its training ``images`` u8[N,1,H,W], by
-        whose rows :class:`Sources` goes.
+        ``weights`` f32[7] are the cross-entropy's. The networks of a cross-validation need the
+        ``student``'s images.
         """
         self.recipe, self._weights, self._autocast = recipe, weights, autocast
         self._members: list[_Network | _OutOfFold] = []
@@ -95,9 +105,8 @@ class Distillation:
             folds.append(network)
             described.append(known.info.dataset)
             if each.fold == each.folds:
-                assert dataset is not None
-                assert images is not None
-                self._members.append(_OutOfFold(folds, _held_out(dataset, described, images)))
+                assert student is not None
+                self._members.append(_OutOfFold(folds, _held_out(student, described)))
                 folds, described = [], []
 
     def __call__(
@@ -166,17 +175,17 @@ class _OutOfFold:
         return answer
 
 
-def _held_out(dataset: FerDataset, described: Sequence[DatasetInfo], images: Tensor) -> Tensor:
+def _held_out(student: StudentImages, described: Sequence[DatasetInfo]) -> Tensor:
     """Return i64[N]: which of the fold networks, ``described`` in order, was not fitted to a row.
 
-    The folds are cut again as recorded, and found to be what the networks were trained on, or
-    :class:`DataError` is raised.
+    The folds are split again as recorded. :class:`DataError` if they are not the images that the
+    networks were trained on.
     """
     fold_of: dict[bytes, int] = {}
-    for fold, each in enumerate(described):
-        held_out = resplit_as_recorded(dataset, each).select("public")
+    for fold, info in enumerate(described):
+        held_out = resplit_as_recorded(student.dataset, info).select("public")
         fold_of.update(dict.fromkeys(map(bytes, image_keys(held_out.images).tolist()), fold))
-    keys = image_keys(np.asarray(images.cpu())).tolist()
+    keys = image_keys(np.asarray(student.images.cpu())).tolist()
     return torch.tensor([fold_of[bytes(key)] for key in keys])
 
 

@@ -23,7 +23,7 @@ from fer_edge.progress import Reporter
 from fer_edge.runs.folder import RunFolder, is_main_process
 from fer_edge.runs.recipe import Recipe
 from fer_edge.training.batches import Sources, step_seed
-from fer_edge.training.distill import Distillation
+from fer_edge.training.distill import Distillation, StudentImages
 from fer_edge.training.losses import class_weights, cross_entropy
 from fer_edge.training.machine import Interrupts
 from fer_edge.training.optim import learning_rate
@@ -272,8 +272,7 @@ def recipe_objective(session: Session) -> Objective:
             session.teachers,
             session.recipe.distill,
             session.preprocessing,
-            dataset=session.dataset,
-            images=session.batches.images,
+            student=StudentImages(session.dataset, session.batches.images),
             weights=weights,
             device=session.device,
             autocast=session.accelerator.autocast,

@@ -1,8 +1,8 @@
 """ONNX -> TensorRT plan, one path for TensorRT 8.6, 10 and 11 and for TensorRT-RTX.
 
 Precision is in the graph (FP16 tensors, explicit Q/DQ) and the network is strongly typed, so the
-builder is blind to it. TensorRT 8.6 alone has no strong typing: there FP16 and INT8 are given as
-permissions that follow from what the graph holds. No torch and no onnx is imported: this runs on
+builder makes no choice of precision. Only TensorRT 8.6 has no strong typing: there, the FP16 and
+INT8 flags are set according to the graph. Neither torch nor onnx is imported: this module runs on
 the device.
 """
 
@@ -57,8 +57,49 @@ class PlanReport:
 
 
 @dataclass(frozen=True)
+class _Library:
+    """TensorRT or TensorRT-RTX, with the log that its objects write to."""
+
+    trt: ModuleType
+    kind: Flavour
+    logger: Any
+    log: MessageLog
+
+    @classmethod
+    def open(cls, trt: ModuleType, target: TargetProfile, reporter: Reporter) -> _Library:
+        """Return ``trt``, or raise :class:`EngineMismatchError` if it is not the target's."""
+        kind, version = flavour_of(trt), tensorrt_version(trt)
+        if kind.name != target.package or not target.accepts(version):
+            raise EngineMismatchError(
+                f"target {target.name} wants {target.package} {target.tensorrt}, "
+                f"this is {kind.title} {version}",
+                fix=f"run on the device: {target.build_command()}",
+            )
+        logger, log = message_log(trt, echo=lambda text: reporter.note(f"{kind.title}: {text}"))
+        return cls(trt, kind, logger, log)
+
+    @property
+    def title(self) -> str:
+        """Name and release."""
+        return f"{self.kind.title} {tensorrt_version(self.trt)}"
+
+    def builder(self) -> Any:
+        """Return TensorRT's builder."""
+        try:
+            builder = self.trt.Builder(self.logger)
+        except (TypeError, RuntimeError):  # pybind11: "factory function returned nullptr"
+            builder = None
+        if builder is None:
+            raise UnavailableError(
+                f"{self.title} cannot make a builder here: {self.log.tail()}",
+                fix="fer-edge doctor",
+            )
+        return builder
+
+
+@dataclass(frozen=True)
 class _Network:
-    """A parsed graph: TensorRT's objects, and what precision its tensors say."""
+    """A parsed graph: TensorRT's objects, and the precision that its tensors have."""
 
     network: Any
     parser: Any  # kept: the network refers to the parser's copies of the weights
@@ -75,18 +116,14 @@ def plan_from_onnx(
     trt: ModuleType | None = None,
     gpu: Gpu | None = None,
     precision: str | None = None,
-    max_batch: int | None = None,
-    workspace_mib: int | None = None,
-    level: int | None = None,
     keep_timings: bool = True,
     reporter: Reporter = SILENT,
 ) -> PlanReport:
     """Build ``out`` (a plain plan) from the ONNX file ``src``, with its JSON sidecar beside it.
 
     ``src`` has one input [N,1,48,48] and one output [N,7]; the plan takes batches of 1 to
-    ``max_batch`` (the target's, if not given) and is tuned for 1. ``precision``, when given, must
-    be what the graph holds. ``level`` is TensorRT's builder optimisation level, 0 (fast
-    build) to 5. ``keep_timings`` keeps tactic timings per GPU, driver and release in the cache
+    ``target.build.max_batch`` and is tuned for 1. ``precision``, when given, must be the precision
+    of the graph. ``keep_timings`` keeps tactic timings per GPU, driver and release in the cache
     folder. ``reporter`` receives the stage "building the plan"; its notes are the library's
     warnings and errors.
 
@@ -96,50 +133,46 @@ def plan_from_onnx(
     """
     src, out = Path(src), Path(out)
     if not src.is_file():
-        raise UsageError(f"there is no ONNX file {src}", fix="fer-edge build --precision fp32")
-    library = import_tensorrt(target.package) if trt is None else trt
-    kind = flavour_of(library)
-    _check_release(library, kind, target)
+        raise UsageError(f"ONNX file not found: {src}", fix="fer-edge build --precision fp32")
+    library = _Library.open(
+        import_tensorrt(target.package) if trt is None else trt, target, reporter
+    )
+    kind = library.kind
     if gpu is None:
         # Scar: without a driver 8.6 crashes here instead of returning an error.
         gpu = gpu_or_reason()[0] if kind.builds_without_gpu else find_gpu()
 
-    logger, log = message_log(library, echo=lambda text: reporter.note(f"{kind.title}: {text}"))
     content = src.read_bytes()
-    builder = _builder(library, logger, log, kind)
-    parsed = _parse(library, builder, logger, log, src, content, kind, target)
+    builder = library.builder()
+    parsed = _parse(library, builder, src, content, target)
     if precision is not None and precision != parsed.precision:
         raise UsageError(
-            f"{src} was to become an {precision} plan, but its tensors say {parsed.precision}",
+            f"{precision} was asked for, but {src} is a graph in {parsed.precision}",
             fix=f"fer-edge build --precision {precision} --target {target.name}",
         )
-    batches = {"min": 1, "opt": 1, "max": max_batch or target.build.max_batch}
-    workspace = workspace_mib or target.build.workspace_mib
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, workspace << 20)
-    config.builder_optimization_level = target.build.level if level is None else level
-    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
-    flags = _set_flags(library, config, parsed.precision)
-    config.add_optimization_profile(_profile(builder, parsed.input, batches))
+    batches = {"min": 1, "opt": 1, "max": target.build.max_batch}
+    config, flags = _config(library, builder, parsed, target, batches)
     timings = (
-        TimingCache(library, gpu) if keep_timings and gpu and not kind.builds_without_gpu else None
+        TimingCache(library.trt, gpu)
+        if keep_timings and gpu and not kind.builds_without_gpu
+        else None
     )
     if timings is not None:
         timings.give_to(config)
 
     start = time.monotonic()
-    with watch_build(library, config, reporter.stage("building the plan")):
+    with watch_build(library.trt, config, reporter.stage("building the plan")):
         serialized = builder.build_serialized_network(parsed.network, config)
     seconds = time.monotonic() - start
     if serialized is None:
-        raise build_failure(str(src), log.errors(), title=kind.title, target=target.name)
+        raise build_failure(str(src), library.log.errors(), title=kind.title, target=target.name)
     plan = bytes(serialized)
     if timings is not None:
         timings.take_from(config)
 
     sidecar = PlanSidecar(
         package=kind.name,
-        tensorrt=str(library.__version__),
+        tensorrt=str(library.trt.__version__),
         sm=None if kind.builds_without_gpu or gpu is None else gpu.sm,
         gpu="" if kind.builds_without_gpu or gpu is None else gpu.name,
         target=target.name,
@@ -154,42 +187,37 @@ def plan_from_onnx(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         flags=flags,
         builder_level=int(config.builder_optimization_level),
-        workspace_mib=workspace,
-        strongly_typed=_is_strongly_typed(library),
+        workspace_mib=target.build.workspace_mib,
+        strongly_typed=_is_strongly_typed(library.trt),
         timing_cache="" if timings is None else timings.status,
         layers=int(parsed.network.num_layers),
         driver=gpu.driver if gpu else "",
         fer_edge=__version__,
-        warnings=log.warnings()[:20],
+        warnings=library.log.warnings()[:20],
     )
-    # The sidecar holds the plan's digest: whatever a crash leaves between the two is found out.
+    # A crash between the two writes is found later: the sidecar has the digest of the plan.
     with atomic_path(out) as temporary:
         temporary.write_bytes(plan)
     sidecar.write(out)
-    return PlanReport(out, sidecar, _write_layers(library, logger, out, plan, gpu))
+    return PlanReport(out, sidecar, _write_layers(library, out, plan, gpu))
 
 
-def _check_release(trt: ModuleType, kind: Flavour, target: TargetProfile) -> None:
-    version = tensorrt_version(trt)
-    if kind.name != target.package or not target.accepts(version):
-        raise EngineMismatchError(
-            f"target {target.name} wants {target.package} {target.tensorrt}, "
-            f"this is {kind.title} {version}",
-            fix=f"run on the device: {target.build_command()}",
-        )
-
-
-def _builder(trt: ModuleType, logger: Any, log: MessageLog, kind: Flavour) -> Any:
-    try:
-        builder = trt.Builder(logger)
-    except (TypeError, RuntimeError):  # pybind11: "factory function returned nullptr"
-        builder = None
-    if builder is None:
-        raise UnavailableError(
-            f"{kind.title} {tensorrt_version(trt)} cannot make a builder here: {log.tail()}",
-            fix="fer-edge doctor",
-        )
-    return builder
+def _config(
+    library: _Library,
+    builder: Any,
+    parsed: _Network,
+    target: TargetProfile,
+    batches: dict[str, int],
+) -> tuple[Any, list[str]]:
+    """Return TensorRT's build configuration, and the flags that differ from its defaults."""
+    trt = library.trt
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.build.workspace_mib << 20)
+    config.builder_optimization_level = target.build.level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    flags = _set_flags(trt, config, parsed.precision)
+    config.add_optimization_profile(_profile(builder, parsed.input, batches))
+    return config, flags
 
 
 def _is_strongly_typed(trt: ModuleType) -> bool:
@@ -204,18 +232,11 @@ def _network_flags(trt: ModuleType) -> int:
 
 
 def _parse(
-    trt: ModuleType,
-    builder: Any,
-    logger: Any,
-    log: MessageLog,
-    src: Path,
-    content: bytes,
-    kind: Flavour,
-    target: TargetProfile,
+    library: _Library, builder: Any, src: Path, content: bytes, target: TargetProfile
 ) -> _Network:
+    trt, log, title = library.trt, library.log, library.title
     network = builder.create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, logger)
-    title = f"{kind.title} {tensorrt_version(trt)}"
+    parser = trt.OnnxParser(network, library.logger)
     if not parser.parse(content):
         errors = parser_errors(parser, log.errors())
         raise parse_failure(str(src), errors, log.errors(), title=title, target=target.name)
@@ -225,19 +246,20 @@ def _parse(
     if network.num_inputs != 1 or network.num_outputs != 1:
         raise UsageError(
             f"{src} has {network.num_inputs} inputs and {network.num_outputs} outputs, "
-            "not one of each: it is no network of fer-edge"
+            "not one of each: it was not exported by fer-edge"
         )
     tensor = network.get_input(0)
     shape = tuple(int(size) for size in tensor.shape)
     if len(shape) != 4 or shape[1:] != (1, SIZE, SIZE):
         raise UsageError(
-            f"{src} takes {list(shape)}, not [N, 1, {SIZE}, {SIZE}]: it is no network of fer-edge"
+            f"{src} takes {list(shape)}, not [N, 1, {SIZE}, {SIZE}]: "
+            "it was not exported by fer-edge"
         )
     return _Network(network, parser, _precision(trt, network), tensor, network.get_output(0))
 
 
 def _precision(trt: ModuleType, network: Any) -> str:
-    """Return what the graph holds: ``int8`` for any Q/DQ, else ``fp16`` for any FP16 tensor."""
+    """Return ``int8`` for a graph with Q/DQ, else ``fp16`` for one with an FP16 tensor."""
     quantised, half = {trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE}, trt.DataType.HALF
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     if any(layer.type in quantised for layer in layers):
@@ -280,15 +302,14 @@ def _describe(tensor: Any) -> dict[str, Any]:
     }
 
 
-def _write_layers(
-    trt: ModuleType, logger: Any, out: Path, plan: bytes, gpu: Gpu | None
-) -> Path | None:
-    """Save what the engine inspector reports of the layers; None where it cannot be asked."""
+def _write_layers(library: _Library, out: Path, plan: bytes, gpu: Gpu | None) -> Path | None:
+    """Save the engine inspector's report on the layers; None where the plan cannot be loaded."""
+    trt = library.trt
     path = layers_path(out)
     path.unlink(missing_ok=True)
     if gpu is None:
         return None
-    runtime = trt.Runtime(logger)
+    runtime = trt.Runtime(library.logger)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return None

@@ -18,7 +18,7 @@ from fer_edge.errors import NumericsError
 from fer_edge.preprocessing import SIZE
 from fer_edge.trt.cuda import CaptureError, Cuda, HostBuffer
 
-__all__ = ["Lane", "LoadedPlan"]
+__all__ = ["Lane", "LaneOptions", "LoadedPlan"]
 
 _GRAPHS_KEPT = 4
 
@@ -43,24 +43,34 @@ class _Captured:
     context: Any
 
 
+@dataclass(frozen=True)
+class LaneOptions:
+    """How a plan runs.
+
+    With ``graphs``, each batch size has its own CUDA graph (the last few are kept). With
+    ``mapped``, TensorRT reads and writes page-locked host memory in place, for GPUs that share the
+    CPU's memory. With ``timed``, events on the stream measure each batch, copies included.
+    """
+
+    graphs: bool = True
+    mapped: bool = False
+    timed: bool = False
+
+
 class Lane:
     """The stream, contexts and buffers of one thread. All calls need a current CUDA context.
 
-    With ``graphs``, each batch size has its own CUDA graph (the last few are kept). Each graph has
-    its own execution context, since a change of a context's shapes may invalidate an earlier
-    graph. ``no_graphs`` is the reason if there are none. With ``mapped``, TensorRT reads and
-    writes page-locked host memory in place, for GPUs that share the CPU's memory. With ``timed``,
-    ``device_ns`` is the time of the last batch on the stream, copies included.
+    Each CUDA graph has its own execution context, since a change of a context's shapes may
+    invalidate an earlier graph. ``no_graphs`` is the reason if there are no graphs. ``device_ns``
+    is the time of the last batch, if the lane is ``timed``.
     """
 
-    def __init__(
-        self, plan: LoadedPlan, cuda: Cuda, *, graphs: bool, mapped: bool, timed: bool
-    ) -> None:
+    def __init__(self, plan: LoadedPlan, cuda: Cuda, options: LaneOptions) -> None:
         self._plan = plan
         self._cuda = cuda
-        self._mapped = mapped
+        self._mapped = options.mapped
         self.no_graphs = ""
-        if not graphs:
+        if not options.graphs:
             self.no_graphs = "not requested"
         elif not cuda.supports_graphs:
             self.no_graphs = f"{cuda.name} has none"
@@ -69,7 +79,7 @@ class Lane:
         self._release: list[Callable[[], None]] = []
         self._shape = 0
         try:
-            self._acquire(timed)
+            self._acquire(options.timed)
         except BaseException:
             self.close()
             raise

@@ -21,6 +21,7 @@ from fer_edge.trt.gpu import gpu_or_reason
 from fer_edge.trt.library import FLAVOURS, import_tensorrt, tensorrt_version
 
 __all__ = [
+    "Limits",
     "TargetProfile",
     "default_target",
     "load_target",

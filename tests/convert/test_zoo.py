@@ -186,7 +186,6 @@ def test_tensorrt_rtx_builds_it(graphs: Graphs, precision: str, tmp_path: Path) 
         target=load_target("tensorrt-rtx"),
         trt=rtx,
         precision=precision,
-        max_batch=4,
     )
     assert report.sidecar.precision == precision
     assert report.path.stat().st_size == report.sidecar.size

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fer_edge.backends.base import softmax
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.bundle import Bundle, BundleWriter
-from fer_edge.deploy.deepstream import CONFIG, deepstream_from_bundle, scaling_for
+from fer_edge.deploy.deepstream import CONFIG, FaceDetector, deepstream_from_bundle, scaling_for
 from fer_edge.errors import NumericsError, UsageError
 from fer_edge.preprocessing import Preprocessing
 
@@ -111,8 +111,7 @@ def test_every_key_is_one_of_nvinfers(tiny_bundle: Bundle, tmp_path: Path) -> No
         precision="fp32",
         batch=4,
         threshold=0.25,
-        detector_id=3,
-        face_class=2,
+        detector=FaceDetector(3, 2),
         luma="video",
     )
     assert set(settings) <= KEYS

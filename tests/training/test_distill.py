@@ -30,7 +30,7 @@ from fer_edge.records import to_dict
 from fer_edge.runs.folder import RunFolder, create_run
 from fer_edge.runs.recipe import Distill, Recipe
 from fer_edge.training.batches import Batches, Sources
-from fer_edge.training.distill import Distillation, distillation_loss
+from fer_edge.training.distill import Distillation, StudentImages, distillation_loss
 from fer_edge.training.loop import TrainingReporter, train
 from fer_edge.training.losses import cross_entropy
 from fer_edge.training.teachers import find_teachers, public_info
@@ -155,7 +155,9 @@ def test_out_of_fold_no_network_teaches_what_it_was_fitted_to(
     assert {each.name for each in teachers} == {"oof"}
     train_set = twins.select("train")
     images = torch.from_numpy(train_set.images)[:, None]
-    ask = Distillation(teachers, Distill(2.0), Preprocessing(), dataset=twins, images=images)
+    ask = Distillation(
+        teachers, Distill(2.0), Preprocessing(), student=StudentImages(twins, images)
+    )
 
     answers = {}  # by the keys of the images that the network was fitted to
     view = _view(1)

@@ -20,7 +20,13 @@ from fer_edge.runs.folder import RunFolder
 from fer_edge.runs.recipe import Recipe, load_recipe
 from fer_edge.training import loop
 from fer_edge.training.search import search as search_module
-from fer_edge.training.search.search import MIN_FOR_IMPORTANCE, Search, SearchReporter, Trial
+from fer_edge.training.search.search import (
+    MIN_FOR_IMPORTANCE,
+    Search,
+    SearchReporter,
+    StudyOptions,
+    Trial,
+)
 from fer_edge.training.search.space import Choice, FloatRange, Space
 from fer_edge.training.search.study import is_lost, worker
 
@@ -72,8 +78,17 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Faked:
 def new_search(tmp_path: Path, faces: FerDataset) -> Callable[..., Search]:
     def make(name: str = "a", recipe: Recipe | None = None, **options: Any) -> Search:
         whole = recipe or load_recipe("default", ["epochs=9"])
-        options = {"epochs": 2, "pruner": "none", **options}
-        return Search(tmp_path / name, SPACE, whole, faces, "synthetic:160", **options)
+        options = {"pruner": "none", **options}
+        epochs = options.pop("epochs", 2)
+        return Search(
+            tmp_path / name,
+            SPACE,
+            whole,
+            faces,
+            "synthetic:160",
+            epochs=epochs,
+            options=StudyOptions(**options),
+        )
 
     return make
 

@@ -32,6 +32,7 @@ from fer_edge.progress import Reporter
 from fer_edge.trt.builder import plan_from_onnx
 from fer_edge.trt.cuda import CudaBindings
 from fer_edge.trt.gpu import Gpu
+from fer_edge.trt.lane import LaneOptions
 from fer_edge.trt.targets import load_target
 
 
@@ -242,7 +243,7 @@ def main(folder: str, module: str) -> None:
             trt=trt,
             cuda=CudaBindings(cudart),
             gpu=gpu,
-            device_timing=True,
+            options=LaneOptions(timed=True),
         ) as backend:
             images = np.random.default_rng(0).integers(0, 256, (11, 1, 48, 48), np.uint8)
             exact = [

@@ -31,6 +31,7 @@ from fer_edge.files import sha256_bytes
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.trt.cuda import CudaBindings, PyCuda
 from fer_edge.trt.gpu import Gpu
+from fer_edge.trt.lane import LaneOptions
 from fer_edge.trt.sidecar import PlanSidecar
 
 ORIN = Gpu("Orin (nvgpu)", 87, "12.6", 8 << 30, True, True, 8, 918)
@@ -83,7 +84,7 @@ def rig(tmp_path: Path) -> Rig:
 @pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("mapped", [True, False])
 def test_logits_are_the_plans_for_every_batch(rig: Rig, graphs: bool, mapped: bool) -> None:
-    with rig.backend(graphs=graphs, mapped=mapped) as backend:
+    with rig.backend(options=LaneOptions(graphs=graphs, mapped=mapped)) as backend:
         for n in (1, 2, 8, 9, 37, 1, 3):
             assert np.array_equal(backend.infer(IMAGES[:n]), logits_of(IMAGES[:n]))
         assert ("mapped memory" in backend.provider) is mapped
@@ -176,7 +177,7 @@ def test_a_library_that_cannot_be_captured_runs_without(
 
 
 def test_graphs_can_be_declined(rig: Rig) -> None:
-    with rig.backend(graphs=False) as backend:
+    with rig.backend(options=LaneOptions(graphs=False)) as backend:
         assert "no CUDA graphs: not requested" in backend.provider
         assert rig.cudart.launches == 0
 
@@ -186,7 +187,7 @@ def test_device_time_is_measured_only_when_asked_for(rig: Rig) -> None:
         backend.infer(IMAGES[:1])
         assert backend.device_ns is None
         assert "cudaEventRecord" not in rig.cudart.calls
-    with rig.backend(device_timing=True) as backend:
+    with rig.backend(options=LaneOptions(timed=True)) as backend:
         backend.infer(IMAGES[:1])
         assert backend.device_ns == 125_000  # the fake's events are an eighth of a ms apart
 
@@ -215,7 +216,7 @@ def test_threads_have_lanes_of_their_own(rig: Rig) -> None:
 def test_pycuda_runs_the_same_without_graphs(rig: Rig) -> None:
     driver = FakePyCuda()
     rig.trt.streams = driver
-    with rig.backend(cuda=PyCuda(driver), device_timing=True) as backend:
+    with rig.backend(cuda=PyCuda(driver), options=LaneOptions(timed=True)) as backend:
         assert "no CUDA graphs: pycuda has none" in backend.provider
         for n in (1, 8, 11):
             assert np.array_equal(backend.infer(IMAGES[:n]), logits_of(IMAGES[:n]))
@@ -227,7 +228,7 @@ def test_pycuda_runs_the_same_without_graphs(rig: Rig) -> None:
 def test_pycuda_maps_memory(rig: Rig) -> None:
     driver = FakePyCuda()
     rig.trt.streams = driver
-    with rig.backend(cuda=PyCuda(driver), mapped=True) as backend:
+    with rig.backend(cuda=PyCuda(driver), options=LaneOptions(mapped=True)) as backend:
         assert np.array_equal(backend.infer(IMAGES[:5]), logits_of(IMAGES[:5]))
     assert driver.live == 0
 
@@ -318,7 +319,8 @@ def test_a_missing_plan_is_named(rig: Rig) -> None:
 
 def test_mapped_memory_needs_a_gpu_that_can(rig: Rig) -> None:
     with pytest.raises(UnavailableError, match="cannot map host memory"):
-        rig.backend(mapped=True, gpu=replace(ORIN, maps_host_memory=False)).load()
+        options = LaneOptions(mapped=True)
+        rig.backend(options=options, gpu=replace(ORIN, maps_host_memory=False)).load()
 
 
 # What the library refuses

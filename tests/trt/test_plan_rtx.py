@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 from fixtures_progress import Recorder
+from msgspec.structs import replace
 
 from fer_edge.errors import EngineMismatchError, UsageError
 from fer_edge.files import sha256_file
@@ -16,7 +17,7 @@ from fer_edge.progress import Reporter
 from fer_edge.trt.builder import PlanReport, plan_from_onnx
 from fer_edge.trt.gpu import gpu_or_reason
 from fer_edge.trt.sidecar import PlanSidecar, layers_path, sidecar_path
-from fer_edge.trt.targets import load_target
+from fer_edge.trt.targets import Limits, load_target
 
 pytestmark = pytest.mark.tensorrt_rtx
 
@@ -29,6 +30,8 @@ def build(rtx: ModuleType, onnx_file: Callable[..., Path], tmp_path: Path) -> Bu
         settings = {name: options.pop(name) for name in ("opset", "u8", "size") if name in options}
         path = onnx_file(kind, **settings) if source is None else source
         target = load_target("tensorrt-rtx")
+        limits = {name: options.pop(name) for name in Limits.__struct_fields__ if name in options}
+        target = replace(target, build=replace(target.build, **limits))
         out = tmp_path / "engines" / f"{kind}.plan"
         return plan_from_onnx(path, out, target=target, **options)  # type: ignore[arg-type]
 
@@ -125,12 +128,12 @@ def test_uint8_activations_which_it_only_warns_of_are_refused(build: Build, tmp_
 
 
 def test_a_precision_that_the_graph_does_not_hold_is_refused(build: Build) -> None:
-    with pytest.raises(UsageError, match="tensors say fp32"):
+    with pytest.raises(UsageError, match="is a graph in fp32"):
         build("fp32", precision="int8")
 
 
 def test_another_network_is_refused(build: Build) -> None:
-    with pytest.raises(UsageError, match="no network of fer-edge"):
+    with pytest.raises(UsageError, match="not exported by fer-edge"):
         build("fp32", size=32)
 
 

@@ -37,7 +37,7 @@ from fer_edge.training.start import check_network, location
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["MIN_FOR_IMPORTANCE", "Search", "SearchReporter", "Trial"]
+__all__ = ["MIN_FOR_IMPORTANCE", "Search", "SearchReporter", "StudyOptions", "Trial"]
 
 MIN_FOR_IMPORTANCE = 6
 """Completed trials below which an estimate of importance would be noise."""
@@ -72,12 +72,30 @@ class Trial:
         return self.state in ("running", "complete", "pruned", "failed")
 
 
+@dataclass(frozen=True)
+class StudyOptions:
+    """Where a study is stored, and how it chooses and prunes.
+
+    ``storage`` is a file or a database URL, ``name`` the study's name in it. By default they are
+    a journal in the folder of the search, and the name of that folder.
+    """
+
+    storage: str | None = None
+    name: str | None = None
+    sampler: str = "tpe"
+    pruner: str = "median"
+    seed: int = 0
+
+
+_OPTIONS = StudyOptions()
+
+
 class Search:
     """A study, and all that its trials have in common.
 
-    A trial trains ``recipe`` for ``epochs``, or as long as the recipe says; ``storage`` is None (a
-    journal in ``folder``), a file, or a database URL. Raises UsageError when the study was begun
-    with another space, recipe or data, and MissingExtraError without Optuna.
+    A trial trains ``recipe`` for ``epochs``, by default for the epochs of the recipe. Raises
+    UsageError if the study was started with another space, recipe or data, and MissingExtraError
+    without Optuna.
     """
 
     def __init__(
@@ -89,17 +107,13 @@ class Search:
         data: str,
         *,
         epochs: int | None = None,
-        name: str | None = None,
-        storage: str | None = None,
-        sampler: str = "tpe",
-        pruner: str = "median",
-        seed: int = 0,
+        options: StudyOptions = _OPTIONS,
     ) -> None:
         self._whole = recipe
         if epochs is not None:
             recipe = with_overrides(recipe, [f"epochs={epochs}"])
         self.folder, self.space, self.recipe, self.dataset = folder, space, recipe, dataset
-        self._data, self._sampler, self._seed = location(data), sampler, seed
+        self._data, self._options = location(data), options
         require("optuna", "search")
         space.check(recipe)
         check_network(recipe)
@@ -112,11 +126,11 @@ class Search:
             },
         }
         self.study = open_study(
-            storage or str(folder / "study.journal"),
-            name or folder.name,
+            options.storage or str(folder / "study.journal"),
+            options.name or folder.name,
             direction="minimize" if self.monitor == "loss" else "maximize",
             identity=identity,
-            pruner=make_pruner(pruner, recipe.epochs),
+            pruner=make_pruner(options.pruner, recipe.epochs),
         )
 
     @property
@@ -215,11 +229,11 @@ class Search:
         from optuna import TrialPruned
         from optuna.trial import TrialState
 
-        trial = self.study.ask()
+        trial, options = self.study.ask(), self._options
         try:
             trial.set_user_attr("worker", worker())
             trial.set_user_attr("beat", time.time())
-            self.study.sampler = make_sampler(self._sampler, self._seed, trial.number)
+            self.study.sampler = make_sampler(options.sampler, options.seed, trial.number)
             values = {key: each.suggest(trial, key) for key, each in self.space.parameters.items()}
             value = self._train(trial, values, reporter)
         except TrialPruned:
