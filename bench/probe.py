@@ -72,8 +72,8 @@ def score(model: nn.Module, images: Tensor, labels: Tensor, side: int) -> tuple[
     )
 
 
-def main() -> None:
-    """Train one probe and print a line per epoch."""
+def command_line() -> argparse.Namespace:
+    """Return what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", help="as for fer-edge train")
     parser.add_argument("--network", default="compact")
@@ -87,8 +87,12 @@ def main() -> None:
     parser.add_argument("--smoothing", type=float, default=0.1)
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Train one probe and print a line per epoch."""
+    given = command_line()
     torch.set_num_threads(1)
     keep_freed_memory()
     torch.manual_seed(given.seed)

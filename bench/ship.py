@@ -155,8 +155,9 @@ def ship(
             data=dataset,
             int8=Int8Options(calibration),
             output=work / "built",
-            gate=GateOptions(speed=speed, policy=GatePolicy(max_top1_drop=max_drop)),
-            threads=threads,
+            gate=GateOptions(
+                speed=speed, policy=GatePolicy(max_top1_drop=max_drop), threads=threads
+            ),
             reporter=reporter,
         )
         for text in report.notes:
@@ -199,7 +200,7 @@ def _add_commands(run: RunFolder, commands: dict[str, None], known: set[str]) ->
     if (run.path.parent / "cv.json").is_file():
         commands.setdefault(_folds_command(CrossValidation(run.path.parent)))
         return
-    info, recipe = run.info(), run.recipe()
+    info = run.info()
     # A bundle's card says how its weights were made, which a copy of them as a file does not.
     before: list[InitInfo | TeacherInfo | IngredientInfo] = [*(info.soup or info.teachers)]
     if info.init is not None:
@@ -217,12 +218,16 @@ def _add_commands(run: RunFolder, commands: dict[str, None], known: set[str]) ->
         else:
             name = made_from.name or _as_named(made_from)
             commands.setdefault(f"# {name}: weights {made_from.sha256[:12]}")
+    commands.setdefault(_command(run))
+
+
+def _command(run: RunFolder) -> str:
+    """Return the command that makes ``run`` from what it was made from."""
+    info, recipe = run.info(), run.recipe()
     if info.kind == "soup":
-        parts = map(_as_named, info.soup)
-        words = ["fer-edge", "soup", *parts, "--name", run.name]
-        words += ["--data", str(info.dataset.source)]
-        commands.setdefault(shlex.join(words))
-        return
+        ingredients = map(_as_named, info.soup)
+        words = ["fer-edge", "soup", *ingredients, "--name", run.name]
+        return shlex.join([*words, "--data", str(info.dataset.source)])
     if info.qat is not None:
         from fer_edge.training.qat import qat_recipe
 
@@ -243,7 +248,7 @@ def _add_commands(run: RunFolder, commands: dict[str, None], known: set[str]) ->
             words += ["--allow-duplicates-across"] if resplit.duplicates_across else []
     words += _set(changed)
     words += ["--name", run.name, "--data", str(info.dataset.source)]
-    commands.setdefault(shlex.join(words))
+    return shlex.join(words)
 
 
 def _folds_command(validation: CrossValidation) -> str:

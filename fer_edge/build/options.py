@@ -44,10 +44,11 @@ class GateOptions:
     """How engines are judged.
 
     ``verify=False`` judges none, ``speed=False`` leaves the speed undecided. ``split`` names the
-    images; ``policy`` None is the gate's own.
+    images; ``policy`` None is the gate's own. Engines run with ``threads`` threads.
     """
 
     verify: bool = True
     speed: bool = True
     split: str = "public"
     policy: GatePolicy | None = None
+    threads: int = 1

@@ -65,7 +65,6 @@ def build(
     input: InputKind = "u8",
     int8: Int8Options = _INT8,
     gate: GateOptions = _GATE,
-    threads: int = 1,
     reporter: Reporter = SILENT,
 ) -> BuildReport:
     """Build an engine of ``precision`` for ``target`` from ``source`` and write it into a bundle.
@@ -105,7 +104,7 @@ def build(
         copied = _with_copied_weights(found, Path(folder))
         reporter.note(f"building {precision} for {chosen.name} from {found.described}")
         work = Work.start(
-            copied, chosen, Path(folder), input=input, threads=threads, reporter=reporter
+            copied, chosen, Path(folder), input=input, threads=gate.threads, reporter=reporter
         )
         trained_on = work.network.info.dataset
         if dataset is not None:

@@ -133,8 +133,7 @@ def command(
             output=output,
             input=input_,  # type: ignore[arg-type]  # click has checked it
             int8=Int8Options(calibration, method, exclude, retries),
-            gate=GateOptions(verify, speed, split),
-            threads=threads,
+            gate=GateOptions(verify, speed, split, threads=threads),
             reporter=reporter,
         )
     _print(report, fmt)

@@ -211,7 +211,7 @@ def _settings(
 ) -> dict[str, str]:
     return {
         "gpu-id": "0",
-        "gie-unique-id": str(detector_id + 1),
+        "gie-unique-id": str(detector.id + 1),
         "process-mode": "2",
         "network-type": "1",
         "network-mode": str(_MODES[precision]),

@@ -84,9 +84,7 @@ class Session:
         self.run, self.recipe, self.dataset = run, recipe, dataset
         self.teachers = run.info().teachers
         train_set, public_set = dataset.select("train"), dataset.select("public")
-        self._digests = {"train_sha256": train_set.sha256, "public_sha256": public_set.sha256}
-        if dataset.voters is not None and recipe.loss.target != "label":
-            self._digests["votes_sha256"] = dataset.voters.sha256
+        self._digests = _digests(dataset, train_set, public_set, recipe)
         train_set = without_holdout(train_set, recipe.data.holdout, recipe.data.holdout_seed)
         saved = load_state(run.state)
         if saved is not None:
@@ -122,16 +120,21 @@ class Session:
         wrapped, self.optimizer = self.accelerator.prepare(self.model, self._bare_optimizer)
         self.networks: list[nn.Module] = [wrapped, *self.replicas.networks[1:]]
         self.monitor, self.progress = Monitor(), Progress()
-        self.notes: list[str] = []
-        if recipe.loss.target != "label":
-            self.notes.append(
-                f"learns the {recipe.loss.target} of FER+; PUBLIC is scored by the majority of "
-                f"ten people (n = {len(self.public[0]):,}), not by FER2013's labels"
-            )
+        self.notes = self._target_notes()
         if saved is not None:
             self._restore(*saved)
         if self.machine.compile:
             self.networks = [torch.compile(network) for network in self.networks]  # type: ignore[misc]
+
+    def _target_notes(self) -> list[str]:
+        """Return a note if the labels are not those of FER2013."""
+        target = self.recipe.loss.target
+        if target == "label":
+            return []
+        return [
+            f"learns the {target} of FER+; PUBLIC is scored by the majority of ten people "
+            f"(n = {len(self.public[0]):,}), not by FER2013's labels"
+        ]
 
     def _network(self, *, resumed: bool) -> nn.Module:
         """Return the network to train."""
@@ -284,6 +287,16 @@ class Session:
                     f"started with {key} {value}, goes on with {now[key]}: the weights will "
                     "differ in their last bits from those of an uninterrupted run"
                 )
+
+
+def _digests(
+    dataset: FerDataset, train_set: FerDataset, public_set: FerDataset, recipe: Recipe
+) -> dict[str, str]:
+    """Return the digests of what a run learns from: it is resumed only with the same."""
+    digests = {"train_sha256": train_set.sha256, "public_sha256": public_set.sha256}
+    if dataset.voters is not None and recipe.loss.target != "label":
+        digests["votes_sha256"] = dataset.voters.sha256
+    return digests
 
 
 def _tensors(dataset: FerDataset, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -85,8 +85,9 @@ class _Library:
 
     def builder(self) -> Any:
         """Return TensorRT's builder."""
+        trt = self.trt
         try:
-            builder = self.trt.Builder(self.logger)
+            builder = trt.Builder(self.logger)
         except (TypeError, RuntimeError):  # pybind11: "factory function returned nullptr"
             builder = None
         if builder is None:
