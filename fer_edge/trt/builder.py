@@ -135,26 +135,26 @@ def plan_from_onnx(
     src, out = Path(src), Path(out)
     if not src.is_file():
         raise UsageError(f"ONNX file not found: {src}", fix="fer-edge build --precision fp32")
-    library = _Library.open(
+    lib = _Library.open(
         import_tensorrt(target.package) if trt is None else trt, target, reporter
     )
-    kind = library.kind
+    kind = lib.kind
     if gpu is None:
         # Scar: without a driver 8.6 crashes here instead of returning an error.
         gpu = gpu_or_reason()[0] if kind.builds_without_gpu else find_gpu()
 
     content = src.read_bytes()
-    builder = library.builder()
-    parsed = _parse(library, builder, src, content, target)
+    builder = lib.builder()
+    parsed = _parse(lib, builder, src, content, target)
     if precision is not None and precision != parsed.precision:
         raise UsageError(
             f"{precision} was asked for, but {src} is a graph in {parsed.precision}",
             fix=f"fer-edge build --precision {precision} --target {target.name}",
         )
     batches = {"min": 1, "opt": 1, "max": target.build.max_batch}
-    config, flags = _config(library, builder, parsed, target, batches)
+    config, flags = _config(lib, builder, parsed, target, batches)
     timings = (
-        TimingCache(library.trt, gpu)
+        TimingCache(lib.trt, gpu)
         if keep_timings and gpu and not kind.builds_without_gpu
         else None
     )
@@ -162,18 +162,18 @@ def plan_from_onnx(
         timings.give_to(config)
 
     start = time.monotonic()
-    with watch_build(library.trt, config, reporter.stage("building the plan")):
+    with watch_build(lib.trt, config, reporter.stage("building the plan")):
         serialized = builder.build_serialized_network(parsed.network, config)
     seconds = time.monotonic() - start
     if serialized is None:
-        raise build_failure(str(src), library.log.errors(), title=kind.title, target=target.name)
+        raise build_failure(str(src), lib.log.errors(), title=kind.title, target=target.name)
     plan = bytes(serialized)
     if timings is not None:
         timings.take_from(config)
 
     sidecar = PlanSidecar(
         package=kind.name,
-        tensorrt=str(library.trt.__version__),
+        tensorrt=str(lib.trt.__version__),
         sm=None if kind.builds_without_gpu or gpu is None else gpu.sm,
         gpu="" if kind.builds_without_gpu or gpu is None else gpu.name,
         target=target.name,
@@ -189,29 +189,29 @@ def plan_from_onnx(
         flags=flags,
         builder_level=int(config.builder_optimization_level),
         workspace_mib=target.build.workspace_mib,
-        strongly_typed=_is_strongly_typed(library.trt),
+        strongly_typed=_is_strongly_typed(lib.trt),
         timing_cache="" if timings is None else timings.status,
         layers=int(parsed.network.num_layers),
         driver=gpu.driver if gpu else "",
         fer_edge=__version__,
-        warnings=library.log.warnings()[:20],
+        warnings=lib.log.warnings()[:20],
     )
     # A crash between the two writes is found later: the sidecar has the digest of the plan.
     with atomic_path(out) as temporary:
         temporary.write_bytes(plan)
     sidecar.write(out)
-    return PlanReport(out, sidecar, _write_layers(library, out, plan, gpu))
+    return PlanReport(out, sidecar, _write_layers(lib, out, plan, gpu))
 
 
 def _config(
-    library: _Library,
+    lib: _Library,
     builder: Any,
     parsed: _Network,
     target: TargetProfile,
     batches: dict[str, int],
 ) -> tuple[Any, list[str]]:
     """Return TensorRT's build configuration, and the flags that differ from its defaults."""
-    trt = library.trt
+    trt = lib.trt
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.build.workspace_mib << 20)
     config.builder_optimization_level = target.build.level
@@ -233,11 +233,11 @@ def _network_flags(trt: ModuleType) -> int:
 
 
 def _parse(
-    library: _Library, builder: Any, src: Path, content: bytes, target: TargetProfile
+    lib: _Library, builder: Any, src: Path, content: bytes, target: TargetProfile
 ) -> _Network:
-    trt, log, title = library.trt, library.log, library.title
+    trt, log, title = lib.trt, lib.log, lib.title
     network = builder.create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, library.logger)
+    parser = trt.OnnxParser(network, lib.logger)
     if not parser.parse(content):
         errors = parser_errors(parser, log.errors())
         raise parse_failure(str(src), errors, log.errors(), title=title, target=target.name)
@@ -303,14 +303,14 @@ def _describe(tensor: Any) -> dict[str, Any]:
     }
 
 
-def _write_layers(library: _Library, out: Path, plan: bytes, gpu: Gpu | None) -> Path | None:
+def _write_layers(lib: _Library, out: Path, plan: bytes, gpu: Gpu | None) -> Path | None:
     """Save the engine inspector's report on the layers; None where the plan cannot be loaded."""
-    trt = library.trt
+    trt = lib.trt
     path = layers_path(out)
     path.unlink(missing_ok=True)
     if gpu is None:
         return None
-    runtime = trt.Runtime(library.logger)
+    runtime = trt.Runtime(lib.logger)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return None

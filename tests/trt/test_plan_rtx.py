@@ -146,7 +146,7 @@ def test_a_file_that_is_no_onnx_is_refused(build: Build, tmp_path: Path, content
 
 
 def test_a_missing_file_is_named(build: Build, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no ONNX file .*gone\.onnx"):
+    with pytest.raises(UsageError, match=r"ONNX file not found: .*gone\.onnx"):
         build("x", source=tmp_path / "gone.onnx")
 
 
