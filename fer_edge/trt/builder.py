@@ -135,9 +135,7 @@ def plan_from_onnx(
     src, out = Path(src), Path(out)
     if not src.is_file():
         raise UsageError(f"ONNX file not found: {src}", fix="fer-edge build --precision fp32")
-    lib = _Library.open(
-        import_tensorrt(target.package) if trt is None else trt, target, reporter
-    )
+    lib = _Library.open(import_tensorrt(target.package) if trt is None else trt, target, reporter)
     kind = lib.kind
     if gpu is None:
         # Scar: without a driver 8.6 crashes here instead of returning an error.
@@ -154,9 +152,7 @@ def plan_from_onnx(
     batches = {"min": 1, "opt": 1, "max": target.build.max_batch}
     config, flags = _config(lib, builder, parsed, target, batches)
     timings = (
-        TimingCache(lib.trt, gpu)
-        if keep_timings and gpu and not kind.builds_without_gpu
-        else None
+        TimingCache(lib.trt, gpu) if keep_timings and gpu and not kind.builds_without_gpu else None
     )
     if timings is not None:
         timings.give_to(config)
