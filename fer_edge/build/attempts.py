@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fer_edge.measure.proof import Engine, Proof, Proven
     from fer_edge.quantize.ranges import Ranges
 
-__all__ = ["Acceptance", "Attempt", "Int8Result", "int8_within_gate"]
+__all__ = ["Acceptance", "Attempt", "Int8Layout", "Int8Result", "int8_within_gate"]
 
 _RANKING_IMAGES = 128
 _WEIGHTS_IMAGES = 256
@@ -97,6 +97,14 @@ class Acceptance:
         return proven, "" if proven.gate.passed else proven.gate.reason()
 
 
+@dataclass(frozen=True)
+class Int8Layout:
+    """The placement of the Q/DQ pairs, and the precision of what is not quantised."""
+
+    placement: str
+    remainder: Remainder = "fp32"
+
+
 _OPTIONS = Int8Options()
 
 
@@ -104,16 +112,15 @@ def int8_within_gate(
     fp32: Engine,
     engine: Engine,
     ranges: Sequence[Ranges],
-    placement: str,
+    layout: Int8Layout,
     acceptance: Acceptance,
     *,
     images: np.ndarray,
-    remainder: Remainder = "fp32",
     options: Int8Options = _OPTIONS,
     graph: Graph | None = None,
     reporter: Reporter = SILENT,
 ) -> Int8Result:
-    """Write ``engine.path``, the INT8 graph of ``fp32`` with this placement, and judge it.
+    """Write ``engine.path``, the INT8 graph of ``fp32`` with this layout, and judge it.
 
     ``ranges`` are by one method or several, best first. Where accuracy fails, the other methods are
     tried: they cost no speed. While it still fails, the layers are ranked by their cost on the
@@ -123,6 +130,7 @@ def int8_within_gate(
     saturates on this CPU, the weight scales that lose least on ``images`` are taken.
     """
     parsed = graph or read_graph(fp32.path)
+    placement, remainder = layout.placement, layout.remainder
     asked = dict.fromkeys(options.exclude, "asked for")
     attempts: list[Attempt] = []
     costs: list[Trial[str]] = []

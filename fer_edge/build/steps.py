@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge.build.attempts import Acceptance, Int8Result, int8_within_gate
+from fer_edge.build.attempts import Acceptance, Int8Layout, Int8Result, int8_within_gate
 from fer_edge.build.options import CALIBRATION, Int8Options
 from fer_edge.build.source import BuildSource
 from fer_edge.build.target import BuildTarget
@@ -210,10 +210,9 @@ class Work:
                 fp32,
                 self.engine("int8", target.artifact("int8")),
                 ranges,
-                target.placement,
+                Int8Layout(target.placement, target.remainder),
                 Acceptance(check, self.proof, higher if speed and target.timed_here else None),
                 images=images,
-                remainder=target.remainder,
                 options=options,
                 graph=self.network.graph,
                 reporter=self.reporter,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fixtures_progress import Recorder
 
-from fer_edge.build.attempts import Acceptance, Int8Result, int8_within_gate
+from fer_edge.build.attempts import Acceptance, Int8Layout, Int8Result, int8_within_gate
 from fer_edge.build.options import Int8Options
 from fer_edge.convert.golden import golden_failure
 from fer_edge.data import FerDataset
@@ -109,7 +109,7 @@ def attempt(
         engine(fp32, "fp32"),
         engine(tmp_path / "int8.onnx", "int8"),
         [ranges, *others],
-        "onnxruntime",
+        Int8Layout("onnxruntime"),
         Acceptance(check, proof),
         images=faces.images[:32],
         options=Int8Options(**options),

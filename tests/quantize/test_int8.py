@@ -14,7 +14,7 @@ from fixtures_graphs import TINY, graph, measured, optimised_operators, run, sav
 from fixtures_progress import Recorder
 from onnx import TensorProto, helper, numpy_helper
 
-from fer_edge.build.attempts import Acceptance, int8_within_gate
+from fer_edge.build.attempts import Acceptance, Int8Layout, int8_within_gate
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.graph import load_model, metadata, wiring
@@ -464,7 +464,7 @@ def test_weights_are_tried_where_an_engine_saturates_alone(
         engine(fp32, "fp32"),
         engine(out, "int8"),
         [ranges],
-        target,
+        Int8Layout(target),
         Acceptance(lambda engine: ""),
         images=faces.images[:16],
         reporter=recorder,
