@@ -1,4 +1,4 @@
-"""INT8 within its gate: quantise, judge; try other ranges, then leave out what costs most."""
+"""INT8 within its gate: quantise and judge; try other ranges, then leave out costly layers."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class Acceptance:
     """What an INT8 engine has to pass.
 
     ``check`` returns what is wrong with an engine's golden answers ("" for nothing). ``proof``
-    judges it against the reference; None leaves the decision to ``check``. ``higher`` is the next
-    higher precision, which it has to be faster than; None leaves the speed undecided.
+    judges it against the reference; with None only ``check`` decides. The engine has to be faster
+    than ``higher``, the next higher precision; None leaves the speed undecided.
     """
 
     check: Callable[[Engine], str]
@@ -124,10 +124,11 @@ def int8_within_gate(
 
     ``ranges`` are by one method or several, best first. Where accuracy fails, the other methods are
     tried: they cost no speed. While it still fails, the layers are ranked by their cost on the
-    calibration ``images``, and the worst 1, 2, 4, ... of them stay in higher precision, with the
-    first method, ``options.retries`` times at most (0: one attempt is all). A graph that is
-    accurate but not faster is not tried again: leaving layers out makes it slower. Where the engine
-    saturates on this CPU, the weight scales that lose least on ``images`` are taken.
+    calibration ``images`` u8[N,48,48]. Then the costliest 1, 2, 4, ... of them stay in higher
+    precision, with the first method, ``options.retries`` times at most (0: only one attempt). A
+    graph that is accurate but not faster is not tried again: fewer INT8 layers make it slower.
+    Where the engine saturates on this CPU, the weight scales that lose least on ``images`` are
+    used. ``graph`` is the parsed file of ``fp32``; None parses it.
     """
     parsed = graph or read_graph(fp32.path)
     placement, remainder = layout.placement, layout.remainder
@@ -187,7 +188,7 @@ def int8_within_gate(
             )
         worst = costs[: 2**layered]
         if len(worst) >= len(costs) or len(worst) < 2**layered:
-            break  # nothing that matters would be left
+            break  # no layer of importance would stay INT8
         out = asked | {cost.name: _reason(cost) for cost in worst}
         reporter.note(
             f"trying again with {', '.join(cost.name for cost in worst)} in higher precision"

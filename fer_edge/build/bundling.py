@@ -29,9 +29,9 @@ def write_bundle(
 ) -> None:
     """Write the bundle, or add to the one that is there.
 
-    An INT8 graph that failed its gate is not written, and an older one of the same target goes: it
-    would be taken for the result. ``calibration`` is what the manifest says of it; ``synthetic``
-    whether drawn faces took part.
+    An INT8 graph that failed its gate is not written. An older one of the same target is removed,
+    because it would be mistaken for the result. ``calibration`` is what the manifest records of it;
+    ``synthetic``: whether drawn faces were used for training or calibration.
     """
     source, target, network = work.source, work.target, work.network
     with BundleWriter(source.output, base=source.base) as writer:
@@ -81,7 +81,7 @@ def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[st
     card = model_card(synthetic=synthetic, weights=work.network.info, results=results)
     if source.weights is not None or source.given is None:
         return card
-    # The bundle that was given has no weights, and its card knows more of the network than they.
+    # A graph records little of the training: keep what the card of its bundle records.
     kept = ("data", "protocol", "training", "confidence")
     return {
         **card,
@@ -92,10 +92,10 @@ def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[st
 def _add_verifications(
     work: Work, writer: BundleWriter, base: Bundle | None, digests: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Add what was proved to ``verify.json``, where ``fer-edge verify`` keeps its results, too.
+    """Add the results to ``verify.json``, where ``fer-edge verify`` writes its results, too.
 
-    Those of files that are not among ``digests`` any more, of earlier weights mostly, are left out.
-    Returns all that stands there.
+    Results of files that are not among ``digests`` any more, mostly of earlier weights, are left
+    out. Returns all results that the file contains.
     """
     listed = base.find(path=VERIFY_FILE) if base else None
     text = base.file(listed).read_text(encoding="utf-8") if base and listed else None

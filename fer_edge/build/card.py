@@ -142,10 +142,10 @@ def _protocol(made: WeightsInfo) -> list[str]:
             "fitted on TRAIN alone, its labels and the answers of teachers "
             f"({', '.join(dict.fromkeys(teacher.name for teacher in made.teachers))})"
         ]
-    anew = resplit_label(made.dataset)
-    if anew:
+    resplit = resplit_label(made.dataset)
+    if resplit:
         lines.append(
-            f"TRAIN, PUBLIC and PRIVATE are parts of its own {anew}, of the official TRAIN and "
+            f"TRAIN, PUBLIC and PRIVATE are parts of its own {resplit}, of the official TRAIN and "
             "PUBLIC: its scores are not those of the official split"
         )
     held_out = made.holdout
@@ -174,8 +174,10 @@ def _protocol(made: WeightsInfo) -> list[str]:
     if decay:
         lines.append(f"the weights are an exponential moving average (decay {decay:g})")
     lines += [
-        f"recipes were chosen by their score on PUBLIC{'' if anew else ' (PublicTest)'}, so that "
-        f"score is somewhat optimistic; PRIVATE{'' if anew else ' (PrivateTest)'} had no part in "
+        "recipes were chosen by their score on "
+        f"PUBLIC{'' if resplit else ' (PublicTest)'}, so that "
+        "score is somewhat optimistic; "
+        f"PRIVATE{'' if resplit else ' (PrivateTest)'} had no part in "
         "training or choosing",
         "scored on one view of each image at batch 1, the very call that an application makes",
     ]

@@ -1,7 +1,7 @@
 """The last step of a build for TensorRT: from the graph in a bundle to its plan, on the device.
 
-A plan is made where it will run. A workstation prepares the graph and proves it; the bundle then
-travels, and this step alone (no torch, no onnx, no data) runs on the board.
+A plan is built on the device that runs it. A workstation prepares and verifies the graph. The
+bundle is then copied to the device, and only this step (no torch, no onnx, no data) runs there.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def add_plan(
 ) -> str:
     """Build the plan of ``precision`` into the bundle and return its name there.
 
-    Where this machine cannot build it, nothing is pretended: the reason and the command to run on
-    the device are notes, and "" is returned. A plan that this machine can also run is replayed on
+    Where this machine cannot build it, notes give the reason and the command to run on the device,
+    and "" is returned. A plan that this machine can also run is replayed on
     the golden inputs before it is added; :class:`NumericsError` if it computes something else.
     :class:`UsageError` if the bundle lacks the graph.
     """

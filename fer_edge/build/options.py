@@ -1,4 +1,4 @@
-"""What a build is asked for beyond its source, precision and target: how INT8 is made, the gate."""
+"""Options of a build beside its source, precision and target: how INT8 is made, and the gate."""
 
 from __future__ import annotations
 

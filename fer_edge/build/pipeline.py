@@ -1,4 +1,4 @@
-"""From a trained network to a proven engine in a bundle: the one place that strings it together."""
+"""From a trained network to a verified engine in a bundle: the order of the steps."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def build(
     and the gate judges. It is split as the network's training data was; DataError where that was a
     split of another data set.
 
-    When INT8 fails its gate after all attempts, the bundle is written without it, its manifest says
-    why, and ``error`` of the report is the GateError.
+    When INT8 fails its gate after all attempts, the bundle is written without it. Then its manifest
+    records the reason, and ``error`` of the report is the GateError.
 
-    A TensorRT target of which a bundle holds the graph needs no data, no torch and no onnx: its
-    plan is built from that graph, unless another calibration is asked for.
+    If the source is a bundle with the graph of a TensorRT target, the plan is built from that graph
+    without data, torch and onnx, unless ``int8`` asks for another calibration.
 
     Raises UsageError, DataError, MissingExtraError for what cannot be built, NumericsError for an
     FP32 graph that does not compute the network.
@@ -165,7 +165,7 @@ def _plan_only(
     precision: str,
     reporter: Reporter,
 ) -> BuildReport:
-    """Build a plan from a graph that the bundle has: all that a device without torch has to do."""
+    """Build a plan from a graph in the bundle: the only step on a device without torch."""
     assert target.profile is not None
     assert source.given is not None
     if source.output != source.given.path:

@@ -107,10 +107,15 @@ def qat_setup(
 
 def _known(node: Any, constants: Any) -> str:
     kind = str(node.op_type)
-    held = [name for name in node.input[1:] if name in constants]
-    if kind not in OPERATORS or len(node.output) != 1 or (held and kind not in {"Conv", "Gemm"}):
+    constant_inputs = [name for name in node.input[1:] if name in constants]
+    if (
+        kind not in OPERATORS
+        or len(node.output) != 1
+        or (constant_inputs and kind not in {"Conv", "Gemm"})
+    ):
         raise UsageError(
-            f"{node.name} is {kind}{' with a constant' if held else ''}, which cannot be "
+            f"{node.name} is {kind}{' with a constant' if constant_inputs else ''}, "
+            "which cannot be "
             "fine-tuned for INT8",
             fix="leave it in higher precision: fer-edge build --exclude "
             f"{node.name}; what can be: {', '.join(OPERATORS)}",
@@ -120,7 +125,8 @@ def _known(node: Any, constants: Any) -> str:
 
 def _attributes(node: Any) -> dict[str, Any]:
     onnx = require("onnx", "build")
-    found = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     return {
-        name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()
+        name: value.decode() if isinstance(value, bytes) else value
+        for name, value in attributes.items()
     }

@@ -18,10 +18,10 @@ WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 """The operators that hold the multiplications: what may be excluded to win accuracy back."""
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
-"""Swallowed by the Q that follows: its lower bound is their zero."""
+"""Fused into the Q that follows: its lower bound is their zero."""
 
 _SAME_SCALE = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"})
-"""Results are values of the input, so they keep its scale."""
+"""Their results are values of their input, so they keep its scale."""
 
 _LAYOUT = _SAME_SCALE - {"MaxPool"}
 _MANY_INPUTS = frozenset({"Add", "Mul", "Concat"})
@@ -39,7 +39,7 @@ class Params:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to be done.
+    """The decisions for one graph.
 
     ``chosen``: the nodes that become INT8, with those of their inputs that carry a Q/DQ pair;
     ``left``: those that stay, with the reason; ``params``: the tensors that become 8 bits;
@@ -64,8 +64,8 @@ def choose(
 ) -> Choice:
     """Decide for each node, in order, and give a scale to each tensor that becomes 8 bits.
 
-    ``asked`` names the nodes that are to stay in higher precision, and why. ``half_scales`` takes
-    only scales that FP16 holds exactly.
+    ``asked`` names the nodes that stay in higher precision on request, with the reason.
+    ``half_scales`` uses only scales that FP16 represents exactly.
     """
     return _Chooser(model, wires, ranges, placement, asked, half_scales).choose()
 
@@ -122,7 +122,7 @@ class _Chooser:
         if follower is not None and follower.op_type in _ACTIVATIONS:
             self.fused.add(follower.name)
             result = follower.output[0]
-        # The logits stay float: their exact order is the answer.
+        # The logits stay float: their order decides the label.
         if result not in self.wires.outputs:
             self._give_params(result)
 
@@ -179,7 +179,7 @@ class _Chooser:
         return max(straight, key=lambda name: self.depth[name], default=None)
 
     def _depths(self) -> dict[str, int]:
-        """Return each tensor's longest way from the input, in nodes."""
+        """Return the longest path from the input to each tensor, in nodes."""
         depth: dict[str, int] = {}
         for node in self.model.graph.node:
             here = 1 + max((depth.get(name, 0) for name in node.input), default=0)
@@ -222,7 +222,7 @@ class _Chooser:
         self.params[name] = Params(scale, zero - 128 if signed else zero)
 
     def _scale(self, value: float) -> np.float32:
-        """Return a scale that the graph can hold; 1 for a tensor that is always zero."""
+        """Return a scale that the graph can represent; 1 for a tensor that is always zero."""
         if self.half_scales:
             value = float(np.float16(max(value, _SMALLEST_HALF))) if value else 1.0
         scale: np.float32 = np.float32(value or 1.0)

@@ -1,9 +1,9 @@
 """FP32 ONNX + ranges -> INT8 ONNX with explicit Q/DQ pairs, placed where a runtime fuses them.
 
-The graph says all that an engine needs: which tensors are 8 bits, with which scale. What a target
-wants is data in :mod:`fer_edge.quantize.placement`; :mod:`fer_edge.quantize.choice` applies it to a
-graph, and this module writes what was chosen. Operators that are not known stay in float and are
-listed with the reason.
+The graph contains all that an engine needs: which tensors have 8 bits, and their scales. The rules
+of a target are data in :mod:`fer_edge.quantize.placement`. :mod:`fer_edge.quantize.choice` applies
+them to a graph, and this module writes the result. Unknown operators stay in float and are listed
+with the reason.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ Remainder = Literal["fp32", "fp16"]
 
 @dataclass(frozen=True)
 class Quantised:
-    """What became of each node: ``quantised`` names, ``excluded`` (name, reason) pairs.
+    """The result for each node: names in ``quantised``, (name, reason) pairs in ``excluded``.
 
-    ``weighted`` are those of the quantised that hold weights, in the order of the graph.
+    ``weighted`` are the quantised nodes that have weights, in the order of the graph.
     """
 
     quantised: tuple[str, ...]
@@ -65,8 +65,8 @@ def int8_from_onnx(
 
     ``exclude`` names nodes to leave in higher precision (with the reason, if it is a mapping).
     Input and output keep their names, types and shapes. ``remainder="fp16"`` writes all that is not
-    INT8 in half precision, scales included, with opset 19, the first to allow that: what a strongly
-    typed TensorRT runs fastest. ``weight_scales`` overrides the placement's.
+    INT8 in half precision, scales included. It needs opset 19, the first that allows this. A
+    strongly typed TensorRT runs such a graph fastest. ``weight_scales`` overrides the placement's.
 
     :class:`UsageError` if ``src`` is quantised already, the ranges are another graph's, or nothing
     can be quantised.
@@ -102,9 +102,9 @@ def quantise(
     *,
     half_scales: bool = False,
 ) -> tuple[Any, Quantised]:
-    """Return a quantised copy of a model, and what became of its nodes.
+    """Return a quantised copy of a model, and the result for each of its nodes.
 
-    ``half_scales`` takes only scales that FP16 holds exactly.
+    ``half_scales`` uses only scales that FP16 represents exactly.
     """
     _check_source(model, exclude)
     reasons = dict(exclude) if isinstance(exclude, Mapping) else dict.fromkeys(exclude, "asked for")
@@ -146,7 +146,7 @@ def _report(
 
 
 class _Builder:
-    """Writes a new graph, node by node, as a :class:`Choice` says."""
+    """Writes a new graph, node by node, by a :class:`Choice`."""
 
     def __init__(
         self,
@@ -230,24 +230,24 @@ class _Builder:
             bias = self._shifted_bias(bias, quantised, scales)
         if bias is None:
             return
-        own = f"{node.name}.bias"
+        bias_name = f"{node.name}.bias"
         if self.placement.bias == "int32" and bias.shape == scales.shape:
             steps = (scales * x.scale).astype(np.float32)
             integers = np.rint(bias.astype(np.float64) / steps).astype(np.int32)
-            self._integers(own, integers, steps, 0)
-            _set_bias(copy, f"{own}/dq")
+            self._integers(bias_name, integers, steps, 0)
+            _set_bias(copy, f"{bias_name}/dq")
         elif raw:
-            self._constant(f"{own}/shifted", bias.astype(np.float32))
-            _set_bias(copy, f"{own}/shifted")
+            self._constant(f"{bias_name}/shifted", bias.astype(np.float32))
+            _set_bias(copy, f"{bias_name}/shifted")
 
     def _shifted_bias(
         self, bias: np.ndarray | None, quantised: np.ndarray, scales: np.ndarray
     ) -> np.ndarray:
-        """Return the bias that makes up for the mean pixel not being an integer.
+        """Return the bias that corrects for a mean pixel that is not an integer.
 
-        The zero point stands for 129, say, where the mean is 129.46. Inside the image that is a
-        constant, taken up here; in the first rows and columns, where some taps see padding, the
-        rest is at most half a gray level of those taps.
+        The zero point is, for example, 129 where the mean is 129.46. Inside the image the
+        difference is a constant, which is added here. In the first rows and columns, where some
+        taps see padding, an error of at most half a gray level of those taps remains.
         """
         affine, params = self.choice.raw, self.choice.raw_params
         assert affine is not None
@@ -258,7 +258,7 @@ class _Builder:
         return shifted
 
     def _emit_pair(self, name: str) -> None:
-        """Quantise and dequantise a tensor, where it was chosen: ``<name>/q``, ``<name>/dq``."""
+        """Quantise and dequantise a chosen tensor: ``<name>/q``, ``<name>/dq``."""
         params = self.choice.params.get(name)
         if params is None:
             return
@@ -268,7 +268,7 @@ class _Builder:
         self._dequantise(f"{name}/q", f"{name}/dq", name)
 
     def _integers(self, name: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> None:
-        """Add integers as a constant and the node that makes ``<name>/dq`` of them."""
+        """Add integers as a constant, and the node that dequantises them to ``<name>/dq``."""
         self._constant(f"{name}/q", integers)
         self._constant(f"{name}/scale", scales)
         self._constant(f"{name}/zero_point", np.zeros(len(scales), integers.dtype))

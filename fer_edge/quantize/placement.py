@@ -23,11 +23,11 @@ _LAYOUT = {"Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
 
 @dataclass(frozen=True)
 class Placement:
-    """Which tensors of an INT8 graph carry Q/DQ pairs, and of what kind. ``name``: its own name.
+    """Which tensors of an INT8 graph carry Q/DQ pairs, and of what kind.
 
-    ``activation``: the integer type; ``symmetric``: zero point 0. ``weight_scales``: ``"full"``
-    uses all of -127..127; ``"saturation-safe"`` scales each output channel so that no two
-    neighbouring products can overflow 16 bits (see
+    ``name``: its key in :data:`PLACEMENTS`. ``activation``: the integer type; ``symmetric``: zero
+    point 0. ``weight_scales``: ``"full"`` uses all of -127..127; ``"saturation-safe"`` scales each
+    output channel so that no two neighbouring products can overflow 16 bits (see
     :func:`fer_edge.quantize.weights.quantise_weights`). ``bias``: int32 with its own
     DequantizeLinear, or left float. ``operators``: whose inputs are quantised. ``outputs``:
     quantise results as well, after the activation function that follows, as engines need that fuse
@@ -52,7 +52,7 @@ class Placement:
     """Why an operator that could be quantised is not, by operator."""
 
     def reason(self, operator: str) -> str:
-        """Say why an operator stays in higher precision."""
+        """Return why an operator stays in higher precision."""
         return dict(self.reasons).get(operator, f"{self.name} has no INT8 form of {operator}")
 
 

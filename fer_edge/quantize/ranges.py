@@ -31,10 +31,10 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Ranges:
-    """What INT8 has to represent: ``values[tensor] = (low, high)``, low <= 0 <= high.
+    """The ranges that INT8 has to represent: ``values[tensor] = (low, high)``, low <= 0 <= high.
 
-    ``graph_sha256`` is the FP32 file's; ``key`` all that the values depend on; ``cached`` says
-    whether they came from the cache, ``note`` why a cache entry was not used.
+    ``graph_sha256`` is the FP32 file's; ``key`` contains all that the values depend on; ``cached``:
+    whether they came from the cache; ``note``: why a cache entry was not used.
     """
 
     values: Mapping[str, tuple[float, float]]
@@ -92,12 +92,12 @@ def ranges_from_onnx(
     cache: bool = True,
     reporter: Reporter = SILENT,
 ) -> Ranges:
-    """Run ``src`` on the calibration images and return each tensor's range.
+    """Run ``src`` on the calibration images and return the range of each tensor.
 
     ``method`` overrides the recipe's: ``minmax`` keeps every value, ``percentile`` and ``entropy``
     clip by magnitude (:mod:`fer_edge.quantize.thresholds`), never beyond what was seen. Results are
     kept in the user's cache under the digest of all that they depend on; an entry that does not
-    match, or is damaged, is measured again, and ``note`` says so.
+    match, or is damaged, is measured again, with a ``note``.
     """
     name = method or calibration.recipe.method
     found = ranges_by_method(src, dataset, calibration, [name], cache=cache, reporter=reporter)
@@ -113,7 +113,7 @@ def ranges_by_method(
     cache: bool = True,
     reporter: Reporter = SILENT,
 ) -> dict[str, Ranges]:
-    """Like :func:`ranges_from_onnx` for several methods, for all of which the images run once."""
+    """As :func:`ranges_from_onnx`, for several methods; the images run once for all of them."""
     for method in methods:
         if method not in METHODS:
             raise UsageError(
@@ -186,7 +186,7 @@ def _preprocessing(model: Any) -> Preprocessing:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What was seen of each tensor: its ends, and counts of |x| from 0 to its largest magnitude."""
+    """The smallest and largest value of each tensor, and counts of |x| from 0 to the largest."""
 
     tensors: list[str]
     low: np.ndarray
@@ -194,7 +194,7 @@ class _Seen:
     histograms: np.ndarray | None
 
     def ranges(self, method: str, recipe: CalibrationRecipe) -> Values:
-        """Return what a method makes of it."""
+        """Return the ranges by a method."""
         low, high = self.low.copy(), self.high.copy()
         if method != "minmax":
             assert self.histograms is not None

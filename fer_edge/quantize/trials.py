@@ -1,7 +1,7 @@
-"""Which variant of an INT8 graph loses least: each is tried, and compared with FP32 without labels.
+"""Which variant of an INT8 graph loses least: all are compared with FP32, without labels.
 
-The variants are calibration methods, single layers, and kinds of weight scales. No image of a test
-split is needed: the calibration set's own images serve.
+The variants are calibration methods, single layers, and kinds of weight scales. The comparison uses
+the images of the calibration set: no image of a test split is needed.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def best_method(
 ) -> list[Trial[str]]:
     """Try each calibration method of ``ranges`` on u8[N,48,48] ``images``; the best comes first.
 
-    The INT8 graph with this ``placement`` is made with the ranges of each.
+    The INT8 graph with this ``placement`` is made with the ranges of each method.
     """
     model = read_graph(src).model
     rules = placement_for(placement)
@@ -151,10 +151,11 @@ def best_weight_scales(
     """Try full and saturation-safe weight scales on u8[N,48,48] ``images``; the best is first.
 
     On x86 without VNNI (:func:`fer_edge.cpu.int8_dot_saturates`) OpenVINO adds two u8 x s8 products
-    in 16 bits, and where two large weights meet, its answers are wrong without a message. Weights
-    that cannot overflow cost a part of a bit in each channel, which other networks feel more. So
-    both INT8 graphs are run there, one image at a time, by the backend of ``engine``. Everywhere
-    else the list is empty: the placement's own kind serves.
+    in 16 bits. Where two large weights meet, its logits are wrong without a message. Weights that
+    cannot overflow cost a part of a bit in each channel, and some networks lose accuracy by that.
+    So both INT8 graphs are run there, one image at a time, by the backend of ``engine``. Everywhere
+    else the list is empty, and the kind in the placement is used. ``graph`` is the parsed file of
+    ``fp32``; None parses it.
     """
     if not placement_for(placement).saturates or not int8_dot_saturates():
         return []
@@ -188,8 +189,8 @@ def best_weight_scales(
 def step_by_step(model: Any, images: np.ndarray) -> np.ndarray:
     """Return f64[N,7] logits of u8[N,48,48] images, executing the graph as it is written.
 
-    ONNX Runtime without its optimiser: float arithmetic between exact Q and DQ, so that a graph
-    for another engine is not judged by what these kernels make of it.
+    ONNX Runtime without its optimiser: float arithmetic between exact Q and DQ. So the result for a
+    graph of another engine does not depend on the kernels of ONNX Runtime.
     """
     ort = require("onnxruntime", "onnxruntime")
     preprocessing = Preprocessing.from_dict(

@@ -37,7 +37,7 @@ def quantise_weights(
     largest = np.abs(flat).max(axis=1, initial=0.0)
     scale = largest / 127
     pairs = _pair_sums(moved) if mode == "saturation-safe" else np.zeros_like(scale)
-    # Rounding can add half a step to each of the two.
+    # Rounding can add half a step to each of the two weights.
     scale = np.maximum(scale, pairs / (_PAIR_LIMIT - 1))
     scale = np.maximum(scale, np.finfo(np.float32).tiny * 1e6)  # a dead channel
     if min_scale is not None:
