@@ -57,7 +57,7 @@ Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """A SHA-256 as 64 hex digits."""
 
-T = TypeVar("T", bound=msgspec.Struct)
+T = TypeVar("T")
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +91,8 @@ def read_record(
     fix: str | None = None,
 ) -> T:
     """Return ``content``, as a JSON or TOML reader gave it, as a record of type ``kind``.
+
+    ``kind`` may be a dataclass: then unknown keys are ignored.
 
     Raises ``error``: one line that starts with ``where`` and names the field by its path, such as
     ``artifacts[0].size``. Its ``fix`` is the most similar key for an unknown one; for a
@@ -265,7 +267,7 @@ def _at(kind: Any, content: Any, parts: Sequence[str | int]) -> tuple[Any, Any]:
     for part in parts:
         if isinstance(info, inspect.UnionType):
             info = _member(info, content, part)
-        if isinstance(info, inspect.StructType):
+        if isinstance(info, inspect.StructType | inspect.DataclassType):
             info = next((f.type for f in info.fields if f.encode_name == part), info)
         elif isinstance(info, inspect.TupleType):
             info = info.item_types[int(part)]

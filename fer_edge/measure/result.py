@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from fer_edge.files import write_text
 from fer_edge.measure.accuracy import Accuracy, Agreement
 from fer_edge.measure.environment import machine_of
 from fer_edge.measure.latency import LatencySamples
+from fer_edge.records import read_record
 
 __all__ = ["SCHEMA", "BenchResult", "BenchRow", "RowStatus"]
 
@@ -107,18 +108,6 @@ class BenchRow:
             missed_frames=samples.missed,
             ns=tuple(tuple(repeat.tolist()) for repeat in samples.ns),
         )
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> BenchRow:
-        """Read a row of JSON; fields of a later minor version are ignored."""
-        names = {f.name for f in fields(cls)}
-        values = {name: value for name, value in content.items() if name in names}
-        for name in ("delta_ci95", "p50_range_ms"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
-        if values.get("ns") is not None:
-            values["ns"] = tuple(tuple(repeat) for repeat in values["ns"])
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -214,13 +203,7 @@ class BenchResult:
                 f"{where} has schema {content['schema']}, this fer-edge reads {SCHEMA}",
                 fix="use the fer-edge that wrote it, or bench again",
             )
-        values = {f.name: content[f.name] for f in fields(cls) if f.name in content}
-        try:
-            values["rows"] = tuple(BenchRow.from_dict(row) for row in content["rows"])
-        except (TypeError, AttributeError) as error:
-            raise UsageError(f"{where} has an invalid row: {error}") from None
-        values["notes"] = tuple(content.get("notes", ()))
-        return cls(**values)
+        return read_record(cls, content, where, UsageError)
 
     @classmethod
     def load(cls, path: Path | str) -> BenchResult:

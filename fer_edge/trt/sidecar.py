@@ -5,13 +5,13 @@ The plan file itself has no header, so that trtexec and C++ can load it.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fer_edge.errors import EngineMismatchError, IntegrityError
-from fer_edge.files import sha256_bytes, write_json
+from fer_edge.files import read_json, sha256_bytes, write_json
+from fer_edge.records import check_schema, read_record
 from fer_edge.trt.library import FLAVOURS, short_version
 
 __all__ = ["SCHEMA", "PlanSidecar", "layers_path", "plan_name", "sidecar_path"]
@@ -67,18 +67,13 @@ class PlanSidecar:
         """Read the JSON beside ``plan``. Raises :class:`IntegrityError` if missing or invalid."""
         path = sidecar_path(plan)
         fix = _build_command(plan, "", "tensorrt")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            known = {entry.name for entry in fields(cls)}
-            if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-                raise ValueError(f"it does not have schema {SCHEMA}")
-            return cls(**{key: value for key, value in content.items() if key in known})
-        except FileNotFoundError:
+        if not path.is_file():
             raise IntegrityError(
                 f"{plan} cannot be loaded without {path.name}, which is missing", fix=fix
-            ) from None
-        except (ValueError, TypeError, OSError) as error:
-            raise IntegrityError(f"{path} cannot be read: {error}", fix=fix) from None
+            )
+        content = read_json(path)
+        check_schema(content, SCHEMA, str(path))
+        return read_record(cls, content, str(path), fix=fix)
 
     def check_bytes(self, plan: Path, content: bytes) -> None:
         """Raise :class:`IntegrityError` unless ``content`` is the plan that this describes."""

@@ -130,8 +130,16 @@ def test_a_missing_file_another_schema_and_a_bad_row_are_refused(tmp_path: Path)
     content = result().to_dict()
     with pytest.raises(UsageError, match=f"reads {SCHEMA}"):
         BenchResult.from_json(json.dumps({**content, "schema": 99}))
-    with pytest.raises(UsageError, match="an invalid row"):
-        BenchResult.from_json(json.dumps({**content, "rows": [{"backend": "x"}]}))
+    row = content["rows"][0]
+    for rows, message in (
+        (3, r"rows is 3"),
+        ([3], r"rows\[0\] is 3"),
+        ([{"backend": "x"}], r"rows\[0\].precision is missing"),
+        ([{**row, "p50_ms": "fast"}], r"rows\[0\].p50_ms is 'fast'"),
+        ([{**row, "delta_ci95": [1]}], r"rows\[0\].delta_ci95 is \[1\]"),
+    ):
+        with pytest.raises(UsageError, match=f"^x.json: {message}"):
+            BenchResult.from_json(json.dumps({**content, "rows": rows}), "x.json")
 
 
 def test_a_comparison_on_one_machine_gives_ratios() -> None:

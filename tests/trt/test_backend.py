@@ -22,6 +22,7 @@ from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
 from fer_edge.bundle import Artifact, Bundle, Manifest
 from fer_edge.errors import (
     EngineMismatchError,
+    FerEdgeError,
     IntegrityError,
     NumericsError,
     UnavailableError,
@@ -304,10 +305,28 @@ def test_a_plan_without_its_sidecar_is_refused(rig: Rig) -> None:
         rig.backend().load()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 0}', '{"schema": 1}'])
 def test_a_broken_sidecar_is_named(rig: Rig, text: str) -> None:
     rig.plan.with_suffix(".json").write_text(text)
-    with pytest.raises(IntegrityError, match=r"int8\.json cannot be read"):
+    with pytest.raises(IntegrityError, match=r"int8\.json"):
+        rig.backend().load()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sm": "87"}, "sm is '87'"),
+        ({"size": 1.5}, "size is 1.5"),
+        ({"batch": {"max": "8"}}, "batch.max is '8'"),
+        ({"schema": 99}, "has schema 99"),
+    ],
+)
+def test_a_wrong_field_of_a_sidecar_is_named(
+    rig: Rig, changes: dict[str, Any], message: str
+) -> None:
+    path = rig.plan.with_suffix(".json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(FerEdgeError, match=message):
         rig.backend().load()
 
 
