@@ -6,12 +6,15 @@ manifest. Fields that a newer version adds are kept when a file is written again
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta
 
-from fer_edge.records import Finite, OpenRecord, Record, plain, read_record
+from fer_edge.errors import UsageError
+from fer_edge.records import Finite, OpenRecord, Record, Seed, plain, read_record
 
 __all__ = [
     "AbstainPoint",
@@ -23,16 +26,64 @@ __all__ = [
     "ResplitInfo",
     "TeacherInfo",
     "WeightsInfo",
+    "check_split_name",
+    "fold_of",
+    "fractions_of",
 ]
+
+_FOLD = re.compile(r"fold (\d{1,9}) of (\d{1,9})", re.ASCII)
+_FIX = "write percentages such as 80/10/10 (TRAIN/PUBLIC/PRIVATE) or 70/30, or 'official'"
 
 
 class ResplitInfo(Record, frozen=True):
     """How a data set was split in another way than FER2013's own (:mod:`fer_edge.data.resplit`)."""
 
     name: str
-    seed: int
+    seed: Seed
     duplicates_across: bool
     of: str
+
+    def __post_init__(self) -> None:
+        try:
+            check_split_name(self.name)
+        except UsageError as error:
+            raise ValueError(f"has a wrong name: {error}") from None
+
+
+def fold_of(name: str) -> tuple[int, int] | None:
+    """Return (fold, number of folds), both from 1, of ``fold I of K``; None for percentages.
+
+    :class:`UsageError` for a fold that cannot exist.
+    """
+    match = _FOLD.fullmatch(name)
+    if match is None:
+        return None
+    fold, count = int(match[1]), int(match[2])
+    if not 1 <= fold <= count or not 2 <= count <= 100:
+        raise UsageError(f"there is no {name}", fix="use 2 to 100 folds")
+    return fold, count
+
+
+def fractions_of(name: str) -> list[float]:
+    """Return the two or three parts of ``A/B`` or ``A/B/C`` (percent) as fractions of 1.
+
+    :class:`UsageError` for another text.
+    """
+    try:
+        percent = [float(part) for part in name.split("/")]
+    except ValueError:
+        raise UsageError(f"{name!r} is not a split", fix=_FIX) from None
+    if not 2 <= len(percent) <= 3 or not all(0 < part < 100 for part in percent):
+        raise UsageError(f"{name!r} is not a split in two or three parts", fix=_FIX)
+    if not math.isclose(sum(percent), 100, abs_tol=1e-6):
+        raise UsageError(f"the parts of {name} sum to {sum(percent):g} percent, not 100", fix=_FIX)
+    return [part / 100 for part in percent]
+
+
+def check_split_name(name: str) -> None:
+    """Raise :class:`UsageError` unless ``name`` is one of a fold, or of a split by percentages."""
+    if fold_of(name) is None:
+        fractions_of(name)
 
 
 class DatasetInfo(OpenRecord, frozen=True, kw_only=True, eq=False):

@@ -51,8 +51,8 @@ def fit_confidence(
     fraction, seed = _held_out_by(weights.info, run)
     dataset = _as_trained(dataset, weights.info, run)
     rows, dropped = _held_out(dataset, fraction, seed)
-    logits = _logits(path, dataset.images[rows], "held-out rows", reporter)
-    found = confidence_of(logits, dataset.labels[rows], accuracy=accuracy)
+    logits = _logits(path, rows.images, "held-out rows", reporter)
+    found = confidence_of(logits, rows.labels, accuracy=accuracy)
     content: dict[str, Any] = {
         "method": METHOD,
         "fitted_on": {
@@ -96,17 +96,16 @@ def _as_trained(dataset: FerDataset, info: WeightsInfo, run: Path) -> FerDataset
     return dataset
 
 
-def _held_out(dataset: FerDataset, fraction: float, seed: int) -> tuple[np.ndarray, int]:
+def _held_out(dataset: FerDataset, fraction: float, seed: int) -> tuple[FerDataset, int]:
     """Return the rows to fit on, and how many were left out since a test split has them, too."""
     from fer_edge.data import Split
     from fer_edge.data.dataset import image_keys
-    from fer_edge.data.holdout import holdout_mask
+    from fer_edge.data.fitted import only_holdout
 
-    train = np.flatnonzero(dataset.split == Split.TRAIN)
-    rows = train[holdout_mask(dataset.select(Split.TRAIN), fraction, seed)]
+    rows = only_holdout(dataset.select(Split.TRAIN), fraction, seed)
     tests = set(image_keys(dataset.images[dataset.split != Split.TRAIN]).tolist())
-    fresh = [key not in tests for key in image_keys(dataset.images[rows]).tolist()]
-    return rows[np.array(fresh, dtype=bool)], fresh.count(False)
+    fresh = [key not in tests for key in image_keys(rows.images).tolist()]
+    return rows.take(np.flatnonzero(fresh)), fresh.count(False)
 
 
 def _on_public(

@@ -8,7 +8,7 @@ from fer_edge.data.dataset import FerDataset
 from fer_edge.data.holdout import holdout_mask
 from fer_edge.errors import UsageError
 
-__all__ = ["require_fitted_to", "without_holdout"]
+__all__ = ["only_holdout", "require_fitted_to", "without_holdout"]
 
 
 def require_fitted_to(dataset: FerDataset, sha256: str | None, who: str, *, fix: str) -> None:
@@ -31,3 +31,8 @@ def without_holdout(train: FerDataset, fraction: float, seed: int) -> FerDataset
     if not fraction:
         return train
     return train.take(np.flatnonzero(~holdout_mask(train, fraction, seed)))
+
+
+def only_holdout(train: FerDataset, fraction: float, seed: int) -> FerDataset:
+    """Return the rows of TRAIN that :func:`without_holdout` leaves out."""
+    return train.take(np.flatnonzero(holdout_mask(train, fraction, seed)))

@@ -16,13 +16,11 @@ then copies of training images are among the test images, and every result says 
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from fer_edge.errors import UsageError
-from fer_edge.provenance import DatasetInfo
+from fer_edge.provenance import DatasetInfo, check_split_name, fold_of, fractions_of
 
 __all__ = [
     "OFFICIAL",
@@ -34,9 +32,6 @@ __all__ = [
 
 OFFICIAL = "official"
 """The name of the original split of a data set."""
-
-_FOLD = re.compile(r"fold (\d+) of (\d+)")
-_FIX = "write percentages such as 80/10/10 (TRAIN/PUBLIC/PRIVATE) or 70/30, or 'official'"
 
 
 @dataclass(frozen=True)
@@ -55,8 +50,7 @@ class Resplit:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UsageError(f"invalid seed {self.seed} of a split", fix="use 0 or more")
-        if self.fold is None:
-            self.fractions()
+        check_split_name(self.name)
 
     @property
     def label(self) -> str:
@@ -74,27 +68,11 @@ class Resplit:
     @property
     def fold(self) -> tuple[int, int] | None:
         """(fold, number of folds), both from 1; None for a split by percentages."""
-        match = _FOLD.fullmatch(self.name)
-        if match is None:
-            return None
-        fold, count = int(match[1]), int(match[2])
-        if not 1 <= fold <= count or not 2 <= count <= 100:
-            raise UsageError(f"there is no {self.name}", fix="use 2 to 100 folds")
-        return fold, count
+        return fold_of(self.name)
 
     def fractions(self) -> list[float]:
         """The parts of a split by percentages, as fractions of 1."""
-        try:
-            percent = [float(part) for part in self.name.split("/")]
-        except ValueError:
-            raise UsageError(f"{self.name!r} is not a split", fix=_FIX) from None
-        if not 2 <= len(percent) <= 3 or not all(0 < part < 100 for part in percent):
-            raise UsageError(f"{self.name!r} is not a split in two or three parts", fix=_FIX)
-        if not math.isclose(sum(percent), 100, abs_tol=1e-6):
-            raise UsageError(
-                f"the parts of {self.name} sum to {sum(percent):g} percent, not 100", fix=_FIX
-            )
-        return [part / 100 for part in percent]
+        return fractions_of(self.name)
 
 
 def folds(count: int, seed: int = 0, *, duplicates_across: bool = False) -> tuple[Resplit, ...]:

@@ -190,3 +190,11 @@ def test_a_wrong_header_is_one_line(tmp_path: Path, changes: dict[str, Any]) -> 
         read_header(path)
     assert str(raised.value).startswith(str(path))
     assert "\n" not in str(raised.value)
+
+
+def test_a_wrong_name_of_a_split_is_named() -> None:
+    recorded = {"name": "70/40", "seed": 0, "duplicates_across": False, "of": "0"}
+    with pytest.raises(
+        IntegrityError, match=r"^file: dataset\.resplit has a wrong name: the parts"
+    ):
+        read_record(WeightsInfo, {"dataset": {"resplit": recorded}}, "file")
