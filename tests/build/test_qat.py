@@ -25,6 +25,7 @@ from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.folding import folded, state_from_folded
 from fer_edge.models.weights import load_weights, model_from_weights, save_weights
 from fer_edge.preprocessing import Preprocessing
+from fer_edge.provenance import WeightsInfo
 from fer_edge.quantize.int8 import quantise
 from fer_edge.quantize.placement import PLACEMENTS, placement_for
 from fer_edge.quantize.ranges import Ranges, ranges_from_onnx
@@ -197,7 +198,9 @@ def test_a_stopped_fine_tuning_ends_in_the_same_weights(
     meta = {"dataset": few.info()}
     save_weights(path, loaded.state, loaded.spec, loaded.preprocessing, meta)
     teachers = find_teachers([str(path)], tmp_path, few)
-    recipe = qat_recipe({}, ("epochs=1", "optim.batch_size=32", "run.threads=1", "optim.lr=1e-4"))
+    recipe = qat_recipe(
+        WeightsInfo(), ("epochs=1", "optim.batch_size=32", "run.threads=1", "optim.lr=1e-4")
+    )
     setup = qat_setup(fp32, ranges, "onnxruntime")
 
     class Killed(BaseException):
@@ -243,9 +246,10 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
     CliRunner().invoke(command, words, catch_exceptions=False)
     run = RunFolder(out / "net-qat")
     info = run.info()
-    assert info["status"] == "finished"
-    assert info["qat"]["target"] == "tensorrt"
-    assert [each["name"] for each in info["teachers"]] == ["net"]
+    assert info.status == "finished"
+    assert info.qat is not None
+    assert info.qat["target"] == "tensorrt"
+    assert [teacher.name for teacher in info.teachers] == ["net"]
 
     tuned = load_weights(run.model)
     assert tuned.spec == loaded.spec
@@ -270,7 +274,7 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
     assert bundle.manifest.calibration["method"] == "qat"
 
     # The graph that was built answers as the network did in training.
-    fake = _fake(run.model, QatSetup.from_dict(info["qat"]))
+    fake = _fake(run.model, QatSetup.from_dict(info.qat))
     engine = bundle.file(bundle.artifact(precision="int8", target="tensorrt"))
     images = faces.images[:64]
     exported = step_by_step(load_model(engine), images)
