@@ -1,8 +1,8 @@
 """A bundle's FP32 graph -> PyTorch weights that can be trained on.
 
-A bundle on its way to a device carries no checkpoint. Its graph holds the same network with
-BatchNorm folded away, which does not train well; so the norms are put back, with the statistics
-that they would have on the images to come, and the network answers as before.
+A bundle for a device has no checkpoint. Its graph holds the same network with
+BatchNorm folded away, which does not train well; so the norms are restored, with the statistics
+of the images that it will be trained on, and the network gives the same logits as before.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
 
     ``images`` u8[N,48,48] are some of those that it will be trained on. The checkpoint is copied
     where the bundle has one. Raises :class:`UsageError` for a graph that was not exported from one
-    of this version's networks, :class:`NumericsError` where the weights answer otherwise than it.
+    of this version's networks, :class:`NumericsError` if its logits differ from the graph's.
     """
     torch = require("torch", "train")
     from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
@@ -52,7 +52,7 @@ def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
     graph = bundle.file(bundle.artifact(format="onnx", precision="fp32"))
     if not manifest.model.spec:
         raise UsageError(
-            f"{bundle.path} does not say which network it holds: it was built from an ONNX file",
+            f"{bundle.path} does not record its network: it was built from an ONNX file",
             fix="start from a run, a weights file, or a bundle that was built from one",
         )
     spec = ModelSpec.from_dict(manifest.model.spec).untrained()
@@ -80,7 +80,7 @@ def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
         found = model(view(golden_images())).numpy()
     if not np.abs(found - wanted).max() <= _SAME * max(1.0, float(np.abs(wanted).max())):
         raise NumericsError(
-            f"the weights taken from {graph} do not answer as it does",
+            f"the weights taken from {graph} give other logits than the graph",
             fix="start from the run that the bundle was made from",
         )
     recorded: dict[str, Any] = {"dataset": manifest.dataset}
@@ -97,7 +97,7 @@ def made_by(bundle: Bundle) -> tuple[str, list[str]]:
     By its card; without one, the bundle's own name and no commands.
     """
     commands = bundle.manifest.card.training.commands
-    trained = [each for each in commands if not each.startswith("python ")]
+    trained = [command for command in commands if not command.startswith("python ")]
     words = shlex.split(trained[-1], comments=True) if trained else []
     named = words[words.index("--name") + 1 :] if "--name" in words else []
     return (named[0] if named else bundle.manifest.name), trained

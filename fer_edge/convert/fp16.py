@@ -34,9 +34,9 @@ def fp16_from_onnx(src: Graph | Path | str, out: Path | str) -> None:
 
 
 def half_precision(model: Any) -> Any:
-    """Return ``model`` with FP16 in the place of FP32, but for its input, output, normalisation.
+    """Return ``model`` with FP16 instead of FP32, except for its input, output and normalisation.
 
-    The model itself is used up. Q/DQ pairs in it need opset 19.
+    ``model`` itself is changed. Q/DQ pairs in it need opset 19.
     """
     converter = require("onnxconverter_common.float16", "build")
     wires = wiring(model)

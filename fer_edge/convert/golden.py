@@ -25,7 +25,7 @@ _FACES = 24
 
 @lru_cache(maxsize=1)
 def golden_images() -> np.ndarray:
-    """Return u8[32,1,48,48]: 24 procedural faces, and 8 inputs at the edges of what may come.
+    """Return u8[32,1,48,48]: 24 procedural faces, and 8 extreme inputs.
 
     No image of a person: a bundle may be published. The array is not writable.
     """
@@ -74,13 +74,13 @@ def golden_failure(
 ) -> NumericsError | None:
     """Replay the golden images as a device does on first load; return what is wrong, or None.
 
-    None too where the engine cannot run here: the device will test it.
+    Also None if the engine cannot run here: the device will test it.
     """
     try:
         with engine.open(threads) as backend:
-            found = np.concatenate([backend.infer(image[None]) for image in images.copy()])
+            answers = np.concatenate([backend.infer(image[None]) for image in images.copy()])
             # The path of a build is a temporary one, and a manifest keeps the message.
-            judge_self_test(found, logits, backend, file=engine.artifact)
+            judge_self_test(answers, logits, backend, file=engine.artifact)
     except UnavailableError:
         return None
     except NumericsError as error:

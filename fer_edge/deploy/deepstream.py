@@ -167,7 +167,7 @@ def cut_normalisation(model: Any, preprocessing: Preprocessing) -> None:
     graph.node.extend(kept)
     graph.input[0].type.tensor_type.elem_type = FLOAT
     used = {name for node in kept for name in node.input}
-    constants = [each for each in graph.initializer if each.name in used]
+    constants = [constant for constant in graph.initializer if constant.name in used]
     del graph.initializer[:]
     graph.initializer.extend(constants)
     # Shapes and types that were inferred for the graph as it was.
@@ -189,9 +189,9 @@ def _compare(bundle: Bundle, artifact: Artifact, cut: Path) -> None:
     images, _ = bundle.golden()
     with OnnxRuntimeBackend(bundle.file(artifact), preprocessing=bundle.preprocessing) as whole:
         expected = softmax(whole.infer(images))
-    with OnnxRuntimeBackend(cut, preprocessing=bundle.preprocessing) as part:
-        found = part.infer(images)
-    worst = float(np.abs(found - expected).max())
+    with OnnxRuntimeBackend(cut, preprocessing=bundle.preprocessing) as backend:
+        probabilities = backend.infer(images)
+    worst = float(np.abs(probabilities - expected).max())
     if not worst <= MAX_ABS:  # NaN too
         raise NumericsError(
             f"without its normalisation {artifact.path} gives probabilities that are "
@@ -317,7 +317,7 @@ as `{engine}` if it may write here.
 
 _ENGINE_INT8 = """nvinfer builds no INT8 engine from a graph that carries its own scales (without a
 calibration table it says "Trying FP16 mode"). Build it once, on the device, before the pipeline
-starts; TensorRT 8.6 takes `--fp16 --int8` in the place of `--stronglyTyped`:
+starts; TensorRT 8.6 takes `--fp16 --int8` instead of `--stronglyTyped`:
 
 ```
 trtexec --onnx={graph} --saveEngine={engine} \\

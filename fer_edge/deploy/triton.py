@@ -84,8 +84,8 @@ def triton_from_bundle(
 ) -> tuple[TritonModel, ...]:
     """Write an ONNX Runtime model, and a TensorRT one if the bundle has plans, into ``out``.
 
-    ``out`` is the repository: other models in it are left alone, and ``replace`` lets new models
-    take the place of earlier ones of the same name. ``precision`` None takes the best whose gate
+    ``out`` is the repository: other models in it do not change, and with ``replace`` new models
+    replace earlier ones of the same name. ``precision`` None takes the best whose gate
     has not failed, for each model by itself (:mod:`fer_edge.bundle.usable`).
 
     :class:`UsageError` if the bundle has no such engine or a model of that name exists.
@@ -95,15 +95,15 @@ def triton_from_bundle(
     if plans is not None:
         served.append(plans)
     if not replace:
-        for each in served:
-            if each.model.folder.exists():
+        for entry in served:
+            if entry.model.folder.exists():
                 raise UsageError(
-                    f"{each.model.folder} exists already",
+                    f"{entry.model.folder} exists already",
                     fix="name another repository with -o, or add --replace",
                 )
-    for each in served:
-        _write(each, bundle, replace)
-    return tuple(each.model for each in served)
+    for entry in served:
+        _write(entry, bundle, replace)
+    return tuple(entry.model for entry in served)
 
 
 def _onnx_model(bundle: Bundle, out: Path, precision: str | None, max_batch: int) -> _Served:
@@ -132,8 +132,8 @@ def _onnx_model(bundle: Bundle, out: Path, precision: str | None, max_batch: int
 def _plan_model(bundle: Bundle, out: Path, precision: str | None) -> _Served | None:
     kind = backend_class("tensorrt")
     by_precision = {
-        each: engines_of(bundle, kind, each)
-        for each in (BEST_FIRST if precision is None else (precision,))
+        name: engines_of(bundle, kind, name)
+        for name in (BEST_FIRST if precision is None else (precision,))
     }
     if not any(by_precision.values()):
         return None

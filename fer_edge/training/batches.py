@@ -1,4 +1,4 @@
-"""Which images make up a batch, and what becomes of them: all of it drawn from (seed, epoch, step).
+"""The images of a batch and their augmentation, drawn at random from (seed, epoch, step).
 
 A resumed run repeats the draws. Processes and replicas that share a batch make the same draws for
 the whole of it and keep their own part, so that the images of a step do not depend on how many
@@ -30,7 +30,7 @@ def step_seed(seed: int, epoch: int, step: int, process: int) -> int:
 
 
 class Sources(NamedTuple):
-    """Of which training images the views of a part are made.
+    """The training images that the views of a part are made of.
 
     ``rows`` i64[n, k] on the CPU: k is 2 under mixup, else 1; ``shares`` are the k weights, which
     sum to 1, of these images in view and targets.

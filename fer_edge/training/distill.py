@@ -1,4 +1,4 @@
-"""Knowledge distillation: the student learns what its teachers answer to the view it sees itself.
+"""Knowledge distillation: the student learns its teachers' answers to its own view.
 
 The loss is that of Hinton et al. 2015 (arXiv 1503.02531); that teacher and student must see one and
 the same augmented view, for long, is the finding of Beyer et al. 2022 (arXiv 2106.05237).
@@ -68,11 +68,11 @@ class Distillation:
 
     Several teachers are an ensemble: the mean of their probabilities at the recipe's temperature.
     The networks of a cross-validation are one teacher: each image is judged by the one that was not
-    fitted to it, for a network repeats the labels that it knows by heart, wrong ones too. Of two
-    images mixed (mixup), the networks of both judge the mixture, with the images' shares in it.
+    fitted to it, since a network memorises the labels that it is fitted to, wrong ones too. Two
+    mixed images (mixup) are judged by the networks of both, weighted by the images' shares.
 
-    A teacher of another image size or normalisation than the student's is given the view as it
-    would have made it itself. May be called from several threads: nothing is changed.
+    A teacher of another image size or normalisation than the student's is given the view in its
+    own size and normalisation. May be called from several threads: nothing is changed.
     """
 
     def __init__(
@@ -96,15 +96,15 @@ class Distillation:
         self._members: list[_Network | _OutOfFold] = []
         folds: list[_Network] = []
         described: list[DatasetInfo] = []
-        for each in teachers:
-            model, known = open_teacher(each)
-            network = _Network(model, known, preprocessing, device, compiled)
-            if each.fold is None:
+        for teacher in teachers:
+            model, opened = open_teacher(teacher)
+            network = _Network(model, opened, preprocessing, device, compiled)
+            if teacher.fold is None:
                 self._members.append(network)
                 continue
             folds.append(network)
-            described.append(known.info.dataset)
-            if each.fold == each.folds:
+            described.append(opened.info.dataset)
+            if teacher.fold == teacher.folds:
                 assert student is not None
                 self._members.append(_OutOfFold(folds, _held_out(student, described)))
                 folds, described = [], []
@@ -119,9 +119,10 @@ class Distillation:
 
     @torch.no_grad()
     def probabilities(self, view: Tensor, sources: Sources) -> Tensor:
-        """Return what the teachers say of ``view``, f32[N, 7] at the recipe's temperature."""
+        """Return the teachers' mean answer to ``view``, f32[N, 7] at the recipe's temperature."""
         with self._autocast():
-            answers = [each(view, sources, self.recipe.temperature) for each in self._members]
+            temperature = self.recipe.temperature
+            answers = [member(view, sources, temperature) for member in self._members]
         return torch.stack(answers).mean(0)
 
 
@@ -141,9 +142,9 @@ class _Network:
         model = model.to(device).to(memory_format=torch.channels_last)
         self._model = torch.compile(model) if compiled else model
         # view * std + mean is the student's pixel on a 0..1 scale.
-        own = weights.preprocessing
-        self._scale = student.std / own.std
-        self._shift = (student.mean - own.mean) / own.std
+        expected = weights.preprocessing
+        self._scale = student.std / expected.std
+        self._shift = (student.mean - expected.mean) / expected.std
 
     def __call__(self, view: Tensor, sources: Sources, temperature: float) -> Tensor:
         if (self._scale, self._shift) != (1, 0):
@@ -170,8 +171,8 @@ class _OutOfFold:
             asked = share.nonzero()[:, 0]
             if len(asked):
                 asked, share = asked.to(view.device), share[asked, None].to(view.device)
-                found = network(view[asked], sources, temperature)
-                answer.index_add_(0, asked, share * found)
+                probabilities = network(view[asked], sources, temperature)
+                answer.index_add_(0, asked, share * probabilities)
         return answer
 
 

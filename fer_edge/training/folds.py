@@ -1,8 +1,8 @@
-"""Cross-validation over TRAIN: one run per fold, each scored on the images it never saw.
+"""Cross-validation over TRAIN: one run per fold, scored on the images of that fold.
 
 A folder ``runs/NAME`` holds ``cv.json``, ``recipe.toml`` and the runs ``fold-1`` ... ``fold-K``,
-which are runs like any other. The held-out fold plays PUBLIC; the official PUBLIC and PRIVATE take
-no part.
+which are ordinary runs. The held-out fold takes the place of PUBLIC. The official PUBLIC and
+PRIVATE are not used.
 
 """
 
@@ -43,9 +43,9 @@ def create_cross_validation(
 ) -> CrossValidation:
     """Make the folder of a cross-validation below ``root``, once for all processes.
 
-    ``dataset`` is the one that is split, ``data`` where it was read from. Raises UsageError for a
-    name that is taken or unfit and for a number of folds that is none, and what a first fold of
-    too few images raises, before anything is written.
+    ``dataset`` is the one that is split, ``data`` where it was read from. Before anything is
+    written, raises UsageError for a name that is taken or invalid and for an invalid number of
+    folds, and the error of a first fold with too few images.
     """
     from fer_edge.training.start import check_network, location, made_once
 
@@ -85,9 +85,9 @@ def train_folds(
 ) -> CrossValidationInfo:
     """Train the folds that are left; return ``cv.json``, which is written after each of them.
 
-    ``dataset`` is the data set of its start, not split. ``reporter`` receives each fold's split as
-    a note, and then its training. A fold that was stopped continues where it stopped; a finished
-    one is kept. Raises what :func:`fer_edge.training.loop.train` raises, and UsageError for other
+    ``dataset`` is the data set that it was started with, not split. ``reporter`` receives
+    each fold's split as a note, and then its training. A fold that was stopped continues where it
+    stopped; a finished one is kept. Raises what :func:`fer_edge.training.loop.train` raises, and UsageError for other
     images.
     """
     from fer_edge.training.loop import train
@@ -97,28 +97,28 @@ def train_folds(
     if dataset.sha256 != info.dataset.sha256:
         raise UsageError(
             f"{validation.path} was started with other images than those of {dataset.source}",
-            fix="give the --data of its start, or start anew under another --name",
+            fix="give the --data that it was started with, or start again under another --name",
         )
-    # All processes look before any of them begins to write.
-    found = [
+    # All processes read the states before one of them writes.
+    folds_left = [
         (run, split, fold_status(run)) for run, split in zip(validation.runs, validation.splits)
     ]
-    with ExitStack() as held:
+    with ExitStack() as stack:
         if is_main_process():
-            held.enter_context(RunFolder(validation.path).locked())
-        for run, split, status in found:
+            stack.enter_context(RunFolder(validation.path).locked())
+        for run, split, status in folds_left:
             if status == "finished":
                 continue
-            own = apply_resplit(split, dataset)
+            fold_dataset = apply_resplit(split, dataset)
             if status is None:
                 if is_main_process() and run.path.exists():
-                    shutil.rmtree(run.path)  # killed between the folder and its run.json
-                run = start_run(validation.path, run.name, recipe, own, info.data)
+                    shutil.rmtree(run.path)  # a kill before run.json was written
+                run = start_run(validation.path, run.name, recipe, fold_dataset, info.data)
             else:
-                resplit_as_recorded(own, run.info().dataset, f"the run {run.path}")
+                resplit_as_recorded(fold_dataset, run.info().dataset, f"the run {run.path}")
             if reporter is not None and is_main_process():
-                reporter.note(own.notes[-1])
-            train(run, recipe, own, reporter=reporter)
+                reporter.note(fold_dataset.notes[-1])
+            train(run, recipe, fold_dataset, reporter=reporter)
             if is_main_process():
                 validation.update()
         if is_main_process():

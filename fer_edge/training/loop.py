@@ -1,8 +1,8 @@
 """The training loop: epochs, steps, scores, saved states, read from top to bottom.
 
 It runs on one CPU, one GPU, or many processes (``torchrun``, ``accelerate launch``) by the same
-code. All randomness is drawn from (seed, epoch, step), so a run that was killed goes on to the
-same weights; on the same CPU and number of threads, bitwise.
+code. All randomness is drawn from (seed, epoch, step), so a run that was killed and
+resumed ends in the same weights; on the same CPU and number of threads, bit for bit.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ Objective = Callable[[Tensor, Tensor, Sources], Callable[[Tensor], Tensor]]
 """Takes a part's view, targets and sources; returns the loss as a function of the logits.
 
 The view is f32[N,1,H,W] as the network saw it; targets and logits are f32[N,7]; the loss is a
-scalar. What does not depend on the student (a teacher's answers) is computed once, however often a
-step asks. Called from several threads at once where a CPU trains replicas.
+scalar. What does not depend on the student (a teacher's answers) is computed once per step.
+Called from several threads at once where a CPU trains replicas.
 """
 
 _READ_STEPS = 50
-"""How often a GPU's losses are read: each reading makes it wait."""
+"""So many steps pass between two readings of a GPU's losses: it waits for each reading."""
 
 
 class TrainingReporter(Reporter):
@@ -70,20 +70,20 @@ def train(
     reporter: TrainingReporter | None = None,
     objective: Objective | None = None,
 ) -> dict[str, Any]:
-    """Train on TRAIN and score PUBLIC after each epoch, from wherever ``run`` stands.
+    """Train on TRAIN and score PUBLIC after each epoch, from the saved state of ``run``.
 
     Returns the last row of the history. ``objective`` replaces the recipe's own.
     Raises :class:`NumericsError` when a loss is not finite (the last saved state stays), what
-    :class:`Session` raises, and ``KeyboardInterrupt``, after saving, when told to stop.
+    :class:`Session` raises, and ``KeyboardInterrupt``, after saving, on Ctrl-C and SIGTERM.
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         if is_main_process():
-            held.enter_context(run.locked())
-        # A session divides the threads among its replicas; they are the whole process's.
-        held.callback(torch.set_num_threads, torch.get_num_threads())
+            stack.enter_context(run.locked())
+        # A session changes the number of threads of the whole process.
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
         kind = QatSession if run.info().kind == "qat" else Session
         session = kind(run, recipe, dataset)
-        held.callback(session.workers.close)
+        stack.callback(session.workers.close)
         if reporter is None or not session.is_main:
             reporter = TrainingReporter()
         objective = objective or recipe_objective(session)
@@ -92,7 +92,7 @@ def train(
             reporter.note(text)
         board = _board(session)
         if board is not None:
-            held.callback(board.close)
+            stack.callback(board.close)
         _train_epochs(session, objective, reporter, board)
         if session.stopped_early and session.progress.epoch < recipe.epochs:
             reporter.note(
@@ -122,7 +122,7 @@ def _board(session: Session) -> SummaryWriter | None:
 def _train_epochs(
     session: Session, objective: Objective, reporter: TrainingReporter, board: SummaryWriter | None
 ) -> None:
-    """Do the epochs that are left."""
+    """Train the remaining epochs."""
     run = session.run
     if session.is_main:
         run.update(status="running")
@@ -142,12 +142,12 @@ def _train_epoch(
     board: SummaryWriter | None,
     interrupts: Interrupts,
 ) -> None:
-    """Do the steps that are left of the present epoch."""
+    """Train the remaining steps of the present epoch."""
     now, steps, batch_size = session.progress, session.batches.steps, session.batches.size
     alone = session.accelerator.num_processes == 1
     session.replicas.train()
     unread: list[Tensor] = []
-    begun = saved = time.monotonic()
+    start = saved = time.monotonic()
     first, seconds_before = now.step, now.train_seconds
 
     while now.step < steps:
@@ -159,14 +159,14 @@ def _train_epoch(
         losses = _finite(unread, session)
         unread = []
         now.loss_sum += sum(losses)
-        now.train_seconds = seconds_before + time.monotonic() - begun
-        speed = (now.step - first) * batch_size / (time.monotonic() - begun)
+        now.train_seconds = seconds_before + time.monotonic() - start
+        speed = (now.step - first) * batch_size / (time.monotonic() - start)
         reporter.step(now.epoch + 1, now.step, losses[-1], speed)
         if board is not None and (now.step % _READ_STEPS == 0 or now.step == steps):
             done = now.epoch * steps + now.step
             board.add_scalar("train/loss", losses[-1], done)
             board.add_scalar("train/lr", session.optimizer.param_groups[0]["lr"], done)
-        # Several processes would have to agree on the moment: they save at epoch ends only.
+        # Several processes save at the end of an epoch only, since they must save together.
         late = 0 < 60 * session.recipe.run.save_minutes < time.monotonic() - saved
         if late and now.step < steps and alone:
             session.save()
@@ -226,7 +226,7 @@ def _close_epoch(session: Session, board: SummaryWriter | None) -> dict[str, Any
     """Score the averaged weights on PUBLIC, write everything, and return the history's row."""
     recipe, accelerator, now = session.recipe, session.accelerator, session.progress
     steps = session.batches.steps
-    begun = time.monotonic()
+    start = time.monotonic()
     scores = score(
         session.average.model,
         *session.public,
@@ -235,7 +235,7 @@ def _close_epoch(session: Session, board: SummaryWriter | None) -> dict[str, Any
         session.workers,
     )
     if not math.isfinite(scores["loss"]):
-        # A step's loss is that of the weights before it: the last one's may be the first to go.
+        # A step's loss belongs to the weights before it: after the last step PUBLIC shows it first.
         raise _diverged(session, f"PUBLIC's loss is {scores['loss']} after epoch {now.epoch + 1}")
     loss = torch.tensor(now.loss_sum / steps, dtype=torch.float64, device=session.device)
     row = {
@@ -244,7 +244,7 @@ def _close_epoch(session: Session, board: SummaryWriter | None) -> dict[str, Any
         "train_loss": float(accelerator.reduce(loss, "mean")),
         **{f"public_{name}": value for name, value in scores.items()},
         "images_per_s": steps * session.batches.size / now.train_seconds,
-        "seconds": now.train_seconds + time.monotonic() - begun,
+        "seconds": now.train_seconds + time.monotonic() - start,
     }
     improved = session.monitor.update(scores[recipe.stop.monitor], now.epoch + 1, recipe)
     now.history.append(row)
@@ -286,7 +286,7 @@ def recipe_objective(session: Session) -> Objective:
 
 
 def _stop(session: Session) -> None:
-    """Save between two steps and leave."""
+    """Save between two steps and stop."""
     if session.accelerator.num_processes == 1:
         session.save()
         session.run.update(status="interrupted")

@@ -1,4 +1,4 @@
-"""The machine a run trains on: device, processes, threads, precision, and being told to stop."""
+"""The machine that a run trains on: device, processes, threads, precision, signals to stop."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Machine:
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library to keep freed memory for the next allocation; return whether it did.
+    """Make the C library keep freed memory for the next allocation; return whether it accepted.
 
     By default glibc gives the activations' memory back after each step and takes it again in the
     next one: thousands of page faults, a tenth of the time of a step. It then holds on to its
@@ -65,7 +65,7 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     # From malloc.h: M_MMAP_THRESHOLD (32 MiB is the most it takes), M_TRIM_THRESHOLD and
-    # M_ARENA_MAX. One arena, because those of other threads are unmapped whatever the threshold.
+    # M_ARENA_MAX. One arena, because those of other threads are always unmapped.
     settings = ((-3, 32 << 20), (-1, 2**31 - 1), (-8, 1))
     taken = [mallopt(name, value) == 1 for name, value in settings]
     return all(taken)
@@ -78,7 +78,7 @@ def _bf16_feature(kind: str) -> str | None:
 
 
 class Interrupts:
-    """Turns Ctrl-C and SIGTERM into a wish that the loop reads between two steps.
+    """Turns Ctrl-C and SIGTERM into a flag that the loop reads between two steps.
 
     A second Ctrl-C interrupts at once. Outside the main thread nothing is installed.
     """

@@ -1,4 +1,4 @@
-"""Optimisers, learning-rate schedules, the average of weights, and who watches for progress."""
+"""Optimisers, learning-rate schedules, the average of weights, and early stopping."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Average", "Monitor", "Muon", "build_optimizer", "learning_rate", "or
 def build_optimizer(model: nn.Module, recipe: Optim) -> torch.optim.Optimizer:
     """Return AdamW, Muon or SGD with Nesterov momentum; vectors (BatchNorm, biases) do not decay.
 
-    A group's rate is the schedule's times its ``lr_scale``, where it has one.
+    The learning rate of a group is that of the schedule times the group's ``lr_scale``, if any.
     """
     if recipe.name == "muon":
         return Muon(model, recipe)
@@ -42,14 +42,14 @@ def build_optimizer(model: nn.Module, recipe: Optim) -> torch.optim.Optimizer:
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, plateau: float = 1.0) -> float:
     """Return the rate of one optimiser step, counted from 0 over the whole run.
 
-    A pure function: nothing to save, nothing that a resumed run could get wrong. ``plateau`` is
-    the product of the reductions made so far (:attr:`Monitor.reduction`).
+    A pure function: a resumed run needs no saved state for it. ``plateau`` is the product of the
+    reductions so far (:attr:`Monitor.reduction`).
     """
     schedule, peak = recipe.schedule, recipe.optim.lr
     total = recipe.epochs * steps_per_epoch
     warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total - 1)
     if schedule.name == "onecycle":
-        # Smith & Topin 2017, arXiv 1708.07120: up from peak/25 by half a cosine, then down.
+        # Smith & Topin 2017, arXiv 1708.07120: up from peak/25 along half a cosine, then down.
         turn = max(1, round(schedule.peak * total))
         if step < turn:
             return _cosine(peak / 25, peak, step / turn)
@@ -57,7 +57,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, plateau: floa
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     if schedule.name == "wsd":
-        # The last step stands one line's step above the end, so that it still learns.
+        # The last step is one step above the final rate, so that its rate is not 0.
         left = (total - step) / max(1, round(schedule.decay * total))
         return peak * (schedule.final + (1 - schedule.final) * min(1.0, left))
     if schedule.name == "cosine":
@@ -65,16 +65,16 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, plateau: floa
     return peak * plateau
 
 
-def _cosine(start: float, end: float, part: float) -> float:
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
 
 
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for convolutions.
 
     The Nesterov momentum of each hidden kernel, as a matrix ``outputs x (height width inputs)``, is
-    replaced by the nearest orthogonal one, so that all its directions learn at one speed. The
-    first and last layer, depthwise kernels and vectors are AdamW's. ``torch.optim.Muon`` takes
+    replaced by the nearest orthogonal one, so that all its directions learn at one speed. AdamW
+    updates the first and last layer, depthwise kernels and vectors. ``torch.optim.Muon`` takes
     matrices only and computes in bf16, which CPUs without bf16 units emulate.
     """
 
@@ -86,8 +86,8 @@ class Muon(torch.optim.Optimizer):
             for item in parameters
             if item.ndim == 4 and item.shape[1] > 1 and item is not first
         ]
-        known = {id(item) for item in hidden}
-        others = [item for item in parameters if id(item) not in known]
+        hidden_ids = {id(item) for item in hidden}
+        others = [item for item in parameters if id(item) not in hidden_ids]
         scale = recipe.vector_lr / recipe.lr if recipe.lr else 0.0
         groups: list[dict[str, Any]] = [
             {"params": hidden, "hidden": True},
@@ -108,22 +108,22 @@ class Muon(torch.optim.Optimizer):
         }
         super().__init__([group for group in groups if group["params"]], defaults)
         self.map: Callable[[Callable[[Tensor], None], Sequence[Tensor]], Any] = _one_by_one
-        """Applies a function to all hidden kernels; threads may share them."""
+        """Applies a function to all hidden kernels, if wanted in several threads."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Do one step with the gradients that are there."""
+        """Do one step with the present gradients."""
         for group in self.param_groups:
             change = partial(self._hidden if group["hidden"] else self._adam, group)
             present = [item for item in group["params"] if item.grad is not None]
             torch._foreach_mul_(present, 1 - group["lr"] * group["weight_decay"])
             if group["hidden"]:
-                # The costly ones first and in turn, so that the threads' shares are alike.
+                # The largest first, so that the work is spread evenly over the threads.
                 self.map(change, sorted(present, key=Tensor.numel, reverse=True))
             else:
                 _one_by_one(change, present)
 
-    @torch.no_grad()  # again: each thread has a setting of its own
+    @torch.no_grad()  # again: the setting is per thread
     def _hidden(self, group: dict[str, Any], parameter: Tensor) -> None:
         gradient = _gradient(parameter)
         state = self.state[parameter]
@@ -131,7 +131,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
         update = gradient.lerp(momentum, group["momentum"])
-        # In channels_last this order is the one in memory: nothing is copied.
+        # This is the order of channels_last in memory: nothing is copied.
         matrix = update.permute(0, 2, 3, 1).reshape(len(update), -1)
         rows, columns = matrix.shape
         matrix = orthogonalised(matrix) * max(1.0, rows / columns) ** 0.5
@@ -171,8 +171,8 @@ def orthogonalised(matrix: Tensor, steps: int = 4) -> Tensor:
     """Return ``matrix``, f32[m, n], with its larger singular values brought near 1.
 
     Newton-Schulz iterations ``x <- (a + b x x' + c (x x')^2) x`` with the coefficients of Muon's
-    authors, which trade exactness (0.7 to 1.2) for speed. They are done on the m x m matrix
-    ``x x'`` of the shorter side, in half the arithmetic for the shapes of convolutions.
+    authors, which trade exactness (0.7 to 1.2) for speed. They are computed on the m x m matrix
+    ``x x'`` of the shorter side, which halves the arithmetic for the shapes of convolutions.
     """
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
@@ -192,9 +192,10 @@ def orthogonalised(matrix: Tensor, steps: int = 4) -> Tensor:
 class Average:
     """Exponential moving average of a network: ``model`` is the averaged copy, in eval mode.
 
-    BatchNorm's running mean and variance are averaged like the weights: they then belong to the
-    averaged weights rather than to the last step's; counters are copied. The decay is at most
-    ``(1 + n) / (10 + n)`` at update n, so that the random start is forgotten soon; 0 copies.
+    BatchNorm's running mean and variance are averaged like the weights, so that they fit the
+    averaged weights and not those of the last step. Counters are copied. The decay is at most
+    ``(1 + n) / (10 + n)`` at update n, so that the random start soon has no influence; a decay of 0
+    copies the weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -204,7 +205,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards ``model``'s present state."""
+        """Update the average with the present state of ``model``."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages: list[Tensor] = []
@@ -220,7 +221,7 @@ class Average:
 
 @dataclass
 class Monitor:
-    """Watches one measure of the PUBLIC split: the best epoch, plateaus and when to stop."""
+    """Follows one measure of the PUBLIC split: the best epoch, plateaus and when to stop."""
 
     best: float | None = None
     best_epoch: int = 0
@@ -229,7 +230,7 @@ class Monitor:
     reduction: float = 1.0
 
     def update(self, value: float, epoch: int, recipe: Recipe) -> bool:
-        """Take an epoch's value (of ``recipe.stop.monitor``); return whether it is a new best."""
+        """Record an epoch's value of ``recipe.stop.monitor``; return whether it is the best."""
         better = self.best is None or _gain(value, self.best, recipe.stop) > recipe.stop.min_delta
         if better:
             self.best, self.best_epoch, self.waited, self.stale = value, epoch, 0, 0

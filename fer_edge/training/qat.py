@@ -1,6 +1,6 @@
 """Quantisation-aware fine-tuning: the network learns to answer as before with 8-bit numbers.
 
-A run like any other, with three things of its own: the network is a :class:`FakeQuantised`, which
+An ordinary run, with three differences: the network is a :class:`FakeQuantised`, which
 rounds where the INT8 graph of a target will; the teacher is the FP32 network it started as; and its
 weights carry the ranges that they were tuned with, which a build then takes instead of calibrating.
 """
@@ -84,14 +84,14 @@ class QatSession(Session):
 
     @torch.no_grad()
     def _check(self, network: FakeQuantised, source: nn.Module, example: Tensor) -> None:
-        """Check, before any work, that the setup fits the network and that a way back exists."""
+        """Check that the setup fits the network and that its weights can be restored."""
         network.exact = True
-        found, expected = network(example), source(example)
+        rounded, expected = network(example), source(example)
         network.exact = False
         again = build_model(self.spec.untrained()).eval()
         again.load_state_dict(state_from_folded(self._frame, network.named_weights()))
-        for each in (found, again(example)):
-            if not torch.allclose(each, expected, rtol=_SAME, atol=_SAME):
+        for logits in (rounded, again(example)):
+            if not torch.allclose(logits, expected, rtol=_SAME, atol=_SAME):
                 raise NumericsError(
                     f"{self.teachers[0].path}: this network cannot be fine-tuned for INT8: its "
                     "graph and its weights do not match layer by layer",

@@ -1,8 +1,8 @@
 """Data-parallel training on the cores of one CPU: each core works on its part of the batch.
 
-Splitting every operation over the cores makes them wait for each other hundreds of times a step,
-and on a machine with other work each wait lasts until the slowest core is back. Here a core takes
-its part through forward and backward on its own, and they meet once a step. As with several GPUs,
+If every operation is split over the cores, they wait for each other hundreds of times a step, each
+time for the slowest one. Here a core computes forward and backward of its part alone, and the cores
+wait for each other once a step. As with several GPUs,
 each part has its own BatchNorm statistics; the running ones are averaged.
 """
 
@@ -40,8 +40,8 @@ def replica_count(wanted: int, model: nn.Module, batch_size: int, threads: int) 
     """Return how many replicas train on a CPU with ``threads``; ``wanted`` 0 chooses.
 
     One, if the network draws random numbers: torch's generator belongs to the whole process, and
-    threads would take from it in another order each time. Raises :class:`RecipeError` for a wish
-    that cannot be met.
+    threads would use it in a different order each time. Raises :class:`RecipeError` for a number
+    that is not possible.
     """
     alone = draws_random_numbers(model)
     if wanted > 1 and alone:
@@ -61,7 +61,7 @@ def replica_count(wanted: int, model: nn.Module, batch_size: int, threads: int) 
 
 
 class Workers:
-    """``count`` threads, the calling one included, that go through a list side by side."""
+    """``count`` threads, the calling one included, that work through a list in parallel."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -94,7 +94,7 @@ class Workers:
 class Replicas:
     """``count`` networks that share the parameters of ``model``, the first of them.
 
-    Make them before the network is wrapped by anything.
+    Create them before the network is wrapped.
     """
 
     def __init__(self, model: nn.Module, count: int) -> None:

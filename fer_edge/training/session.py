@@ -1,4 +1,4 @@
-"""All that a training run holds in memory, and its way to disk and back."""
+"""The state of a training run in memory, how it is saved, and how it is restored."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = ["Progress", "RunOverview", "Session"]
 
 @dataclass(frozen=True)
 class RunOverview:
-    """What is going to happen, known before the first batch."""
+    """What the run will do, known before the first batch."""
 
     run: str
     model: str
@@ -59,7 +59,7 @@ class RunOverview:
 
 @dataclass
 class Progress:
-    """Where a run stands; ``epoch`` and ``step`` are the next ones to do, counted from 0."""
+    """How far a run is; ``epoch`` and ``step`` are the next ones to do, counted from 0."""
 
     epoch: int = 0
     step: int = 0
@@ -69,16 +69,16 @@ class Progress:
 
 
 class Session:
-    """A run, ready to train its next step: fresh, or as its last commit left it.
+    """A run, ready to train its next step: new, or as it was saved last.
 
     Raises :class:`UsageError` when the run was started with another recipe or other images, and
-    :class:`RecipeError` when the batch cannot be shared as asked.
+    :class:`RecipeError` when the batch cannot be divided as asked.
     """
 
     def __init__(self, run: RunFolder, recipe: Recipe, dataset: FerDataset) -> None:
         if run.info().kind == "soup":
             raise UsageError(
-                f"{run.path} is the mean of other runs' weights: it is not being trained",
+                f"{run.path} is the mean of other runs' weights and cannot be trained",
                 fix=f"start from it: fer-edge train --init {run.path}",
             )
         self.run, self.recipe, self.dataset = run, recipe, dataset
@@ -138,11 +138,11 @@ class Session:
 
     def _network(self, *, resumed: bool) -> nn.Module:
         """Return the network to train."""
-        # A resumed run brings its own weights: none need be fetched again.
+        # A resumed run has its own weights: no download is needed.
         return build_model(self.spec.untrained() if resumed else self.spec)
 
     def _result(self) -> tuple[nn.Module | Mapping[str, Tensor], dict[str, Any]]:
-        """Return the averaged weights as they are written, and what else is said of them."""
+        """Return the averaged weights as they are written, and further fields of their header."""
         return self.average.model, {}
 
     def _replicas(self) -> int:
@@ -171,12 +171,13 @@ class Session:
             raise UsageError(
                 f"{self.run.path} was started with other images than those of "
                 f"{self.dataset.source}",
-                fix="give the --data of its start, or start a new run under another --name",
+                fix="give the --data that it was started with, or start a new run with another "
+                "--name",
             )
 
     @property
     def parts(self) -> int:
-        """In how many parts each batch is trained, over all processes."""
+        """The number of parts of each batch, over all processes."""
         return self.replica_count * int(self.accelerator.num_processes)
 
     @property
@@ -195,7 +196,7 @@ class Session:
         return self.progress.history[self.monitor.best_epoch - 1]
 
     def overview(self) -> RunOverview:
-        """Return what is going to happen."""
+        """Return what the run will do."""
         return RunOverview(
             run=str(self.run.path),
             model=self.spec.name,
@@ -232,7 +233,7 @@ class Session:
             save_weights(path, state, self.spec, self.preprocessing, info)
 
     def save(self) -> None:
-        """Commit all that a resumed run needs."""
+        """Save all that a resumed run needs."""
         moments, numbers = state_from_optimizer(self._bare_optimizer)
         average = self.average.model.state_dict()
         tensors = {
@@ -256,7 +257,7 @@ class Session:
         save_state(self.run.state, name, tensors, content)
 
     def _rounding(self) -> dict[str, Any]:
-        """What the last bits of the weights depend on, beside recipe and images."""
+        """What the last bits of the weights depend on, apart from recipe and images."""
         return {
             "precision": self.machine.precision.name,
             "device": self.device.type,
@@ -284,7 +285,7 @@ class Session:
         for key, value in content["rounding"].items():
             if now[key] != value:
                 self.notes.append(
-                    f"started with {key} {value}, goes on with {now[key]}: the weights will "
+                    f"started with {key} {value}, continues with {now[key]}: the weights will "
                     "differ in their last bits from those of an uninterrupted run"
                 )
 

@@ -1,7 +1,7 @@
 """Model soups: one network whose weights are the mean of several networks' weights.
 
 Wortsman et al. 2022 (arXiv 2203.05482): networks fine-tuned from the same weights lie in one basin,
-and the mean of their weights answers nearly as all of them together would, at the cost of one.
+and the mean of their weights is nearly as accurate as their ensemble, at the cost of one network.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Ingredient:
 
     @property
     def scores(self) -> dict[str, float | None]:
-        """What its file says of it on PUBLIC: ``public_loss``, ``public_top1`` and so on."""
+        """The scores on PUBLIC that its file records: ``public_loss``, ``public_top1``, ..."""
         return dict(self.weights.info.metrics or {})
 
     @property
     def info(self) -> IngredientInfo:
-        """What the soup's files record of it: no path, which tells of a machine."""
+        """What the soup's files record of it: without the path, which belongs to one machine."""
         top1 = self.weights.info.public_top1
         return IngredientInfo(name=self.name, sha256=self.weights.sha256, public_top1=top1)
 
@@ -60,7 +60,7 @@ def find_ingredients(
     Raises :class:`UsageError` for fewer than two, for networks of different shape or input, and
     for one that was fitted to other images than ``dataset``'s TRAIN.
     """
-    found: list[Ingredient] = []
+    ingredients: list[Ingredient] = []
     for name in names:
         run = RunFolder(find(name, root, A_RUN).path)
         status = run.info().status
@@ -69,35 +69,35 @@ def find_ingredients(
                 f"{run.path} is {status}, not finished",
                 fix=f"finish it: fer-edge train --resume {run.path}",
             )
-        found.append(Ingredient(run.name, load_weights(run.model)))
-    digests = [each.weights.sha256 for each in found]
+        ingredients.append(Ingredient(run.name, load_weights(run.model)))
+    digests = [ingredient.weights.sha256 for ingredient in ingredients]
     if len(set(digests)) < max(2, len(digests)):
         raise UsageError(
-            "a soup is of two runs or more, each given once",
+            "a soup needs two different runs or more",
             fix="fer-edge soup RUN RUN, runs that started from the same weights (--init)",
         )
-    first = found[0].weights
-    for each in found:
-        weights = each.weights
+    first = ingredients[0].weights
+    for ingredient in ingredients:
+        weights = ingredient.weights
         if (weights.spec, weights.preprocessing) != (first.spec, first.preprocessing):
             raise UsageError(
-                f"{each.name} is {weights.spec.name} {dict(weights.spec.options)}, "
-                f"{found[0].name} is {first.spec.name} {dict(first.spec.options)}: their weights "
-                "have no mean",
+                f"{ingredient.name} is {weights.spec.name} {dict(weights.spec.options)}, "
+                f"{ingredients[0].name} is {first.spec.name} {dict(first.spec.options)}: "
+                "their weights have no mean",
                 fix="give runs of one network, fine-tuned from the same weights (--init)",
             )
         require_fitted_to(
             dataset,
             weights.info.dataset.sha256,
-            each.name,
+            ingredient.name,
             fix="give runs with the same --data and --split",
         )
         if weights.info.qat is not None:
             raise UsageError(
-                f"{each.name} carries the ranges that it was tuned for INT8 with: a mean has none",
+                f"{ingredient.name} was fine-tuned for INT8: its ranges do not fit a mean",
                 fix="give the run that it was tuned from; fine-tune the soup afterwards",
             )
-    return tuple(found)
+    return tuple(ingredients)
 
 
 def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -128,11 +128,11 @@ def make_soup(
     ingredients held the same ones out. Its history is one row: the rate is 0, the training loss
     that of the plain images of TRAIN, single view. ``data`` says where ``dataset`` was read from.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     recipe = _common_recipe(ingredients)
     first = ingredients[0].weights
     model = build_model(first.spec.untrained())
-    model.load_state_dict(mean_state([each.weights.state for each in ingredients]))
+    model.load_state_dict(mean_state([ingredient.weights.state for ingredient in ingredients]))
     model = model.eval().to(memory_format=torch.channels_last)
     train_set, public_set = dataset.select("train"), dataset.select("public")
     train_set = without_holdout(train_set, recipe.data.holdout, recipe.data.holdout_seed)
@@ -140,14 +140,14 @@ def make_soup(
     model = model.to(machine.accelerator.device)
     workers, scores = Workers(1), {}
     try:
-        for part, images in (("train", train_set), ("public", public_set)):
+        for split, images in (("train", train_set), ("public", public_set)):
             pixels = torch.tensor(images.images, device=machine.accelerator.device).unsqueeze(1)
             labels = torch.tensor(images.labels, dtype=torch.int64, device=pixels.device)
             at = model, pixels, labels, first.preprocessing, machine.accelerator, workers
-            scores[part] = score(*at)
+            scores[split] = score(*at)
     finally:
         workers.close()
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     row = {
         "epoch": first.info.epoch or recipe.epochs,
         "lr": 0.0,
@@ -173,7 +173,7 @@ def make_soup(
         content["teachers"] = list(teachers.values())
     info = WeightsInfo.from_dict(content)
     run = create_run(root, name, recipe, dataset.info(), location(data))
-    paths = [location(str(each.weights.path)) for each in ingredients]
+    paths = [location(str(ingredient.weights.path)) for ingredient in ingredients]
     located = [
         msgspec.structs.replace(ingredient.info, path=path)
         for ingredient, path in zip(ingredients, paths, strict=True)
@@ -188,7 +188,9 @@ def make_soup(
 
 def _common_recipe(ingredients: Sequence[Ingredient]) -> Recipe:
     recipes = [
-        recipe_from_dict(each.weights.info.recipe or {}, source=each.name) for each in ingredients
+        recipe_from_dict(ingredient.weights.info.recipe or {}, source=ingredient.name)
+        for ingredient in ingredients
     ]
-    unseen = recipes[0].data if all(each.data == recipes[0].data for each in recipes) else Data()
+    same = all(recipe.data == recipes[0].data for recipe in recipes)
+    unseen = recipes[0].data if same else Data()
     return msgspec.structs.replace(recipes[0], data=unseen)

@@ -1,8 +1,8 @@
-"""The state from which a run goes on, committed by one atomic rename.
+"""The state that a run is resumed from, saved by one atomic rename.
 
 ``state/state.json`` names the tensor file beside it and its SHA-256. The tensor file is complete
-on disk before the JSON is renamed into place, and older ones go only afterwards: whenever the
-process is killed, the folder holds one whole state, the old or the new.
+on disk before the JSON is renamed into place, and older ones are deleted afterwards: whenever
+the process is killed, the folder has one complete state, the old or the new.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which networks teach a student: found, checked and recorded when a run starts."""
+"""The teachers of a student: they are found, checked and recorded when a run starts."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ __all__ = ["find_teachers", "open_teacher", "public_info"]
 
 
 def public_info(teacher: TeacherInfo) -> TeacherInfo:
-    """Return what a student's weights record of a teacher: no path, which tells of a machine."""
+    """Return what a student's weights record of a teacher: all but the path."""
     content = to_dict(teacher)
     content.pop("path", None)
     return read_record(TeacherInfo, content, teacher.name)
 
 
 def open_teacher(teacher: TeacherInfo) -> tuple[nn.Module, Weights]:
-    """Return a teacher's network in ``eval()`` mode, and what its file says of it.
+    """Return a teacher's network in ``eval()`` mode, and the weights of its file.
 
-    Raises :class:`UsageError` where it is gone, :class:`IntegrityError` where it has changed.
+    Raises :class:`UsageError` if the file is missing, :class:`IntegrityError` if it has changed.
     """
     path = Path(teacher.path or "")
     if not path.is_file():
         raise UsageError(
-            f"the teacher {path} is gone",
-            fix="put it back, or say where it is now: --resume RUN --teacher FILE",
+            f"the teacher {path} does not exist any more",
+            fix="restore it, or give its new path: --resume RUN --teacher FILE",
         )
     model, weights = model_from_weights(path)
     if weights.sha256 != teacher.sha256:
         raise IntegrityError(
             f"the teacher {path} is not the one that this run was started with",
-            fix="put that one back, or start a new run under another --name",
+            fix="restore that file, or start a new run under another --name",
         )
     return model, weights
 
@@ -54,30 +54,30 @@ def open_teacher(teacher: TeacherInfo) -> tuple[nn.Module, Weights]:
 def find_teachers(names: Sequence[str], root: Path, dataset: FerDataset) -> tuple[TeacherInfo, ...]:
     """Return the teachers named: runs, by path or by name below ``root``, or weights files.
 
-    The folder of a cross-validation's runs stands for all of its networks, used out of fold.
-    Raises :class:`UsageError` for what is no teacher of a student that fits ``dataset``: another
-    task, or fitted to images that may be among the student's test images.
+    The folder of a cross-validation means all of its networks, used out of fold. Raises
+    :class:`UsageError` for a network that cannot teach a student of ``dataset``: one of another
+    task, or one fitted to images that may be among the student's test images.
     """
-    found: list[TeacherInfo] = []
+    teachers: list[TeacherInfo] = []
     for name in names:
         source = find(name, root, A_TEACHER)
         several = source.kind in {"cross-validation", "folder of runs"}
-        found += _folds(source.path, dataset) if several else [_teacher(source, dataset)]
-    digests = [each.sha256 for each in found]
-    for at, each in enumerate(found):
-        if each.sha256 in digests[:at]:
+        teachers += _folds(source.path, dataset) if several else [_teacher(source, dataset)]
+    digests = [teacher.sha256 for teacher in teachers]
+    for at, teacher in enumerate(teachers):
+        if teacher.sha256 in digests[:at]:
             raise UsageError(
-                f"the teacher {each.name} is given twice", fix="give each --teacher once"
+                f"the teacher {teacher.name} is given twice", fix="give each --teacher once"
             )
-    return tuple(found)
+    return tuple(teachers)
 
 
 def _teacher(source: Found, dataset: FerDataset) -> TeacherInfo:
     path = source.path
     if source.kind == "weights file":
         path = source.weights
-        own = path.stem if path.name != RunFolder(path).model.name else path.resolve().parent.name
-        return _described(own, load_weights(path), dataset)
+        name = path.stem if path.name != RunFolder(path).model.name else path.resolve().parent.name
+        return _described(name, load_weights(path), dataset)
     run = RunFolder(path)
     return _described(run.name, _finished(run), dataset)
 
@@ -99,7 +99,7 @@ def _finished(run: RunFolder) -> Weights:
 
 
 def _described(name: str, weights: Weights, dataset: FerDataset) -> TeacherInfo:
-    """Check that a network may teach, and say what it is."""
+    """Check that a network may teach; return its record."""
     if weights.labels != EMOTIONS or weights.spec.channels != 1:
         raise UsageError(
             f"the teacher {name} takes {weights.spec.channels} channels and knows the labels "

@@ -33,7 +33,7 @@ class LoadedPlan:
     input_dtype: np.dtype[Any]
     min_batch: int
     max_batch: int
-    said: Callable[[], str]
+    last_errors: Callable[[], str]
     """The library's last errors, for messages."""
 
 
@@ -166,14 +166,16 @@ class Lane:
         shape = (n, 1, SIZE, SIZE)
         if not context.set_input_shape(self._plan.input, shape) or context.infer_shapes():
             self._shape = 0
-            raise NumericsError(f"the plan does not take a batch of {n}: {self._plan.said()}")
+            raise NumericsError(
+                f"the plan does not take a batch of {n}: {self._plan.last_errors()}"
+            )
 
     def _enqueue(self, context: Any, n: int) -> None:
         cuda, stream = self._cuda, self._stream
         if not self._mapped:
             cuda.upload(self._in, self._host_in, n * self._image_bytes, stream)
         if not context.execute_async_v3(self._handle):
-            raise NumericsError(f"the plan failed on a batch of {n}: {self._plan.said()}")
+            raise NumericsError(f"the plan failed on a batch of {n}: {self._plan.last_errors()}")
         if not self._mapped:
             cuda.download(self._host_out, self._out, n * self._logit_bytes, stream)
 
@@ -182,7 +184,9 @@ class Lane:
         addresses = ((self._plan.input, self._in), (self._plan.output, self._out))
         for name, memory in addresses:
             if not context.set_tensor_address(name, int(memory)):
-                raise NumericsError(f"the plan refuses memory for {name}: {self._plan.said()}")
+                raise NumericsError(
+                    f"the plan refuses memory for {name}: {self._plan.last_errors()}"
+                )
         return context
 
     def _host(self, nbytes: int) -> HostBuffer:

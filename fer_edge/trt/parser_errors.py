@@ -1,7 +1,7 @@
-"""What TensorRT's ONNX parser and builder say, in words that name the node, the reason and the fix.
+"""Errors of TensorRT's ONNX parser and builder, reworded to name the node, the reason and the fix.
 
-The parser's own messages name C++ assertions, and differ from release to release; what they mean
-for a quantised network is few things, told apart here.
+The parser's own messages name C++ assertions and differ from release to release. For a quantised
+network they have few causes, which are distinguished here.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ __all__ = [
     "quiet_rewrites",
 ]
 
-_REBUILD_INT8 = "fer-edge build --precision int8 --target {target} shapes the graph as it wants it"
+_REBUILD_INT8 = (
+    "fer-edge build --precision int8 --target {target} writes the graph that it supports"
+)
 _REBUILD = "fer-edge build --target {target}"
 
 # (what the operator or message must match, the reason in our words, the fix). The first that
-# matches is said; texts seen in TensorRT 10.x, 11.x and TensorRT-RTX 1.7.
+# matches is reported. Texts seen in TensorRT 10.x, 11.x and TensorRT-RTX 1.7.
 _CAUSES: tuple[tuple[str, str, str, str], ...] = (
     (
         r"^(QLinear\w+|MatMulInteger|ConvInteger|DynamicQuantizeLinear)$",
@@ -51,7 +53,7 @@ _CAUSES: tuple[tuple[str, str, str, str], ...] = (
         r"",
         r"must (be of|have) (the )?same type|must be same type|types? (are|is) not compatible"
         r"|same DataType|types? mismatch",
-        "its inputs differ in type: in a strongly typed network nothing is cast in passing",
+        "its inputs differ in type: in a strongly typed network no cast is inserted",
         _REBUILD,
     ),
     (
@@ -90,15 +92,15 @@ class ParserError:
 
 def parser_errors(parser: Any, log_errors: Sequence[str]) -> list[ParserError]:
     """Read a parser's errors; releases that do not name the node (8.6) name it in the log."""
-    found = []
+    errors = []
     for i in range(parser.num_errors):
         error = parser.get_error(i)
         named = _from_log(log_errors)
         node = str(error.node_name()) if hasattr(error, "node_name") else named[0]
         operator = str(error.node_operator()) if hasattr(error, "node_operator") else named[1]
         code = str(error.code()).rpartition(".")[2]
-        found.append(ParserError(code, node or named[0], operator or named[1], str(error.desc())))
-    return found
+        errors.append(ParserError(code, node or named[0], operator or named[1], str(error.desc())))
+    return errors
 
 
 def parse_failure(
@@ -111,22 +113,22 @@ def parse_failure(
 ) -> UsageError:
     """Return the error for an ONNX file that the parser refused."""
     if not errors:
-        said = "; ".join(_without_noise(log_errors)[-3:]) or "the parser gives no reason"
+        message = "; ".join(_without_noise(log_errors)[-3:]) or "the parser gives no reason"
         return UsageError(
-            f"{title} cannot read {source}: {said}", fix=_REBUILD.format(target=target)
+            f"{title} cannot read {source}: {message}", fix=_REBUILD.format(target=target)
         )
     first = errors[0]
-    said = " ".join(_without_noise(first.text.splitlines())).strip()
+    message = " ".join(_without_noise(first.text.splitlines())).strip()
     if not first.node and _NOT_ONNX.search(f"{first.code} {first.text}"):
         return UsageError(
-            f"{source} is no ONNX model that {title} can read: {first.code or said}",
+            f"{source} is not an ONNX model that {title} can read: {first.code or message}",
             fix="fer-edge build",
         )
     where = f"at {first.operator or 'a node'} {first.node!r}" if first.node else "outside any node"
     reason, fix = _cause(first)
     if reason is None and _OPSET.search(first.text):
         reason, fix = "its opset is not one that this release reads", _REBUILD
-    quoted = f" (it says: {said})" if said and said != "false" else ""
+    quoted = f" (its message: {message})" if message and message != "false" else ""
     more = f"; {len(errors) - 1} more nodes are refused" if len(errors) > 1 else ""
     reason = reason or "the parser gives this reason"
     return UsageError(
@@ -138,7 +140,7 @@ def parse_failure(
 def quiet_rewrites(
     source: str, warnings: Sequence[str], *, title: str, target: str
 ) -> UsageError | None:
-    """Return an error where the parser only warned and then changed what the graph computes."""
+    """Return an error if the parser gave only a warning and changed what the graph computes."""
     for pattern, reason in _QUIET_REWRITES:
         if any(pattern.search(text) for text in warnings):
             return UsageError(
@@ -153,21 +155,23 @@ def build_failure(
 ) -> FerEdgeError:
     """Return the error for a graph that was parsed and could not be built."""
     lines = _without_noise(log_errors)
-    said = "; ".join(line.splitlines()[0] for line in lines[-3:]) or "the builder gives no reason"
+    message = (
+        "; ".join(line.splitlines()[0] for line in lines[-3:]) or "the builder gives no reason"
+    )
     text = " ".join(lines)
     if re.search(r"[Oo]ut ?[Oo]f ?[Mm]emory|OutOfMemory|insufficient memory", text):
         return UnavailableError(
-            f"{title} ran out of memory while it built {source}: {said}",
+            f"{title} ran out of memory while it built {source}: {message}",
             fix="free GPU memory, or lower workspace_mib and max_batch in engines/targets/",
         )
     node = re.search(r"[Cc]ould not find any implementation for node (.+?)(?: due to|\.|$)", text)
     if node:
         return UnavailableError(
-            f"{title} has no kernel here for {node[1]!r} of {source}: {said}",
+            f"{title} has no kernel here for {node[1]!r} of {source}: {message}",
             fix=f"{_REBUILD.format(target=target)} --precision fp16",
         )
     return UnavailableError(
-        f"{title} could not build {source}: {said}", fix=_REBUILD.format(target=target)
+        f"{title} could not build {source}: {message}", fix=_REBUILD.format(target=target)
     )
 
 

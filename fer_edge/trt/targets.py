@@ -73,11 +73,11 @@ class TargetProfile(Record, frozen=True, kw_only=True):
         return self.package == "tensorrt-rtx" or _lowest(self.tensorrt) >= (10,)
 
     def accepts(self, version: str) -> bool:
-        """Tell whether a TensorRT release is in this target's range."""
+        """Return whether a TensorRT release is in this target's range."""
         return _in_range(version, self.tensorrt)
 
     def why_not_here(self) -> str | None:
-        """Say why this machine cannot build this target's plan, or None.
+        """Return why this machine cannot build this target's plan, or None.
 
         TensorRT-RTX plans build without a GPU; TensorRT's only on the device itself, or one that
         has its machine type, TensorRT release and compute capability.
@@ -129,7 +129,7 @@ def load_target(name: str) -> TargetProfile:
 
 
 def local_target() -> TargetProfile:
-    """Return the profile of this very machine.
+    """Return the profile of this machine.
 
     :class:`UnavailableError` if there is no TensorRT or GPU here, or no profile fits them.
     """

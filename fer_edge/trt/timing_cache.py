@@ -48,9 +48,9 @@ class TimingCache:
             config.set_timing_cache(empty, False)
 
     def take_from(self, config: Any) -> None:
-        """Add what a build learnt to the file, which another build may have written meanwhile.
+        """Add a build's timings to the file, which another build may have changed meanwhile.
 
-        The cache only saves time, so a full disk is no error.
+        The cache only saves time, so a full disk is not an error.
         """
         cache = config.get_timing_cache()
         if cache is None:

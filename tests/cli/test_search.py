@@ -90,7 +90,7 @@ def test_a_search_shows_its_trials_and_writes_a_recipe(capsys: pytest.CaptureFix
     assert rows[0].startswith("trial,state,top1,optim.lr")
 
     said = _refused(capsys, *TINY, "--split", "80/10/10", "--study", "s")
-    assert "the study s in runs/s/study.journal was begun with another data" in said
+    assert "the study s in runs/s/study.journal was started with another data" in said
 
 
 def test_the_picture_shows_every_kind_of_parameter(tmp_path: Path) -> None:

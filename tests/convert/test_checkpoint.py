@@ -151,7 +151,7 @@ def test_a_bundle_of_an_unknown_network_is_refused(
 ) -> None:
     model = {k: v for k, v in to_dict(bundle.manifest.model).items() if k != "spec"}
     unknown = _without_checkpoint(bundle.path, tmp_path / "a", model=model)
-    with pytest.raises(UsageError, match="does not say which network"):
+    with pytest.raises(UsageError, match="does not record its network"):
         weights_from_bundle(unknown, faces.images[:8], tmp_path / "w")
     other = {**to_dict(bundle.manifest.model), "spec": ModelSpec("soc25-baseline", {}).to_dict()}
     wrong = _without_checkpoint(bundle.path, tmp_path / "b", model=other)

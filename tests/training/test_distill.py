@@ -234,7 +234,7 @@ def test_a_run_with_teachers_resumes_only_with_the_same_ones(
 
     content = path.read_bytes()
     path.unlink()
-    with pytest.raises(UsageError, match=r"big\.safetensors is gone"):
+    with pytest.raises(UsageError, match=r"big\.safetensors does not exist any more"):
         train(cut, recipe, faces)
     _weights(path, faces, 2)
     with pytest.raises(IntegrityError, match="is not the one"):

@@ -179,7 +179,7 @@ def test_what_changes_the_last_bits_is_said(
     )
     recorder = Recorder()
     train(run, recipe, faces, reporter=recorder)
-    assert any("goes on with 99.0" in text for text in recorder.notes)
+    assert any("continues with 99.0" in text for text in recorder.notes)
 
 
 @pytest.mark.slow

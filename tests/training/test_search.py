@@ -301,12 +301,12 @@ def test_two_studies_are_not_mixed(
     fake: Faked, new_search: Callable[..., Search], faces: FerDataset, tmp_path: Path
 ) -> None:
     new_search()
-    with pytest.raises(UsageError, match="begun with another recipe") as raised:
+    with pytest.raises(UsageError, match="started with another recipe") as raised:
         new_search(recipe=load_recipe("long"))
     assert "--study" in str(raised.value.fix)
     # How the machine is used is a worker's own affair.
     new_search(recipe=load_recipe("default", ["epochs=9", "run.threads=1"]))
-    with pytest.raises(UsageError, match="begun with another space"):
+    with pytest.raises(UsageError, match="started with another space"):
         Search(
             tmp_path / "a",
             Space("lr", {"optim.lr": SPACE.parameters["optim.lr"]}),
@@ -314,7 +314,7 @@ def test_two_studies_are_not_mixed(
             faces,
             "synthetic:160",
         )
-    with pytest.raises(UsageError, match="begun with another recipe and data"):
+    with pytest.raises(UsageError, match="started with another recipe and data"):
         Search(
             tmp_path / "a",
             SPACE,
@@ -381,5 +381,5 @@ def test_a_file_that_is_no_journal_is_refused(
 ) -> None:
     path = tmp_path / "x.db"
     path.write_bytes(b"SQLite format 3\0\n\xff\n")
-    with pytest.raises(IntegrityError, match="no journal of a study"):
+    with pytest.raises(IntegrityError, match="not the journal of a study"):
         new_search(storage=str(path))

@@ -78,7 +78,7 @@ def test_a_soup_is_a_finished_run(trained: Trained, faces: FerDataset, tmp_path:
 
     card = model_card(synthetic=False, weights=weights.info)
     assert "weights are the mean of 2 runs' last epochs: one, two" in card["protocol"]
-    with pytest.raises(UsageError, match="not being trained"):
+    with pytest.raises(UsageError, match="cannot be trained"):
         train(soup, soup.recipe(), faces)
     assert same(found, weights_of(soup))
 
@@ -98,9 +98,9 @@ def test_what_has_no_mean_is_refused(trained: Trained, faces: FerDataset, tmp_pa
     trained("one")
     trained("two", "seed=1")
     trained("wide", "model.options.widths=[8, 24]")
-    with pytest.raises(UsageError, match="two runs or more"):
+    with pytest.raises(UsageError, match="two different runs or more"):
         find_ingredients(["one"], root, faces)
-    with pytest.raises(UsageError, match="each given once"):
+    with pytest.raises(UsageError, match="two different runs"):
         find_ingredients(["one", "one"], root, faces)
     with pytest.raises(UsageError, match="have no mean"):
         find_ingredients(["one", "wide"], root, faces)

@@ -1,15 +1,15 @@
-"""Hyper-parameter search with Optuna: a study that workers share, and that can be stopped.
+"""Hyper-parameter search with Optuna: a study that workers share, and that can be resumed.
 
 Each trial is a short run in ``FOLDER/trial-0000`` scored on PUBLIC by the recipe's
-``stop.monitor``, at its best epoch. Its recipe, history and curves stay; its weights go, since what
-a search is for is a recipe, to be trained in full afterwards.
+``stop.monitor``, at its best epoch. Its recipe, history and curves are kept. Its weights are
+deleted: the result of a search is a recipe, which is trained in full afterwards.
 
-The study lives in a journal file (by default ``FOLDER/study.journal``) or in any database that
-SQLAlchemy knows. For files the journal is chosen over SQLite because its lock works on network
-file systems, where SQLite's does not, and because it needs no SQLAlchemy.
+The study is stored in a journal file (by default ``FOLDER/study.journal``) or in any database that
+SQLAlchemy supports. The default is a journal and not SQLite because its lock works on network file
+systems, where SQLite's does not, and because it needs no SQLAlchemy.
 
-A trial that was interrupted (Ctrl-C, or its process died) is put back into the queue; one that
-went wrong (a loss that is not finite, say) is failed for good, with its reason.
+A trial that was interrupted (by Ctrl-C, or because its process died) is put back into the queue. A
+trial with an error (a loss that is not finite, for example) is recorded as failed, with the reason.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ MIN_FOR_IMPORTANCE = 6
 
 _BEAT_SECONDS = 60.0
 _ATTEMPTS = 3
-"""How often a trial is begun whose process dies each time: it may be what kills it."""
+"""How often a trial is tried whose process dies: the trial itself may be the cause."""
 _HOPELESS = 3
-"""So many failures without one success are the set-up's, not the hyper-parameters'."""
+"""After so many failures without one success the set-up is wrong, not the hyper-parameters."""
 _INTERRUPTED = "interrupted"
 
 
@@ -55,7 +55,7 @@ class Trial:
     """One trial as a table shows it.
 
     ``state``: running, waiting, complete, pruned, failed or interrupted. ``value`` is the monitored
-    score (of a pruned trial its last; None where there is none), ``epochs`` how many were trained.
+    score (of a pruned trial the last one; None without a score), ``epochs`` how many were trained.
     """
 
     number: int
@@ -68,7 +68,7 @@ class Trial:
 
     @property
     def counts(self) -> bool:
-        """Whether it is one of those that were asked for; an interrupted one is tried again."""
+        """Whether it counts as one of the trials asked for; an interrupted trial does not."""
         return self.state in ("running", "complete", "pruned", "failed")
 
 
@@ -91,7 +91,7 @@ _OPTIONS = StudyOptions()
 
 
 class Search:
-    """A study, and all that its trials have in common.
+    """A study, and what its trials have in common.
 
     A trial trains ``recipe`` for ``epochs``, by default for the epochs of the recipe. Raises
     UsageError if the study was started with another space, recipe or data, and MissingExtraError
@@ -119,7 +119,7 @@ class Search:
         check_network(recipe)
         identity = {
             "space": space.to_dict(),
-            # How a machine is used may differ between workers.
+            # Each worker may use its machine in its own way.
             "recipe": {key: value for key, value in recipe.to_dict().items() if key != "run"},
             "data": {
                 key: value for key, value in to_dict(dataset.info()).items() if key != "source"
@@ -135,12 +135,12 @@ class Search:
 
     @property
     def monitor(self) -> str:
-        """What is searched for: top1, macro_f1 or loss, of PUBLIC."""
+        """The score to optimise: top1, macro_f1 or loss, of PUBLIC."""
         return self.recipe.stop.monitor
 
     def trials(self) -> list[Trial]:
-        """Return all trials in the order of their numbers, those of other workers too."""
-        return [_trial(each) for each in self.study.get_trials(deepcopy=False)]
+        """Return the trials of all workers in the order of their numbers."""
+        return [_trial(frozen) for frozen in self.study.get_trials(deepcopy=False)]
 
     @property
     def best(self) -> Trial | None:
@@ -156,15 +156,15 @@ class Search:
         seconds: float = math.inf,
         reporter: SearchReporter | None = None,
     ) -> None:
-        """Try until the study has ``trials`` trials, whoever made them, or time is up.
+        """Run trials until the study has ``trials`` of them, by all workers, or time is up.
 
         After ``seconds`` no trial is started. The best recipe so far is in ``best.toml``.
-        Raises KeyboardInterrupt when told to stop, and the error of a trial when the first ones
+        Raises KeyboardInterrupt on Ctrl-C and SIGTERM, and the error of a trial if the first ones
         all failed.
         """
         reporter = reporter or SearchReporter()
-        begun, failures = time.monotonic(), 0
-        while time.monotonic() - begun < seconds:
+        start, failures = time.monotonic(), 0
+        while time.monotonic() - start < seconds:
             self._reclaim()
             if sum(trial.counts for trial in self.trials()) >= trials:
                 return
@@ -178,7 +178,7 @@ class Search:
     def write_best(self) -> Path | None:
         """Write ``best.toml``, which ``fer-edge train --recipe`` reads; None without a trial.
 
-        It has the epochs of the recipe that was given, not those of a trial.
+        It has the epochs of the original recipe, not those of a trial.
         """
         best = self.best
         if best is None:
@@ -186,7 +186,7 @@ class Search:
         ended = sum(trial.counts for trial in self.trials())
         resplit = self.dataset.resplit
         data = f"{self.dataset.source}, {resplit.label if resplit else 'official split'}"
-        found = ", ".join(f"{key} = {value}" for key, value in best.values.items())
+        values = ", ".join(f"{key} = {value}" for key, value in best.values.items())
         synthetic = "SYNTHETIC faces: " if self.dataset.synthetic else ""
         text = (
             f"# fer-edge search {self.study.study_name}: the best of {ended} so far, trial "
@@ -194,35 +194,35 @@ class Search:
             f"# PUBLIC {self.monitor} {best.value:.4f} within {self.recipe.epochs} of the epochs "
             "below\n"
             f"# ({synthetic}{data}).\n"
-            f"# Found: {found}\n\n"
+            f"# Values: {values}\n\n"
         )
         path = self.folder / "best.toml"
         write_text(path, text + recipe_to_toml(self.space.apply(self._whole, best.values)))
         return path
 
     def importance(self) -> dict[str, float]:
-        """Return which part of the scores' variance each parameter explains, the largest first.
+        """Return the fraction of the scores' variance that each parameter explains, largest first.
 
         By fANOVA (Hutter et al. 2014) over the trials that were trained to their end. Raises
-        UsageError where there are too few of them, or they all scored alike.
+        UsageError if there are too few of them, or they all have the same score.
         """
         ended = [trial for trial in self.trials() if trial.state == "complete"]
         if len(ended) < MIN_FOR_IMPORTANCE:
             raise UsageError(
                 f"importance needs {MIN_FOR_IMPORTANCE} trials that were trained to their end, "
                 f"and there are {len(ended)}",
-                fix="search on with more --trials, or with --pruner none",
+                fix="continue with more --trials, or with --pruner none",
             )
         if len({trial.value for trial in ended}) == 1:
             raise UsageError(
-                f"all {len(ended)} trials scored the same: nothing had any importance",
+                f"all {len(ended)} trials scored the same: no parameter has an importance",
                 fix="train longer (--epochs), or widen the space",
             )
         require("sklearn", "search")
         from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-        found = get_param_importances(self.study, evaluator=FanovaImportanceEvaluator(seed=0))
-        return {key: float(value) for key, value in found.items()}
+        fractions = get_param_importances(self.study, evaluator=FanovaImportanceEvaluator(seed=0))
+        return {key: float(value) for key, value in fractions.items()}
 
     def _try(self, reporter: SearchReporter) -> tuple[int, Exception | None]:
         """Make one trial; return its number, and why it failed."""
@@ -234,12 +234,15 @@ class Search:
             trial.set_user_attr("worker", worker())
             trial.set_user_attr("beat", time.time())
             self.study.sampler = make_sampler(options.sampler, options.seed, trial.number)
-            values = {key: each.suggest(trial, key) for key, each in self.space.parameters.items()}
+            values = {
+                key: parameter.suggest(trial, key)
+                for key, parameter in self.space.parameters.items()
+            }
             value = self._train(trial, values, reporter)
         except TrialPruned:
             self._end(trial.number, TrialState.PRUNED)
         except Exception as error:
-            # Whatever it was: a night's search does not end over one trial.
+            # Any error: one failed trial must not end the search.
             trial.set_user_attr("reason", _reason(error))
             self._end(trial.number, TrialState.FAIL)
             return trial.number, error
@@ -284,7 +287,7 @@ class Search:
         try:
             self.study.tell(number, value, state=state)
         except ValueError:
-            # Taken for lost by another worker while this machine slept: it is being tried again.
+            # Another worker counted it as lost, while this machine slept, and tries it again.
             if not self.study.get_trials(deepcopy=False)[number].state.is_finished():
                 raise
 
@@ -311,14 +314,14 @@ class SearchReporter(TrainingReporter):
     """Receives also each trial's start and end. This one ignores them."""
 
     def trial_started(self, number: int, values: Mapping[str, Any]) -> None:
-        """Trial ``number`` is going to be trained with ``values``."""
+        """Trial ``number`` is about to be trained with ``values``."""
 
     def trial_ended(self, trial: Trial) -> None:
-        """A trial is over; it says how it ended."""
+        """A trial has ended."""
 
 
 class _Watch(TrainingReporter):
-    """Reports each epoch's score to the study, and ends a trial that is not worth going on."""
+    """Reports the score of each epoch to the study, and ends a trial that the study prunes."""
 
     def __init__(self, trial: optuna.Trial, monitor: str, reporter: TrainingReporter) -> None:
         self._trial, self._monitor, self._reporter = trial, monitor, reporter
@@ -355,17 +358,17 @@ def _trial(trial: optuna.trial.FrozenTrial) -> Trial:
     state = trial.state.name.lower()
     reason = str(trial.user_attrs.get("reason", ""))
     if state == "fail":
-        # Without a reason its process died before it could give one.
+        # Without a recorded reason, its process died.
         state = "failed" if reason not in ("", _INTERRUPTED) else "interrupted"
         reason = reason or "its process died"
-    begun, ended = trial.datetime_start, trial.datetime_complete
+    start, ended = trial.datetime_start, trial.datetime_complete
     return Trial(
         number=trial.number,
         state=state,
         value=trial.value if state in ("complete", "pruned") else None,
         values=dict(trial.params),
         epochs=trial.last_step or 0,
-        seconds=(ended - begun).total_seconds() if begun and ended else None,
+        seconds=(ended - start).total_seconds() if start and ended else None,
         reason="" if reason == _INTERRUPTED else reason,
     )
 

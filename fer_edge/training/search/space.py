@@ -2,8 +2,8 @@
 
 ::
 
-    recipe = "soc25-baseline"      # what all other keys are taken from; optional
-    epochs = 5                     # of each trial; optional
+    recipe = "soc25-baseline"      # has the values of all other keys; optional
+    epochs = 5                     # per trial; optional
 
     [space."optim.lr"]
     type = "float"                 # low, high; log = true, or step
@@ -54,9 +54,9 @@ SPACES = Path(__file__).parent / "spaces"
 
 
 class _Range(Record, frozen=True, tag_field="type"):
-    """``low`` to ``high``; ``log`` draws evenly on a logarithmic scale, ``step`` counts from low.
+    """``low`` to ``high``, on a logarithmic scale if ``log``; ``step`` counts from ``low``.
 
-    Raises ValueError for bounds that do not fit together.
+    Raises ValueError for invalid bounds.
     """
 
     low: Finite
@@ -68,13 +68,13 @@ class _Range(Record, frozen=True, tag_field="type"):
         if not self.low < self.high:
             raise ValueError(f"has low {self.low:g}, which is not below high {self.high:g}")
         if self.log and (self.low <= 0 or self.step is not None):
-            raise ValueError("has log = true: low must be above 0, and there is no step")
+            raise ValueError("has log = true: low must be above 0, and step is not allowed")
         if self.step is not None and self.step > self.high - self.low:
             raise ValueError("has a step that does not fit between low and high")
 
     @property
     def corners(self) -> tuple[Any, ...]:
-        """The values at its ends."""
+        """The lowest and the highest value."""
         return self.low, self.high
 
 
@@ -100,7 +100,7 @@ class IntRange(_Range, frozen=True, tag="int"):
 
 
 class Choice(Record, frozen=True, tag_field="type", tag="categorical"):
-    """One of several values; a list is asked for as text, as a study stores scalars only."""
+    """One of several values. Lists are stored as text, since a study stores scalars only."""
 
     choices: Annotated[tuple[Any, ...], Meta(min_length=2)]
 
@@ -111,7 +111,9 @@ class Choice(Record, frozen=True, tag_field="type", tag="categorical"):
     @property
     def corners(self) -> tuple[Any, ...]:
         """All choices, lists as text."""
-        return tuple(json.dumps(each) if isinstance(each, list) else each for each in self.choices)
+        return tuple(
+            json.dumps(choice) if isinstance(choice, list) else choice for choice in self.choices
+        )
 
     def suggest(self, trial: optuna.Trial, key: str) -> Any:
         """Ask ``trial`` for a value of ``key``."""
@@ -135,23 +137,23 @@ Parameter = FloatRange | IntRange | Choice
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched; ``recipe`` and ``epochs`` are suggestions for what stays the same."""
+    """The parameters to search; ``recipe`` and ``epochs`` are defaults for the rest."""
 
     name: str
     parameters: dict[str, Parameter]
-    """A recipe's key and the values that it may take."""
+    """Key of the recipe -> the values to try."""
     recipe: str | None = None
     epochs: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description of the parameters, for telling two spaces apart."""
-        # Studies compare it with what they recorded: every key, whatever the type.
+        """Return a JSON-ready description of the parameters, to compare two spaces."""
+        # Compared with the recorded one: all keys must be present, for every type.
         empty: dict[str, Any] = {"low": 0.0, "high": 0.0, "log": False, "step": None, "choices": []}
         content: dict[str, Any] = {}
-        for key, each in self.parameters.items():
-            content[key] = {"key": key, **empty, **to_dict(each)}
-            if isinstance(each, Choice):
-                content[key]["choices"] = list(each.corners)
+        for key, parameter in self.parameters.items():
+            content[key] = {"key": key, **empty, **to_dict(parameter)}
+            if isinstance(parameter, Choice):
+                content[key]["choices"] = list(parameter.corners)
         return content
 
     def apply(self, recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
@@ -159,7 +161,7 @@ class Space:
         return with_overrides(recipe, [f"{key}={_toml(value)}" for key, value in values.items()])
 
     def check(self, recipe: Recipe) -> None:
-        """Raise RecipeError when ``recipe`` has no such key, or does not take its bounds."""
+        """Raise RecipeError if ``recipe`` lacks a key or refuses a bound."""
         for key, parameter in self.parameters.items():
             for value in parameter.corners:
                 try:
@@ -170,7 +172,7 @@ class Space:
 
 
 def _toml(value: Any) -> str:
-    """A text may be a list's; TOML and JSON write numbers, booleans, texts and lists alike."""
+    """Return a value as TOML; a text that starts with "[" is a list."""
     if isinstance(value, str) and value.startswith("["):
         return value
     return json.dumps(value)

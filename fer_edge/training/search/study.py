@@ -1,4 +1,4 @@
-"""An Optuna study: where it is kept, whose it is, which of its trials have lost their worker."""
+"""An Optuna study: its storage, its identity, and trials whose worker has died."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PRUNERS = ("median", "hyperband", "none")
 SAMPLERS = ("tpe", "random")
 
 _STARTUP = 5
-"""Trials drawn at random before the others say where to look, and ended before any is pruned."""
+"""So many trials are random, and so many end before the first one is pruned."""
 _LOST_SECONDS = 900.0
-"""A trial whose worker, on another machine, has been silent for so long is given up."""
+"""A trial counts as lost if its worker on another machine reports nothing for so long."""
 _IDENTITY = "fer_edge"
 
 
@@ -36,16 +36,16 @@ def open_study(
     identity: Mapping[str, Any],
     pruner: optuna.pruners.BasePruner,
 ) -> optuna.Study:
-    """Return the study ``name`` kept in ``where``, new or as it stands.
+    """Return the study ``name`` stored in ``where``; it is created if it does not exist.
 
     ``where`` is a database URL (``sqlite:///x.db``, ``postgresql://...``) or a journal file.
-    Raises UsageError when it was begun with another ``identity`` (JSON-ready), UnavailableError
-    for a database that cannot be used, IntegrityError for a file that is no journal.
+    Raises UsageError if it was started with another ``identity`` (JSON-ready), UnavailableError
+    for a database that cannot be used, IntegrityError for a file that is not a journal.
     """
     require("optuna", "search")
     import optuna
 
-    # What is worth telling the caller tells; warnings reach it as usual.
+    # The caller reports results itself. Python warnings are not affected.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = _database(where) if "://" in where else _journal(Path(where))
     try:
@@ -56,20 +56,21 @@ def open_study(
             pruner=pruner,
             load_if_exists=True,
         )
-        known = study.user_attrs.get(_IDENTITY)
-        if known is None:
+        recorded = study.user_attrs.get(_IDENTITY)
+        if recorded is None:
             study.set_user_attr(_IDENTITY, dict(identity))
-            known = identity
+            recorded = identity
     except OSError as error:
         raise UnavailableError(
             f"the study in {_shown(where)} cannot be used: {error.strerror or error}",
             fix="name another file with --storage",
         ) from None
-    different = [key for key in identity if known.get(key) != identity[key]]
+    different = [key for key in identity if recorded.get(key) != identity[key]]
     if different:
         raise UsageError(
-            f"the study {name} in {_shown(where)} was begun with another {' and '.join(different)}",
-            fix="repeat the options of its beginning, or begin another with --study NAME",
+            f"the study {name} in {_shown(where)} was started with another "
+            f"{' and '.join(different)}",
+            fix="repeat the options that it was started with, or start another with --study NAME",
         )
     return study
 
@@ -78,8 +79,8 @@ def _journal(path: Path) -> Any:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    # Absolute: the lock is a symbolic link to this very text, and Optuna waits for ever on one
-    # that leads nowhere.
+    # Absolute: the lock is a symbolic link to this path, and Optuna waits without end on a link
+    # to a path that does not exist.
     path = path.expanduser().resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,7 @@ def _journal(path: Path) -> Any:
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
-            f"{path} is no journal of a study: {error}",
+            f"{path} is not the journal of a study: {error}",
             fix="name another file with --storage, or a database's URL",
         ) from None
 
@@ -101,7 +102,7 @@ def _database(url: str) -> Any:
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage
 
-    # SQLite has one writer at a time: others wait for it.
+    # SQLite allows one writer at a time: the others wait.
     wait = {"connect_args": {"timeout": 100}} if url.startswith("sqlite") else None
     try:
         return RDBStorage(url, engine_kwargs=wait)
@@ -119,7 +120,7 @@ def _database(url: str) -> Any:
 
 
 def _shown(where: str) -> str:
-    """Return a storage as it may be printed: without a password."""
+    """Return a storage without its password, for messages."""
     scheme, separator, rest = where.partition("://")
     account, at, host = rest.rpartition("@")
     if not (separator and at and ":" in account):
@@ -128,7 +129,7 @@ def _shown(where: str) -> str:
 
 
 def make_pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
-    """Return a pruner that sees one score an epoch; none judges the first."""
+    """Return a pruner for one score per epoch; it never ends a trial after its first epoch."""
     import optuna
 
     if name == "median":
@@ -141,39 +142,39 @@ def make_pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
 def make_sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
     """Return the sampler of one trial.
 
-    Its randomness follows from ``seed`` and the trial's ``number``: two workers never draw the
-    same, and a study that was stopped goes on as it would have.
+    It is seeded with ``seed`` and the trial's ``number``: two workers never draw the same values,
+    and a study that was stopped continues as if it had not been.
     """
     import optuna
 
     digest = hashlib.sha256(f"{seed}:{number}".encode()).digest()
-    own = int.from_bytes(digest[:4], "big")
+    trial_seed = int.from_bytes(digest[:4], "big")
     if name == "random":
-        return optuna.samplers.RandomSampler(seed=own)
-    return optuna.samplers.TPESampler(seed=own, n_startup_trials=_STARTUP)
+        return optuna.samplers.RandomSampler(seed=trial_seed)
+    return optuna.samplers.TPESampler(seed=trial_seed, n_startup_trials=_STARTUP)
 
 
 def worker() -> str:
-    """Return a name of this process that no later one has: host, number and time of start."""
+    """Return a unique name of this process: host, process id and time of start."""
     return f"{socket.gethostname()} {os.getpid()} {_started(os.getpid())}"
 
 
 def is_lost(trial: optuna.trial.FrozenTrial) -> bool:
-    """Tell whether the process that ran ``trial`` has died, or has been silent for too long."""
+    """Return whether the process of ``trial`` has died, or has reported nothing for too long."""
     host, _, process = str(trial.user_attrs.get("worker", "")).partition(" ")
     if host == socket.gethostname():
         number, _, started = process.partition(" ")
         return _started(int(number)) != started
-    begun = trial.datetime_start or datetime.now()
-    beat = float(trial.user_attrs.get("beat", begun.timestamp()))
+    started_at = trial.datetime_start or datetime.now()
+    beat = float(trial.user_attrs.get("beat", started_at.timestamp()))
     return time.time() - beat > _LOST_SECONDS
 
 
 def _started(process: int) -> str:
-    """Return when a process of this machine started, in the kernel's ticks; "" if there is none."""
+    """Return the start time of a process in the kernel's ticks; "" if it does not exist."""
     try:
         text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    # The second field is the command's name in parentheses, which may hold anything.
+    # The second field is the command's name in parentheses; the name may contain spaces.
     return text.rpartition(")")[2].split()[19]
