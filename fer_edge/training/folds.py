@@ -85,9 +85,9 @@ def train_folds(
 ) -> CrossValidationInfo:
     """Train the folds that are left; return ``cv.json``, which is written after each of them.
 
-    ``dataset`` is the data set that it was started with, not split. ``reporter`` receives
-    each fold's split as a note, and then its training. A fold that was stopped continues where it
-    stopped; a finished one is kept. Raises what :func:`fer_edge.training.loop.train` raises, and UsageError for other
+    ``dataset`` is the data set that it was started with, not split. ``reporter`` receives the split
+    of each fold as a note, and then its training. A fold that was stopped is resumed; a finished
+    one is kept. Raises what :func:`fer_edge.training.loop.train` raises, and UsageError for other
     images.
     """
     from fer_edge.training.loop import train
