@@ -233,7 +233,7 @@ def _command(run: RunFolder) -> str:
 
         learnt = RunFolder(Path(info.teachers[0].path or "").parent)
         base = qat_recipe(read_header(learnt.model).info) if learnt.model.is_file() else recipe
-        words = ["fer-edge", "qat", learnt.name, "--target", str(info.qat["target"])]
+        words = ["fer-edge", "qat", learnt.name, "--target", info.qat.placement]
         changed = list(_changes(base.to_dict(), recipe.to_dict()))
     else:
         name, changed = _nearest(recipe)

@@ -23,6 +23,7 @@ __all__ = [
     "DatasetInfo",
     "FittedOn",
     "IngredientInfo",
+    "QatInfo",
     "ResplitInfo",
     "TeacherInfo",
     "WeightsInfo",
@@ -178,6 +179,18 @@ class _Holdout(OpenRecord, frozen=True, kw_only=True, eq=False):
     holdout_seed: int = 0
 
 
+class QatInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """What weights were fine-tuned for INT8 with.
+
+    ``target`` is the placement, ``method`` the calibration; ``ranges`` has the lowest and the
+    highest value of each tensor of the graph.
+    """
+
+    target: str
+    method: str
+    ranges: dict[str, tuple[Finite, Finite]]
+
+
 class WeightsInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     """What a weights file says of its making; a network from elsewhere says little.
 
@@ -194,7 +207,7 @@ class WeightsInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     metrics: dict[str, Finite | None] | None = None
     teachers: tuple[TeacherInfo, ...] = ()
     soup: tuple[IngredientInfo, ...] = ()
-    qat: dict[str, Any] | None = None
+    qat: QatInfo | None = None
     confidence: ConfidenceInfo | None = None
     without_confidence_sha256: str | None = None
     uncalibrated_sha256: str | None = None

@@ -28,6 +28,7 @@ from fer_edge.preprocessing import Preprocessing
 from fer_edge.progress import SILENT
 from fer_edge.records import to_dict
 from fer_edge.runs.folder import RunFolder, create_run
+from fer_edge.runs.qat import QatSetup
 from fer_edge.runs.recipe import load_recipe
 from fer_edge.training.folds import create_cross_validation
 
@@ -171,7 +172,19 @@ def test_the_commands_go_back_to_where_the_network_learnt(
     gone = {"path": "/gone/big/model.safetensors", "sha256": "b" * 64, "name": "big"}
     student = successor("student", teachers=[{**here, "name": "mine"}, gone], init=here)
     learnt = {"path": str(student.model), "sha256": "c" * 64, "name": "student"}
-    tuned = successor("tuned", teachers=[learnt], qat={"target": "openvino"})
+    setup = QatSetup(
+        placement="openvino",
+        method="minmax",
+        input="pixels",
+        output="logits",
+        operations=(),
+        grids={},
+        weights={},
+        ranges={},
+        bias_steps={},
+        shift=0.0,
+    )
+    tuned = successor("tuned", teachers=[learnt], qat=setup)
     found = ship._provenance(tuned)
     assert (found["recipe_name"], found["seed"]) == ("default", 3)
     first, missing, second, third = found["commands"]

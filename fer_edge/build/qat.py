@@ -15,7 +15,8 @@ from fer_edge.progress import SILENT, Reporter
 from fer_edge.quantize.choice import WEIGHTED, choose
 from fer_edge.quantize.placement import placement_for
 from fer_edge.quantize.ranges import Ranges
-from fer_edge.training.fake_quant import OPERATORS, Grid, Operation, QatSetup
+from fer_edge.runs.qat import Grid, Operation, QatSetup
+from fer_edge.training.fake_quant import OPERATORS
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
@@ -95,7 +96,7 @@ def qat_setup(
             name: Grid(float(params.scale), int(params.zero), low, high)
             for name, params in choice.params.items()
         },
-        weights=weights,
+        weights=dict(weights),
         ranges=dict(ranges.values),
         bias_steps=steps,
         half_scales=half_scales,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from fer_edge.convert.network import Fp32Network, network_from_onnx
 from fer_edge.errors import FerEdgeError, GateError, NumericsError, UsageError
 from fer_edge.measure.proof import Engine, Proof, Proven, SplitImages, gate_without_proof
 from fer_edge.progress import SILENT, Reporter, logger
+from fer_edge.provenance import QatInfo
 from fer_edge.quantize.ranges import Ranges, calibration_tensors, ranges_by_method
 from fer_edge.quantize.thresholds import METHODS
 from fer_edge.quantize.trials import AUTO, best_method
@@ -161,7 +162,7 @@ class Work:
             name = method or (AUTO if recipe is None else chosen.recipe.method)
             if name == AUTO and qat:
                 tuned = _tuned_ranges(graph, chosen, qat)
-                self.reporter.note(f"ranges of the fine-tuning for {qat['target']}")
+                self.reporter.note(f"ranges of the fine-tuning for {qat.target}")
                 return chosen, [tuned], {**chosen.to_dict(), "method": tuned.method}
             tried = METHODS if name == AUTO else (name,)
             measured = ranges_by_method(graph, dataset, chosen, tried, reporter=self.reporter)
@@ -269,10 +270,10 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         logger.info("%s took %.3f s", name, passed)
 
 
-def _tuned_ranges(graph: Graph, calibration: CalibrationSet, qat: Mapping[str, Any]) -> Ranges:
+def _tuned_ranges(graph: Graph, calibration: CalibrationSet, qat: QatInfo) -> Ranges:
     """Return the ranges that a network was fine-tuned with, as those of its FP32 graph."""
     wanted = calibration_tensors(graph.model)
-    known: Mapping[str, Sequence[float]] = qat["ranges"]
+    known = qat.ranges
     if set(wanted) != set(known):
         raise UsageError(
             f"the tensors of {graph.path.name} are not those that the network was fine-tuned with",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from fer_edge.provenance import DatasetInfo, IngredientInfo, TeacherInfo
 from fer_edge.records import Finite, OpenRecord
+from fer_edge.runs.qat import QatSetup
 
 __all__ = ["CrossValidationInfo", "FoldResult", "HistoryRow", "InitInfo", "RunInfo", "Spread"]
 
@@ -56,7 +57,7 @@ class RunInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     votes: str | None = None
     teachers: tuple[TeacherInfo, ...] = ()
     init: InitInfo | None = None
-    qat: dict[str, Any] | None = None
+    qat: QatSetup | None = None
     soup: tuple[IngredientInfo, ...] = ()
     best: HistoryRow | None
     last: HistoryRow | None

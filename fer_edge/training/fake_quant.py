@@ -7,7 +7,6 @@ Rounding has no gradient: it is passed straight through inside the range and is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,86 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fer_edge.errors import UsageError
+from fer_edge.runs.qat import Operation, QatSetup
 
-__all__ = ["OPERATORS", "FakeQuantised", "Grid", "Operation", "QatSetup", "weight_scales"]
+__all__ = ["OPERATORS", "FakeQuantised", "weight_scales"]
 
 _PAIR_LIMIT = 128
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The values that an 8-bit tensor can have: ``(integer - zero) * scale``, low to high."""
-
-    scale: float
-    zero: int
-    low: int
-    high: int
-
-
-@dataclass(frozen=True)
-class Operation:
-    """A node of the graph; ``quantised`` says of each input whether it is read rounded."""
-
-    name: str
-    operator: str
-    inputs: tuple[str, ...]
-    output: str
-    attributes: Mapping[str, Any]
-    quantised: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
-class QatSetup:
-    """Where an INT8 graph of this ``placement`` rounds: its nodes from normalised image to logits.
-
-    ``grids`` are those of the tensors, ``weights`` how the constants that become integers are
-    scaled (``full`` or ``saturation-safe``), ``ranges`` all that was calibrated, by ``method``.
-    ``bias_steps``: the scale of the input of each node whose bias becomes an integer.
-    ``shift``: where raw pixels are read, how far the normalised image is above zero at the pixel
-    that stands for zero; what pads the image differs from 0 by as much.
-    ``half_scales``: weights have only scales that FP16 holds exactly.
-    """
-
-    placement: str
-    method: str
-    input: str
-    output: str
-    operations: tuple[Operation, ...]
-    grids: Mapping[str, Grid]
-    weights: Mapping[str, str]
-    ranges: Mapping[str, tuple[float, float]]
-    bias_steps: Mapping[str, float]
-    shift: float
-    half_scales: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description; the key of the placement is ``target``."""
-        content = asdict(self)
-        content["target"] = content.pop("placement")
-        return content
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> QatSetup:
-        """Read what :meth:`to_dict` wrote."""
-        operations = [
-            Operation(
-                name=each["name"],
-                operator=each["operator"],
-                inputs=tuple(each["inputs"]),
-                output=each["output"],
-                attributes=each["attributes"],
-                quantised=tuple(each["quantised"]),
-            )
-            for each in content["operations"]
-        ]
-        known = {
-            "placement": content["target"],
-            "operations": tuple(operations),
-            "grids": {name: Grid(**each) for name, each in content["grids"].items()},
-            "ranges": {name: (low, high) for name, (low, high) in content["ranges"].items()},
-        }
-        others = {key: value for key, value in content.items() if key != "target"}
-        return cls(**{**others, **known})
 
 
 class FakeQuantised(nn.Module):

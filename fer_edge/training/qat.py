@@ -20,7 +20,7 @@ from fer_edge.models.folding import folded, state_from_folded
 from fer_edge.models.profile import count_macs, count_parameters
 from fer_edge.provenance import WeightsInfo
 from fer_edge.runs.recipe import Recipe, recipe_from_dict, with_overrides
-from fer_edge.training.fake_quant import FakeQuantised, QatSetup
+from fer_edge.training.fake_quant import FakeQuantised
 from fer_edge.training.session import RunOverview, Session
 from fer_edge.training.teachers import open_teacher
 
@@ -63,7 +63,9 @@ class QatSession(Session):
     """
 
     def _network(self, *, resumed: bool) -> nn.Module:
-        self._setup = QatSetup.from_dict(self.run.info().qat or {})
+        setup = self.run.info().qat
+        assert setup is not None, "the kind of the run is qat"
+        self._setup = setup
         source, weights = open_teacher(self.teachers[0])
         if weights.preprocessing != self.preprocessing:
             raise UsageError(

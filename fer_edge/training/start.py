@@ -25,8 +25,8 @@ from fer_edge.provenance import TeacherInfo
 from fer_edge.records import read_record
 from fer_edge.runs.folder import RunFolder, create_run, is_main_process
 from fer_edge.runs.info import InitInfo
+from fer_edge.runs.qat import QatSetup
 from fer_edge.runs.recipe import Data, Recipe, recipe_from_dict
-from fer_edge.training.fake_quant import QatSetup
 
 __all__ = ["InitialWeights", "check_network", "location", "made_once", "start_run"]
 
@@ -81,7 +81,7 @@ def start_run(
             origin["sha256"] = sha256_bytes(content)
             run.update(init=read_record(InitInfo, origin, "init"))
         if qat is not None:
-            run.update(qat=qat.to_dict())
+            run.update(qat=qat)
         return run.path
 
     return RunFolder(made_once(create))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -31,9 +31,11 @@ from fer_edge.quantize.placement import PLACEMENTS, placement_for
 from fer_edge.quantize.ranges import Ranges, ranges_from_onnx
 from fer_edge.quantize.trials import step_by_step
 from fer_edge.quantize.weights import quantise_weights
+from fer_edge.records import read_record, to_dict
+from fer_edge.runs.qat import Grid, QatSetup
 from fer_edge.runs.recipe import with_overrides
 from fer_edge.training import loop
-from fer_edge.training.fake_quant import FakeQuantised, Grid, QatSetup, weight_scales
+from fer_edge.training.fake_quant import FakeQuantised, weight_scales
 from fer_edge.training.qat import qat_recipe
 from fer_edge.training.start import start_run
 from fer_edge.training.teachers import find_teachers
@@ -146,7 +148,8 @@ def test_tuning_brings_the_answers_back(
     def coarse(grid: Grid) -> Grid:
         return Grid(grid.scale * 32, grid.zero // 32, 0, 7)
 
-    setup = replace(setup, grids={name: coarse(grid) for name, grid in setup.grids.items()})
+    grids = {name: coarse(grid) for name, grid in setup.grids.items()}
+    setup = msgspec.structs.replace(setup, grids=grids)
     fake = _fake(weights, setup)
     view = _view(faces.images[:24])
     teacher, _ = model_from_weights(weights)
@@ -168,8 +171,9 @@ def test_a_setup_survives_json(network: tuple[Path, Path, Ranges]) -> None:
 
     _, src, ranges = network
     setup = qat_setup(src, ranges, "tensorrt")
-    assert QatSetup.from_dict(json.loads(json.dumps(setup.to_dict()))) == setup
-    assert setup.to_dict()["target"] == "tensorrt"  # as runs of earlier versions have it
+    content = json.loads(json.dumps(to_dict(setup)))
+    assert read_record(QatSetup, content, "run.json: qat") == setup
+    assert content["target"] == "tensorrt"  # as runs of earlier versions have it
 
 
 def test_a_network_that_cannot_be_tuned_is_refused(tmp_path: Path, faces: FerDataset) -> None:
@@ -248,12 +252,12 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
     info = run.info()
     assert info.status == "finished"
     assert info.qat is not None
-    assert info.qat["target"] == "tensorrt"
+    assert info.qat.placement == "tensorrt"
     assert [teacher.name for teacher in info.teachers] == ["net"]
 
     tuned = load_weights(run.model)
     assert tuned.spec == loaded.spec
-    assert set(tuned.info.qat) == {"target", "method", "ranges"}
+    assert set(to_dict(tuned.info.qat)) == {"target", "method", "ranges"}
     before, after = (model_from_weights(each.path)[0] for each in (loaded, tuned))
     moved = np.abs(_logits(before, faces.images[:32]) - _logits(after, faces.images[:32]))
     assert 0 < moved.mean() < 0.1, "tuned, not trained anew"
@@ -274,7 +278,7 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
     assert bundle.manifest.calibration["method"] == "qat"
 
     # The graph that was built answers as the network did in training.
-    fake = _fake(run.model, QatSetup.from_dict(info.qat))
+    fake = _fake(run.model, info.qat)
     engine = bundle.file(bundle.artifact(precision="int8", target="tensorrt"))
     images = faces.images[:64]
     exported = step_by_step(load_model(engine), images)

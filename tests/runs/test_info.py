@@ -27,6 +27,12 @@ ANY_JSON = st.recursive(
 )
 
 
+SETUP = {
+    **{"target": "openvino", "method": "minmax", "input": "a", "output": "b"},
+    **{"operations": [], "grids": {}, "weights": {}, "ranges": {}, "bias_steps": {}, "shift": 0.0},
+}
+
+
 def content() -> dict[str, Any]:
     """What the writer before the records wrote."""
     row = {"epoch": 1, "lr": 0.1, "train_loss": 1.0, "images_per_s": 9.0, "seconds": 2.0}
@@ -56,6 +62,7 @@ def content() -> dict[str, Any]:
         ({"last": {"epoch": "1"}}, "last.epoch is '1'"),
         ({"best": {"epoch": 1}}, "best.public_loss is missing"),
         ({"recipe": None}, "recipe is None"),
+        ({"qat": {"target": "openvino"}}, "qat.method is missing"),
     ],
 )
 def test_a_wrong_field_of_a_run_is_named(
@@ -91,7 +98,7 @@ def test_the_kind_of_a_run() -> None:
     for changes, kind in (
         ({}, "trained"),
         ({"soup": [{"name": "one", "path": "/one", "sha256": "1"}]}, "soup"),
-        ({"qat": {"target": "openvino"}}, "qat"),
+        ({"qat": SETUP}, "qat"),
     ):
         assert read_record(RunInfo, {**content(), **changes}, "run.json").kind == kind
 
