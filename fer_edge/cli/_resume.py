@@ -114,7 +114,8 @@ def _recorded_votes(run: RunFolder) -> Path | None:
 def _outcome(info: RunInfo) -> str:
     """Return epochs and accuracy of a finished run, as text."""
     last = info.last
-    assert last is not None
+    if last is None:
+        return "run.json has no scores"
     return f"{last.epoch} epochs, PUBLIC top-1 {100 * last.public_top1:.2f} %"
 
 

@@ -236,9 +236,10 @@ def _nothing(name: str | Path, root: Path, wants: Wants) -> UsageError:
     elif names:
         fix = f"runs in {root}/: {', '.join(names[:8])}"
     else:
-        fix = f"there are no runs in {root}/: say where they are with --runs, or `fer-edge train`"
+        fix = f"there are no runs in {root}/: give their folder with --runs, or make one: "
+        fix += "`fer-edge train`"
         if "bundle" in wants.kinds:
-            fix += " and `fer-edge build`"
+            fix += ", then `fer-edge build`"
     return UsageError(f"there is no {_list(wants)} {str(name)!r}", fix=fix)
 
 
