@@ -208,7 +208,7 @@ def refuse_other_work(threads: int) -> None:
     for warning in capture(threads)["warnings"]:
         if "busy" in warning:
             raise UnavailableError(
-                warning, fix="wait until the other work is done, or say --busy to time all the same"
+                warning, fix="wait until the other work is done, or give --busy to measure anyway"
             )
 
 
@@ -302,7 +302,7 @@ def measured_accuracy(bundle: Bundle, precision: str) -> dict[str, Any] | None:
 def reproduced(model: str | None, precision: str) -> dict[str, Any] | None:
     """Return the best of our own trainings of a network, from the saved results, or None.
 
-    A training that a time limit ended says nothing of what its network can do: it is left out.
+    A training that a time limit ended does not show what its network can do: it is left out.
     """
     best: dict[str, Any] | None = None
     for path in sorted(REPRODUCTION.glob("*.json")):
@@ -356,14 +356,14 @@ def save(result: dict[str, Any], folder: Path, machine: str | None) -> Path:
 
 
 def load_result(path: Path) -> dict[str, Any]:
-    """Read what :func:`save` wrote; UsageError if it is none."""
+    """Read what :func:`save` wrote; UsageError if it is not such a file."""
     try:
         content = path.read_bytes()
         text = gzip.decompress(content) if path.suffix == ".gz" else content
         result: dict[str, Any] = json.loads(text)
         known = result["schema"] == SCHEMA and "rows" in result
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no result of this script: {error}") from None
+        raise UsageError(f"{path} is not a result of this script: {error}") from None
     if not known:
         raise UsageError(f"{path} has schema {result['schema']}, this script reads {SCHEMA}")
     return result

@@ -201,8 +201,8 @@ def _make(rival: Rival, fp32: Path, int8: Path, dataset: FerDataset) -> dict[str
     kinds = {node.name: node.op_type for node in load_model(fp32).graph.node}
     left = Counter(kinds[name] for name, _ in report.excluded)
     if left:
-        told = ", ".join(f"{count} {kind}" for kind, count in left.most_common())
-        content["note"] = f"INT8 leaves in float: {told}"
+        counts = ", ".join(f"{count} {kind}" for kind, count in left.most_common())
+        content["note"] = f"INT8 leaves in float: {counts}"
     return content
 
 

@@ -10,9 +10,8 @@
 
 ``run`` trains a report's recipe on the official split (TRAIN to fit, PublicTest to watch), makes
 FP16 and INT8 of it for every target, times them quickly and writes a small JSON file into
-``results/reproduction``. Each step that is done is skipped, so a run that was stopped goes on where
-it stood, and a row that has a result is left alone (``--more`` trains it further, ``--again``
-begins it anew).
+``results/reproduction``. Each step that is done is skipped: a run that was stopped resumes, and a
+row that has a result is left alone (``--more`` trains it further, ``--again`` restarts it).
 
 What ``fer-edge search --format json`` prints has a place in the table too, when it is saved in
 ``results/reproduction/searches``.
@@ -93,7 +92,7 @@ def check_schedule(recipe: Recipe) -> None:
 def train_row(
     row: Row, dataset: FerDataset, data: str, folder: Path, *, minutes: float, epochs: int | None
 ) -> RunFolder:
-    """Train a row's recipe below ``folder``, or go on with it, for at most so many minutes."""
+    """Train a row's recipe below ``folder``, or resume it, for at most so many minutes."""
     from fer_edge.training.loop import train
     from fer_edge.training.start import start_run
 
@@ -339,7 +338,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("rows", nargs="+", metavar="ROW")
     run.add_argument("--minutes", type=float, default=0.0, help="of training, per row; 0: no limit")
     run.add_argument("--epochs", type=int, help="another number of epochs than the recipe's")
-    run.add_argument("--more", action="store_true", help="go on with a row that was stopped")
+    run.add_argument("--more", action="store_true", help="resume a row that was stopped")
     run.add_argument("--again", action="store_true", help="drop the row's run and result first")
     run.add_argument("--out", type=Path, default=RUNS, help="folder of the runs")
     run.add_argument("--no-engines", action="store_true", help="train alone")

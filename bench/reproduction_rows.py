@@ -139,6 +139,6 @@ def row_of(recipe: Recipe, dataset: DatasetInfo) -> Row:
         if same_split and core(load_recipe(row.recipe, row.changes)) == core(recipe):
             return row
     raise UsageError(
-        "this run's recipe is none of the reports'",
+        "no row has the recipe of this run",
         fix=f"say which row it is: --row NAME, one of {', '.join(ROWS)}",
     )

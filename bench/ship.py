@@ -178,7 +178,9 @@ def ship(
         pass
     shipped = Bundle.open(output)
     if shipped.unlisted():
-        raise UsageError(f"{output} holds what is no part of it: {', '.join(shipped.unlisted())}")
+        raise UsageError(
+            f"{output} has files that do not belong to it: {', '.join(shipped.unlisted())}"
+        )
     reporter.note(f"shipped: {output}, {_size(shipped):,} bytes")
     return shipped
 

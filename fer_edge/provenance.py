@@ -1,6 +1,6 @@
 """What files record of where a network comes from: its data, its teachers, its recipe.
 
-The same records stand in a run's ``run.json``, in the header of a weights file and in a bundle's
+The same records are in a run's ``run.json``, in the header of a weights file and in a bundle's
 manifest. Fields that a newer version adds are kept when a file is written again.
 """
 

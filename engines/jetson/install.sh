@@ -38,7 +38,7 @@ while [ $# -gt 0 ]; do
       sed -n '2,/^# Not run/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit 0
       ;;
-    -*) die "there is no option $1" "./install.sh --help" ;;
+    -*) die "unknown option $1" "./install.sh --help" ;;
     *.whl) wheel=$1 ;;
     *.fer) archive=$1 ;;
     *) die "$1 is neither a wheel (.whl) nor a packed bundle (.fer)" "./install.sh --help" ;;
@@ -47,13 +47,13 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$wheel" ] || die "no wheel is given" "on the workstation: python -m build --wheel"
 for file in "$wheel" "$archive"; do
-  [ -z "$file" ] || [ -f "$file" ] || die "there is no file $file"
+  [ -z "$file" ] || [ -f "$file" ] || die "file not found: $file"
 done
 
 # The board: its Jetson Linux release decides which CUDA, and so which cuda-bindings.
-[ "$(uname -m)" = aarch64 ] || die "this is no Jetson: $(uname -m)" "pip install fer-edge" 5
+[ "$(uname -m)" = aarch64 ] || die "this is not a Jetson: $(uname -m)" "pip install fer-edge" 5
 release=$root/etc/nv_tegra_release
-[ -r "$release" ] || die "this is no Jetson: there is no $release" "pip install fer-edge" 5
+[ -r "$release" ] || die "this is not a Jetson: $release is missing" "pip install fer-edge" 5
 l4t=$(sed -n 's/^# R\([0-9]*\) (release), REVISION: \([0-9.]*\).*/\1.\2/p' "$release" | head -n 1)
 case ${l4t%%.*} in
   36) cuda_bindings='cuda-bindings>=12.6,<13' ;;

@@ -39,7 +39,7 @@ class Capture(Protocol):
         """Return (True, u8[H,W,3] BGR), or (False, None) where there is no frame."""
 
     def release(self) -> None:
-        """Let go of the camera."""
+        """Release the camera."""
 
 
 Detector = Callable[[np.ndarray, np.ndarray], list[Box]]
@@ -93,7 +93,7 @@ def open_capture(source: str, width: int, height: int, fps: int) -> Capture:
     else:
         if "://" not in source and not Path(source).is_file():
             raise UsageError(
-                f"there is no video {source}", fix="--source csi, /dev/video0, a file or a URL"
+                f"video not found: {source}", fix="--source csi, /dev/video0, a file or a URL"
             )
         capture = cv2.VideoCapture(source)
     if not capture.isOpened():
@@ -143,7 +143,7 @@ def _frames(
                 return
             if waited >= patience:
                 raise UnavailableError(f"no frame from the camera for {patience:.0f} s")
-            log(f"no frame: the camera is opened again in {pause:g} s")
+            log(f"no frame: reopening the camera in {pause:g} s")
             if capture:
                 capture.release()
                 capture = None
@@ -167,8 +167,8 @@ class HaarDetector:
         cv2 = opencv()
         if not hasattr(cv2, "CascadeClassifier"):
             raise UnavailableError(
-                f"OpenCV {cv2.__version__} has no Haar cascades any more",
-                fix="take OpenCV 4, or --detector yunet with its model file",
+                f"OpenCV {cv2.__version__} no longer has Haar cascades",
+                fix="install OpenCV 4, or --detector yunet with its model file",
             )
         folders = [getattr(getattr(cv2, "data", None), "haarcascades", ""), *_HAAR_FOLDERS]
         paths = [Path(model)] if model else [Path(folder) / _HAAR for folder in folders if folder]
@@ -182,9 +182,9 @@ class HaarDetector:
             self._cascade = cv2.CascadeClassifier(str(path))
         # A damaged file may also end in SystemError, for an exception that cv2 lost on its way.
         except (cv2.error, SystemError):
-            raise UsageError(f"{path} is no Haar cascade") from None
+            raise UsageError(f"{path} is not a Haar cascade") from None
         if self._cascade.empty():
-            raise UsageError(f"{path} is no Haar cascade")
+            raise UsageError(f"{path} is not a Haar cascade")
         self._smallest = (smallest, smallest)
 
     def __call__(self, gray: np.ndarray, frame: np.ndarray) -> list[Box]:
@@ -202,13 +202,13 @@ class YuNetDetector:
         cv2 = opencv()
         if not model or not Path(model).is_file():
             raise UsageError(
-                "YuNet needs its model file, which OpenCV does not bring",
+                "YuNet needs its model file, which is not part of OpenCV",
                 fix="--detector-model face_detection_yunet_2023mar.onnx (from opencv_zoo)",
             )
         try:
             self._net = cv2.FaceDetectorYN.create(model, "", (320, 320), score)
         except cv2.error as error:
-            raise UsageError(f"{model} is no YuNet model: {str(error).strip()}") from None
+            raise UsageError(f"{model} is not a YuNet model: {str(error).strip()}") from None
         self._smallest = smallest
 
     def __call__(self, gray: np.ndarray, frame: np.ndarray) -> list[Box]:

@@ -31,7 +31,7 @@ def write_bundle(
 
     An INT8 graph that failed its gate is not written. An older one of the same target is removed,
     because it would be mistaken for the result. ``calibration`` is what the manifest records of it;
-    ``synthetic``: whether drawn faces were used for training or calibration.
+    ``synthetic``: whether synthetic faces were used for training or calibration.
     """
     source, target, network = work.source, work.target, work.network
     with BundleWriter(source.output, base=source.base) as writer:

@@ -18,7 +18,10 @@ from fer_edge.records import plain, to_dict
 
 __all__ = ["measured_results", "model_card"]
 
-_SYNTHETIC = "procedurally drawn faces: it proves the tool chain and knows no real face"
+_SYNTHETIC = (
+    "synthetic faces drawn by a program: it shows that the tool chain works, and has seen no real "
+    "face"
+)
 _FER2013 = (
     "FER2013: images collected from the web, cropped, 48x48 gray, labelled by people who "
     "agree with each other on about two of three"

@@ -37,7 +37,7 @@ def fit_confidence(
 
     ``accuracy`` (a fraction) is what the answers above the abstain threshold shall reach.
     ``dataset`` is the whole set that the run was trained on: its held-out rows are found again.
-    Those whose pixels also stand in PUBLIC or PRIVATE are left out. PUBLIC only judges what was
+    Rows whose pixels are also in PUBLIC or PRIVATE are left out. PUBLIC only judges what was
     fitted (``public`` in the result); PRIVATE's labels are not read. Raises UsageError for a run
     that trained on all of TRAIN, and DataError for another data set.
     """

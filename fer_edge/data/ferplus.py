@@ -142,7 +142,7 @@ def vote_rows(ids: Sequence[str], file: VotesFile) -> np.ndarray:
 
 @cache
 def _kaggle_table() -> dict[tuple[int, int], int]:
-    """Return (split, number in the name) -> row; names that stand in two folders are not in it."""
+    """Return (split, number in the name) -> row; names that occur in two folders are not in it."""
     with np.load(Path(__file__).with_name("kaggle_rows.npz"), allow_pickle=False) as arrays:
         keys = zip(arrays["split"].tolist(), np.cumsum(arrays["number_steps"]).tolist())
         return dict(zip(keys, arrays["row"].tolist()))

@@ -77,7 +77,7 @@ def _divergence(reference: np.ndarray, quantised: np.ndarray) -> float:
         return np.inf
     q = q / q.sum()
     # A bin that only the clipped mass made occupied: q is 0 there, the divergence infinite. The
-    # smallest share that a histogram can hold stands in for it.
+    # smallest share that a histogram can hold is used in its place.
     floor = 1e-12
     used = p > 0
     return float(np.sum(p[used] * np.log(p[used] / np.maximum(q[used], floor))))

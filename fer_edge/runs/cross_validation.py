@@ -60,7 +60,7 @@ class CrossValidation:
 
     @property
     def runs(self) -> tuple[RunFolder, ...]:
-        """The run of each fold; those not begun yet have no folder."""
+        """The run of each fold; those that have not started have no folder."""
         return tuple(RunFolder(self.path / f"fold-{i + 1}") for i in range(self.info().folds))
 
     def update(self) -> CrossValidationInfo:
@@ -78,7 +78,7 @@ class CrossValidation:
 
 
 def fold_status(run: RunFolder) -> str | None:
-    """Return the status of a fold's run; None for one that has not begun."""
+    """Return the status of a fold's run; None for one that has not started."""
     return run.info().status if (run.path / "run.json").is_file() else None
 
 

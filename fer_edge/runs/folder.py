@@ -133,7 +133,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process; the kernel lets go of it when the process dies.
+        """Lock the run for this process; the kernel releases the lock when the process dies.
 
         Raises :class:`UsageError` when another process trains it.
         """
@@ -166,7 +166,7 @@ class RunFolder:
         write_json(path, to_dict(read_record(RunInfo, plain(content), str(path))))
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write ``history.csv`` anew."""
+        """Rewrite ``history.csv``."""
         text = io.StringIO()
         writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
         writer.writeheader()
@@ -235,7 +235,7 @@ def make_run_folder(root: Path, name: str) -> Path:
 def _taken(path: Path) -> UsageError:
     return UsageError(
         f"{path} exists already; a run is never overwritten",
-        fix=f"choose another --name, or go on with it: `fer-edge train --resume {path}`",
+        fix=f"choose another --name, or resume it: `fer-edge train --resume {path}`",
     )
 
 

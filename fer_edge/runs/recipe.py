@@ -131,7 +131,7 @@ class Ema(Record, frozen=True):
 
 
 class Augment(Record, frozen=True):
-    """Random changes of each training image, drawn anew each time.
+    """Random changes of each training image, different in each epoch.
 
     ``flip`` and ``erase`` are probabilities; ``rotate`` is in degrees either way; ``scale``,
     ``shift`` (part of the side), ``brightness`` and ``contrast`` are fractions either way;

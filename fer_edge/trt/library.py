@@ -156,7 +156,7 @@ class MessageLog:
 
     def tail(self, count: int = 4) -> str:
         """Return the last errors as one text, or the last warnings if there are no errors."""
-        return "; ".join((self.errors() or self.warnings())[-count:]) or "it says nothing more"
+        return "; ".join((self.errors() or self.warnings())[-count:]) or "no further message"
 
     def _of(self, severities: set[str]) -> list[str]:
         return list(dict.fromkeys(m.text for m in self.messages if m.severity in severities))

@@ -80,7 +80,7 @@ def test_a_run_is_known_by_its_recipe_and_split(row: Row) -> None:
 
 
 def test_another_recipe_is_no_row() -> None:
-    with pytest.raises(UsageError, match="none of the reports'") as caught:
+    with pytest.raises(UsageError, match="no row has the recipe") as caught:
         row_of(load_recipe("cbam", ["optim.lr=0.5"]), DatasetInfo())
     assert "--row NAME" in str(caught.value.fix)
     with pytest.raises(UsageError, match="no row 'cbm'"):

@@ -313,7 +313,7 @@ def test_no_one_listens_any_more(tiny_bundle: Bundle, video: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (["--source", "/no/such.mp4"], 2, "there is no video"),
+        (["--source", "/no/such.mp4"], 2, "video not found"),
         (["--source", "csi"], 5, "without GStreamer"),
         (["--source", "/dev/video93"], 5, "cannot be opened"),
         (["--source", "{video}", "--detector", "yunet"], 2, "model file"),
@@ -351,7 +351,7 @@ def test_detectors_refuse_what_is_no_model(vision: ModuleType, video: Path, tmp_
     with pytest.raises((UsageError, UnavailableError)):
         vision.HaarDetector(str(tmp_path / "x.xml"))
     (tmp_path / "x.onnx").write_bytes(b"no network")
-    with pytest.raises(UsageError, match="no YuNet model"):
+    with pytest.raises(UsageError, match="not a YuNet model"):
         vision.YuNetDetector(str(tmp_path / "x.onnx"))
 
 
@@ -455,7 +455,7 @@ def test_install_names_what_is_missing(board: Path, wheel: Path) -> None:
 @pytest.mark.parametrize(
     ("release", "machine", "code", "words"),
     [
-        ("# R36 (release), REVISION: 4.3, x", "x86_64", 5, "this is no Jetson: x86_64"),
+        ("# R36 (release), REVISION: 4.3, x", "x86_64", 5, "this is not a Jetson: x86_64"),
         ("# R35 (release), REVISION: 4.1, x", "aarch64", 5, "Jetson Linux 35.4.1"),
         ("nonsense", "aarch64", 5, "unknown release"),
         (None, "aarch64", 5, "nv_tegra_release"),
@@ -476,9 +476,9 @@ def test_install_refuses_what_is_no_board_of_ours(
     ("args", "words"),
     [
         ([], "no wheel is given"),
-        (["--frob"], "no option --frob"),
+        (["--frob"], "unknown option --frob"),
         (["x.txt"], "neither a wheel"),
-        (["/no/x.whl"], "there is no file /no/x.whl"),
+        (["/no/x.whl"], "file not found: /no/x.whl"),
         (["--prefix"], "needs a folder"),
     ],
 )

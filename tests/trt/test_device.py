@@ -254,7 +254,7 @@ def test_the_log_keeps_errors_and_drops_a_flood_of_verbose_lines() -> None:
     assert len(log.messages) == MessageLog.LIMIT + 3
     assert log.errors() == ["bad"]
     assert log.tail() == "bad"
-    assert MessageLog().tail() == "it says nothing more"
+    assert MessageLog().tail() == "no further message"
 
 
 def test_a_warning_is_echoed_once() -> None:

@@ -23,7 +23,7 @@ const std::vector<BackendKind>& backends() {
 
 std::string first_line(const std::string& text) {
   const std::size_t start = text.find_first_not_of(" \t\r\n");
-  if (start == std::string::npos) return "it says nothing more";
+  if (start == std::string::npos) return "no further message";
   return text.substr(start, text.find_first_of("\r\n", start) - start);
 }
 

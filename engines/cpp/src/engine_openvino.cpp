@@ -96,7 +96,7 @@ class OpenVinoEngine final : public Engine {
       return Error(Exit::usage, where + " " + why + ": it was not exported by fer-edge");
     };
     if (model.inputs().size() != 1 || model.outputs().size() != 1) {
-      throw refuse("has not one input and one output");
+      throw refuse("does not have exactly one input and one output");
     }
     const auto type = model.input().get_element_type();
     if (type != ov::element::u8 && type != ov::element::f32) {

@@ -32,7 +32,7 @@ class Header {
     while (at_ < content_.size() && is_digit(content_[at_])) {
       value = value * 10 + static_cast<unsigned>(content_[at_] - '0');
       ++at_;
-      if (++digits > 6) throw bad(where_, std::string("its PGM header has an absurd ") + what);
+      if (++digits > 6) throw bad(where_, std::string("its PGM header has an invalid ") + what);
     }
     if (digits == 0) throw bad(where_, std::string("its PGM header has no ") + what);
     return value;
@@ -100,7 +100,7 @@ std::vector<std::filesystem::path> images_in(const std::filesystem::path& folder
     if (is_image_name(entry->path())) found.push_back(entry->path());
   }
   if (failed) throw bad(folder.string(), "cannot be read: " + failed.message());
-  if (found.empty()) throw bad(folder.string(), "there is no .pgm or .raw file in this folder");
+  if (found.empty()) throw bad(folder.string(), "this folder has no .pgm or .raw file");
   std::sort(found.begin(), found.end());
   return found;
 }

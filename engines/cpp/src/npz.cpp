@@ -29,7 +29,7 @@ class Bytes {
   }
 
   [[nodiscard]] std::string_view slice(std::uint64_t at, std::uint64_t size) const {
-    if (at > content_.size() || size > content_.size() - at) throw damaged("it is cut short");
+    if (at > content_.size() || size > content_.size() - at) throw damaged("it is incomplete");
     return content_.substr(static_cast<std::size_t>(at), static_cast<std::size_t>(size));
   }
 
@@ -83,7 +83,7 @@ class NpyHeader {
  private:
   void expect(std::string_view literal) {
     if (text_.substr(at_, literal.size()) != literal) {
-      throw zip_.damaged("an array's header is not as numpy writes it");
+      throw zip_.damaged("an array has a header that numpy does not write");
     }
     at_ += literal.size();
   }
@@ -93,7 +93,7 @@ class NpyHeader {
     const std::size_t start = at_;
     while (at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9') {
       value = value * 10 + static_cast<std::uint64_t>(text_[at_++] - '0');
-      if (value > kLargestArray) throw zip_.damaged("an array is absurdly large");
+      if (value > kLargestArray) throw zip_.damaged("an array is too large");
     }
     if (at_ == start) throw zip_.damaged("an array's shape is not numbers");
     return static_cast<std::size_t>(value);
@@ -122,7 +122,7 @@ Array array_from_npy(std::string_view npy, const Bytes& zip, const std::string& 
   std::uint64_t size = item_size(array.dtype, zip);
   for (const std::size_t extent : array.shape) {
     size *= extent;
-    if (size > kLargestArray) throw zip.damaged("an array is absurdly large");
+    if (size > kLargestArray) throw zip.damaged("an array is too large");
   }
   const std::uint64_t start = 8 + width + length;
   if (npy.size() - start != size) throw zip.damaged("an array's size does not fit its shape");
@@ -135,7 +135,7 @@ Array array_from_npy(std::string_view npy, const Bytes& zip, const std::string& 
 std::map<std::string, Array> read_npz(std::string_view content, const std::string& where) {
   const Bytes zip(content, where);
   // numpy writes no archive comment, so that the end record is the last 22 bytes.
-  if (content.size() < 22) throw zip.damaged("it is cut short");
+  if (content.size() < 22) throw zip.damaged("it is incomplete");
   const std::size_t end = content.size() - 22;
   if (zip.number(end, 4) != 0x06054b50) throw zip.damaged("it has no end record");
   const std::uint64_t count = zip.number(end + 10, 2);
@@ -153,7 +153,7 @@ std::map<std::string, Array> read_npz(std::string_view content, const std::strin
     const std::uint64_t local = field.number(42, 4);
     std::string name(zip.slice(at + 46, name_length));
     at += 46 + name_length + field.number(30, 2) + field.number(32, 2);
-    if (size > kLargestArray) throw zip.damaged("a member is absurdly large");
+    if (size > kLargestArray) throw zip.damaged("a member is too large");
 
     // The local header's own sizes are zip64 markers; the directory's are the real ones.
     const Bytes header(zip.slice(local, 30), where);
@@ -166,7 +166,7 @@ std::map<std::string, Array> read_npz(std::string_view content, const std::strin
     } else if (method == 8) {
       npy = inflate_member(zip, packed, size);
     } else {
-      throw zip.damaged("a member is packed in an unknown way");
+      throw zip.damaged("a member has an unknown compression");
     }
     if (name.size() < 4 || name.substr(name.size() - 4) != ".npy") {
       throw zip.damaged("it holds something that is not an array");

@@ -88,7 +88,7 @@ Options options_from(int argc, char** argv) {
     } else if (word == "-V" || word == "--version") {
       options.version = true;
     } else {
-      throw usage("there is no option " + word);
+      throw usage("unknown option " + word);
     }
   }
   if (options.bundle.empty() && !options.help && !options.version) throw usage("no BUNDLE is given");

@@ -32,7 +32,7 @@ std::string plan_misfit(const Bundle& bundle, const Artifact& plan, const std::s
                  bundle.build_command(plan.precision, "tensorrt"));
   };
   const auto sidecar = bundle.find(name);
-  if (!sidecar) throw refuse("the bundle does not list it, and so not what built the plan");
+  if (!sidecar) throw refuse("the manifest of the bundle does not list it");
   const std::string content = bundle.read(*sidecar);
   try {
     const json fields = json::parse(content);
