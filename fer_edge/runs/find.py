@@ -224,7 +224,7 @@ def _nothing(name: str | Path, root: Path, wants: Wants) -> UsageError:
     path = next((path for path in (Path(name), root / name) if path.exists()), None)
     if path is not None:
         fix = "a run's folder holds run.json, a bundle's folder manifest.json"
-        if path.is_file():
+        if path.is_file() and {"weights file", "ONNX file"} & set(wants.kinds):
             fix = "weights end in .safetensors, graphs in .onnx"
         if path.suffix.lower() == ".fer":
             fix = f"unpack it: fer-edge bundle unpack {path}"

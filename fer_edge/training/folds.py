@@ -48,8 +48,10 @@ def create_cross_validation(
     folds, and the error of a first fold with too few images.
     """
     from fer_edge.training.start import check_network, location, made_once
+    from fer_edge.training.vote_targets import require_votes
 
     check_network(recipe)
+    require_votes(dataset, recipe.loss)
     splits = folds(count, seed, duplicates_across=duplicates_across)
     apply_resplit(splits[0], dataset)
 

@@ -27,6 +27,7 @@ from fer_edge.runs.folder import RunFolder, create_run, is_main_process
 from fer_edge.runs.info import InitInfo
 from fer_edge.runs.qat import QatSetup
 from fer_edge.runs.recipe import Data, Recipe, recipe_from_dict
+from fer_edge.training.vote_targets import require_votes
 
 __all__ = ["InitialWeights", "check_network", "location", "made_once", "start_run"]
 
@@ -68,6 +69,7 @@ def start_run(
     folder is made, and for a name that is taken.
     """
     check_network(recipe)
+    require_votes(dataset, recipe.loss)
     if init is not None:
         _check_init(init, recipe, dataset)
 

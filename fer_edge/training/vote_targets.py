@@ -13,15 +13,24 @@ import numpy as np
 from fer_edge.data import FerDataset
 from fer_edge.data.votes import VOTE_CLASSES, majority, shares, without_outliers
 from fer_edge.emotions import EMOTIONS
-from fer_edge.errors import DataError
+from fer_edge.errors import DataError, UsageError
 from fer_edge.runs.recipe import Loss
 
-__all__ = ["LEAST_VOTES", "fitted_targets", "judged_by"]
+__all__ = ["LEAST_VOTES", "fitted_targets", "judged_by", "require_votes"]
 
 LEAST_VOTES = 3
 """Votes for the seven expressions, single ones left out, that an image needs to be learnt from."""
 
 _CLASSES = len(EMOTIONS)
+
+
+def require_votes(dataset: FerDataset, loss: Loss) -> None:
+    """Raise :class:`UsageError` if votes are to be learnt and ``dataset`` has none."""
+    if loss.target != "label" and dataset.voters is None:
+        raise UsageError(
+            f"loss.target is {loss.target}, but no votes were given for {dataset.source}",
+            fix="--votes fer2013new.csv (FER+), or --set loss.target=label",
+        )
 
 
 def fitted_targets(train: FerDataset, loss: Loss) -> tuple[FerDataset, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from fer_edge.data.ferplus import COLUMNS, VotesFile
 from fer_edge.errors import UsageError
 from fer_edge.runs.folder import RunFolder
 from fer_edge.runs.recipe import Loss, Recipe
+from fer_edge.training.folds import create_cross_validation
 from fer_edge.training.loop import train
+from fer_edge.training.start import start_run
 from fer_edge.training.vote_targets import fitted_targets, judged_by
 
 TinyRecipe = Callable[..., Recipe]
@@ -90,3 +93,14 @@ def test_labels_are_one_hot_as_before(faces: FerDataset) -> None:
     rows, targets = fitted_targets(train_set, Loss())
     assert rows is train_set
     np.testing.assert_array_equal(targets.argmax(axis=1), train_set.labels)
+
+
+def test_votes_that_are_missing_leave_no_run(
+    faces: FerDataset, tiny: TinyRecipe, tmp_path: Path
+) -> None:
+    recipe = tiny("loss.target=majority")
+    with pytest.raises(UsageError, match=r"loss\.target is majority, but no votes were given"):
+        start_run(tmp_path / "runs", "a", recipe, faces, "synthetic:160")
+    with pytest.raises(UsageError, match="no votes were given"):
+        create_cross_validation(tmp_path / "runs", "b", recipe, faces, "synthetic:160", count=2)
+    assert not (tmp_path / "runs").exists()
