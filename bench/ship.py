@@ -137,13 +137,13 @@ def ship(
             fix=f"fer-edge train --resume {run.path}",
         )
     if accuracy is None:
-        for name in CONFIDENCE_FILES:
-            (run.path / name).unlink(missing_ok=True)
+        for file in CONFIDENCE_FILES:
+            (run.path / file).unlink(missing_ok=True)
     else:
-        found = fit_confidence(run.path, dataset, accuracy=accuracy, reporter=reporter)
+        fitted = fit_confidence(run.path, dataset, accuracy=accuracy, reporter=reporter)
         reporter.note(
-            f"temperature {found['temperature']:.4f}; ECE on PUBLIC "
-            f"{found['public']['ece_before']:.4f} -> {found['public']['ece_after']:.4f}"
+            f"temperature {fitted['temperature']:.4f}; ECE on PUBLIC "
+            f"{fitted['public']['ece_before']:.4f} -> {fitted['public']['ece_after']:.4f}"
         )
     work = run.path / "ship"
     shutil.rmtree(work, ignore_errors=True)

@@ -15,6 +15,7 @@ from fixtures_progress import Recorder
 from msgspec.structs import replace
 
 from fer_edge import Classifier
+from fer_edge.build.pipeline import BuildReport
 from fer_edge.bundle import Bundle
 from fer_edge.cli import main
 from fer_edge.convert.golden import golden_images
@@ -273,6 +274,26 @@ def test_nothing_is_shipped_by_halves(
     with pytest.raises(GateError):
         shipped(run, faces, output, accuracy=None)
     assert not output.exists()
+
+
+def test_a_bundle_without_confidence_keeps_its_name(
+    make_run: Callable[..., RunFolder],
+    faces: FerDataset,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def staged(built: Bundle, chosen: Any, path: Path, name: str, training: Any) -> Bundle:
+        raise GateError(f"the name is {name}")
+
+    built = BuildReport(tiny_bundle.path, "int8", "int8", "onnxruntime", "")
+    monkeypatch.setattr(ship, "build", lambda *arguments, **options: built)
+    monkeypatch.setattr(Bundle, "open", lambda path: tiny_bundle)
+    monkeypatch.setattr(ship, "_check_gates", lambda bundle: None)
+    monkeypatch.setattr(ship, "_chosen", lambda *arguments: [])
+    monkeypatch.setattr(ship, "_stage", staged)
+    with pytest.raises(GateError, match=r"the name is mine$"):
+        shipped(make_run(), faces, tmp_path / "compact", accuracy=None, name="mine")
 
 
 def test_a_network_that_is_too_large_is_refused(tiny_bundle: Bundle) -> None:
