@@ -47,6 +47,7 @@ from fer_edge.report.rows import format_rows
 from fer_edge.report.terminal import TerminalReporter
 from fer_edge.trt.builder import plan_from_onnx
 from fer_edge.trt.gpu import Gpu, find_gpu
+from fer_edge.trt.lane import LaneOptions
 from fer_edge.trt.library import import_tensorrt
 from fer_edge.trt.sidecar import PlanSidecar
 from fer_edge.trt.targets import load_target
@@ -214,12 +215,9 @@ def tensorrt_rows(bundle: Bundle, folder: Path, reporter: Reporter) -> Iterator[
 def _plan_rows(
     kind: type[TensorRTBackend], plan: Path, sidecar: PlanSidecar, bundle: Bundle
 ) -> Iterator[Row]:
-    variants: list[tuple[str, dict[str, Any]]] = [
-        (" + CUDA graph", {"graphs": True}),
-        ("", {"graphs": False}),
-    ]
+    variants = [(" + CUDA graph", LaneOptions()), ("", LaneOptions(graphs=False))]
     if find_gpu().integrated:
-        variants.append((" + CUDA graph, mapped memory", {"graphs": True, "mapped": True}))
+        variants.append((" + CUDA graph, mapped memory", LaneOptions(mapped=True)))
     for suffix, options in variants:
         row = Row(f"{kind.name}{suffix}", sidecar.precision)
         row.build_seconds, row.plan_bytes = sidecar.build_seconds, sidecar.size
@@ -228,7 +226,7 @@ def _plan_rows(
             plan,
             precision=sidecar.precision,
             preprocessing=bundle.preprocessing,
-            **options,
+            options=options,
         )
         yield row
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
+from fer_edge.backends.tensorrt import TensorRTBackend
 from fer_edge.bundle import Bundle
 from fer_edge.errors import UnavailableError
 from fer_edge.measure.latency import LatencyProtocol
@@ -113,6 +115,18 @@ def test_tensorrt_that_is_missing_is_a_row(
         ("tensorrt", "unavailable"),
         ("tensorrt-rtx", "unavailable"),
     ]
+
+
+def test_the_rows_of_a_plan_make_backends_with_their_options(
+    script: Any, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orin = Gpu("Orin", 87, "12.6", 32 << 30, True, True, 16, 1300)
+    monkeypatch.setattr(script, "find_gpu", lambda: orin)
+    plan = tmp_path / "engines" / "x.plan"
+    sidecar = SimpleNamespace(precision="fp16", build_seconds=1.0, size=9)
+    rows = list(script._plan_rows(TensorRTBackend, plan, sidecar, tiny_bundle))
+    options = [(row.make().options.graphs, row.make().options.mapped) for row in rows]
+    assert options == [(True, False), (False, False), (True, True)]
 
 
 def test_a_gpu_that_rtx_does_not_serve_is_a_row(
