@@ -105,9 +105,9 @@ class DatasetInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
 class TeacherInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     """A network that another one learnt from.
 
-    ``path`` stands in ``run.json`` only: it tells of a machine. ``public_top1`` is a fraction, None
-    if unknown. A network of a cross-validation has its ``fold``, from 1 to ``folds``. ``holdout``
-    and ``holdout_seed`` say which part of TRAIN it was not fitted to, if any.
+    ``path`` is only in ``run.json``, since it is valid on one machine. ``public_top1`` is a
+    fraction, None if unknown. A network of a cross-validation has its ``fold``, from 1 to
+    ``folds``. ``holdout`` and ``holdout_seed`` name the part of TRAIN that it was not fitted to.
     """
 
     name: str
@@ -122,7 +122,7 @@ class TeacherInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
 
 
 class IngredientInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """A run whose weights are part of a mean; ``path`` stands in ``run.json`` only."""
+    """A run whose weights are part of a mean; ``path`` is only in ``run.json``."""
 
     name: str
     sha256: str

@@ -49,7 +49,7 @@ def model_card(
         "limits": [
             f"trained on {_SYNTHETIC if synthetic else _FER2013}",
             "it names the expression that people would see, not what a person feels",
-            "it takes a crop of one upright face; on anything else it answers just as readily",
+            "it takes a crop of one upright face; for any other picture it also gives an answer",
             "accuracy differs between emotions (see per-class recall) and between groups of "
             "people, which FER2013 does not label and this package therefore cannot measure",
             "not for decisions about people: hiring, education, policing, health, borders",
@@ -125,11 +125,11 @@ def _biases() -> list[str]:
         "identical images carry different labels",
         f"class imbalance: {counts[most]:,} of {total:,} TRAIN images are {EMOTIONS[most]} "
         f"({counts[most] / total:.0%}), {counts[least]:,} are {EMOTIONS[least]} "
-        f"({counts[least] / total:.1%}), so that each point of its recall rests on few images",
+        f"({counts[least] / total:.1%}), so that its recall is measured on few images",
         "web images: found by an image search for emotion words in English, so prototypical and "
         "posed expressions (actors, stock photographs) are over-represented",
-        "who is shown is not recorded: age, gender, skin colour and culture are unknown, and so is "
-        "how accuracy differs by them",
+        "age, gender, skin colour and culture of the people are not recorded, so it is unknown how "
+        "accuracy differs by them",
         "near and exact duplicates across splits: see the results without TRAIN's duplicates",
     ]
 

@@ -1,9 +1,9 @@
 """A run's confidence: temperature and abstain threshold, fitted on the rows that it never saw.
 
 The rows are the held-out part of TRAIN that the run's recipe left out of training. The result is a
-second weights file in the run, with the temperature folded into the last layer, from which builds
-are made from then on: the logits of the weights and of all graphs are divided by the temperature,
-at no cost.
+second weights file in the run, with the temperature folded into the last layer. All later builds
+use it: the logits of the weights and of all graphs are then divided by the temperature, without
+extra computation.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _on_public(
     def at(threshold: float) -> dict[str, Any]:
         return selective(scaled, public.labels, threshold).to_dict()
 
-    # At the thresholds of the held-out rows: what someone who goes by them would meet.
+    # At the thresholds that were fitted on the held-out rows.
     content["abstain"] = at(found.abstain.threshold) if found.abstain else None
     content["curve"] = [at(point.threshold) for point in found.curve]
     return content

@@ -36,10 +36,10 @@ _INT8, _GATE = Int8Options(), GateOptions()
 class BuildReport:
     """What a build made.
 
-    ``asked`` is the precision that was asked for, ``use`` the one to use: a higher one when the
-    gate failed, and then ``error`` says why. ``engine`` is the file to run in the bundle.
-    ``proven`` holds what was measured per precision, ``int8`` the attempts, ``seconds`` the time
-    per stage.
+    ``asked`` is the precision that the caller gave. ``use`` is the precision to use: if the gate
+    failed, it is a higher one, and ``error`` has the reason. ``engine`` is the file in the bundle
+    to run. ``proven`` has the measured results per precision, ``int8`` the attempts, ``seconds``
+    the time per stage.
     """
 
     bundle: Path

@@ -81,7 +81,7 @@ def _from_bundle(bundle: Bundle, output: str | Path | None) -> BuildSource:
     graph = bundle.find(format="onnx", precision="fp32")
     if checkpoint is None and graph is None:
         raise UsageError(
-            f"the bundle {bundle.path} holds neither weights nor an FP32 graph to build from",
+            f"the bundle {bundle.path} has no weights and no FP32 graph to build from",
             fix="build from the run that it was made from",
         )
     return BuildSource(

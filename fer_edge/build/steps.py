@@ -1,4 +1,4 @@
-"""The steps of a build, each on its own: FP32, FP16, calibration, INT8, and their judgement."""
+"""The steps of a build, one function for each: FP32, FP16, calibration, INT8, and the gate."""
 
 from __future__ import annotations
 

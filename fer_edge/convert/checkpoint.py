@@ -1,8 +1,8 @@
 """A bundle's FP32 graph -> PyTorch weights that can be trained on.
 
-A bundle for a device has no checkpoint. Its graph holds the same network with
-BatchNorm folded away, which does not train well; so the norms are restored, with the statistics
-of the images that it will be trained on, and the network gives the same logits as before.
+A bundle for a device has no checkpoint. Its graph has the same network, but BatchNorm is folded
+away, and such a network does not train well. So the norms are restored with the statistics of the
+images that it will be trained on. The network gives the same logits as before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""PyTorch weights -> FP32 ONNX: the one file of the conversions that needs torch."""
+"""PyTorch weights -> FP32 ONNX. Of all conversions, only this file needs torch."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _compare(path: Path, expected: np.ndarray, preprocessing: Any) -> None:
 
 
 def _tidy(model: Any) -> None:
-    """Name everything after the network's modules and drop what depends on the machine."""
+    """Name everything after the network's modules; remove what depends on the machine."""
     onnx = require("onnx", "build")
     graph = model.graph
     # Stack traces of the exporting machine, with its paths.

@@ -37,7 +37,7 @@ FLOAT, UINT8 = 1, 2
 
 @dataclass(frozen=True)
 class Wiring:
-    """Who makes and who reads each tensor of a graph.
+    """Which node writes and which nodes read each tensor of a graph.
 
     ``constants`` are its initializers as arrays; ``outputs`` the graph's own output names.
     """
@@ -127,9 +127,9 @@ def read_graph(source: Graph | Path | str) -> Graph:
 def inline_identities(model: Any) -> None:
     """Let the readers of an Identity of a constant read the constant.
 
-    torch's exporter writes equal weights once (the zero biases of a fresh network, say) and gives
-    them their other names by Identity nodes; what reads those then seems to have no constant
-    weights, to every quantiser and parser.
+    torch's exporter writes equal weights only once (such as the zero biases of a new network) and
+    adds Identity nodes for their other names. A node that reads such a name then seems to have no
+    constant weights.
     """
     graph = model.graph
     constants = {each.name for each in graph.initializer} - {each.name for each in graph.input}
@@ -150,7 +150,7 @@ def inline_identities(model: Any) -> None:
 
 
 def _name_nodes(model: Any) -> None:
-    """Give every node a name of its own: reports and exclusions go by name."""
+    """Give every node a unique name, since reports and exclusions use the names."""
     taken = {node.name for node in model.graph.node}
     seen: set[str] = set()
     for number, node in enumerate(model.graph.node):

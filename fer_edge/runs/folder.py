@@ -62,7 +62,7 @@ CONFIDENCE_FILES = (CONFIDENCE_WEIGHTS, "calibrated.safetensors")
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks and writes: ``torchrun`` and accelerate number them in RANK."""
+    """Whether this process prints and writes: ``torchrun`` and accelerate set its number, RANK."""
     return os.environ.get("RANK", "0") == "0"
 
 

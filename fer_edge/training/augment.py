@@ -49,7 +49,7 @@ def draw_augmentation(count: int, recipe: Augment, random: np.random.Generator) 
     # The side is 2 long in grid coordinates.
     across, down = 2 * either_way(recipe.shift), 2 * either_way(recipe.shift)
     if recipe.warp < 1:
-        # Where each pixel is one of the image's own, interpolation smooths nothing.
+        # With shifts by whole pixels, interpolation does not smooth the image.
         sharp = random.random(count) >= recipe.warp
         angle, zoom = np.where(sharp, 0.0, angle), np.where(sharp, 1.0, zoom)
         across, down = (np.where(sharp, _whole_pixels(way), way) for way in (across, down))
@@ -76,7 +76,7 @@ def draw_augmentation(count: int, recipe: Augment, random: np.random.Generator) 
 
 
 def _whole_pixels(way: np.ndarray) -> np.ndarray:
-    """Return grid coordinates' shifts, rounded to pixels of an image of the usual size."""
+    """Return shifts in grid coordinates, rounded to whole pixels of an image of the usual size."""
     rounded: np.ndarray = np.round(way * SIZE / 2) * 2 / SIZE
     return rounded
 
@@ -127,9 +127,9 @@ def augment(
 
 
 def _grid(theta: Tensor, height: int, width: int) -> Tensor:
-    """Return f32[N, height, width, 2] as ``affine_grid`` does, in a fraction of its time on a CPU.
+    """Return f32[N, height, width, 2] as ``affine_grid`` does, but much faster on a CPU.
 
-    In memory the two coordinates are planes of their own: what ``grid_sample`` reads fastest.
+    Each of the two coordinates is one plane in memory, which ``grid_sample`` reads fastest.
     """
     x = ((torch.arange(width, device=theta.device) * 2 + 1) / width - 1).view(1, 1, 1, -1)
     y = ((torch.arange(height, device=theta.device) * 2 + 1) / height - 1).view(1, 1, -1, 1)

@@ -1,7 +1,7 @@
 """Knowledge distillation: the student learns its teachers' answers to its own view.
 
-The loss is that of Hinton et al. 2015 (arXiv 1503.02531); that teacher and student must see one and
-the same augmented view, for long, is the finding of Beyer et al. 2022 (arXiv 2106.05237).
+The loss is that of Hinton et al. 2015 (arXiv 1503.02531). Beyer et al. 2022 (arXiv 2106.05237)
+found that teacher and student must get the same augmented view, and that training must be long.
 """
 
 from __future__ import annotations
@@ -64,15 +64,15 @@ class StudentImages:
 
 
 class Distillation:
-    """The objective of a student: its teachers are asked about each view, in ``eval()`` mode.
+    """The objective of a student: its teachers answer each view, in ``eval()`` mode.
 
     Several teachers are an ensemble: the mean of their probabilities at the recipe's temperature.
-    The networks of a cross-validation are one teacher: each image is judged by the one that was not
-    fitted to it, since a network memorises the labels that it is fitted to, wrong ones too. Two
-    mixed images (mixup) are judged by the networks of both, weighted by the images' shares.
+    The networks of a cross-validation are one teacher. The answer to an image comes from the
+    network that was not fitted to it, since a network memorises its labels, also the wrong ones.
+    For two mixed images (mixup) both networks answer, weighted by the images' shares.
 
-    A teacher of another image size or normalisation than the student's is given the view in its
-    own size and normalisation. May be called from several threads: nothing is changed.
+    A teacher with another image size or normalisation than the student gets the view in its own.
+    Several threads may call it: it changes nothing.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class _Network:
 
 
 class _OutOfFold:
-    """The networks of a cross-validation; ``fold_of`` i64[N] is who may judge each row."""
+    """The networks of a cross-validation; ``fold_of`` i64[N] is the network to use for each row."""
 
     def __init__(self, networks: Sequence[_Network], fold_of: Tensor) -> None:
         self._networks, self._fold_of = networks, fold_of

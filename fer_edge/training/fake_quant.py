@@ -24,7 +24,7 @@ _PAIR_LIMIT = 128
 class FakeQuantised(nn.Module):
     """The network of a setup: normalised ``f32[N, 1, H, W]`` -> ``f32[N, 7]`` logits.
 
-    ``weights`` holds the constants of the graph by their names, in float; they are what is trained.
+    ``weights`` has the constants of the graph by their names, in float; these are trained.
     ``exact`` switches the rounding off.
     """
 

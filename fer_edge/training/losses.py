@@ -1,4 +1,4 @@
-"""What a network is trained towards: soft targets and the cross-entropy with them."""
+"""The loss of training: soft targets and the cross-entropy with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["class_weights", "cross_entropy", "soft_targets"]
 def class_weights(targets: Tensor) -> Tensor:
     """Return ``f32[C]`` for ``targets`` f32[N,C]: 1/n_c, normalised to sum to C.
 
-    n_c is the sum of what the images say of the class; an absent class has the weight 0.
+    n_c is the sum of the targets of class c; an absent class has the weight 0.
     """
     counts = targets.to(torch.float64).sum(0)
     classes = targets.shape[1]
@@ -23,7 +23,7 @@ def class_weights(targets: Tensor) -> Tensor:
 
 
 def soft_targets(targets: Tensor, recipe: Loss) -> Tensor:
-    """Return ``targets`` f32[N,C], whose rows sum to 1, smoothed as the recipe says."""
+    """Return ``targets`` f32[N,C], whose rows sum to 1, smoothed by the recipe's value."""
     smoothing = recipe.label_smoothing
     return targets * (1 - smoothing) + smoothing / targets.shape[1]
 

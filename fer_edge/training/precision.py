@@ -28,8 +28,9 @@ def bf16_feature(features: frozenset[str]) -> str | None:
 def resolve_precision(wanted: str, device: str, feature: str | None) -> Precision:
     """Choose for ``device`` (``cpu``, ``cuda`` or another of torch's); ``wanted`` as in a recipe.
 
-    ``feature`` names what makes bfloat16 fast on that device, or is None. A wish is honoured, with
-    a warning in its reason when it will be slow; fp16 on a CPU raises :class:`UnavailableError`.
+    ``feature`` is the feature that makes bfloat16 fast on that device, or None. A type that was
+    given is used, with a warning in its reason if it will be slow; fp16 on a CPU raises
+    :class:`UnavailableError`.
     """
     name = "CPU" if device == "cpu" else "GPU"
     if wanted == "auto":

@@ -77,7 +77,7 @@ class QatSession(Session):
         size = weights.spec.size
         random = torch.Generator().manual_seed(0)
         example = torch.randn(2, weights.spec.channels, size, size, generator=random)
-        # As it is stored, with all its branches and BatchNorms: the frame for the new weights.
+        # As it is stored, with all its branches and BatchNorms: it takes the new weights.
         self._frame = build_model(weights.spec.untrained()).eval()
         self._frame.load_state_dict(weights.state)
         network = FakeQuantised(self._setup, folded(source, example).state_dict())

@@ -1,8 +1,9 @@
 """Sharpness-aware minimisation: gradients from where the loss is worst nearby.
 
-Foret et al. 2021, arXiv 2010.01412: ``w`` moves by the gradient at ``w + rho g / |g|``, so that it
-settles where the loss is flat. Each step costs two passes; most of the gain comes from the last
-part of a run (Zhou et al. 2025, arXiv 2410.10373), hence ``optim.sam_from``.
+Foret et al. 2021, arXiv 2010.01412: the update of ``w`` uses the gradient at ``w + rho g / |g|``.
+The training then ends where the loss is flat. Each step needs two passes. Most of the gain comes
+from the last part of a run (Zhou et al. 2025, arXiv 2410.10373), so ``optim.sam_from`` sets the
+start.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ def is_sharpness_aware(recipe: Optim, done: int, total: int) -> bool:
 
 @contextmanager
 def uphill(networks: Sequence[nn.Module], rho: float) -> Iterator[None]:
-    """Hold the weights ``rho`` up along the gradients of the first network; clear the gradients.
+    """Move the weights by ``rho`` along the first network's gradients for the body; clear these.
 
-    ``networks`` share their parameters. On leaving, each weight has its former value to the bit.
-    BatchNorm normalises by batch meanwhile, but its running statistics stay those of the weights
-    that are kept. Where the gradient has no finite direction, the weights stay where they are.
+    ``networks`` share their parameters. After the body, each weight has exactly its former value.
+    In the body, BatchNorm normalises by the batch, but its running statistics do not change. If the
+    gradient has no finite direction, the weights do not move.
     """
     parameters: list[Tensor] = [item for item in networks[0].parameters() if item.grad is not None]
     with torch.no_grad():

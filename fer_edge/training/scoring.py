@@ -1,4 +1,4 @@
-"""The three numbers that a training run watches on the PUBLIC split."""
+"""The three scores on the PUBLIC split that a training run computes after each epoch."""
 
 from __future__ import annotations
 

@@ -293,7 +293,7 @@ class Session:
 def _digests(
     dataset: FerDataset, train_set: FerDataset, public_set: FerDataset, recipe: Recipe
 ) -> dict[str, str]:
-    """Return the digests of what a run learns from: it is resumed only with the same."""
+    """Return the digests of a run's images; it is resumed only with the same images."""
     digests = {"train_sha256": train_set.sha256, "public_sha256": public_set.sha256}
     if dataset.voters is not None and recipe.loss.target != "label":
         digests["votes_sha256"] = dataset.voters.sha256

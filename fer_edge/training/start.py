@@ -44,7 +44,7 @@ class InitialWeights:
 
     @property
     def shown(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return str((self.origin or {}).get("path", self.file))
 
 

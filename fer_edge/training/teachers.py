@@ -121,7 +121,7 @@ def _described(name: str, weights: Weights, dataset: FerDataset) -> TeacherInfo:
         "sha256": weights.sha256,
         "model": weights.spec.name,
     }
-    # A fold's PUBLIC is not the student's, nor are its held-out rows the same part of TRAIN.
+    # A fold has another PUBLIC than the student, and its held-out rows are another part of TRAIN.
     if fold is None:
         content["public_top1"] = info.public_top1
         if info.holdout is not None:
