@@ -322,7 +322,7 @@ def _chosen(built: Bundle, limit: int, reporter: Reporter) -> list[Artifact]:
         sizes = ", ".join(f"{artifact.path} {artifact.size:,}" for artifact in chosen)
         raise UsageError(
             f"{used:,} bytes are more than {limit:,}: {sizes}",
-            fix="ship a smaller network (9 bytes a parameter: fp32 4, fp16 2, two int8)",
+            fix="ship a smaller network (8 bytes per parameter: fp32 4, fp16 2, two int8 graphs 2)",
         )
     for path in OPTIONAL:
         artifact = built.find(path=path)
@@ -382,7 +382,7 @@ def _stage(
 
 
 def _check(staged: Bundle, limit: int, reporter: Reporter) -> None:
-    """Hold the bundle against what it promises: size, drawn golden images, engines that work."""
+    """Check the bundle's size, its drawn golden images, and that its engines work."""
     size = _size(staged)
     if size > limit:
         raise UsageError(f"the bundle has {size:,} bytes, more than {limit:,}")

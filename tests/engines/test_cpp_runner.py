@@ -264,7 +264,7 @@ def test_a_name_that_is_not_utf8(runner: Runner, tiny_bundle: Bundle, tmp_path: 
         (["--precision", "fp8", "x"], 2, "fp8"),
         (["/no/such/bundle"], 2, "is not a bundle"),
         (["{bundle}", "/no/such/face.pgm"], 2, "no such file"),
-        (["{bundle}", "--backend", "frob"], 2, "frob"),
+        (["{bundle}", "--backend", "frob"], 2, "unknown backend 'frob'"),
         (["{bundle}", "--precision", "fp16"], 2, "fp16"),
         (["{bundle}", "{bundle}"], 2, "no .pgm or .raw file"),
         (["{bundle}", "/dev/zero"], 2, "/dev/zero"),

@@ -34,7 +34,7 @@ struct Choice {
   UsableEngine engine;
 };
 
-// Chooses the backend that was asked for, or the first with a usable engine, and that engine.
+// Chooses the backend that --backend names, or the first with a usable engine, and its engine.
 Choice choose(const Options& options, const Bundle& bundle) {
   const bool any = options.backend.empty();
   std::optional<Error> why_not;
@@ -43,20 +43,22 @@ Choice choose(const Options& options, const Bundle& bundle) {
     try {
       return {kind, usable_engine(bundle, kind, options.precision)};
     } catch (const Error& error) {
-      // Plans that do not fit this machine are a reason to stop; to have none is not.
+      // Plans that do not fit this machine are an error; without any plan, try the next backend.
       if (!any || error.exit_code() != static_cast<int>(Exit::usage)) throw;
       if (!why_not) why_not = error;
     }
   }
   if (why_not) throw *why_not;
-  throw Error(options.backend == "tensorrt" || options.backend == "openvino" ? Exit::environment
-                                                                             : Exit::usage,
+  if (options.backend != "tensorrt" && options.backend != "openvino")
+    throw Error(Exit::usage, "unknown backend '" + options.backend + "'",
+                "use --backend openvino or --backend tensorrt");
+  throw Error(Exit::environment,
               "this runner was built without the backend '" + options.backend + "'; it has " +
                   names(backends()),
-              "engines/cpp/README.md says how to build it");
+              "build it with this backend: see engines/cpp/README.md");
 }
 
-// Replays the bundle's golden images, one by one as a camera would, and judges the logits.
+// Replays the bundle's golden images, one by one like a camera, and checks the logits.
 SelfTest self_test(Engine& engine, const Bundle& bundle, const std::string& precision) {
   const Golden golden = bundle.golden();
   std::vector<Logits> logits(golden.images.size());
