@@ -221,13 +221,14 @@ def mcnemar_exact(lost: int, gained: int) -> float:
 
 
 def expected_calibration_error(
-    logits: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS
+    logits: np.ndarray, targets: np.ndarray, bins: int = ECE_BINS
 ) -> float:
     """Return the difference of confidence and accuracy, averaged over equal-width bins.
 
-    Source: Naeini et al. 2015 and Guo et al. 2017 (arXiv 1706.04599); bins are ``(low, high]``.
+    ``targets`` are labels [N] or shares of votes f32[N,C]. Source: Naeini et al. 2015 and Guo et
+    al. 2017 (arXiv 1706.04599); bins are ``(low, high]``.
     """
-    return calibration_error(confidence_bins(logits, labels, bins))
+    return calibration_error(confidence_bins(logits, targets, bins))
 
 
 def _class_scores(confusion: np.ndarray) -> dict[str, ClassScore]:

@@ -8,7 +8,8 @@ its *coverage* is the fraction of images that it answers, its *risk* the error a
 & El-Yaniv 2017, arXiv 1705.08500).
 
 Temperature and threshold are fitted on images that the network was not trained on and that are not
-in a test split: a held-out part of TRAIN.
+in a test split: a held-out part of TRAIN. They are fitted to labels, or to the shares of the votes
+of several people. With votes, an answer is right as far as people agree with it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from fer_edge.backends.base import softmax
 from fer_edge.errors import DataError, UsageError
 from fer_edge.measure.accuracy import expected_calibration_error
+from fer_edge.measure.reliability import right_part
 
 __all__ = [
     "ACCURACY",
@@ -57,7 +59,7 @@ class Selective:
     """The result if only answers of confidence >= ``threshold`` count.
 
     ``coverage`` is the fraction of images that are answered; ``accuracy`` the fraction of these
-    answers that are right (None if there are none).
+    answers that are right, or the mean share of votes for them (None if there are none).
     """
 
     threshold: float
@@ -100,44 +102,45 @@ class Confidence:
 
 
 def confidence_of(
-    logits: np.ndarray, labels: np.ndarray, *, accuracy: float = ACCURACY, temperature: float = 0.0
+    logits: np.ndarray, targets: np.ndarray, *, accuracy: float = ACCURACY, temperature: float = 0.0
 ) -> Confidence:
-    """Fit the confidence to f32[N,7] unscaled ``logits`` and u8[N] ``labels``.
+    """Fit the confidence to f32[N,C] unscaled ``logits`` and their ``targets``.
 
-    If a ``temperature`` is given, it is not fitted but only scored on these images.
+    ``targets`` are labels, integers [N], or shares of votes, f32[N,C], whose rows sum to 1. If a
+    ``temperature`` is given, it is not fitted but only scored on these images.
     """
-    used = temperature or fit_temperature(logits, labels)
+    used = temperature or fit_temperature(logits, targets)
     scaled = np.asarray(logits, np.float64) / used
     return Confidence(
         temperature=used,
         at_bound=used in {T_LOW, T_HIGH},
-        n=len(labels),
-        top1=float((scaled.argmax(axis=1) == labels).mean()),
-        nll_before=negative_log_likelihood(logits, labels),
-        nll_after=negative_log_likelihood(scaled, labels),
-        ece_before=expected_calibration_error(logits, labels),
-        ece_after=expected_calibration_error(scaled, labels),
+        n=len(targets),
+        top1=float(right_part(scaled.argmax(axis=1), targets).mean()),
+        nll_before=negative_log_likelihood(logits, targets),
+        nll_after=negative_log_likelihood(scaled, targets),
+        ece_before=expected_calibration_error(logits, targets),
+        ece_after=expected_calibration_error(scaled, targets),
         accuracy=accuracy,
-        abstain=abstain_threshold(scaled, labels, accuracy=accuracy),
-        curve=coverage_curve(scaled, labels),
-        aurc=_aurc(scaled, labels),
+        abstain=abstain_threshold(scaled, targets, accuracy=accuracy),
+        curve=coverage_curve(scaled, targets),
+        aurc=_aurc(scaled, targets),
     )
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     """Return the T in 0.1..10 at which ``logits / T`` have the lowest negative log-likelihood.
 
-    ``logits`` are f32[N,7], ``labels`` u8[N]. The negative log-likelihood is convex in 1/T, so
-    bisection of its derivative finds the one minimum. A network that is always right has no
-    minimum; the result is the bound, 0.1. DataError for fewer than 50 images, UsageError for logits
-    that are not finite numbers.
+    ``logits`` are f32[N,C], ``targets`` labels [N] or shares of votes f32[N,C]. The negative
+    log-likelihood is convex in 1/T, so bisection of its derivative finds the one minimum. A network
+    that is always right has no minimum; the result is the bound, 0.1. DataError for fewer than 50
+    images, UsageError for logits that are not finite numbers.
     """
-    scores, labels = _checked(logits, labels)
-    rows = np.arange(len(labels))
+    scores, targets = _checked(logits, targets)
+    of_targets = _expected(scores, targets).mean()
 
     def slope(beta: float) -> float:
         """Return the derivative of the NLL with respect to beta = 1/T; it never falls."""
-        return float((softmax(scores * beta) * scores).sum(1).mean() - scores[rows, labels].mean())
+        return float((softmax(scores * beta) * scores).sum(1).mean() - of_targets)
 
     low, high = 1 / T_HIGH, 1 / T_LOW
     if slope(low) >= 0:
@@ -150,22 +153,22 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return 2 / (low + high)
 
 
-def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean of -ln p(label), in nats."""
+def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> float:
+    """Return the mean of -ln p(label), in nats; with votes, the cross-entropy with their shares."""
     scores = np.asarray(logits, np.float64)
     scores = scores - scores.max(axis=1, keepdims=True)
-    chosen = scores[np.arange(len(labels)), labels]
+    chosen = _expected(scores, targets)
     return float((np.log(np.exp(scores).sum(axis=1)) - chosen).mean())
 
 
-def selective(logits: np.ndarray, labels: np.ndarray, threshold: float) -> Selective:
+def selective(logits: np.ndarray, targets: np.ndarray, threshold: float) -> Selective:
     """Return coverage and accuracy of the answers of confidence >= ``threshold`` (0..1)."""
-    confidence, right = _answers(logits, labels)
+    confidence, right = _answers(logits, targets)
     return _at(confidence, right, threshold)
 
 
 def abstain_threshold(
-    logits: np.ndarray, labels: np.ndarray, *, accuracy: float = ACCURACY
+    logits: np.ndarray, targets: np.ndarray, *, accuracy: float = ACCURACY
 ) -> Selective | None:
     """Return the smallest threshold, in thousandths, whose answers reach ``accuracy``.
 
@@ -177,7 +180,7 @@ def abstain_threshold(
             f"the accuracy to reach must be between 0 and 1, not {accuracy}",
             fix="use a fraction such as 0.8",
         )
-    confidence, right = _answers(logits, labels)
+    confidence, right = _answers(logits, targets)
     for step in range(_STEPS):
         point = _at(confidence, right, step / _STEPS)
         if point.answered < MIN_ANSWERED:
@@ -187,28 +190,27 @@ def abstain_threshold(
     return None
 
 
-def coverage_curve(logits: np.ndarray, labels: np.ndarray) -> tuple[Selective, ...]:
+def coverage_curve(logits: np.ndarray, targets: np.ndarray) -> tuple[Selective, ...]:
     """Return the accuracy of the most confident 100 %, 95 %, ... 10 % of the images.
 
     Images of equal confidence stay together, so the coverage of a point can be slightly larger.
     """
-    confidence, right = _answers(logits, labels)
+    confidence, right = _answers(logits, targets)
     falling = np.sort(confidence)[::-1]
     kept = [max(1, math.ceil(coverage * len(falling))) for coverage in COVERAGES]
     return tuple(_at(confidence, right, float(falling[count - 1])) for count in kept)
 
 
-def _aurc(logits: np.ndarray, labels: np.ndarray) -> float:
-    confidence, right = _answers(logits, labels)
-    wrong = ~right[np.argsort(-confidence, kind="stable")]
+def _aurc(logits: np.ndarray, targets: np.ndarray) -> float:
+    confidence, right = _answers(logits, targets)
+    wrong = 1 - right[np.argsort(-confidence, kind="stable")]
     return float((np.cumsum(wrong) / np.arange(1, len(wrong) + 1)).mean())
 
 
-def _answers(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each image's confidence f64[N] and whether its label is right, bool[N]."""
+def _answers(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each image's confidence and how right its answer is, both f64[N] from 0 to 1."""
     probabilities = softmax(np.asarray(logits, np.float64))
-    right: np.ndarray = probabilities.argmax(axis=1) == labels
-    return probabilities.max(axis=1), right
+    return probabilities.max(axis=1), right_part(probabilities.argmax(axis=1), targets)
 
 
 def _at(confidence: np.ndarray, right: np.ndarray, threshold: float) -> Selective:
@@ -222,13 +224,25 @@ def _at(confidence: np.ndarray, right: np.ndarray, threshold: float) -> Selectiv
     )
 
 
-def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _expected(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return f64[N]: the score of each label, or the mean of the scores weighted by the shares."""
+    if targets.ndim == 1:
+        expected: np.ndarray = scores[np.arange(len(targets)), targets]
+    else:
+        expected = (scores * targets).sum(axis=1)
+    return expected
+
+
+def _checked(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scores = np.asarray(logits, np.float64)
-    if scores.ndim != 2 or len(scores) != len(labels) or not np.isfinite(scores).all():
-        raise UsageError(f"logits of shape {scores.shape} do not fit {len(labels)} labels")
-    if len(labels) < MIN_ANSWERED:
+    fits = targets.shape in {(len(scores),), scores.shape}
+    if scores.ndim != 2 or not fits or not np.isfinite(scores).all():
+        raise UsageError(f"logits of shape {scores.shape} do not fit {len(targets)} labels")
+    if len(targets) < MIN_ANSWERED:
         raise DataError(
-            f"{len(labels)} images are too few to fit a temperature",
+            f"{len(targets)} images are too few to fit a temperature",
             fix=f"hold out at least {MIN_ANSWERED} images",
         )
-    return scores, np.asarray(labels, np.int64)
+    if targets.ndim == 2:
+        return scores, np.asarray(targets, np.float64)
+    return scores, np.asarray(targets, np.int64)

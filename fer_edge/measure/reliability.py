@@ -1,4 +1,8 @@
-"""Reliability: whether answers with a confidence of 80 % are right in 80 % of the cases."""
+"""Reliability: whether answers with a confidence of 80 % are right in 80 % of the cases.
+
+With labels, an answer is right or wrong. With votes, it is right as far as people agree with it:
+by the share of the votes that the answer gets.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import numpy as np
 
 from fer_edge.backends.base import softmax
 
-__all__ = ["ECE_BINS", "ConfidenceBin", "calibration_error", "confidence_bins"]
+__all__ = ["ECE_BINS", "ConfidenceBin", "calibration_error", "confidence_bins", "right_part"]
 
 ECE_BINS = 15
 """Equal-width confidence bins, as in Guo et al. 2017 (arXiv 1706.04599)."""
@@ -16,7 +20,10 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class ConfidenceBin:
-    """The images whose confidence is in ``(low, high]``; the means are None if there are none."""
+    """The images whose confidence is in ``(low, high]``; the means are None if there are none.
+
+    ``accuracy`` is the fraction of right answers, or the mean share of votes for the answers.
+    """
 
     low: float
     high: float
@@ -25,13 +32,28 @@ class ConfidenceBin:
     accuracy: float | None
 
 
+def right_part(answers: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return f64[N]: how right each of N ``answers`` (class ids) is, from 0 to 1.
+
+    ``targets`` are labels, integers [N], or shares of votes, floats [N,C].
+    """
+    if targets.ndim == 1:
+        right: np.ndarray = answers == targets
+    else:
+        right = targets[np.arange(len(answers)), answers]
+    return np.asarray(right, np.float64)
+
+
 def confidence_bins(
-    logits: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS
+    logits: np.ndarray, targets: np.ndarray, bins: int = ECE_BINS
 ) -> tuple[ConfidenceBin, ...]:
-    """Group N images by the confidence of f32[N,7] ``logits`` into bins of equal width."""
+    """Group N images by the confidence of f32[N,C] ``logits`` into bins of equal width.
+
+    ``targets`` as in :func:`right_part`.
+    """
     probabilities = softmax(np.asarray(logits, np.float64))
     confidence = probabilities.max(axis=1)
-    right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
+    right = right_part(probabilities.argmax(axis=1), targets)
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(index, minlength=bins).tolist()
     confidences = np.bincount(index, weights=confidence, minlength=bins).tolist()

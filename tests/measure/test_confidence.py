@@ -144,3 +144,33 @@ def test_too_few_or_broken() -> None:
         fit_temperature(logits * np.nan, labels)
     with pytest.raises(UsageError):
         fit_temperature(logits, labels[1:])
+
+
+def test_votes_that_agree_are_labels() -> None:
+    logits, labels = honest(300)
+    votes = np.eye(7, dtype=np.float32)[labels]
+    assert confidence_of(logits, votes) == confidence_of(logits, labels)
+
+
+def test_the_temperature_fits_the_shares_of_the_votes() -> None:
+    logits, _ = honest(200)
+    shares = np.exp(logits.astype(np.float64))
+    shares /= shares.sum(axis=1, keepdims=True)
+    assert fit_temperature(logits * 2.5, shares) == pytest.approx(2.5, rel=1e-4)
+    entropy = -(shares * np.log(shares)).sum(axis=1).mean()
+    assert negative_log_likelihood(logits, shares) == pytest.approx(entropy, rel=1e-6)
+    # The share of the answer is its confidence: nothing is left to correct.
+    assert expected_calibration_error(logits, shares) == pytest.approx(0, abs=1e-6)
+
+
+def test_an_answer_is_right_as_far_as_people_agree() -> None:
+    logits = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]))
+    shares = np.array([[0.7, 0.3], [0.5, 0.5], [0.1, 0.9]])
+    assert selective(logits, shares, 0.0).accuracy == pytest.approx((0.7 + 0.5 + 0.9) / 3)
+    assert selective(logits, shares, 0.7).accuracy == pytest.approx((0.7 + 0.9) / 2)
+
+
+def test_shares_of_other_classes_are_refused() -> None:
+    logits, _ = honest(100)
+    with pytest.raises(UsageError, match="do not fit"):
+        fit_temperature(logits, np.ones((100, 6)) / 6)
