@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -23,6 +23,7 @@ __all__ = [
     "DatasetInfo",
     "FittedOn",
     "IngredientInfo",
+    "LearntTarget",
     "QatInfo",
     "ResplitInfo",
     "TeacherInfo",
@@ -30,6 +31,7 @@ __all__ = [
     "check_split_name",
     "fold_of",
     "fractions_of",
+    "learnt_target",
 ]
 
 _FOLD = re.compile(r"fold (\d{1,9}) of (\d{1,9})", re.ASCII)
@@ -102,6 +104,19 @@ class DatasetInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     votes: str | None = None
 
 
+LearntTarget = Literal["label", "majority", "votes"]
+"""What is learnt: FER2013's label, or the majority or the shares of FER+'s votes."""
+
+
+class _Loss(OpenRecord, frozen=True, kw_only=True, eq=False):
+    target: LearntTarget = "label"
+
+
+def learnt_target(recipe: Mapping[str, Any] | None) -> LearntTarget:
+    """Return what a network learnt by its recipe (the JSON form; None: FER2013's label)."""
+    return read_record(_Loss, (recipe or {}).get("loss", {}), "the recipe's loss").target
+
+
 class TeacherInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     """A network that another one learnt from.
 
@@ -140,12 +155,16 @@ class AbstainPoint(OpenRecord, frozen=True, kw_only=True, eq=False):
 
 
 class FittedOn(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """The held-out images that a confidence was fitted on: ``fraction`` of TRAIN by ``seed``."""
+    """The held-out images that a confidence was fitted on: ``fraction`` of TRAIN by ``seed``.
+
+    ``labels``: "votes" if it was fitted to the shares of FER+'s votes, None for FER2013's labels.
+    """
 
     split: str
     fraction: Finite
     seed: int
     n: int
+    labels: str | None = None
 
 
 class ConfidenceScores(OpenRecord, frozen=True, kw_only=True, eq=False):
@@ -225,6 +244,11 @@ class WeightsInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
         """
         data = read_record(_Holdout, (self.recipe or {}).get("data", {}), "the recipe's data")
         return (data.holdout, data.holdout_seed) if data.holdout else None
+
+    @property
+    def by_votes(self) -> bool:
+        """Whether the network learnt the votes of FER+, not FER2013's labels."""
+        return learnt_target(self.recipe) != "label"
 
     @property
     def public_top1(self) -> float | None:

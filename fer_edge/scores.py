@@ -8,12 +8,14 @@ __all__ = ["f1_scores", "macro_f1"]
 
 
 def f1_scores(confusion: np.ndarray) -> list[float | None]:
-    """Return each class's F1 (a fraction) from i64[C,C]: ``confusion[i,j]`` is class i called j.
+    """Return each class's F1 (a fraction) from i64[R,C]: ``confusion[i,j]`` is class i called j.
 
+    Rows from C on are images of classes that the network does not have: answers to them are wrong.
     None for a class that has no image and is never predicted: there F1 is undefined (0/0).
     """
     hits = confusion.diagonal().tolist()
-    totals = (confusion.sum(axis=0) + confusion.sum(axis=1)).tolist()
+    labelled = confusion.sum(axis=1)[: confusion.shape[1]]
+    totals = (confusion.sum(axis=0) + labelled).tolist()
     return [2 * hit / total if total else None for hit, total in zip(hits, totals)]
 
 

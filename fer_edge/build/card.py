@@ -22,6 +22,10 @@ _SYNTHETIC = (
     "synthetic faces drawn by a program: it shows that the tool chain works, and has seen no real "
     "face"
 )
+_VOTES = (
+    "FER+ (Barsoum et al. 2016): ten people looked at each image of FER2013; the network learnt "
+    "their votes, not FER2013's own labels"
+)
 _FER2013 = (
     "FER2013: images collected from the web, cropped, 48x48 gray, labelled by people who "
     "agree with each other on about two of three"
@@ -48,6 +52,7 @@ def model_card(
         "intended_use": "research and prototypes that react to the expression shown on a face",
         "limits": [
             f"trained on {_SYNTHETIC if synthetic else _FER2013}",
+            *([_VOTES] if made.by_votes else []),
             "it names the expression that people would see, not what a person feels",
             "it takes a crop of one upright face; for any other picture it also gives an answer",
             "accuracy differs between emotions (see per-class recall) and between groups of "
@@ -77,14 +82,16 @@ def measured_results(
     """Return the scores of each engine and its reference, from ``Verification.to_dict()`` s.
 
     Verifications of files whose SHA-256 is not among ``artifacts`` are of another network.
-    Accuracies are fractions; ``recall`` has n and recall of each emotion.
+    Accuracies are fractions; ``recall`` has n and recall of each emotion. ``labels`` is "votes"
+    where the majority of FER+'s votes judged, and ``votes`` then has those scores.
     """
     found: list[dict[str, Any]] = []
-    references: set[tuple[str, str]] = set()
+    references: set[tuple[str, str | None, str]] = set()
     for each in verifications:
         if each["engine"]["artifact_sha256"] not in artifacts:
             continue
-        reference = (each["split"], each["reference"]["artifact_sha256"])
+        labels = each["dataset"].get("labels")
+        reference = (each["split"], labels, each["reference"]["artifact_sha256"])
         if reference not in references:
             references.add(reference)
             found.append(_result(each, "reference"))
@@ -113,7 +120,13 @@ def _result(verification: Mapping[str, Any], which: str) -> dict[str, Any]:
             emotion: {"n": score["n"], "recall": score["recall"]}
             for emotion, score in side["per_class"].items()
         },
+        **({"labels": "votes", "votes": _voted(side["votes"])} if "votes" in side else {}),
     }
+
+
+def _voted(scores: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("mean_recall", "n_winner", "winner", "n", "share", "kl", "ece", "ceiling")
+    return {name: scores[name] for name in kept}
 
 
 def _biases() -> list[str]:
@@ -134,17 +147,22 @@ def _biases() -> list[str]:
     ]
 
 
+def _fitted_on(made: WeightsInfo) -> str:
+    options = ((made.recipe or {}).get("model") or {}).get("options") or {}
+    if made.teachers:
+        learnt = "the votes of FER+" if made.by_votes else "its labels"
+        names = ", ".join(dict.fromkeys(teacher.name for teacher in made.teachers))
+        return f"fitted on TRAIN alone, {learnt} and the answers of teachers ({names})"
+    if options.get("pretrained"):
+        return "fitted on TRAIN alone, from weights that others had trained (ImageNet)"
+    if made.by_votes:
+        return "fitted on TRAIN alone, to the votes of FER+ for its images"
+    return "fitted on TRAIN alone; no other data and no weights of others"
+
+
 def _protocol(made: WeightsInfo) -> list[str]:
     recipe = made.recipe or {}
-    options = (recipe.get("model") or {}).get("options") or {}
-    lines = ["fitted on TRAIN alone; no other data and no weights of others"]
-    if options.get("pretrained"):
-        lines = ["fitted on TRAIN alone, from weights that others had trained (ImageNet)"]
-    if made.teachers:
-        lines = [
-            "fitted on TRAIN alone, its labels and the answers of teachers "
-            f"({', '.join(dict.fromkeys(teacher.name for teacher in made.teachers))})"
-        ]
+    lines = [_fitted_on(made)]
     resplit = resplit_label(made.dataset)
     if resplit:
         lines.append(

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from fer_edge.build.votes import with_training_votes
 from fer_edge.errors import UsageError, require
 from fer_edge.measure.confidence import ACCURACY, Confidence, confidence_of, selective
 from fer_edge.progress import SILENT, Reporter
-from fer_edge.provenance import ConfidenceInfo, WeightsInfo
+from fer_edge.provenance import ConfidenceInfo, WeightsInfo, learnt_target
 from fer_edge.records import plain, read_record
 from fer_edge.runs.folder import CONFIDENCE_FILES, CONFIDENCE_WEIGHTS
+from fer_edge.runs.recipe import Loss
+from fer_edge.training.vote_targets import fitted_targets, require_votes
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
@@ -31,15 +34,21 @@ _BATCH = 64
 
 
 def fit_confidence(
-    run: Path, dataset: FerDataset, *, accuracy: float = ACCURACY, reporter: Reporter = SILENT
+    run: Path,
+    dataset: FerDataset,
+    *,
+    accuracy: float = ACCURACY,
+    votes: str | Path | None = None,
+    reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Fit temperature and threshold, write ``confidence.safetensors``, return what it records.
 
     ``accuracy`` (a fraction) is what the answers above the abstain threshold shall reach.
     ``dataset`` is the whole set that the run was trained on: its held-out rows are found again.
     Rows whose pixels are also in PUBLIC or PRIVATE are left out. PUBLIC only judges what was
-    fitted (``public`` in the result); PRIVATE's labels are not read. Raises UsageError for a run
-    that trained on all of TRAIN, and DataError for another data set.
+    fitted (``public`` in the result); PRIVATE's labels are not read. A run that learnt votes is
+    fitted to their shares; ``votes`` is their file, None the one that the run recorded. Raises
+    UsageError for a run that trained on all of TRAIN, and DataError for another data set.
     """
     for module in ("torch", "safetensors"):
         require(module, "train")
@@ -50,9 +59,13 @@ def fit_confidence(
     weights = load_weights(path)
     fraction, seed = _held_out_by(weights.info, run)
     dataset = _as_trained(dataset, weights.info, run)
-    rows, dropped = _held_out(dataset, fraction, seed)
+    dataset = with_training_votes(dataset, weights.info, run, votes)
+    loss = Loss(target=learnt_target(weights.info.recipe))
+    require_votes(dataset, loss)
+    held_out, dropped = _held_out(dataset, fraction, seed)
+    rows, targets = _targets(held_out, loss)
     logits = _logits(path, rows.images, "held-out rows", reporter)
-    found = confidence_of(logits, rows.labels, accuracy=accuracy)
+    found = confidence_of(logits, targets, accuracy=accuracy)
     content: dict[str, Any] = {
         "method": METHOD,
         "fitted_on": {
@@ -62,9 +75,10 @@ def fit_confidence(
             "n": len(rows),
             "dropped_test_duplicates": dropped,
             "dataset_sha256": dataset.sha256,
+            **({"labels": "votes"} if weights.info.by_votes else {}),
         },
         **found.to_dict(),
-        "public": _on_public(path, dataset, found, reporter),
+        "public": _on_public(path, dataset, found, loss, reporter),
     }
     info = msgspec.structs.replace(
         weights.info,
@@ -109,26 +123,29 @@ def _held_out(dataset: FerDataset, fraction: float, seed: int) -> tuple[FerDatas
 
 
 def _on_public(
-    path: Path, dataset: FerDataset, found: Confidence, reporter: Reporter
+    path: Path, dataset: FerDataset, found: Confidence, loss: Loss, reporter: Reporter
 ) -> dict[str, Any]:
     """Judge what was fitted, on images that had no part in it."""
-    public = dataset.select("public")
+    public, targets = _targets(dataset.select("public"), loss)
     logits = _logits(path, public.images, "PUBLIC", reporter)
-    judged = confidence_of(
-        logits, public.labels, accuracy=found.accuracy, temperature=found.temperature
-    )
+    judged = confidence_of(logits, targets, accuracy=found.accuracy, temperature=found.temperature)
     content = judged.to_dict()
     for name in ("temperature", "at_bound", "target"):
         del content[name]
     scaled = logits.astype(np.float64) / found.temperature
 
     def at(threshold: float) -> dict[str, Any]:
-        return selective(scaled, public.labels, threshold).to_dict()
+        return selective(scaled, targets, threshold).to_dict()
 
     # At the thresholds that were fitted on the held-out rows.
     content["abstain"] = at(found.abstain.threshold) if found.abstain else None
     content["curve"] = [at(point.threshold) for point in found.curve]
     return content
+
+
+def _targets(rows: FerDataset, loss: Loss) -> tuple[FerDataset, np.ndarray]:
+    """Return the rows that have what the network learnt, and this: labels u8[N], or f32[N,C]."""
+    return (rows, rows.labels) if loss.target == "label" else fitted_targets(rows, loss)
 
 
 def _logits(path: Path, images: np.ndarray, what: str, reporter: Reporter) -> np.ndarray:

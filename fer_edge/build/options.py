@@ -44,7 +44,8 @@ class GateOptions:
     """How engines are judged.
 
     ``verify=False`` judges none, ``speed=False`` leaves the speed undecided. ``split`` names the
-    images; ``policy`` None is the gate's own. Engines run with ``threads`` threads.
+    images; ``policy`` None is the gate's own. Engines run with ``threads`` threads. ``votes`` is
+    FER+'s file: the majority then judges. None is the file that the run learnt, if it learnt votes.
     """
 
     verify: bool = True
@@ -52,3 +53,4 @@ class GateOptions:
     split: str = "public"
     policy: GatePolicy | None = None
     threads: int = 1
+    votes: str | Path | None = None

@@ -17,6 +17,7 @@ from fer_edge.build.options import GateOptions, Int8Options
 from fer_edge.build.source import BuildSource, find_source
 from fer_edge.build.steps import Work
 from fer_edge.build.target import BuildTarget, find_target
+from fer_edge.build.votes import with_training_votes
 from fer_edge.convert.export import InputKind
 from fer_edge.errors import FerEdgeError, UnavailableError, UsageError
 from fer_edge.measure.proof import Proven
@@ -111,6 +112,8 @@ def build(
             from fer_edge.data import resplit_as_recorded
 
             dataset = resplit_as_recorded(dataset, trained_on, found.described)
+            run = found.weights.parent if found.weights else None
+            dataset = with_training_votes(dataset, work.network.info, run, gate.votes)
         if gate.verify and dataset is not None:
             work.open_proof(dataset, gate.split, gate.policy)
         work.judge_fp32()

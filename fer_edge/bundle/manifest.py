@@ -26,7 +26,13 @@ from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import IntegrityError
 from fer_edge.files import parse_json, sha256_bytes
 from fer_edge.preprocessing import SIZE, Preprocessing
-from fer_edge.provenance import ConfidenceInfo, DatasetInfo, IngredientInfo, TeacherInfo
+from fer_edge.provenance import (
+    ConfidenceInfo,
+    DatasetInfo,
+    IngredientInfo,
+    TeacherInfo,
+    learnt_target,
+)
 from fer_edge.records import (
     Count,
     Finite,
@@ -219,6 +225,11 @@ class Manifest(Record, frozen=True):
         for path in paths:
             if paths.count(path) > 1:
                 raise ValueError(f"lists {path} twice")
+
+    @property
+    def by_votes(self) -> bool:
+        """Whether the network learnt the votes of FER+, not FER2013's labels."""
+        return learnt_target(self.card.training.recipe) != "label"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, without the digest."""

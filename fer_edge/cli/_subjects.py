@@ -54,7 +54,8 @@ class Subject:
     """A network (the weights of a run or file, or a bundle) and the record of its training data.
 
     ``described`` is the record of the data in run, weights or manifest; ``history`` is the run's
-    history.csv, if there is a run; ``recorded`` is the source from which the run read its data.
+    history.csv, if there is a run; ``recorded`` and ``votes`` are the files from which the run read
+    its images and its votes. ``by_votes``: the network learnt votes, not FER2013's labels.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Subject:
     described: DatasetInfo
     history: Path | None = None
     recorded: str | None = None
+    votes: Path | None = None
+    by_votes: bool = False
 
     def engine(self, backend: str | None, precision: str | None, threads: int) -> Backend:
         """Return the backend with the engine that the options select, not loaded."""
@@ -92,17 +95,21 @@ class Subject:
             )
         return self.bundle.file(artifact)
 
-    def images(self, data: str | None, split: str | None) -> tuple[FerDataset, str]:
+    def images(
+        self, data: str | None, split: str | None, votes: Path | None = None
+    ) -> tuple[FerDataset, str]:
         """Return the whole data set, split as in training, and the name of the split to use.
 
-        ``data`` None takes the data set that the run was trained on, else FER_EDGE_DATA. Notes
-        about the split go to stderr.
+        ``data`` None takes the data set that the run was trained on, else FER_EDGE_DATA; ``votes``
+        None the file that the run learnt, if it learnt votes. Notes about split and labels go to
+        stderr.
         """
         from fer_edge.data import Split, load, resolve_source, resplit_as_recorded
+        from fer_edge.measure.votes import labels_note
 
         source = data or self.recorded or resolve_source(None)
         with terminal_reporter() as reporter:
-            dataset = load(source, reporter=reporter)
+            dataset = load(source, votes=votes or self.votes, reporter=reporter)
         dataset = resplit_as_recorded(dataset, self.described, self.name)
         resplit = dataset.resplit
         if split is None:
@@ -119,6 +126,9 @@ class Subject:
         trained_on = self.described.sha256
         if resplit is None and trained_on not in (None, dataset.sha256):
             note(f"note: {self.name} was trained on another data set, not on {dataset.source}")
+        other = labels_note(self.by_votes, dataset)
+        if other:
+            note(f"note: {self.name} {other}")
         return dataset, split
 
 
@@ -144,6 +154,7 @@ def find_subject(name: str | None, root: Path, *, engine: bool = False) -> Subje
         bundle=bundle,
         described=bundle.manifest.dataset,
         history=history if history.is_file() else None,
+        by_votes=bundle.manifest.by_votes,
     )
 
 
@@ -155,10 +166,12 @@ def warn_of_faces(images: FerDataset, *paths: Path) -> None:
 
 
 def _from_run(source: Found) -> Subject:
+    from fer_edge.provenance import learnt_target
     from fer_edge.runs.folder import RunFolder, confidence_weights
 
     run, weights = source.path, source.weights
     info = RunFolder(run).info()
+    by_votes = learnt_target(info.recipe) != "label"
     recorded = info.data
     synthetic = recorded.partition(":")[0] == "synthetic"
     return Subject(
@@ -169,10 +182,13 @@ def _from_run(source: Found) -> Subject:
         described=info.dataset,
         history=run / "history.csv",
         recorded=recorded if synthetic or (recorded and Path(recorded).exists()) else None,
+        votes=Path(info.votes) if by_votes and info.votes and Path(info.votes).is_file() else None,
+        by_votes=by_votes,
     )
 
 
 def _from_weights(path: Path) -> Subject:
     from fer_edge.models.header import read_header
 
-    return Subject(str(path), path, None, read_header(path).info.dataset)
+    info = read_header(path).info
+    return Subject(str(path), path, None, info.dataset, by_votes=info.by_votes)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fer_edge.cli._names import open_bundle
-from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
+from fer_edge.cli._options import (
+    data_option,
+    format_option,
+    runs_option,
+    threads_option,
+    votes_option,
+)
 from fer_edge.cli._output import note, out, print_json, print_rows, terminal_reporter
 
 if TYPE_CHECKING:
@@ -85,6 +91,7 @@ def compare(a: Path, b: Path, fmt: str) -> None:
 @click.argument("bundles", metavar="[BUNDLE]...", nargs=-1)
 @runs_option
 @data_option
+@votes_option
 @click.option(
     "--split",
     type=click.Choice(["public", "private", "test", "train"]),
@@ -143,6 +150,7 @@ def command(
     bundles: tuple[str, ...],
     root: Path,
     data: str | None,
+    votes: Path | None,
     split: str,
     backends: tuple[str, ...],
     precisions: tuple[str, ...],
@@ -182,7 +190,7 @@ def command(
 
         check_figure_path(figure)
     with terminal_reporter() as reporter:
-        dataset = load(source, reporter=reporter)
+        dataset = load(source, votes=votes, reporter=reporter)
         minutes = protocol.estimated_seconds(rows) / 60
         note(
             f"latency of {rows} rows takes about {max(minutes, 1):.0f} min, after accuracy"

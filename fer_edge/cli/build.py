@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fer_edge.cli._names import found
-from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
+from fer_edge.cli._options import (
+    data_option,
+    format_option,
+    runs_option,
+    threads_option,
+    votes_option,
+)
 from fer_edge.cli._output import note, print_json, print_rows, terminal_reporter
 
 if TYPE_CHECKING:
@@ -21,6 +27,7 @@ __all__ = ["command"]
 @click.argument("source", required=False)
 @runs_option
 @data_option
+@votes_option
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
@@ -91,6 +98,7 @@ def command(
     source: str | None,
     root: Path,
     data: str | None,
+    votes: Path | None,
     precision: str,
     target: str | None,
     output: Path | None,
@@ -133,7 +141,7 @@ def command(
             output=output,
             input=input_,  # type: ignore[arg-type]  # click has checked it
             int8=Int8Options(calibration, method, exclude, retries),
-            gate=GateOptions(verify, speed, split, threads=threads),
+            gate=GateOptions(verify, speed, split, threads=threads, votes=votes),
             reporter=reporter,
         )
     _print(report, fmt)

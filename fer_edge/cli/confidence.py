@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fer_edge.cli._names import found
-from fer_edge.cli._options import data_option, format_option, runs_option
+from fer_edge.cli._options import data_option, format_option, runs_option, votes_option
 from fer_edge.cli._output import note, print_json, print_rows, terminal_reporter
 
 __all__ = ["command"]
@@ -18,6 +18,7 @@ __all__ = ["command"]
 @click.argument("run", required=False)
 @runs_option
 @data_option
+@votes_option
 @click.option(
     "--accuracy",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -26,7 +27,9 @@ __all__ = ["command"]
     help="The accuracy that the answers above the abstain threshold must reach.",
 )
 @format_option
-def command(run: str | None, root: Path, data: str | None, accuracy: float, fmt: str) -> None:
+def command(
+    run: str | None, root: Path, data: str | None, votes: Path | None, accuracy: float, fmt: str
+) -> None:
     """Fit the confidence of RUN (by default the newest): temperature and abstain threshold.
 
     Both are fitted on the part of TRAIN that the run held out (`fer-edge train --set
@@ -47,7 +50,7 @@ def command(run: str | None, root: Path, data: str | None, accuracy: float, fmt:
     folder = found(run, root, A_RUN).path
     with terminal_reporter() as reporter:
         dataset = load(resolve_source(data), reporter=reporter)
-        fitted = fit_confidence(folder, dataset, accuracy=accuracy, reporter=reporter)
+        fitted = fit_confidence(folder, dataset, accuracy=accuracy, votes=votes, reporter=reporter)
     _print(folder, fitted, fmt)
     abstain = fitted["abstain"]
     if abstain is None:

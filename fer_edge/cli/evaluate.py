@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
+from fer_edge.cli._options import (
+    data_option,
+    format_option,
+    runs_option,
+    threads_option,
+    votes_option,
+)
 from fer_edge.cli._output import note, print_json, print_rows, print_text, terminal_reporter
 from fer_edge.cli._subjects import engine_options, find_subject, split_option, warn_of_faces
 
@@ -24,6 +30,7 @@ _MANY = 64
 @click.argument("source", metavar="RUN|BUNDLE", required=False)
 @runs_option
 @data_option
+@votes_option
 @split_option
 @engine_options
 @threads_option
@@ -52,6 +59,7 @@ def command(
     source: str | None,
     root: Path,
     data: str | None,
+    votes: Path | None,
     split: str | None,
     backend: str | None,
     precision: str | None,
@@ -82,7 +90,7 @@ def command(
     asked = precision is not None or backend not in (None, "pytorch")
     subject = find_subject(source, root, engine=asked)
     engine = subject.engine(backend, precision, threads)
-    dataset, chosen = subject.images(data, split)
+    dataset, chosen = subject.images(data, split, votes)
     with terminal_reporter() as reporter, engine:
         evaluation = evaluate_engine(
             engine,
@@ -107,6 +115,7 @@ def _print(evaluation: Evaluation, mistakes: int, fmt: str) -> None:
         evaluation_title,
         mistake_rows,
         per_class_rows,
+        vote_rows,
     )
 
     if fmt == "json":
@@ -117,7 +126,10 @@ def _print(evaluation: Evaluation, mistakes: int, fmt: str) -> None:
         return
     wrong = mistake_rows(evaluation, mistakes)
     title = evaluation_title(evaluation)
-    tables = [(title, evaluation_rows(evaluation)), ("each emotion", per_class_rows(evaluation))]
+    voted = vote_rows(evaluation)
+    tables = [(title, evaluation_rows(evaluation))]
+    tables += [("by the votes of ten people", voted)] if voted else []
+    tables += [("each emotion", per_class_rows(evaluation))]
     tables += [("most confident mistakes", wrong)] if wrong else []
     for heading, rows in tables:
         # A table folds its title at its own width, so the heading is printed separately.

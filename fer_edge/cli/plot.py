@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from fer_edge.cli._names import found
-from fer_edge.cli._options import data_option, runs_option, threads_option
+from fer_edge.cli._options import data_option, runs_option, threads_option, votes_option
 from fer_edge.cli._output import note, terminal_reporter
 from fer_edge.cli._subjects import engine_options, find_subject, split_option, warn_of_faces
 
@@ -31,6 +31,7 @@ def command() -> None:
 @click.argument("source", metavar="RUN|BUNDLE", required=False)
 @runs_option
 @data_option
+@votes_option
 @split_option
 @click.option(
     "--count",
@@ -62,6 +63,7 @@ def predictions(
     source: str | None,
     root: Path,
     data: str | None,
+    votes: Path | None,
     split: str | None,
     count: int,
     mistakes: bool,
@@ -85,6 +87,7 @@ def predictions(
     from fer_edge.errors import UsageError
     from fer_edge.measure.accuracy import run_logits
     from fer_edge.measure.evaluation import answers, random_rows, worst_rows
+    from fer_edge.measure.votes import ScoredImages
     from fer_edge.report.canvas import describe_images
     from fer_edge.report.faces import draw_predictions
     from fer_edge.report.figures import check_figure_path
@@ -95,8 +98,8 @@ def predictions(
     asked = precision is not None or backend not in (None, "pytorch")
     subject = find_subject(source, root, engine=asked)
     engine = subject.engine(backend, precision, threads)
-    dataset, chosen = subject.images(data, split)
-    images: FerDataset = dataset.select(chosen)
+    dataset, chosen = subject.images(data, split, votes)
+    images: FerDataset = ScoredImages(dataset.select(chosen)).judged
     title = f"{subject.name}, {engine.name} {engine.precision} | {describe_images(images, chosen)}"
     if not mistakes:
         # Only the chosen images are classified.

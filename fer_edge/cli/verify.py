@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from fer_edge.cli._names import open_bundle
-from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
+from fer_edge.cli._options import (
+    data_option,
+    format_option,
+    runs_option,
+    threads_option,
+    votes_option,
+)
 from fer_edge.cli._output import note, print_json, print_rows, terminal_reporter
 
 if TYPE_CHECKING:
@@ -22,6 +28,7 @@ __all__ = ["command"]
 @click.argument("bundle", required=False)
 @runs_option
 @data_option
+@votes_option
 @click.option(
     "--split",
     type=click.Choice(["public", "private", "test", "train"]),
@@ -55,6 +62,7 @@ def command(
     bundle: str | None,
     root: Path,
     data: str | None,
+    votes: Path | None,
     split: str,
     precision: str | None,
     backend: str,
@@ -82,7 +90,7 @@ def command(
     opened = open_bundle(bundle, root)
     source = resolve_source(data)
     with terminal_reporter() as reporter:
-        dataset = load(source, reporter=reporter)
+        dataset = load(source, votes=votes, reporter=reporter)
         verification = verify_bundle(
             opened,
             dataset,

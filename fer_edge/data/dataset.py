@@ -11,6 +11,7 @@ import numpy as np
 from fer_edge.data.ferplus import VotesFile, vote_rows
 from fer_edge.data.resplit import Resplit
 from fer_edge.data.splits import OFFICIAL_COUNTS, SELECTIONS, Split, compare_official
+from fer_edge.data.votes import VOTE_CLASSES
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, UsageError
 from fer_edge.preprocessing import SIZE
@@ -36,7 +37,8 @@ class FerDataset:
     order in the source, so that a zip and its unzipped folder have the same ``sha256``. ``source``
     is the file name (without its folder, since manifests contain it). ``notes`` are sentences about
     the source for the user. ``resplit`` is the re-split; None means the original splits.
-    ``voters`` is FER+'s file of votes, if it was given.
+    ``voters`` is FER+'s file of votes, if it was given. ``by_votes``: the labels are the majority
+    of these votes, in the order of :attr:`class_names`, which then has FER+'s eight.
     """
 
     images: np.ndarray
@@ -49,6 +51,7 @@ class FerDataset:
     notes: tuple[str, ...] = ()
     resplit: Resplit | None = None
     voters: VotesFile | None = None
+    by_votes: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,6 +97,11 @@ class FerDataset:
         if self.voters is not None:
             content["votes"] = self.voters.sha256
         return read_record(DatasetInfo, content, self.source)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the labels, in the order of their ids."""
+        return VOTE_CLASSES if self.by_votes else EMOTIONS
 
     @property
     def votes(self) -> np.ndarray:

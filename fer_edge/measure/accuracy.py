@@ -61,7 +61,8 @@ class Accuracy:
 
     ``macro_f1`` is :func:`fer_edge.scores.macro_f1`, and the weighted scores count an undefined
     precision as 0: scikit-learn's defaults with ``zero_division=0``. ``confusion[i][j]`` is the
-    number of images of emotion i that were classified as j.
+    number of images of emotion i that were classified as j; rows after the network's classes are
+    of classes that it does not have, whose images always count as wrong.
     ``top1_without_duplicates`` excludes images whose pixels are also in TRAIN; None if that is
     unknown or no image remains.
     """
@@ -143,14 +144,15 @@ def evaluate(
     *,
     duplicate_of_train: np.ndarray | None = None,
 ) -> Accuracy:
-    """Score f32[N,7] ``logits`` against u8[N] ``labels``.
+    """Score f32[N,7] ``logits`` against u8[N] ``labels``; a label from 7 on counts as wrong.
 
     ``duplicate_of_train`` (bool[N]) marks images whose pixels are also in TRAIN; None if the
     training images are not available. NumericsError if a logit is not finite.
     """
     logits, labels = _checked(logits, labels)
     predicted = logits.argmax(axis=1)
-    confusion = np.zeros((_CLASSES, _CLASSES), np.int64)
+    rows = max(_CLASSES, int(labels.max()) + 1)
+    confusion = np.zeros((rows, _CLASSES), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
     per_class = _class_scores(confusion)
     n = len(labels)

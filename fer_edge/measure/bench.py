@@ -24,6 +24,7 @@ from fer_edge.measure.latency import (
 from fer_edge.measure.proof import Answers, SplitImages, artifact_of, describe_dataset
 from fer_edge.measure.reference import open_reference
 from fer_edge.measure.result import BenchResult, BenchRow, RowStatus
+from fer_edge.measure.votes import labels_note
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.version import __version__
 
@@ -128,6 +129,9 @@ def run_bench(
     different = len(preload(images.whole.images, protocol.seed))
     if different < DIFFERENT_IMAGES:
         notes.append(f"timed with {different:,} different images, not {DIFFERENT_IMAGES:,}")
+    for bundle in bundles:
+        other = labels_note(bundle.manifest.by_votes, dataset)
+        notes += [f"{bundle.manifest.name} {other}"] if other else []
     notes += [
         f"{bundle.manifest.name} was made from SYNTHETIC faces, not from FER2013"
         for bundle in bundles

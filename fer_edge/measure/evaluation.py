@@ -16,6 +16,7 @@ from fer_edge.measure.accuracy import Accuracy, evaluate
 from fer_edge.measure.proof import describe_dataset, duplicates_of_train
 from fer_edge.measure.reliability import ConfidenceBin, confidence_bins
 from fer_edge.measure.views import VIEWS, view_logits
+from fer_edge.measure.votes import ScoredImages, VoteScores
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.version import __version__
 
@@ -55,8 +56,9 @@ class Answer:
 class Evaluation:
     """An engine's answers to the images of one split, and their scores.
 
-    ``logits`` (f32[N,7]), ``bins`` and all drawings are of the single view; ``scores`` has another
-    entry for each kind of views that the caller chose.
+    ``images`` are the judged ones (:class:`ScoredImages`). ``logits`` (f32[N,7]), ``bins``,
+    ``votes`` and all drawings are of the single view; ``scores`` has another entry for each kind of
+    views that the caller chose.
     """
 
     subject: str
@@ -68,6 +70,7 @@ class Evaluation:
     bins: tuple[ConfidenceBin, ...]
     notes: tuple[str, ...]
     created: str
+    votes: VoteScores | None = None
 
     @property
     def accuracy(self) -> Accuracy:
@@ -92,6 +95,7 @@ class Evaluation:
                 views: {"passes": VIEWS[views], **accuracy.to_dict()}
                 for views, accuracy in self.scores.items()
             },
+            **({} if self.votes is None else {"votes": self.votes.to_dict()}),
             "reliability": [asdict(confidence_bin) for confidence_bin in self.bins],
             "worst_mistakes": [asdict(answer) for answer in worst_mistakes(self, mistakes)],
             "notes": list(self.notes),
@@ -113,19 +117,22 @@ def evaluate_engine(
     """Run a loaded engine on the images of ``split``: the single view and the given ``views``.
 
     ``dataset`` is the whole data set: if it has TRAIN, images that are also in TRAIN are marked.
+    With the votes of FER+, their majority judges (:mod:`fer_edge.measure.votes`).
     """
-    selected = dataset.select(split)
+    scored = ScoredImages(dataset.select(split))
+    selected = scored.judged
     duplicates, note = duplicates_of_train(dataset, selected)
-    logits = {
+    every = {
         which: view_logits(
             engine,
-            selected.images,
+            scored.run.images,
             which,
             batch=batch,
             advance=reporter.stage(_label(which)),
         )
         for which in dict.fromkeys(("single", *views))
     }
+    logits = {which: scored.judged_logits(values) for which, values in every.items()}
     return Evaluation(
         subject=subject,
         engine=_describe(engine),
@@ -139,12 +146,13 @@ def evaluate_engine(
         bins=confidence_bins(logits["single"], selected.labels),
         notes=(*selected.notes, *([note] if note else [])),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        votes=scored.vote_scores(every["single"]),
     )
 
 
 def answers(images: FerDataset, logits: np.ndarray, rows: Sequence[int]) -> list[Answer]:
     """Return the answers of f32[N,7] ``logits`` to the given rows of N images."""
-    probabilities = softmax(logits)
+    probabilities, classes = softmax(logits), logits.shape[1]
     rows_answered = []
     for row in rows:
         label, best = int(images.labels[row]), int(probabilities[row].argmax())
@@ -152,10 +160,10 @@ def answers(images: FerDataset, logits: np.ndarray, rows: Sequence[int]) -> list
             Answer(
                 row=int(row),
                 id=images.ids[row],
-                true=EMOTIONS[label],
+                true=images.class_names[label],
                 predicted=EMOTIONS[best],
                 probability=float(probabilities[row, best]),
-                probability_of_true=float(probabilities[row, label]),
+                probability_of_true=float(probabilities[row, label]) if label < classes else 0.0,
             )
         )
     return rows_answered

@@ -23,6 +23,7 @@ from fer_edge.measure.accuracy import Accuracy, Agreement, compare, evaluate, ru
 from fer_edge.measure.environment import capture
 from fer_edge.measure.gate import GatePolicy, GateResult, Speedup, judge, speedup_of_run
 from fer_edge.measure.latency import LatencyProtocol, time_backends
+from fer_edge.measure.votes import ScoredImages, VoteScores
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.records import to_dict
 from fer_edge.version import __version__
@@ -61,16 +62,19 @@ class Side:
     artifact: str
     artifact_sha256: str
     accuracy: Accuracy
+    votes: VoteScores | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description with the scores at its top level."""
-        described = {name: value for name, value in vars(self).items() if name != "accuracy"}
-        return {**described, **self.accuracy.to_dict()}
+        scores = {"accuracy", "votes"}
+        described = {name: value for name, value in vars(self).items() if name not in scores}
+        voted = {} if self.votes is None else {"votes": self.votes.to_dict()}
+        return {**described, **self.accuracy.to_dict(), **voted}
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """An engine's logits f32[N,7] for the N images of a split, and its scores."""
+    """An engine's logits f32[N,7] for the N images that are judged, and its scores."""
 
     side: Side
     logits: np.ndarray
@@ -79,18 +83,21 @@ class Answers:
 class SplitImages:
     """The labelled images of one split of a data set, on which engines are compared.
 
-    ``limit`` takes that many images, spread evenly over the split. ``notes`` are the notes that a
-    result must show. DataError if the data set has no such split.
+    With the votes of FER+ the labels are their majority (:class:`ScoredImages`). ``limit`` takes
+    that many images, spread evenly over the split. ``notes`` are the notes that a result must show.
+    DataError if the data set has no such split.
     """
 
     def __init__(self, dataset: FerDataset, split: str, limit: int | None = None) -> None:
         self.split = split
-        self.whole = self.selected = dataset.select(split)
+        self.whole = selected = dataset.select(split)
         notes = [*self.whole.notes]
         if limit is not None and limit < len(self.whole):
             notes.append(f"accuracy on {limit:,} of the {len(self.whole):,} images of this split")
             rows = np.linspace(0, len(self.whole) - 1, limit).astype(int)
-            self.selected = self.whole.take(rows)
+            selected = self.whole.take(rows)
+        self._scored = ScoredImages(selected)
+        self.selected = self._scored.judged
         self.duplicates, note = duplicates_of_train(dataset, self.selected)
         self.notes = (*notes, *([note] if note else []))
 
@@ -110,7 +117,8 @@ class SplitImages:
         """
         name = f"{backend.name} {backend.precision}"
         advance = reporter.stage(f"accuracy: {name}")
-        logits = run_logits(backend, self.selected.images, advance=advance)
+        every = run_logits(backend, self._scored.run.images, advance=advance)
+        logits = self._scored.judged_logits(every)
         side = Side(
             kind=kind or name,
             backend=backend.name,
@@ -119,6 +127,7 @@ class SplitImages:
             artifact=artifact,
             artifact_sha256=artifact_sha256,
             accuracy=evaluate(logits, self.selected.labels, duplicate_of_train=self.duplicates),
+            votes=self._scored.vote_scores(every),
         )
         return Answers(side, logits)
 
@@ -390,8 +399,12 @@ def duplicates_of_train(
 
 
 def describe_dataset(selected: FerDataset) -> dict[str, Any]:
-    """Return a JSON-ready description of the images that a result is about."""
-    return {**to_dict(selected.info()), "n": len(selected)}
+    """Return a JSON-ready description of the images that a result is about.
+
+    ``labels`` is "votes" where the majority of FER+'s votes are the labels, and left out else.
+    """
+    labels = {"labels": "votes"} if selected.by_votes else {}
+    return {**to_dict(selected.info()), **labels, "n": len(selected)}
 
 
 def artifact_of(bundle: Bundle, backend: Backend) -> Artifact | None:

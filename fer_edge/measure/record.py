@@ -1,8 +1,8 @@
 """Results that are recorded in the bundle: ``verify.json`` and ``bench.json``.
 
 ``verify.json`` has ``{schema, verifications: [...]}``: the newest verification for each backend,
-precision, file and split. ``bench.json`` is the summary of the last bench, without the raw
-nanoseconds, since a bundle is copied to devices.
+precision, file, split and kind of labels. ``bench.json`` is the summary of the last bench, without
+the raw nanoseconds, since a bundle is copied to devices.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def with_verification(before: str | None, verification: Mapping[str, Any]) -> st
     def key(one: Mapping[str, Any]) -> tuple[Any, ...]:
         engine = one["engine"]
         # The artifact too: ONNX Runtime can also run the INT8 graph with TensorRT's placement.
-        return engine["backend"], engine["precision"], engine.get("artifact"), one["split"]
+        labels = one.get("dataset", {}).get("labels")
+        return engine["backend"], engine["precision"], engine.get("artifact"), one["split"], labels
 
     old = json.loads(before)["verifications"] if before else []
     kept = [one for one in old if key(one) != key(verification)]

@@ -20,6 +20,7 @@ from fer_edge.measure.proof import (
 from fer_edge.measure.record import BENCH_FILE
 from fer_edge.measure.reference import open_reference
 from fer_edge.measure.result import BenchResult
+from fer_edge.measure.votes import labels_note
 from fer_edge.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ def verify_bundle(
     precision = engine.precision
     reference = open_reference(bundle, threads=threads)
     notes = [reference.note] if reference.note else []
+    other = labels_note(bundle.manifest.by_votes, dataset)
+    if other:
+        notes.append(f"the network {other}")
     if bundle.manifest.synthetic:
         notes.append("the network was made from synthetic faces, not from FER2013")
 

@@ -90,7 +90,8 @@ def quiet(axes: Any, *, grid: str | None = None) -> None:
 def describe_images(images: FerDataset, split: str) -> str:
     """Return a description of the images of a picture: source, split and number."""
     kind = "SYNTHETIC faces, not FER2013: " if images.synthetic else ""
-    return f"{kind}{images.source}, {split}, n = {len(images):,}"
+    votes = ", labels by votes" if images.by_votes else ""
+    return f"{kind}{images.source}, {split}{votes}, n = {len(images):,}"
 
 
 def faces_notice(images: FerDataset | None) -> str:

@@ -28,6 +28,7 @@ def card_markdown(manifest: Manifest) -> str:
         _list("Known biases of the data", card.biases),
         _data(card),
         _results(card.results),
+        _votes(card.results),
         _recalls(card.results),
         _confidence(card.confidence),
         _training(card.training),
@@ -94,6 +95,26 @@ def _results(results: Sequence[Scores]) -> str:
     return _table("Results", [*heads, "flips", "delta"], rows)
 
 
+def _votes(results: Sequence[Scores]) -> str:
+    rows = [
+        [
+            _split(result),
+            _engine(result),
+            percent(result["top1"]),
+            percent(votes["mean_recall"]),
+            f"{percent(votes['winner'])} (n {votes['n_winner']:,})",
+            percent(votes["share"]),
+            f"{votes['kl']:.4f}",
+            percent(votes["ece"]),
+            percent(votes["ceiling"]),
+        ]
+        for result in results
+        if (votes := result.get("votes")) is not None
+    ]
+    heads = ["split", "engine", "majority", "mean recall", "winner", "share of votes", "KL (nats)"]
+    return _table("Scores by votes", [*heads, "ECE", "one person"], rows)
+
+
 def _recalls(results: Sequence[Scores]) -> str:
     if not results:
         return ""
@@ -121,6 +142,11 @@ def _confidence(confidence: ConfidenceInfo | None) -> str:
             f" It was fitted on {fitted.n:,} images of {fitted.split} ({fitted.fraction:.0%}, seed "
             f"{fitted.seed}), never on PUBLIC, which is only used to evaluate it."
         )
+        if fitted.labels == "votes":
+            text += (
+                " It was fitted to the shares of the votes: an answer is right as far as people "
+                "agree with it."
+            )
     heads = ["images", "n", "NLL before", "after", "ECE before", "after"]
     rows = [_calibration("held-out TRAIN", confidence)]
     rows += [_calibration("PUBLIC", public)] if public else []
@@ -199,7 +225,8 @@ def _split(result: Scores) -> str:
     if result["synthetic"]:
         return f"{result['split']} of SYNTHETIC faces"
     split = str(result["split"])
-    return {"public": "PublicTest", "private": "PrivateTest"}.get(split, split)
+    name = {"public": "PublicTest", "private": "PrivateTest"}.get(split, split)
+    return f"{name}, by votes" if result.get("labels") == "votes" else name
 
 
 def _engine(result: Scores) -> str:

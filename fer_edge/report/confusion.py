@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from fer_edge.data.votes import VOTE_CLASSES
 from fer_edge.emotions import EMOTIONS
 from fer_edge.measure.accuracy import Accuracy
+from fer_edge.measure.votes import VoteScores
 from fer_edge.report.canvas import (
     FAINT,
     INK,
@@ -23,25 +25,36 @@ from fer_edge.report.canvas import (
 __all__ = ["draw_confusion", "draw_per_class"]
 
 
-def draw_confusion(accuracy: Accuracy, path: Path | str, *, title: str) -> Path:
-    """Draw two matrices: counts, and rates of the true emotion. The rate gives the colour."""
+def draw_confusion(
+    accuracy: Accuracy, path: Path | str, *, title: str, votes: VoteScores | None = None
+) -> Path:
+    """Draw two matrices: counts, and rates of the true emotion. The rate gives the colour.
+
+    With ``votes``, a third one has the mean shares of people's votes: what people confuse.
+    """
     counts = np.array(accuracy.confusion)
     labelled = counts.sum(axis=1, keepdims=True)
     rates = counts / np.maximum(labelled, 1)
-    figure = new_figure(13.2, 6.6)
-    left, right = figure.subplots(1, 2)
+    figure = new_figure(13.2 if votes is None else 20.4, 6.6 if votes is None else 7.2)
+    left, right, *more = figure.subplots(1, 2 if votes is None else 3)
     _matrix(left, rates, [[f"{count:,}" for count in row] for row in counts.tolist()])
-    _matrix(right, rates, [[f"{100 * rate:.1f}" for rate in row] for row in rates.tolist()])
+    _matrix(right, rates, _percents(rates))
     left.set_title("images", fontsize=11, color=MUTED)
     right.set_title("% of the true emotion: recall on the diagonal", fontsize=11, color=MUTED)
     sizes = labelled[:, 0].tolist()
+    names = VOTE_CLASSES[: len(counts)]
     left.set_yticks(
-        range(len(EMOTIONS)),
-        [f"{name}\n{n:,}" for name, n in zip(EMOTIONS, sizes)],
+        range(len(names)),
+        [f"{name}\n{n:,}" for name, n in zip(names, sizes)],
         linespacing=1.3,
     )
-    right.set_yticks(range(len(EMOTIONS)), EMOTIONS)
-    left.set_ylabel("true", fontsize=11)
+    right.set_yticks(range(len(names)), names)
+    left.set_ylabel("true" if votes is None else "majority of ten people", fontsize=11)
+    if votes is not None:
+        shares = np.array(votes.people)[: len(names)]
+        _matrix(more[0], shares, _percents(shares), xlabel="voted")
+        more[0].set_yticks(range(len(names)), names)
+        more[0].set_title("people: % of their votes", fontsize=11, color=MUTED)
     error = 100 * accuracy.standard_error
     scores = (
         f"top-1 {100 * accuracy.top1:.2f} % ± {error:.2f}, macro-F1 {100 * accuracy.macro_f1:.2f} %"
@@ -50,7 +63,14 @@ def draw_confusion(accuracy: Accuracy, path: Path | str, *, title: str) -> Path:
     return save_figure(figure, path)
 
 
-def _matrix(axes: Any, rates: np.ndarray, texts: list[list[str]]) -> None:
+def _percents(rates: np.ndarray) -> list[list[str]]:
+    return [[f"{100 * rate:.1f}" for rate in row] for row in rates.tolist()]
+
+
+def _matrix(
+    axes: Any, rates: np.ndarray, texts: list[list[str]], xlabel: str = "predicted"
+) -> None:
+    rows, columns = rates.shape
     axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
     for i, row in enumerate(texts):
         for j, text in enumerate(row):
@@ -64,11 +84,11 @@ def _matrix(axes: Any, rates: np.ndarray, texts: list[list[str]]) -> None:
                 fontweight="bold" if i == j else "normal",
                 color="white" if rates[i, j] > 0.6 else INK,
             )
-    axes.set_xticks(range(len(EMOTIONS)), EMOTIONS)
-    axes.set_xlabel("predicted", fontsize=11)
+    axes.set_xticks(range(columns), VOTE_CLASSES[:columns])
+    axes.set_xlabel(xlabel, fontsize=11)
     # White lines between the cells.
-    axes.set_xticks(np.arange(1, len(EMOTIONS)) - 0.5, minor=True)
-    axes.set_yticks(np.arange(1, len(EMOTIONS)) - 0.5, minor=True)
+    axes.set_xticks(np.arange(1, columns) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, rows) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=2)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)

@@ -26,6 +26,7 @@ __all__ = [
     "evaluation_title",
     "mistake_rows",
     "per_class_rows",
+    "vote_rows",
     "write_evaluation",
 ]
 
@@ -41,6 +42,12 @@ _SCORES = {
     "ECE": "ece",
     "top-1 without TRAIN duplicates": "top1_without_duplicates",
 }
+
+
+_VOTE_SCORES = (
+    *("n_majority", "majority", "mean_recall", "n_winner", "winner", "n", "share", "kl", "ece"),
+    *("ceiling", "ceiling_votes"),
+)
 
 
 def evaluation_title(evaluation: Evaluation) -> str:
@@ -67,6 +74,23 @@ def evaluation_rows(evaluation: Evaluation) -> list[Row]:
             }
         )
     return rows
+
+
+def vote_rows(evaluation: Evaluation) -> list[Row]:
+    """Return one row of text per score by votes; none without votes."""
+    scores = evaluation.votes
+    if scores is None:
+        return []
+    values = {
+        f"accuracy, majority (n {scores.n_majority:,})": percent(scores.majority),
+        f"accuracy, most votes (n {scores.n_winner:,})": percent(scores.winner),
+        "mean recall, majority": percent(scores.mean_recall),
+        f"share of votes for the answer (n {scores.n:,})": percent(scores.share),
+        "KL of the shares (nats)": f"{scores.kl:.4f}",
+        "ECE, by shares": percent(scores.ece),
+        "one person, by the majority of the others": percent(scores.ceiling),
+    }
+    return [{"score by votes": name, "value": value} for name, value in values.items()]
 
 
 def per_class_rows(evaluation: Evaluation) -> list[Row]:
@@ -109,6 +133,10 @@ def evaluation_numbers(evaluation: Evaluation) -> list[dict[str, Any]]:
                 (field, emotion, getattr(score, field))
                 for field in ("n", "precision", "recall", "f1")
             ]
+        if views == "single" and evaluation.votes is not None:
+            voted = evaluation.votes.to_dict()
+            scores += [(f"votes_{name}", "", voted[name]) for name in _VOTE_SCORES]
+            scores += [("votes_recall", name, value) for name, value in voted["recall"].items()]
         rows += [
             {
                 "views": views,
@@ -145,7 +173,7 @@ def write_evaluation(
     written = [folder / name for name in ("metrics.json", "predictions.csv", "mistakes.csv")]
     accuracy = evaluation.accuracy
     written += [
-        draw_confusion(accuracy, folder / "confusion.png", title=title),
+        draw_confusion(accuracy, folder / "confusion.png", title=title, votes=evaluation.votes),
         draw_per_class(accuracy, folder / "per_class.png", title=title),
         draw_reliability(evaluation.bins, folder / "reliability.png", title=title),
         draw_mistakes(images, worst, folder / "mistakes.png", title=title),
@@ -193,4 +221,5 @@ def _taken_for(accuracy: Accuracy, place: int) -> str:
     if not most:
         return "-"
     rate = 100 * most / sum(accuracy.confusion[place])
-    return f"{EMOTIONS[row.index(most)]} ({most:,}, {rate:.1f} %)"
+    taken_for = list(accuracy.per_class)[row.index(most)]
+    return f"{taken_for} ({most:,}, {rate:.1f} %)"

@@ -239,7 +239,8 @@ def _images(dataset: Mapping[str, Any], split: str) -> str:
         if (label := resplit_label(read_record(DatasetInfo, dataset, "dataset")))
         else ""
     )
-    return f"{synthetic}{dataset['source']}, {split}{resplit}, n = {dataset['n']:,}"
+    votes = ", labels by votes" if dataset.get("labels") == "votes" else ""
+    return f"{synthetic}{dataset['source']}, {split}{resplit}{votes}, n = {dataset['n']:,}"
 
 
 def _bench_row(row: BenchRow, several: bool) -> Row:

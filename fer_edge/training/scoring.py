@@ -47,13 +47,19 @@ def score(
 
 
 def scores_from_logits(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return the scores of ``logits`` f32[N,7] for ``labels`` i64[N]; macro-F1 as in ``verify``."""
+    """Return the scores of ``logits`` f32[N,C] for ``labels`` i64[N], as in ``verify``.
+
+    A label from C on is of a class that the network does not have: it counts as wrong, and the loss
+    leaves it out.
+    """
     classes = logits.shape[1]
     predicted = logits.argmax(1)
-    confusion = torch.bincount(labels * classes + predicted, minlength=classes * classes)
-    counts = confusion.view(classes, classes).cpu().numpy()
+    rows = max(classes, int(labels.max()) + 1)
+    confusion = torch.bincount(labels * classes + predicted, minlength=rows * classes)
+    counts = confusion.view(rows, classes).cpu().numpy()
+    known = labels < classes
     return {
-        "loss": float(F.cross_entropy(logits, labels)),
+        "loss": float(F.cross_entropy(logits[known], labels[known])),
         "top1": float(counts.trace() / counts.sum()),
         "macro_f1": macro_f1(counts),
     }

@@ -6,11 +6,10 @@ The protocol is that of FER+ (Barsoum et al. 2016, arXiv 1608.01041); see
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from fer_edge.data import FerDataset
+from fer_edge.data.majority import with_majority
 from fer_edge.data.votes import VOTE_CLASSES, majority, shares, without_outliers
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, UsageError
@@ -34,7 +33,7 @@ def require_votes(dataset: FerDataset, loss: Loss) -> None:
 
 
 def fitted_targets(train: FerDataset, loss: Loss) -> tuple[FerDataset, np.ndarray]:
-    """Return the rows of TRAIN to learn from, and what to learn: f32[N,7], each row sums to 1.
+    """Return the rows of ``train`` to learn from, and what to learn: f32[N,7], rows sum to 1.
 
     With votes, images are left out whose winner is "unknown" or "not a face", whose votes do not
     decide (``majority``), or that have fewer than :data:`LEAST_VOTES` votes (``votes``).
@@ -52,26 +51,18 @@ def fitted_targets(train: FerDataset, loss: Loss) -> tuple[FerDataset, np.ndarra
         enough = counted[:, : len(VOTE_CLASSES)].sum(axis=1) >= LEAST_VOTES
         expression = counted.argmax(axis=1) < len(VOTE_CLASSES)
         kept = enough & expression & (targets.sum(axis=1) > 0)
-    return _some(train, kept, "TRAIN"), targets[kept]
+    if not kept.any():
+        raise DataError(
+            f"no image of {train.source} has votes to learn from",
+            fix="give the images and the votes of the same FER2013",
+        )
+    return train.take(np.flatnonzero(kept)), targets[kept]
 
 
 def judged_by(public: FerDataset, loss: Loss) -> FerDataset:
     """Return the rows of PUBLIC to score on, with the labels to score by.
 
-    With votes: the class of the majority, where there is one of the seven.
+    With votes: the majority, where there is one. Contempt has the label 7, which always counts as
+    wrong, as in ``evaluate``.
     """
-    if loss.target == "label":
-        return public
-    labels = majority(public.votes)
-    kept = (labels >= 0) & (labels < _CLASSES)
-    rows = _some(public, kept, "PUBLIC")
-    return replace(rows, labels=labels[kept].astype(np.uint8))
-
-
-def _some(dataset: FerDataset, kept: np.ndarray, split: str) -> FerDataset:
-    if not kept.any():
-        raise DataError(
-            f"no image of {split} of {dataset.source} has votes to learn from",
-            fix="give the images and the votes of the same FER2013",
-        )
-    return dataset.take(np.flatnonzero(kept))
+    return public if loss.target == "label" else with_majority(public)
