@@ -65,7 +65,8 @@ RULES = {
         r"\btarget\b",
         ("files.py", "swap.py", "packing.py", "confidence.py"),
         "a path, or the accuracy to reach; a target is built for",
-        ("``target``", '"target"'),
+        # What is learnt has this name in recipes, too.
+        ("``target``", '"target"', "loss.target", "target=learnt_target"),
     ),
     "shape": Rule(
         r"\.shape not in|target\.shape|\bshape: str",
