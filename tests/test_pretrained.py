@@ -17,6 +17,7 @@ from fer_edge.cli import main
 from fer_edge.errors import UsageError
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.pretrained import is_packaged, pretrained_path
+from fer_edge.runs.find import A_BUNDLE, find
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +132,7 @@ def test_a_build_takes_a_copy(pretrained_bundle: Bundle) -> None:
         with pytest.raises(UsageError, match="not written to") as raised:
             find_source("pretrained", output)
         assert raised.value.fix
-        assert "fer-edge build pretrained -o compact" in raised.value.fix
+        assert "fer-edge build pretrained:fer2013 -o compact" in raised.value.fix
     source = find_source("pretrained", "mine")
     assert source.given is not None
     assert source.given.path == source.output == Path("mine")
@@ -143,4 +144,47 @@ def test_a_build_takes_a_copy(pretrained_bundle: Bundle) -> None:
 def test_a_missing_engine_names_a_command_that_works(pretrained_bundle: Bundle) -> None:
     with pytest.raises(UsageError) as raised:
         pretrained_bundle.artifact(format="onnx", precision="fp16")
-    assert raised.value.fix == "fer-edge build pretrained -o compact --precision fp16"
+    assert raised.value.fix == "fer-edge build pretrained:fer2013 -o compact --precision fp16"
+
+
+@pytest.fixture
+def both(pretrained_bundle: Bundle) -> tuple[Path, Path]:
+    """Two packaged networks: that of FER2013's labels, and that of the votes."""
+    fer2013 = pretrained_bundle.path
+    return fer2013, Path(shutil.copytree(fer2013, fer2013.with_name("votes")))
+
+
+def test_the_network_of_the_votes_answers_by_default(both: tuple[Path, Path]) -> None:
+    fer2013, votes = both
+    assert pretrained_path() == votes
+    assert pretrained_path("fer2013") == fer2013
+    with Classifier() as classifier:
+        assert classifier.bundle.path == votes
+    for name, path in (
+        ("pretrained", fer2013),
+        ("pretrained:fer2013", fer2013),
+        ("pretrained:votes", votes),
+    ):
+        assert find(name, wants=A_BUNDLE).path == path
+    assert Bundle.open(votes).build_command() == "fer-edge build pretrained:votes -o votes"
+
+
+def test_scores_are_of_the_network_that_learnt_the_labels(both: tuple[Path, Path]) -> None:
+    fer2013, votes = both
+    for by_votes, path, why in (
+        (True, votes, "(pretrained:votes, since votes are given)"),
+        (False, fer2013, "(pretrained:fer2013, since FER2013's labels judge)"),
+    ):
+        found = find(None, wants=A_BUNDLE.scored_by_votes(by_votes))
+        assert found.path == path
+        assert found.note == f"no bundle named: {path}, the pretrained one {why}"
+
+
+def test_a_network_that_is_not_packaged(pretrained_bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="holds no pretrained:votes"):
+        find("pretrained:votes", wants=A_BUNDLE)
+    with pytest.raises(UsageError, match="no network pretrained:mine") as raised:
+        find("pretrained:mine", wants=A_BUNDLE)
+    assert raised.value.fix == "use pretrained:votes or pretrained:fer2013"
+    # Scoring by votes then takes the one that is there.
+    assert find(None, wants=A_BUNDLE.scored_by_votes(True)).path == pretrained_bundle.path

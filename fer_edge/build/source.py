@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fer_edge.bundle import MANIFEST, Bundle, BundleWriter
 from fer_edge.errors import UsageError
-from fer_edge.pretrained import PRETRAINED, is_packaged
+from fer_edge.pretrained import is_packaged, packaged_name
 from fer_edge.runs.find import TO_BUILD, Found, find
 from fer_edge.runs.folder import confidence_weights
 
@@ -67,7 +67,7 @@ def _own_copy(path: Path, output: str | Path | None) -> Bundle:
     if output is None or is_packaged(output):
         raise UsageError(
             f"{path} is part of the installed package, which is not written to",
-            fix=f"say where its copy goes: fer-edge build {PRETRAINED} -o compact",
+            fix=f"say where its copy goes: fer-edge build {packaged_name(path)} -o {path.name}",
         )
     if not (Path(output) / MANIFEST).is_file():
         with BundleWriter(output, base=Bundle.open(path)):

@@ -23,7 +23,7 @@ from fer_edge.bundle.swap import new_folder, refuse_taken, settled
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import sha256_file
 from fer_edge.preprocessing import SIZE, Preprocessing
-from fer_edge.pretrained import PRETRAINED, is_packaged
+from fer_edge.pretrained import is_packaged, packaged_name
 from fer_edge.records import read_record, to_dict
 from fer_edge.version import __version__
 
@@ -146,10 +146,10 @@ class Bundle:
         """
         if not (self.find(format="safetensors") or self.graph("fp32", "")):
             return "build from the run that this bundle was made from"
-        packaged = is_packaged(self.path)
-        command = (
-            f"fer-edge build {f'{PRETRAINED} -o compact' if packaged else quote(str(self.path))}"
-        )
+        own = quote(str(self.path))
+        if is_packaged(self.path):
+            own = f"{packaged_name(self.path)} -o {self.path.name}"
+        command = f"fer-edge build {own}"
         command += f" --precision {precision}" if precision else ""
         return command + (f" --target {target}" if target else "")
 

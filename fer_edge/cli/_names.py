@@ -24,9 +24,15 @@ def found(name: str | None, root: Path, wants: Wants) -> Found:
     return result
 
 
-def open_bundle(name: str | None, root: Path, *, check: bool = True) -> Bundle:
-    """Open the bundle that ``name`` means, or the bundle of a run; None is the pretrained one."""
+def open_bundle(
+    name: str | None, root: Path, *, check: bool = True, votes: bool | None = None
+) -> Bundle:
+    """Open the bundle that ``name`` means, or the bundle of a run; None is a pretrained one.
+
+    ``votes``: whether the command scores by votes or by FER2013's labels; None if by neither.
+    """
     from fer_edge.bundle import Bundle
     from fer_edge.runs.find import A_BUNDLE
 
-    return Bundle.open(found(name, root, A_BUNDLE).path, check=check)
+    wants = A_BUNDLE if votes is None else A_BUNDLE.scored_by_votes(votes)
+    return Bundle.open(found(name, root, wants).path, check=check)

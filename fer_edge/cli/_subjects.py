@@ -132,16 +132,20 @@ class Subject:
         return dataset, split
 
 
-def find_subject(name: str | None, root: Path, *, engine: bool = False) -> Subject:
+def find_subject(
+    name: str | None, root: Path, *, engine: bool = False, votes: bool = False
+) -> Subject:
     """Return the network that ``name`` means: a run, a bundle or a weights file.
 
     A run means its weights, or with ``engine`` (the options select an engine) its bundle. None
-    means the pretrained bundle. UsageError as in :func:`fer_edge.runs.find.find`.
+    means the pretrained bundle that learnt votes, or FER2013's labels. UsageError as in
+    :func:`fer_edge.runs.find.find`.
     """
     from fer_edge.bundle import Bundle
     from fer_edge.runs.find import A_NETWORK, AN_ENGINE
 
-    source = found(name, root, AN_ENGINE if engine else A_NETWORK)
+    wants = AN_ENGINE if engine else A_NETWORK
+    source = found(name, root, wants.scored_by_votes(votes))
     if source.kind == "run":
         return _from_run(source)
     if source.kind == "weights file":

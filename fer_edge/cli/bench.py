@@ -180,7 +180,7 @@ def command(
     from fer_edge.data import load, resolve_source
     from fer_edge.measure.bench import candidates, run_bench
 
-    opened = [open_bundle(bundle, root) for bundle in bundles or (None,)]
+    opened = [open_bundle(bundle, root, votes=votes is not None) for bundle in bundles or (None,)]
     source = resolve_source(data)
     protocol = _protocol(quick, pace)
     rows = len(candidates(opened, backends, precisions))

@@ -88,7 +88,7 @@ def command(
     if out is not None:
         require("matplotlib", "report")
     asked = precision is not None or backend not in (None, "pytorch")
-    subject = find_subject(source, root, engine=asked)
+    subject = find_subject(source, root, engine=asked, votes=votes is not None)
     engine = subject.engine(backend, precision, threads)
     dataset, chosen = subject.images(data, split, votes)
     with terminal_reporter() as reporter, engine:

@@ -96,7 +96,7 @@ def predictions(
     if mistakes and at_random:
         raise UsageError("--mistakes and --random cannot be used together", fix="remove one")
     asked = precision is not None or backend not in (None, "pytorch")
-    subject = find_subject(source, root, engine=asked)
+    subject = find_subject(source, root, engine=asked, votes=votes is not None)
     engine = subject.engine(backend, precision, threads)
     dataset, chosen = subject.images(data, split, votes)
     images: FerDataset = ScoredImages(dataset.select(chosen)).judged

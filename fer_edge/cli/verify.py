@@ -87,7 +87,7 @@ def command(
     from fer_edge.files import write_json
     from fer_edge.measure.verification import verify_bundle
 
-    opened = open_bundle(bundle, root)
+    opened = open_bundle(bundle, root, votes=votes is not None)
     source = resolve_source(data)
     with terminal_reporter() as reporter:
         dataset = load(source, votes=votes, reporter=reporter)

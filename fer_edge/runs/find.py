@@ -5,8 +5,9 @@
 1. the path NAME;
 2. the path NAME below the folder of all runs (:func:`runs_root`), such as ``mine``,
    ``cv/fold-1`` or ``mine/bundle``;
-3. for ``pretrained``: the bundle in the package. A file or folder ``pretrained`` in place 1 or 2
-   wins, and ``Found.note`` says so.
+3. for ``pretrained:votes`` and ``pretrained:fer2013``: a bundle in the package; ``pretrained``
+   alone is ``pretrained:fer2013``. A file or folder of that name in place 1 or 2 wins, and
+   ``Found.note`` says so.
 
 A file's kind is its suffix, in upper or lower case. A folder's kind is its content, in this order:
 ``manifest.json`` (a bundle), ``run.json`` (a run), ``cv.json`` (a cross-validation),
@@ -18,14 +19,14 @@ Needs neither torch nor onnx.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 from fer_edge.bundle.manifest import MANIFEST
 from fer_edge.errors import UsageError
-from fer_edge.pretrained import PRETRAINED, is_packaged, pretrained_path
+from fer_edge.pretrained import PRETRAINED, is_packaged, packaged_name, pretrained_path
 
 __all__ = [
     "AN_ENGINE",
@@ -58,11 +59,18 @@ class Wants:
     """Which kinds a command can use, and what it takes without a NAME.
 
     Where ``run`` is not among the kinds, but ``bundle`` is, a run stands for its bundle.
-    ``unnamed`` None: the command needs a NAME.
+    ``unnamed`` None: the command needs a NAME. ``network`` is the packaged network that it takes
+    without one, None for the first that is there; a command that scores takes the network that
+    learnt the labels it is given (:meth:`scored_by_votes`).
     """
 
     kinds: tuple[Kind, ...]
     unnamed: Literal["newest", "pretrained"] | None = None
+    network: str | None = None
+
+    def scored_by_votes(self, votes: bool) -> Wants:
+        """Return what a command wants that scores by votes, or by FER2013's labels."""
+        return replace(self, network="votes" if votes else "fer2013")
 
 
 A_RUN = Wants(("run",), "newest")
@@ -155,13 +163,14 @@ def _named(name: str | Path, root: Path) -> Found | None:
     for path in places:
         kind = _kind(path)
         if kind is not None:
-            wins = str(name) == PRETRAINED
+            wins = str(name).partition(":")[0] == PRETRAINED
             note = f"{name}: {path}, not the bundle of the package" if wins else None
             if kind == "weights file" and path.is_dir():
                 path /= WEIGHTS_FILE
             return Found(kind, path, note)
-    if str(name) == PRETRAINED and not any(path.exists() for path in places):
-        return Found("bundle", pretrained_path())
+    word, _, network = str(name).partition(":")
+    if word == PRETRAINED and not any(path.exists() for path in places):
+        return Found("bundle", pretrained_path(network or "fer2013"))
     return None
 
 
@@ -191,7 +200,7 @@ def _unnamed(root: Path, wants: Wants) -> Found:
     if wants.unnamed is None:
         raise UsageError(f"no {_list(wants)} is named", fix="name one")
     try:
-        path = pretrained_path()
+        path = _packaged(wants.network)
     except UsageError as error:
         if own is None:
             raise
@@ -199,7 +208,17 @@ def _unnamed(root: Path, wants: Wants) -> Found:
         fix = f"name yours: {own}" if built else f"fer-edge build {own}"
         raise UsageError(str(error), fix=fix) from None
     hint = f" (for your newest run, name it: {own})" if own else ""
-    return Found("bundle", path, f"no bundle named: {path}, the pretrained one{hint}")
+    why = {"votes": ", since votes are given", "fer2013": ", since FER2013's labels judge"}
+    name = packaged_name(path) + why.get(wants.network or "", "")
+    return Found("bundle", path, f"no bundle named: {path}, the pretrained one ({name}){hint}")
+
+
+def _packaged(network: str | None) -> Path:
+    """Return the packaged network, or another one where this copy does not have it."""
+    try:
+        return pretrained_path(network)
+    except UsageError:
+        return pretrained_path()
 
 
 def _newest(root: Path) -> Path | None:

@@ -237,7 +237,7 @@ def test_the_packaged_bundles_missing_plan_is_built_by_the_command_that_is_named
     with pytest.raises(UsageError, match="has no int8 plan for tensorrt") as caught:
         Classifier(backend="tensorrt")
     fix = str(caught.value.fix)
-    assert fix == "fer-edge build pretrained -o compact --precision int8 --target tensorrt"
+    assert fix == "fer-edge build pretrained:fer2013 -o compact --precision int8 --target tensorrt"
     monkeypatch.chdir(tmp_path)
     # As on an Orin that cannot build: everything up to TensorRT's own work is done.
     profile = load_target("orin-jp62")

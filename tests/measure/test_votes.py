@@ -160,22 +160,15 @@ def test_the_labels_are_said_where_they_are_not_those_learnt(drawn: FerDataset) 
     assert SplitImages(by_votes, "public").selected.by_votes
 
 
+@pytest.mark.fer2013
 def test_the_papers_protocol_on_real_votes(
     fer2013_source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     votes = fer2013_source.parent / "ferplus" / "fer2013new.csv"
     if not votes.is_file():
         pytest.skip("the votes of FER+ are not there")
-    words = [
-        "evaluate",
-        "pretrained",
-        "--precision",
-        "int8",
-        "--data",
-        str(fer2013_source),
-        "--votes",
-        str(votes),
-    ]
+    words = ["evaluate", "pretrained:fer2013", "--precision", "int8", "--votes", str(votes)]
+    words += ["--data", str(fer2013_source)]
     main([*words, "--format", "json"])
     out, _ = capsys.readouterr()
     content = json.loads(out)

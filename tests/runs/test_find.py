@@ -49,6 +49,7 @@ TABLE = [
     ("g.ONNX", "ONNX file", "g.ONNX"),
     ("ROOT", "folder of runs", "ROOT"),
     ("pretrained", "bundle", "PACKAGE"),
+    ("pretrained:fer2013", "bundle", "PACKAGE"),
     ("nothing", None, "there is no"),
     ("notes.txt", None, "notes.txt is not a"),
     ("packed.fer", None, "packed.fer is not a"),
@@ -218,7 +219,9 @@ def test_without_a_name(
     else:
         assert found.path == pretrained_bundle.path
         assert found.note
-        assert found.note.startswith(f"no bundle named: {found.path}, the pretrained one (for ")
+        assert found.note.startswith(
+            f"no bundle named: {found.path}, the pretrained one (pretrained:fer2013"
+        )
 
 
 def test_an_existing_path_of_a_known_kind_comes_first(root: tuple[Path, list[str]]) -> None:
