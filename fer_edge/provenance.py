@@ -24,6 +24,8 @@ __all__ = [
     "FittedOn",
     "IngredientInfo",
     "LearntTarget",
+    "PriorInfo",
+    "PriorPoint",
     "QatInfo",
     "ResplitInfo",
     "TeacherInfo",
@@ -167,6 +169,31 @@ class FittedOn(OpenRecord, frozen=True, kw_only=True, eq=False):
     labels: str | None = None
 
 
+class PriorPoint(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """Scores of the held-out images at one strength of the prior's correction; fractions."""
+
+    tau: Finite
+    accuracy: Finite
+    mean_recall: Finite
+    recall: dict[str, Finite | None]
+
+
+class PriorInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """The correction of the prior that is in the weights: :mod:`fer_edge.measure.prior`.
+
+    ``choice`` is what the user chose: natural, balanced, auto or a number. ``shares`` are the
+    classes' shares of what was learnt from ``n`` images of TRAIN. ``curve`` and ``held_out`` (the
+    number of images) are of the held-out part of TRAIN; empty and None without one.
+    """
+
+    tau: Finite
+    choice: str
+    shares: dict[str, Finite]
+    n: int
+    curve: tuple[PriorPoint, ...] = ()
+    held_out: int | None = None
+
+
 class ConfidenceScores(OpenRecord, frozen=True, kw_only=True, eq=False):
     """Confidence on some images before and after the temperature: NLL in nats, ECE as fraction."""
 
@@ -215,6 +242,7 @@ class WeightsInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
 
     ``recipe`` is the JSON form of the training recipe, ``metrics`` the scores on PUBLIC after
     ``epoch``. ``qat``: placement, method and ranges that the network was fine-tuned with for INT8.
+    ``prior`` is the correction of the prior in the last layer's bias, None if there is none.
     ``confidence``: temperature and threshold that were folded in, from the weights of
     ``without_confidence_sha256`` (``uncalibrated_sha256`` in files of version 0.1.0).
     """
@@ -228,6 +256,7 @@ class WeightsInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     soup: tuple[IngredientInfo, ...] = ()
     qat: QatInfo | None = None
     confidence: ConfidenceInfo | None = None
+    prior: PriorInfo | None = None
     without_confidence_sha256: str | None = None
     uncalibrated_sha256: str | None = None
 

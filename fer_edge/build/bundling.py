@@ -82,7 +82,7 @@ def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[st
     if source.weights is not None or source.given is None:
         return card
     # A graph records little of the training: keep what the card of its bundle records.
-    kept = ("data", "protocol", "training", "confidence")
+    kept = ("data", "protocol", "training", "confidence", "prior")
     return {
         **card,
         **{key: value for key, value in to_dict(source.given.manifest.card).items() if key in kept},

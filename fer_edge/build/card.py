@@ -73,6 +73,7 @@ def model_card(
         },
         "results": [dict(each) for each in results],
         "confidence": plain(made.confidence),
+        **({} if made.prior is None else {"prior": plain(made.prior)}),
     }
 
 

@@ -8,6 +8,7 @@ extra computation.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,14 @@ import msgspec
 import numpy as np
 
 from fer_edge.build.votes import with_training_votes
+from fer_edge.data.majority import with_majority
+from fer_edge.data.votes import VOTE_CLASSES
 from fer_edge.errors import UsageError, require
 from fer_edge.measure.confidence import ACCURACY, Confidence, confidence_of, selective
+from fer_edge.measure.prior import AUTO, adjusted, chosen_tau, parse_prior, prior_curve
 from fer_edge.progress import SILENT, Reporter
-from fer_edge.provenance import ConfidenceInfo, WeightsInfo, learnt_target
-from fer_edge.records import plain, read_record
+from fer_edge.provenance import ConfidenceInfo, PriorInfo, WeightsInfo, learnt_target
+from fer_edge.records import plain, read_record, to_dict
 from fer_edge.runs.folder import CONFIDENCE_FILES, CONFIDENCE_WEIGHTS
 from fer_edge.runs.recipe import Loss
 from fer_edge.training.vote_targets import fitted_targets, require_votes
@@ -27,7 +31,7 @@ from fer_edge.training.vote_targets import fitted_targets, require_votes
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
 
-__all__ = ["fit_confidence"]
+__all__ = ["fit_confidence", "fit_prior", "write_fitted"]
 
 METHOD = "temperature scaling (Guo et al. 2017, arXiv 1706.04599), least NLL"
 _BATCH = 64
@@ -38,6 +42,7 @@ def fit_confidence(
     dataset: FerDataset,
     *,
     accuracy: float = ACCURACY,
+    prior: str | None = None,
     votes: str | Path | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
@@ -46,16 +51,48 @@ def fit_confidence(
     ``accuracy`` (a fraction) is what the answers above the abstain threshold shall reach.
     ``dataset`` is the whole set that the run was trained on: its held-out rows are found again.
     Rows whose pixels are also in PUBLIC or PRIVATE are left out. PUBLIC only judges what was
-    fitted (``public`` in the result); PRIVATE's labels are not read. A run that learnt votes is
-    fitted to their shares; ``votes`` is their file, None the one that the run recorded. Raises
-    UsageError for a run that trained on all of TRAIN, and DataError for another data set.
+    fitted (``public`` in the result); PRIVATE's labels are not read. ``prior`` is natural,
+    balanced, auto or a number (:mod:`fer_edge.measure.prior`); it is corrected first, and its
+    record is ``prior`` in the result. A run that learnt votes is fitted to their shares; ``votes``
+    is their file, None the one that the run recorded. Raises UsageError for a run that trained on
+    all of TRAIN, and DataError for another data set.
+    """
+    content = write_fitted(
+        run / "model.safetensors",
+        run / CONFIDENCE_WEIGHTS,
+        dataset,
+        run=run,
+        accuracy=accuracy,
+        prior=prior,
+        votes=votes,
+        reporter=reporter,
+    )
+    for name in CONFIDENCE_FILES[1:]:
+        (run / name).unlink(missing_ok=True)
+    return content
+
+
+def write_fitted(
+    path: Path,
+    out: Path,
+    dataset: FerDataset,
+    *,
+    run: Path,
+    accuracy: float = ACCURACY,
+    prior: str | None = None,
+    votes: str | Path | None = None,
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """Write the weights ``path`` with a fitted confidence to ``out``; return what they record.
+
+    ``run`` names the network in errors; the rest is as in :func:`fit_confidence`. ``path`` may have
+    a temperature and a prior already: both are fitted anew.
     """
     for module in ("torch", "safetensors"):
         require(module, "train")
     from fer_edge.models.temperature import save_scaled
     from fer_edge.models.weights import load_weights
 
-    path = run / "model.safetensors"
     weights = load_weights(path)
     fraction, seed = _held_out_by(weights.info, run)
     dataset = _as_trained(dataset, weights.info, run)
@@ -63,9 +100,14 @@ def fit_confidence(
     loss = Loss(target=learnt_target(weights.info.recipe))
     require_votes(dataset, loss)
     held_out, dropped = _held_out(dataset, fraction, seed)
+    every = _Before.of(weights.info).undone(_logits(path, held_out.images, "held-out", reporter))
     rows, targets = _targets(held_out, loss)
-    logits = _logits(path, rows.images, "held-out rows", reporter)
-    found = confidence_of(logits, targets, accuracy=accuracy)
+    chosen = None
+    if prior is not None:
+        shares, n = _learnt_shares(dataset, fraction, seed, loss)
+        chosen = fit_prior(prior, held_out, every, shares, n, by_votes=weights.info.by_votes)
+    shift = _shift(chosen)
+    found = confidence_of(every[_rows_of(held_out, rows)] - shift, targets, accuracy=accuracy)
     content: dict[str, Any] = {
         "method": METHOD,
         "fitted_on": {
@@ -78,17 +120,109 @@ def fit_confidence(
             **({"labels": "votes"} if weights.info.by_votes else {}),
         },
         **found.to_dict(),
-        "public": _on_public(path, dataset, found, loss, reporter),
     }
+    public, judges = _targets(dataset.select("public"), loss)
+    logits = _Before.of(weights.info).undone(_logits(path, public.images, "PUBLIC", reporter))
+    content["public"] = _on_public(logits - shift, judges, found)
     info = msgspec.structs.replace(
         weights.info,
         confidence=read_record(ConfidenceInfo, plain(content), "confidence"),
+        prior=chosen,
         without_confidence_sha256=weights.sha256,
     )
-    save_scaled(weights, run / CONFIDENCE_WEIGHTS, found.temperature, info)
-    for name in CONFIDENCE_FILES[1:]:
-        (run / name).unlink(missing_ok=True)
-    return content
+    before = _Before.of(weights.info)
+    save_scaled(
+        weights,
+        out,
+        found.temperature / before.temperature,
+        info,
+        None if chosen is None and before.prior is None else before.moved(shift),
+    )
+    return content if chosen is None else {**content, "prior": to_dict(chosen)}
+
+
+@dataclass(frozen=True)
+class _Before:
+    """The temperature and the prior that weights have already: logits = (z - shift) / T."""
+
+    temperature: float
+    prior: PriorInfo | None
+
+    @classmethod
+    def of(cls, info: WeightsInfo) -> _Before:
+        confidence = info.confidence
+        temperature = None if confidence is None else confidence.temperature
+        return cls(temperature or 1.0, info.prior)
+
+    def undone(self, logits: np.ndarray) -> np.ndarray:
+        """Return z, f64[N,C]: the logits as they were trained."""
+        if self.temperature == 1.0 and self.prior is None:
+            return logits
+        return logits.astype(np.float64) * self.temperature + _shift(self.prior)
+
+    def moved(self, shift: np.ndarray | float) -> np.ndarray:
+        """Return what to take from the present logits for a new ``shift`` of z."""
+        return np.asarray((shift - _shift(self.prior)) / self.temperature, np.float64)
+
+
+def _shift(prior: PriorInfo | None) -> np.ndarray | float:
+    if prior is None or prior.tau == 0:
+        return 0.0
+    # By name: the keys of a file's header are sorted.
+    shares = np.array([prior.shares[name] for name in VOTE_CLASSES if name in prior.shares])
+    shift: np.ndarray = -adjusted(np.zeros((1, len(shares))), shares, prior.tau)[0]
+    return shift
+
+
+def fit_prior(
+    choice: str,
+    held_out: FerDataset,
+    logits: np.ndarray,
+    shares: np.ndarray,
+    n: int,
+    *,
+    by_votes: bool,
+) -> PriorInfo:
+    """Return the prior that ``choice`` means, with its curve on the ``held_out`` images of TRAIN.
+
+    ``logits`` f32[N,C] are the network's, as trained; ``shares`` f64[C] those of the classes in the
+    ``n`` images that it learnt. ``by_votes``: the majority of the votes judges.
+    """
+    tau = parse_prior(choice)
+    judged = with_majority(held_out) if by_votes else held_out
+    logits, labels = logits[_rows_of(held_out, judged)], judged.labels.astype(np.int64)
+    if tau == AUTO:
+        tau = chosen_tau(logits, labels, shares)
+    assert isinstance(tau, float)
+    # A class that was never learnt has no curve; natural is then all that can be chosen.
+    curve = prior_curve(logits, labels, shares) if (shares > 0).all() else ()
+    adjusted(logits[:1], shares, tau)
+    return PriorInfo(
+        tau=tau,
+        choice=choice.strip().lower(),
+        shares=dict(zip(VOTE_CLASSES, shares.tolist())),
+        n=n,
+        curve=curve,
+        held_out=len(judged),
+    )
+
+
+def _learnt_shares(
+    dataset: FerDataset, fraction: float, seed: int, loss: Loss
+) -> tuple[np.ndarray, int]:
+    """Return the classes' shares f64[C] of what was learnt, and of how many images."""
+    from fer_edge.data.fitted import without_holdout
+
+    rows = without_holdout(dataset.select("train"), fraction, seed)
+    _, targets = fitted_targets(rows, loss)
+    shares: np.ndarray = targets.mean(axis=0, dtype=np.float64)
+    return shares, len(targets)
+
+
+def _rows_of(whole: FerDataset, part: FerDataset) -> np.ndarray:
+    """Return i64[len(part)]: the rows of ``whole`` that ``part`` has, in the same order."""
+    kept = set(part.ids)
+    return np.array([i for i, name in enumerate(whole.ids) if name in kept], dtype=np.int64)
 
 
 def _held_out_by(info: WeightsInfo, run: Path) -> tuple[float, int]:
@@ -122,12 +256,8 @@ def _held_out(dataset: FerDataset, fraction: float, seed: int) -> tuple[FerDatas
     return rows.take(np.flatnonzero(fresh)), fresh.count(False)
 
 
-def _on_public(
-    path: Path, dataset: FerDataset, found: Confidence, loss: Loss, reporter: Reporter
-) -> dict[str, Any]:
+def _on_public(logits: np.ndarray, targets: np.ndarray, found: Confidence) -> dict[str, Any]:
     """Judge what was fitted, on images that had no part in it."""
-    public, targets = _targets(dataset.select("public"), loss)
-    logits = _logits(path, public.images, "PUBLIC", reporter)
     judged = confidence_of(logits, targets, accuracy=found.accuracy, temperature=found.temperature)
     content = judged.to_dict()
     for name in ("temperature", "at_bound", "target"):

@@ -14,6 +14,7 @@ from fer_edge.build.attempts import Int8Result
 from fer_edge.build.bundling import write_bundle
 from fer_edge.build.device_plan import add_plan, prepared_graph
 from fer_edge.build.options import GateOptions, Int8Options
+from fer_edge.build.prior import with_prior
 from fer_edge.build.source import BuildSource, find_source
 from fer_edge.build.steps import Work
 from fer_edge.build.target import BuildTarget, find_target
@@ -66,6 +67,7 @@ def build(
     input: InputKind = "u8",
     int8: Int8Options = _INT8,
     gate: GateOptions = _GATE,
+    prior: str | None = None,
     reporter: Reporter = SILENT,
 ) -> BuildReport:
     """Build an engine of ``precision`` for ``target`` from ``source`` and write it into a bundle.
@@ -76,6 +78,10 @@ def build(
     of a recipe, and to verify: every image of the gate's split goes through reference and engine,
     and the gate judges. It is split as the network's training data was; DataError where that was a
     split of another data set.
+
+    ``prior`` (natural, balanced, auto or a number, see :mod:`fer_edge.measure.prior`) corrects the
+    prior of the training labels in every engine, and the confidence is fitted after it; None leaves
+    it as the source has it.
 
     When INT8 fails its gate after all attempts, the bundle is written without it. Then its manifest
     records the reason, and ``error`` of the report is the GateError.
@@ -95,14 +101,20 @@ def build(
         profile
         and found.given
         and int8.is_default
+        and prior is None
         and prepared_graph(found.given, precision, profile) is not None
     ):
         return _plan_only(found, chosen, precision, reporter)
     if gate.verify:
         _require_backend(chosen)
-    dataset = _dataset(data, reporter) if gate.verify or precision == "int8" else None
+    needs_data = gate.verify or precision == "int8" or prior is not None
+    dataset = _dataset(data, reporter) if needs_data else None
     with tempfile.TemporaryDirectory(prefix="fer-edge-build-") as folder:
         copied = _with_copied_weights(found, Path(folder))
+        if prior is not None and dataset is not None:
+            copied = with_prior(
+                copied, Path(folder), dataset, prior, votes=gate.votes, reporter=reporter
+            )
         reporter.note(f"building {precision} for {chosen.name} from {found.described}")
         work = Work.start(
             copied, chosen, Path(folder), input=input, threads=gate.threads, reporter=reporter
@@ -112,8 +124,7 @@ def build(
             from fer_edge.data import resplit_as_recorded
 
             dataset = resplit_as_recorded(dataset, trained_on, found.described)
-            run = found.weights.parent if found.weights else None
-            dataset = with_training_votes(dataset, work.network.info, run, gate.votes)
+            dataset = with_training_votes(dataset, work.network.info, found.run, gate.votes)
         if gate.verify and dataset is not None:
             work.open_proof(dataset, gate.split, gate.policy)
         work.judge_fp32()

@@ -20,7 +20,7 @@ class BuildSource:
 
     Exactly one of ``weights`` (safetensors) and ``onnx`` (an FP32 graph) is set. ``base`` is the
     bundle whose other files are kept, if there is one; ``given`` is the source itself where that
-    is a bundle. ``name`` becomes the bundle's name.
+    is a bundle. ``name`` becomes the bundle's name. ``run`` is the folder of the run, if it is one.
     """
 
     described: str
@@ -30,6 +30,7 @@ class BuildSource:
     base: Bundle | None
     output: Path
     given: Bundle | None = None
+    run: Path | None = None
 
 
 def find_source(name: str | Path | None, output: str | Path | None = None) -> BuildSource:
@@ -59,7 +60,8 @@ def _from_run(run: Found, output: str | Path | None) -> BuildSource:
     weights = confidence_weights(path) or run.weights
     folder = _output(output, path / "bundle")
     name = path.resolve().name
-    return BuildSource(f"the run {path}", name, weights, None, _existing(folder), folder)
+    base = _existing(folder)
+    return BuildSource(f"the run {path}", name, weights, None, base, folder, run=path)
 
 
 def _own_copy(path: Path, output: str | Path | None) -> Bundle:

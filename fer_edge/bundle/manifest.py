@@ -30,6 +30,7 @@ from fer_edge.provenance import (
     ConfidenceInfo,
     DatasetInfo,
     IngredientInfo,
+    PriorInfo,
     TeacherInfo,
     learnt_target,
 )
@@ -188,6 +189,7 @@ class Card(OpenRecord, frozen=True, kw_only=True, eq=False):
     training: Training = Training()
     results: tuple[dict[str, Any], ...] = ()
     confidence: ConfidenceInfo | None = None
+    prior: PriorInfo | None = None
 
 
 class Manifest(Record, frozen=True):

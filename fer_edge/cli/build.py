@@ -55,6 +55,13 @@ __all__ = ["command"]
     "the one that loses least.  [default: auto, or the method of the recipe of --calibration]",
 )
 @click.option(
+    "--prior",
+    metavar="natural|balanced|auto|TAU",
+    help="Correct how much the network favours frequent classes: 0 (natural) to 1 (balanced); auto "
+    "takes what gains most recall for one point of accuracy on the held-out part of TRAIN.  "
+    "[default: as the source has it]",
+)
+@click.option(
     "--input",
     "input_",
     type=click.Choice(["u8", "f32"]),
@@ -104,6 +111,7 @@ def command(
     output: Path | None,
     calibration: str | None,
     method: str | None,
+    prior: str | None,
     input_: str,
     exclude: tuple[str, ...],
     verify: bool,
@@ -142,6 +150,7 @@ def command(
             input=input_,  # type: ignore[arg-type]  # click has checked it
             int8=Int8Options(calibration, method, exclude, retries),
             gate=GateOptions(verify, speed, split, threads=threads, votes=votes),
+            prior=prior,
             reporter=reporter,
         )
     _print(report, fmt)

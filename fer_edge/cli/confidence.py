@@ -26,9 +26,22 @@ __all__ = ["command"]
     show_default=True,
     help="The accuracy that the answers above the abstain threshold must reach.",
 )
+@click.option(
+    "--prior",
+    metavar="natural|balanced|auto|TAU",
+    help="First correct how much the network favours frequent classes: 0 (natural) to 1 "
+    "(balanced); auto takes what gains most recall for one point of accuracy. Prints accuracy and "
+    "recall for several strengths.",
+)
 @format_option
 def command(
-    run: str | None, root: Path, data: str | None, votes: Path | None, accuracy: float, fmt: str
+    run: str | None,
+    root: Path,
+    data: str | None,
+    votes: Path | None,
+    accuracy: float,
+    prior: str | None,
+    fmt: str,
 ) -> None:
     """Fit the confidence of RUN (by default the newest): temperature and abstain threshold.
 
@@ -50,7 +63,11 @@ def command(
     folder = found(run, root, A_RUN).path
     with terminal_reporter() as reporter:
         dataset = load(resolve_source(data), reporter=reporter)
-        fitted = fit_confidence(folder, dataset, accuracy=accuracy, votes=votes, reporter=reporter)
+        fitted = fit_confidence(
+            folder, dataset, accuracy=accuracy, prior=prior, votes=votes, reporter=reporter
+        )
+    if fmt != "json" and "prior" in fitted:
+        _print_prior(fitted["prior"], fmt)
     _print(folder, fitted, fmt)
     abstain = fitted["abstain"]
     if abstain is None:
@@ -104,6 +121,26 @@ def _print(folder: Path, fitted: dict[str, Any], fmt: str) -> None:
         title=title,
         caption="NLL: negative log-likelihood in nats; ECE: expected calibration error\n"
         "coverage: images answered, not abstained; accuracy: right answers among them",
+    )
+
+
+def _print_prior(prior: dict[str, Any], fmt: str) -> None:
+    exact = fmt == "csv"
+    rows = [
+        {
+            "prior": point["tau"] if exact else f"{point['tau']:g}",
+            "accuracy": _shown(point["accuracy"], exact),
+            "mean recall": _shown(point["mean_recall"], exact),
+            **{name: _shown(value, exact) for name, value in point["recall"].items()},
+        }
+        for point in prior["curve"]
+    ]
+    print_rows(
+        rows,
+        fmt,
+        title=f"{prior['held_out']:,} held-out images of TRAIN; taken: {prior['tau']:g} "
+        f"({prior['choice']})",
+        caption="prior: 0 natural, 1 balanced; the emotions: recall",
     )
 
 

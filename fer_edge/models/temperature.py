@@ -1,9 +1,10 @@
-"""Fold a temperature into a network: its last layer then computes the divided logits."""
+"""Fold temperature and prior into a network: its last layer then computes those logits."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,23 +47,39 @@ def logit_layer(model: nn.Module, weights: Weights) -> str:
     )
 
 
-def save_scaled(weights: Weights, path: Path, temperature: float, info: WeightsInfo) -> str:
-    """Write ``weights`` with logits divided by ``temperature`` to ``path``; return the SHA-256.
+def save_scaled(
+    weights: Weights,
+    path: Path,
+    temperature: float,
+    info: WeightsInfo,
+    shift: np.ndarray | None = None,
+) -> str:
+    """Write ``weights`` with logits (logits - shift) / temperature; return the SHA-256.
 
-    The file is read back and must compute the divided logits. Raises :class:`UsageError` if not.
+    ``shift`` is f64[C], by default 0. The file ``path`` is read back and must compute these logits.
+    Raises :class:`UsageError` if not, and for a last layer without the bias that a shift needs.
     """
     model, _ = model_from_weights(weights.path)
     name = logit_layer(model, weights)
     state = dict(weights.state)
-    for key in (f"{name}.weight", f"{name}.bias"):
-        if key in state:
-            state[key] = (state[key].double() / temperature).to(state[key].dtype)
+    moved = torch.zeros(weights.spec.classes, dtype=torch.float64)
+    if shift is not None:
+        moved = torch.from_numpy(np.asarray(shift, np.float64))
+        if f"{name}.bias" not in state:
+            raise UsageError(
+                f"the last layer of {weights.path} has no bias, which a prior needs",
+                fix="--prior natural",
+            )
+    weight, bias = f"{name}.weight", f"{name}.bias"
+    state[weight] = (state[weight].double() / temperature).to(state[weight].dtype)
+    if bias in state:
+        state[bias] = ((state[bias].double() - moved) / temperature).to(state[bias].dtype)
     digest = save_weights(path, state, weights.spec, weights.preprocessing, info)
     scaled, _ = model_from_weights(path)
     probe = torch.randn(8, weights.spec.channels, weights.spec.size, weights.spec.size)
     with torch.inference_mode():
-        if not _same(scaled(probe) * temperature, model(probe)):
-            raise UsageError(f"the temperature could not be folded into {weights.path}")
+        if not _same(scaled(probe) * temperature, model(probe) - moved.float()):
+            raise UsageError(f"the confidence could not be folded into {weights.path}")
     return digest
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fer_edge.bundle.manifest import Card, Manifest, Training
+from fer_edge.data.votes import VOTE_CLASSES
 from fer_edge.emotions import EMOTIONS
-from fer_edge.provenance import AbstainPoint, ConfidenceInfo, ConfidenceScores
+from fer_edge.provenance import AbstainPoint, ConfidenceInfo, ConfidenceScores, PriorInfo
 from fer_edge.report.rows import markdown_table
 from fer_edge.report.table import percent, points
 
@@ -30,6 +31,7 @@ def card_markdown(manifest: Manifest) -> str:
         _results(card.results),
         _votes(card.results),
         _recalls(card.results),
+        _prior(card.prior),
         _confidence(card.confidence),
         _training(card.training),
         _text("Licence", card.licence),
@@ -126,6 +128,35 @@ def _recalls(results: Sequence[Scores]) -> str:
         rows.append([emotion, *(f"{percent(s['recall']) or '-'} (n {s['n']:,})" for s in scores)])
     heads = [f"{_engine(result)}, {_split(result)}" for result in shown]
     return _table("Recall of each emotion", ["emotion", *heads], rows)
+
+
+def _prior(prior: PriorInfo | None) -> str:
+    if prior is None:
+        return ""
+    shares = ", ".join(
+        f"{name} {percent(prior.shares[name])}" for name in VOTE_CLASSES if name in prior.shares
+    )
+    text = (
+        f"The prior of the training labels is corrected with the strength {prior.tau:g} "
+        f"({prior.choice}; 0 is natural, 1 is balanced): logit adjustment (Menon et al. 2020, "
+        f"arXiv 2007.07314), in the bias of the last layer. Shares of the classes in the "
+        f"{prior.n:,} images that the network learnt: {shares}."
+    )
+    if not prior.curve:
+        return f"## Prior\n\n{text}"
+    names = [name for name in VOTE_CLASSES if name in prior.curve[0].recall]
+    rows = [
+        [
+            f"{point.tau:g}",
+            percent(point.accuracy),
+            percent(point.mean_recall),
+            *(percent(point.recall[name]) for name in names),
+        ]
+        for point in prior.curve
+    ]
+    heads = ["strength", "accuracy", "mean recall", *(f"recall {name}" for name in names)]
+    held_out = f"On {prior.held_out or 0:,} held-out images of TRAIN:"
+    return f"## Prior\n\n{text}\n\n{held_out}\n\n{markdown_table(heads, rows)}"
 
 
 def _confidence(confidence: ConfidenceInfo | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fixtures_confidence import noisy, run
 from fixtures_graphs import calibration, faces, fp32, ranges, weights
 
-__all__ = ["calibration", "faces", "fp32", "ranges", "weights"]
+__all__ = ["calibration", "faces", "fp32", "noisy", "ranges", "run", "weights"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fixtures_confidence import TRUTH, logits_of, make_run
 from fixtures_progress import Recorder
 
 from fer_edge import Classifier
@@ -30,50 +31,6 @@ from fer_edge.models.weights import load_weights, model_from_weights, save_weigh
 from fer_edge.records import to_dict
 from fer_edge.report.card import card_markdown
 from fer_edge.runs.folder import CONFIDENCE_WEIGHTS, confidence_weights
-
-TRUTH = 2.0
-"""The temperature at which the labels of ``noisy`` were drawn."""
-
-
-def logits_of(path: Path, images: np.ndarray) -> np.ndarray:
-    with PyTorchBackend(path) as backend:
-        found: np.ndarray = backend.infer(images)
-    return found
-
-
-@pytest.fixture(scope="module")
-def noisy(faces: FerDataset, weights: Path) -> FerDataset:
-    """Drawn faces whose labels are as often right as the network's logits / 2 say."""
-    images = np.concatenate([faces.images, faces.images[:, ::-1]])
-    logits = logits_of(weights, images[:, None]) / TRUTH
-    labels = (logits + np.random.default_rng(0).gumbel(size=logits.shape)).argmax(1)
-    return dataset_from_rows(
-        images,
-        labels.astype(np.uint8),
-        np.concatenate([faces.split, faces.split]),
-        [f"{i:05}" for i in range(len(images))],
-        source="noisy.npz",
-        synthetic=True,
-    )
-
-
-def make_run(folder: Path, weights: Path, dataset: FerDataset, **data: float) -> Path:
-    loaded = load_weights(weights)
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"status": "finished"}))
-    meta = {
-        "dataset": {"sha256": dataset.sha256, "source": dataset.source, "synthetic": True},
-        "recipe": {"epochs": 3, "seed": 5, "data": data, "ema": {"decay": 0.99}},
-        "epoch": 3,
-    }
-    path = folder / "model.safetensors"
-    save_weights(path, loaded.state, loaded.spec, loaded.preprocessing, meta)
-    return folder
-
-
-@pytest.fixture
-def run(tmp_path: Path, weights: Path, noisy: FerDataset) -> Path:
-    return make_run(tmp_path / "runs" / "mine", weights, noisy, holdout=0.4, holdout_seed=2)
 
 
 def test_the_temperature_is_found_and_folded(run: Path, noisy: FerDataset) -> None:
