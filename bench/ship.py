@@ -1,11 +1,12 @@
-"""Put a finished run's network into the package: the one command that made the pretrained bundle.
+"""Put a finished run's network into the package: this command made the pretrained bundles.
 
     python bench/ship.py runs/mine --data fer2013.zip          (or: make ship RUN=runs/mine)
 
 It fits the confidence on the held-out part of TRAIN, builds FP32, FP16 and INT8 for ONNX Runtime,
 OpenVINO and TensorRT through the gate, scores them on PUBLIC, chooses what fits into 8 MB, replays
-the golden self-test on every engine that runs here, and only then swaps the bundle in. The
-manifest's card records recipe, seed and the commands that make it again.
+the golden self-test on every engine that runs here, and only then swaps the bundle in. A network
+that learnt votes is scored by votes and by FER2013's labels. The manifest's card records recipe,
+seed and the commands that make it again.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ from fer_edge.data import FerDataset, load, resolve_source
 from fer_edge.errors import FerEdgeError, GateError, UsageError
 from fer_edge.measure.confidence import ACCURACY
 from fer_edge.measure.gate import GatePolicy
-from fer_edge.measure.record import VERIFY_FILE
+from fer_edge.measure.record import VERIFY_FILE, record_verification
+from fer_edge.measure.verification import verify_bundle
 from fer_edge.models.header import read_header
+from fer_edge.pretrained import NETWORKS
 from fer_edge.progress import SILENT, Reporter
-from fer_edge.provenance import IngredientInfo, TeacherInfo
+from fer_edge.provenance import IngredientInfo, TeacherInfo, learnt_target
 from fer_edge.records import to_dict
 from fer_edge.report.card import card_markdown
 from fer_edge.report.terminal import TerminalReporter
@@ -48,7 +51,7 @@ from fer_edge.runs.folder import CONFIDENCE_FILES, RunFolder
 from fer_edge.runs.info import InitInfo
 from fer_edge.runs.recipe import Recipe, load_recipe, recipe_names
 
-PACKAGED = Path(__file__).resolve().parents[1] / "fer_edge" / "pretrained" / "compact"
+PACKAGE = Path(__file__).resolve().parents[1] / "fer_edge" / "pretrained"
 LIMIT = 8_000_000
 """Bytes of the whole bundle, manifest included."""
 
@@ -70,8 +73,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a finished run, by name or folder")
     parser.add_argument("--data", help="FER2013, as the run was trained on  [FER_EDGE_DATA]")
-    parser.add_argument("--output", type=Path, default=PACKAGED)
-    parser.add_argument("--name", default="compact", help="the bundle's name")
+    parser.add_argument("--votes", type=Path, help="FER+'s file, as the run learnt it  [its own]")
+    parser.add_argument("--output", type=Path, help="folder  [that of its network in the package]")
+    parser.add_argument("--name", help="the bundle's name  [the folder's]")
+    parser.add_argument(
+        "--prior", help="natural, balanced, auto or a number: see fer-edge confidence --prior"
+    )
     parser.add_argument(
         "--accuracy", type=float, default=ACCURACY, help="accuracy above the abstain threshold"
     )
@@ -93,11 +100,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = shlex.join(["python", "bench/ship.py", *(sys.argv[1:] if argv is None else argv)])
     try:
         with TerminalReporter() as reporter:
+            run = RunFolder(find(options.run, wants=A_RUN).path)
+            by_votes = learnt_target(run.info().recipe) != "label"
+            output = options.output or PACKAGE / NETWORKS["votes" if by_votes else "fer2013"]
             bundle = ship(
-                RunFolder(find(options.run, wants=A_RUN).path),
+                run,
                 load(resolve_source(options.data), reporter=reporter),
-                options.output,
-                name=options.name,
+                output,
+                name=options.name or output.name,
+                votes=options.votes,
+                prior=options.prior,
                 command=command,
                 accuracy=None if options.without_confidence else options.accuracy,
                 calibration=options.calibration,
@@ -121,6 +133,8 @@ def ship(
     *,
     name: str = "compact",
     command: str = "",
+    votes: Path | None = None,
+    prior: str | None = None,
     accuracy: float | None = ACCURACY,
     calibration: str | Path | None = None,
     limit: int = LIMIT,
@@ -140,7 +154,9 @@ def ship(
         for file in CONFIDENCE_FILES:
             (run.path / file).unlink(missing_ok=True)
     else:
-        fitted = fit_confidence(run.path, dataset, accuracy=accuracy, reporter=reporter)
+        fitted = fit_confidence(
+            run.path, dataset, accuracy=accuracy, prior=prior, votes=votes, reporter=reporter
+        )
         reporter.note(
             f"temperature {fitted['temperature']:.4f}; ECE on PUBLIC "
             f"{fitted['public']['ece_before']:.4f} -> {fitted['public']['ece_after']:.4f}"
@@ -156,7 +172,10 @@ def ship(
             int8=Int8Options(calibration),
             output=work / "built",
             gate=GateOptions(
-                speed=speed, policy=GatePolicy(max_top1_drop=max_drop), threads=threads
+                speed=speed,
+                policy=GatePolicy(max_top1_drop=max_drop),
+                threads=threads,
+                votes=votes,
             ),
             reporter=reporter,
         )
@@ -169,6 +188,9 @@ def ship(
                 raise report.error
     built = Bundle.open(work / "built")
     _check_gates(built)
+    if built.manifest.by_votes:
+        _score_by_labels(built, dataset, threads, reporter)
+        built = Bundle.open(work / "built")
     training = {**to_dict(built.manifest.card.training), **_provenance(run)}
     training["commands"] = [*training["commands"], command] if command else training["commands"]
     chosen = _chosen(built, limit, reporter)
@@ -183,6 +205,17 @@ def ship(
         )
     reporter.note(f"shipped: {output}, {_size(shipped):,} bytes")
     return shipped
+
+
+def _score_by_labels(built: Bundle, dataset: FerDataset, threads: int, reporter: Reporter) -> None:
+    """Record the scores by FER2013's labels too, of a network that learnt votes."""
+    for precision in BEST_FIRST:
+        verification = verify_bundle(
+            built, dataset, precision=precision, threads=threads, reporter=reporter
+        )
+        reason = record_verification(built.path, verification.to_dict())
+        if reason:
+            raise UsageError(reason)
 
 
 def _provenance(run: RunFolder) -> dict[str, Any]:
@@ -244,6 +277,8 @@ def _command(run: RunFolder) -> str:
             words += ["--teacher", teacher]
         if info.init is not None:
             words += ["--init", _as_named(info.init)]
+        if info.votes is not None:
+            words += ["--votes", Path(info.votes).name]
         resplit = info.dataset.resplit
         if resplit is not None:
             words += ["--split", resplit.name, "--split-seed", str(resplit.seed)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from fer_edge.cli._names import found
-from fer_edge.cli._options import data_option, new_runs_option
+from fer_edge.cli._options import data_option, new_runs_option, votes_option
 
 __all__ = ["command"]
 
@@ -16,6 +16,7 @@ __all__ = ["command"]
 @click.command("qat")
 @click.argument("run", required=False)
 @data_option
+@votes_option
 @click.option(
     "--target",
     metavar="NAME",
@@ -36,6 +37,7 @@ __all__ = ["command"]
 def command(
     run: str | None,
     data: str | None,
+    votes: Path | None,
     target: str,
     epochs: int | None,
     overrides: tuple[str, ...],
@@ -54,6 +56,7 @@ def command(
       fer-edge build runs/mine-qat --data fer2013.zip
     """
     from fer_edge.build.qat import setup_from_weights
+    from fer_edge.build.votes import with_training_votes
     from fer_edge.cli._output import note, terminal_reporter
     from fer_edge.cli._train_run import train_run
     from fer_edge.data import load, resolve_source
@@ -61,6 +64,7 @@ def command(
     from fer_edge.errors import require
     from fer_edge.models.weights import load_weights
     from fer_edge.runs.find import A_RUN
+    from fer_edge.runs.folder import RunFolder
     from fer_edge.training.qat import qat_recipe
     from fer_edge.training.start import start_run
     from fer_edge.training.teachers import find_teachers
@@ -75,10 +79,14 @@ def command(
     with terminal_reporter() as reporter:
         dataset = load(location, reporter=reporter)
         dataset = resplit_as_recorded(dataset, weights.info.dataset, str(source))
+        dataset = with_training_votes(dataset, weights.info, source, votes)
         teachers = find_teachers([str(source)], root, dataset)
         setup = setup_from_weights(weights.path, dataset, target, reporter=reporter)
     tuned = start_run(
         root, name or f"{source.name}-qat", recipe, dataset, location, teachers=teachers, qat=setup
     )
+    recorded = RunFolder(source).info().votes if votes is None else str(votes.resolve())
+    if recorded is not None:
+        tuned.update(votes=recorded)
     note(f"fine-tuning {shlex.quote(str(source))} for the INT8 graph of {setup.placement}")
     train_run(tuned, recipe, dataset, data)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fer_edge.cli._options import data_option, format_option, new_runs_option
+from fer_edge.cli._options import data_option, format_option, new_runs_option, votes_option
 
 __all__ = ["command"]
 
@@ -15,10 +15,13 @@ __all__ = ["command"]
 @click.command("soup")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
 @data_option
+@votes_option
 @click.option("--name", required=True, help="The new run's name.")
 @new_runs_option
 @format_option
-def command(runs: tuple[str, ...], data: str | None, name: str, root: Path, fmt: str) -> None:
+def command(
+    runs: tuple[str, ...], data: str | None, votes: Path | None, name: str, root: Path, fmt: str
+) -> None:
     """Average the weights of runs that were fine-tuned from the same weights: a model soup.
 
     The soup is nearly as accurate as the runs together (an ensemble), and as fast as one of them.
@@ -34,9 +37,12 @@ def command(runs: tuple[str, ...], data: str | None, name: str, root: Path, fmt:
     import shlex
 
     from fer_edge.cli._output import note, print_rows, terminal_reporter
+    from fer_edge.build.votes import with_training_votes
     from fer_edge.data import load, resolve_source
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
+    from fer_edge.models.header import read_header
+    from fer_edge.provenance import WeightsInfo
     from fer_edge.records import plain
     from fer_edge.runs.find import A_RUN, find
     from fer_edge.runs.folder import RunFolder, check_new_name
@@ -51,8 +57,12 @@ def command(runs: tuple[str, ...], data: str | None, name: str, root: Path, fmt:
     with terminal_reporter() as reporter:
         dataset = load(location, reporter=reporter)
     dataset = resplit_as_recorded(dataset, recorded.info().dataset, str(recorded.path))
+    info = read_header(recorded.model).info if recorded.model.is_file() else WeightsInfo()
+    dataset = with_training_votes(dataset, info, recorded.path, votes)
     ingredients = find_ingredients(runs, root, dataset)
     soup = make_soup(root, name, ingredients, dataset, location)
+    if votes is not None or recorded.info().votes is not None:
+        soup.update(votes=recorded.info().votes if votes is None else str(votes.resolve()))
     scores = plain(soup.info().last)
     rows = [_row(ingredient.name, ingredient.scores, fmt) for ingredient in ingredients]
     rows.append(_row(soup.name, scores, fmt))

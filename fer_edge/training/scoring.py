@@ -27,7 +27,8 @@ def score(
 ) -> dict[str, float]:
     """Return ``loss``, ``top1`` and ``macro_f1`` (fractions), single view, in fp32.
 
-    ``images`` u8[N,1,H,W] and ``labels`` i64[N]; processes share the images, all get the result.
+    ``images`` u8[N,1,H,W] and ``labels`` i64[N] or f32[N,C]; processes share the images, all get
+    the result.
     """
 
     @torch.no_grad()
@@ -50,10 +51,14 @@ def scores_from_logits(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Return the scores of ``logits`` f32[N,C] for ``labels`` i64[N], as in ``verify``.
 
     A label from C on is of a class that the network does not have: it counts as wrong, and the loss
-    leaves it out.
+    leaves it out. ``labels`` f32[N,C] are shares of votes: the loss is the cross-entropy with them,
+    and the class with the largest share is the label.
     """
     classes = logits.shape[1]
     predicted = logits.argmax(1)
+    if labels.is_floating_point():
+        known = scores_from_logits(logits, labels.argmax(1))
+        return {**known, "loss": float(F.cross_entropy(logits, labels))}
     rows = max(classes, int(labels.max()) + 1)
     confusion = torch.bincount(labels * classes + predicted, minlength=rows * classes)
     counts = confusion.view(rows, classes).cpu().numpy()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,11 +24,12 @@ from fer_edge.models.weights import Weights, load_weights, save_weights
 from fer_edge.provenance import IngredientInfo, WeightsInfo
 from fer_edge.runs.find import A_RUN, find
 from fer_edge.runs.folder import RunFolder, create_run
-from fer_edge.runs.recipe import Data, Recipe, recipe_from_dict
+from fer_edge.runs.recipe import Data, Loss, Recipe, recipe_from_dict
 from fer_edge.training.machine import Machine
 from fer_edge.training.replicas import Workers
 from fer_edge.training.scoring import score
 from fer_edge.training.start import location
+from fer_edge.training.vote_targets import fitted_targets, judged_by, require_votes
 from fer_edge.version import __version__
 
 __all__ = ["Ingredient", "find_ingredients", "make_soup", "mean_state"]
@@ -127,22 +129,29 @@ def make_soup(
     Its recipe is the first ingredient's; rows of TRAIN count as held out only where all
     ingredients held the same ones out. Its history is one row: the rate is 0, the training loss
     that of the plain images of TRAIN, single view. ``data`` says where ``dataset`` was read from.
+    UsageError if the ingredients learnt votes and ``dataset`` has none.
     """
     start = time.monotonic()
     recipe = _common_recipe(ingredients)
+    require_votes(dataset, recipe.loss)
     first = ingredients[0].weights
     model = build_model(first.spec.untrained())
     model.load_state_dict(mean_state([ingredient.weights.state for ingredient in ingredients]))
     model = model.eval().to(memory_format=torch.channels_last)
     train_set, public_set = dataset.select("train"), dataset.select("public")
     train_set = without_holdout(train_set, recipe.data.holdout, recipe.data.holdout_seed)
+    learnt = _learnt(train_set, recipe.loss)
+    public_set = judged_by(public_set, recipe.loss)
     machine = Machine(recipe.run)
     model = model.to(machine.accelerator.device)
     workers, scores = Workers(1), {}
     try:
-        for split, images in (("train", train_set), ("public", public_set)):
-            pixels = torch.tensor(images.images, device=machine.accelerator.device).unsqueeze(1)
-            labels = torch.tensor(images.labels, dtype=torch.int64, device=pixels.device)
+        for split, (pictures, answers) in {
+            "train": learnt,
+            "public": (public_set.images, public_set.labels.astype(np.int64)),
+        }.items():
+            pixels = torch.tensor(pictures, device=machine.accelerator.device).unsqueeze(1)
+            labels = torch.tensor(answers, device=pixels.device)
             at = model, pixels, labels, first.preprocessing, machine.accelerator, workers
             scores[split] = score(*at)
     finally:
@@ -153,7 +162,7 @@ def make_soup(
         "lr": 0.0,
         "train_loss": scores["train"]["loss"],
         **{f"public_{key}": value for key, value in scores["public"].items()},
-        "images_per_s": (len(train_set) + len(public_set)) / seconds,
+        "images_per_s": (len(learnt[0]) + len(public_set)) / seconds,
         "seconds": seconds,
     }
     content = {
@@ -184,6 +193,14 @@ def make_soup(
     run.write_history([row])
     run.update(status="finished", best=row, last=row)
     return run
+
+
+def _learnt(train_set: FerDataset, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
+    """Return images u8[N,H,W], and labels i64[N] or shares of votes f32[N,C]."""
+    if loss.target == "label":
+        return train_set.images, train_set.labels.astype(np.int64)
+    rows, targets = fitted_targets(train_set, loss)
+    return rows.images, targets
 
 
 def _common_recipe(ingredients: Sequence[Ingredient]) -> Recipe:
