@@ -36,8 +36,8 @@ def command(
     """
     import shlex
 
-    from fer_edge.cli._output import note, print_rows, terminal_reporter
     from fer_edge.build.votes import with_training_votes
+    from fer_edge.cli._output import note, print_rows, terminal_reporter
     from fer_edge.data import load, resolve_source
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require

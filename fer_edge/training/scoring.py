@@ -57,8 +57,8 @@ def scores_from_logits(logits: Tensor, labels: Tensor) -> dict[str, float]:
     classes = logits.shape[1]
     predicted = logits.argmax(1)
     if labels.is_floating_point():
-        known = scores_from_logits(logits, labels.argmax(1))
-        return {**known, "loss": float(F.cross_entropy(logits, labels))}
+        scores = scores_from_logits(logits, labels.argmax(1))
+        return {**scores, "loss": float(F.cross_entropy(logits, labels))}
     rows = max(classes, int(labels.max()) + 1)
     confusion = torch.bincount(labels * classes + predicted, minlength=rows * classes)
     counts = confusion.view(rows, classes).cpu().numpy()

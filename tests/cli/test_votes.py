@@ -1,0 +1,155 @@
+"""A network that learns votes, through every command: train, confidence, build, verify, soup."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_edge.bundle import Bundle
+from fer_edge.cli import main
+from fer_edge.data import Split, load
+from fer_edge.data.dataset import dataset_from_rows
+from fer_edge.data.ferplus import COLUMNS
+from fer_edge.data.readers_npz import npz_from_dataset
+
+TINY = ("--recipe", "quick", "--set", "model.options.widths=[16]", "--set")
+SMALL = (*TINY, "model.options.blocks=[1]", "--set", "optim.batch_size=32")
+ORDER = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral", "contempt")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Drawn faces in faces.npz, their votes in fer2013new.csv: one of eight is contempt."""
+    folder = tmp_path_factory.mktemp("votes")
+    faces = load("synthetic:420:3", cache=False)
+    ids = [f"row-{i + 1:06}" for i in range(len(faces))]
+    drawn = dataset_from_rows(
+        faces.images, faces.labels, faces.split, ids, source="faces", synthetic=True
+    )
+    npz_from_dataset(replace(drawn, source="faces.npz"), folder / "faces.npz")
+    usage = {Split.TRAIN: "Training", Split.PUBLIC: "PublicTest", Split.PRIVATE: "PrivateTest"}
+    lines = ["Usage,Image name," + ",".join(COLUMNS)]
+    for i, label in enumerate(faces.labels.tolist()):
+        votes = np.zeros(10, int)
+        winner = "contempt" if i % 8 == 7 else ORDER[label]
+        votes[COLUMNS.index(winner)] = 7
+        votes[COLUMNS.index(ORDER[(label + 1) % 7])] += 3
+        row = ",".join(map(str, votes))
+        lines.append(f"{usage[Split(int(faces.split[i]))]},fer{i:07}.png,{row}")
+    (folder / "fer2013new.csv").write_text("\n".join(lines) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("FER_EDGE_DATA", raising=False)
+        words = ("--data", "faces.npz", "--votes", "fer2013new.csv", "--epochs", "2")
+        targets = ("--set", "loss.target=votes", "--set", "data.holdout=0.4")
+        for seed in ("0", "1"):
+            init = () if seed == "0" else ("--init", "voted")
+            name = "voted" if seed == "0" else "second"
+            main(["train", *SMALL, *words, *targets, "--seed", seed, *init, "--name", name])
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("FER_EDGE_DATA", raising=False)
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = 0
+    try:
+        main(list(words))
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+DATA = ("--data", "faces.npz")
+VOTES = ("--votes", "fer2013new.csv")
+
+
+def test_build_and_verify_judge_by_the_votes_that_the_run_learnt(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("confidence", "voted", *DATA, "--accuracy", "0.5", "--prior", "0.25")
+    code, out, err = run(capsys, *words, "--format", "json")
+    assert code == 0, err
+    fitted = json.loads(out)
+    assert fitted["fitted_on"]["labels"] == "votes"
+    assert fitted["prior"]["tau"] == 0.25
+    # Contempt is learnt by no output; the others' shares sum to one.
+    assert sum(fitted["prior"]["shares"].values()) == pytest.approx(1)
+    build = ("build", "voted", *DATA, "--precision", "fp32", "--target", "onnxruntime")
+    code, out, err = run(capsys, *build, "--format", "json")
+    assert code == 0, err
+    proven = json.loads(out)["verified"]["fp32"]
+    assert proven["dataset"]["labels"] == "votes"
+    assert len(proven["engine"]["confusion"]) == 8
+    assert proven["engine"]["votes"]["n_majority"] == proven["n"]
+    bundle = Bundle.open("runs/voted/bundle")
+    assert bundle.manifest.by_votes
+    assert [result["labels"] for result in bundle.manifest.card.results] == ["votes", "votes"]
+    assert bundle.manifest.card.prior is not None
+    verify = ("verify", "voted", *DATA, "--precision", "fp32", "--format", "json")
+    code, out, err = run(capsys, *verify, *VOTES)
+    assert code == 0, err
+    by_votes = json.loads(out)
+    assert by_votes["n"] == proven["n"]
+    assert not any("judge it" in note for note in by_votes["notes"])
+    code, out, err = run(capsys, *verify)
+    assert code == 0, err
+    by_labels = json.loads(out)
+    assert by_labels["n"] > by_votes["n"] - 1
+    assert "labels" not in by_labels["dataset"]
+    assert any("here FER2013's labels judge it" in note for note in by_labels["notes"])
+    # Both are kept in the bundle.
+    recorded = json.loads((Path("runs/voted/bundle") / "verify.json").read_text())
+    assert [one["dataset"].get("labels") for one in recorded["verifications"]] == ["votes", None]
+    code, out, _ = run(capsys, "inspect", "voted", "--card", "--format", "markdown")
+    assert code == 0
+    assert "## Scores by votes" in out
+    assert "## Prior" in out
+
+
+def test_evaluate_says_which_labels_judge(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "evaluate", "second", *DATA, "--format", "json")
+    assert code == 0, err
+    content = json.loads(out)
+    # The run's own votes, without naming them.
+    assert content["dataset"]["labels"] == "votes"
+    assert content["votes"]["n_majority"] == content["n"]
+    history = json.loads(Path("runs/second/run.json").read_text())["last"]
+    assert content["views"]["single"]["top1"] == pytest.approx(history["public_top1"])
+    code, out, _ = run(capsys, "evaluate", "second", *DATA, "-o", "evaluation")
+    assert code == 0
+    assert "labels by votes" in out
+    assert "by the votes of ten people" in out
+    assert Path("evaluation/confusion.png").stat().st_size > 10_000
+
+
+def test_a_soup_learnt_what_its_runs_learnt(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(
+        capsys, "soup", "voted", "second", *DATA, "--name", "soup", "--format", "json"
+    )
+    assert code == 0, err
+    own = {row["run"]: row["top-1"] for row in json.loads(out)}
+    code, out, _ = run(capsys, "evaluate", "soup", *DATA, "--format", "json")
+    content = json.loads(out)
+    assert content["dataset"]["labels"] == "votes"
+    assert content["views"]["single"]["top1"] == pytest.approx(own["soup"])
+
+
+def test_other_votes_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    text = Path("fer2013new.csv").read_text().replace(",7,", ",6,", 1)
+    other.write_text(text)
+    for command in ("confidence", "build"):
+        code, _, err = run(capsys, command, "voted", *DATA, "--votes", str(other))
+        assert code == 2
+        assert "not the file of votes that the network learnt" in err
