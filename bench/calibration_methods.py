@@ -1,4 +1,4 @@
-"""Which calibration method, and which weights, cost least: a table on a run of one's own.
+"""Which calibration method, and which weights, lose least accuracy: a table for a run.
 
     python bench/calibration_methods.py runs/mine --data fer2013.zip
 

@@ -179,7 +179,7 @@ def onnxruntime_rows(bundle: Bundle) -> Iterator[Row]:
 
 
 def tensorrt_rows(bundle: Bundle, folder: Path, reporter: Reporter) -> Iterator[Row]:
-    """Build every plan that can be built here; a library or graph that is missing is a row too."""
+    """Build every plan that can be built here; a missing library or graph is a row, too."""
     for kind in (TensorRTBackend, TensorRTRTXBackend):
         try:
             import_tensorrt(kind.name)
@@ -243,7 +243,7 @@ def open_rows(rows: Sequence[Row], stack: ExitStack) -> dict[str, Any]:
             if isinstance(engine, Backend):
                 engine.load()
             engine.infer(np.zeros((1, 1, 48, 48), np.uint8))
-        except Exception as error:  # torch and vendors raise what they like
+        except Exception as error:  # torch and the vendors raise errors of many types
             kind = "unavailable" if isinstance(error, UnavailableError | ImportError) else "failed"
             row.status, row.note = kind, f"{type(error).__name__}: {error}".splitlines()[0]
             continue
@@ -296,7 +296,7 @@ def check(
 
 
 def device_p50_ms(backend: TensorRTBackend, images: np.ndarray) -> float:
-    """Median of CUDA events around one image, in a run of its own: events cost time themselves."""
+    """Median of CUDA events around one image, in a separate run, since events take time."""
     timed = type(backend)(
         backend.path,
         precision=backend.precision,

@@ -200,10 +200,10 @@ def run(
 
 
 def refuse_other_work(threads: int) -> None:
-    """Raise UnavailableError where other programs want the cores.
+    """Raise UnavailableError if other programs use the cores.
 
-    A network of half a millisecond fits between two of their turns, and one of 400 does not: the
-    comparison would flatter the small ones, ours among them.
+    A run of half a millisecond fits between two turns of another program; a run of 400 ms does not.
+    The comparison would then be in favour of small networks, such as ours.
     """
     for warning in capture(threads)["warnings"]:
         if "busy" in warning:
@@ -279,7 +279,7 @@ def _times(times: LatencySamples) -> dict[str, Any]:
 
 
 def measured_accuracy(bundle: Bundle, precision: str) -> dict[str, Any] | None:
-    """Return what the bundle's own proof says of ONNX Runtime on PublicTest, or None."""
+    """Return the accuracy of ONNX Runtime on PublicTest in the bundle's verify.json, or None."""
     artifact = bundle.graph(precision, "onnxruntime")
     listed = bundle.find(path="verify.json")
     if listed is None or artifact is None:
@@ -400,7 +400,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prepare", action="store_true", help="make the graphs, time nothing")
     parser.add_argument("--draw", type=Path, metavar="FILE", help="only draw a saved result")
     options = parser.parse_args(argv)
-    # A quick or partial run is for looking: it must not replace what the documents show.
+    # A quick or partial run must not replace the results in the documents.
     look = (options.quick or options.only) and not options.prepare
     out = options.out or (Path(tempfile.mkdtemp(prefix="fer-edge-frontier-")) if look else HERE)
     try:

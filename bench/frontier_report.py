@@ -85,7 +85,7 @@ def _points(
         yield ("ours" if ours else "trained"), (OURS if ours else TRAINED), measured
     published = next((row["published"] for row in ran.values() if row.get("published")), None)
     if published:
-        # Published for FP32; nobody has measured what INT8 costs it.
+        # Published for FP32; the accuracy of its INT8 is unknown.
         top1 = 100 * published["top1"]
         shown = [name for name in ran if name == "fp32" or not measured]
         yield "published", PUBLISHED, [(ran[name]["p50_ms"], top1, name) for name in shown]
@@ -310,7 +310,7 @@ def _count(parameters: int | None) -> str:
 
 
 def _mark(text: str, notes: dict[str, int]) -> str:
-    """Return the number of a note below the table, a new one where it was not said before."""
+    """Return the number of a note below the table; a new note gets a new number."""
     if not text:
         return ""
     return f" ({notes.setdefault(' '.join(text.split()), len(notes) + 1)})"

@@ -73,7 +73,7 @@ def score(model: nn.Module, images: Tensor, labels: Tensor, side: int) -> tuple[
 
 
 def command_line() -> argparse.Namespace:
-    """Return what the command line asks for."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", help="as for fer-edge train")
     parser.add_argument("--network", default="compact")

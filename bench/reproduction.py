@@ -192,7 +192,7 @@ def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -
     left = [target for target in targets if find_target(target).placement not in done]
     for target in left:
         with TerminalReporter() as reporter:
-            # The gate's verdict is the result: one that failed is in the manifest, and no error.
+            # A failed gate is a result in the manifest, not an error.
             build(
                 weights,
                 precision="int8",
@@ -205,7 +205,7 @@ def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -
 
 
 def _judged(run: RunFolder) -> set[str]:
-    """Return the shapes that the INT8 gates of a run's present weights have judged."""
+    """Return the placements whose INT8 gate has a result for a run's present weights."""
     bundle = current_bundle(run)
     if bundle is None:
         return set()
@@ -213,7 +213,7 @@ def _judged(run: RunFolder) -> set[str]:
 
 
 def bench_engines(folder: Path, dataset: FerDataset, *, threads: int) -> BenchResult:
-    """Time every engine of a bundle quickly, and keep the summary in it."""
+    """Time every engine of a bundle quickly, and record the summary in it."""
 
     from fer_edge.measure.bench import labels, run_bench
     from fer_edge.measure.record import record_bench
@@ -356,7 +356,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what was asked; return the exit code."""
+    """Run the given command; return the exit code."""
     options = _parser().parse_args(argv)
     try:
         options.function(options)

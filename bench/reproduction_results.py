@@ -1,4 +1,4 @@
-"""What a run or a cross-validation gave, as a small JSON file that the table is drawn from."""
+"""The result of a run or a cross-validation, as a small JSON file for the table."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def _engines(bundle: Bundle) -> dict[str, Any]:
 
 
 def _proof(proofs: Sequence[dict[str, Any]], timed: dict[str, Any]) -> dict[str, Any]:
-    """Return what the build's proof says of the file that was timed, on every image."""
+    """Return the build's verification of the file that was timed, on every image."""
     for proof in proofs:
         engine = proof["engine"]
         if timed["backend"] == "pytorch":

@@ -1,4 +1,4 @@
-"""The table of ``reproduction.py``: what the reports say beside what was measured here."""
+"""The table of ``reproduction.py``: the reported figures beside those measured here."""
 
 from __future__ import annotations
 

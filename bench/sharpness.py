@@ -1,4 +1,4 @@
-"""How networks take faces that are smoother than those in use, each alone and all together.
+"""The accuracy of networks on smoothed faces, of each network alone and of their mean.
 
     python bench/sharpness.py runs/teacher-50 runs/compact-2 --centre 1.0 0.9 0.8
 

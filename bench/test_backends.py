@@ -111,7 +111,7 @@ def test_predict(benchmark: BenchmarkFixture, bundle: Bundle, images: np.ndarray
 
 @pytest.mark.benchmark(group="classifier")
 def test_open(benchmark: BenchmarkFixture, bundle: Bundle) -> None:
-    """From a path to a proved classifier: digests, engine, self-test."""
+    """From a path to a tested classifier: digests, engine, self-test."""
     benchmark.pedantic(lambda: Classifier(bundle.path).close(), rounds=5)
 
 

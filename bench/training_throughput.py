@@ -1,4 +1,4 @@
-"""Training images per second: our loop, and the loop that everyone writes first.
+"""Training images per second: our loop, and the loop of a first tutorial.
 
     python bench/training_throughput.py --data fer2013.zip
 
@@ -110,7 +110,7 @@ LOOPS = ("plain, num_workers=0", "plain, num_workers=cores", "ours, one replica"
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Be one loop: a line on stdin asks for a turn, the answer is seconds per batch."""
+    """Run one loop: each line on stdin starts a turn, which prints the seconds per batch."""
     faces = load(options.data)
     # The schedule must not end while the clock runs.
     changes = [f"optim.batch_size={options.batch_size}", "epochs=1000"]

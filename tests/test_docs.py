@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures_votes import write_voted
 from PIL import Image
 
 from fer_edge import cli
@@ -97,6 +98,7 @@ class Walk:
         self.codes: dict[str, int] = {}
         self._next = 0
         Image.fromarray(load("synthetic:70").images[0]).save(folder / "face.jpg")
+        write_voted(load("synthetic:640"), folder)
         self._tool = Path(sys.executable).with_name("fer-edge")
         assert self._tool.exists(), "the console script is not installed beside this Python"
 
@@ -112,7 +114,7 @@ class Walk:
         result = subprocess.run(
             [str(self._tool), *words[1:], *SHORTER.get(words[1], [])],
             cwd=self.folder,
-            env={**os.environ, "FER_EDGE_DATA": "synthetic:640"},
+            env={**os.environ, "FER_EDGE_DATA": str(self.folder / "faces.npz")},
             capture_output=True,
             text=True,
             check=False,

@@ -4,44 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+from fixtures_votes import write_voted
 
 from fer_edge.bundle import Bundle
 from fer_edge.cli import main
-from fer_edge.data import Split, load
-from fer_edge.data.dataset import dataset_from_rows
-from fer_edge.data.ferplus import COLUMNS
-from fer_edge.data.readers_npz import npz_from_dataset
+from fer_edge.data import load
 
 TINY = ("--recipe", "quick", "--set", "model.options.widths=[16]", "--set")
 SMALL = (*TINY, "model.options.blocks=[1]", "--set", "optim.batch_size=32")
-ORDER = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral", "contempt")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Drawn faces in faces.npz, their votes in fer2013new.csv: one of eight is contempt."""
     folder = tmp_path_factory.mktemp("votes")
-    faces = load("synthetic:420:3", cache=False)
-    ids = [f"row-{i + 1:06}" for i in range(len(faces))]
-    drawn = dataset_from_rows(
-        faces.images, faces.labels, faces.split, ids, source="faces", synthetic=True
-    )
-    npz_from_dataset(replace(drawn, source="faces.npz"), folder / "faces.npz")
-    usage = {Split.TRAIN: "Training", Split.PUBLIC: "PublicTest", Split.PRIVATE: "PrivateTest"}
-    lines = ["Usage,Image name," + ",".join(COLUMNS)]
-    for i, label in enumerate(faces.labels.tolist()):
-        votes = np.zeros(10, int)
-        winner = "contempt" if i % 8 == 7 else ORDER[label]
-        votes[COLUMNS.index(winner)] = 7
-        votes[COLUMNS.index(ORDER[(label + 1) % 7])] += 3
-        row = ",".join(map(str, votes))
-        lines.append(f"{usage[Split(int(faces.split[i]))]},fer{i:07}.png,{row}")
-    (folder / "fer2013new.csv").write_text("\n".join(lines) + "\n")
+    write_voted(load("synthetic:420:3", cache=False), folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("FER_EDGE_DATA", raising=False)
