@@ -8,13 +8,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from fer_edge.data.cache import cached_entry, cached_source
-from fer_edge.data.dataset import FerDataset
-from fer_edge.data.ferplus import read_votes, vote_rows
+from fer_edge.data.dataset import FerDataset, content_digest
+from fer_edge.data.ferplus import is_ferplus_id, read_votes, vote_rows
 from fer_edge.data.readers_csv import read_csv
 from fer_edge.data.readers_images import read_folder, read_zip
 from fer_edge.data.readers_npz import read_npz
 from fer_edge.data.splits import Split
+from fer_edge.data.votes import expression_counts
 from fer_edge.errors import DataError, UsageError
 from fer_edge.progress import SILENT, Advance, Reporter
 
@@ -51,12 +54,15 @@ def load(
     """Read a data set: order rows by (split, id), compute the digest, check the counts.
 
     ``source`` is the Kaggle zip, its unzipped folder, ``fer2013.csv``, ``icml_face_data.csv``, an
-    ImageFolder tree of the seven emotions, the npz of fer-edge, or ``synthetic[:COUNT[:SEED]]``.
+    ImageFolder tree of the seven emotions, FER+'s own folders of images (with ``votes``, which are
+    then their labels), the npz of fer-edge, or ``synthetic[:COUNT[:SEED]]``.
     The stage "reading images" counts decoded images (bytes for CSV); it counts nothing if the cache
     has the result. ``votes`` is FER+'s file, whose votes then go with the images. Raises DataError
     that names the file and the row or member.
     """
     dataset = _load(source, cache, reporter)
+    if is_ferplus_id(dataset.ids[0]):
+        return _labelled_by_votes(dataset, votes)
     if votes is not None:
         return with_votes(dataset, votes)
     beside = Path(source).expanduser().parent / VOTES
@@ -91,6 +97,35 @@ def with_votes(dataset: FerDataset, path: str | Path) -> FerDataset:
     without = int((missing | (known & (voters.votes[rows].sum(axis=1) == 0))).sum())
     note = f"votes of {voters.source}: {without:,} images of TRAIN and PUBLIC have none"
     return replace(dataset, voters=voters, notes=(*dataset.notes, note))
+
+
+def _labelled_by_votes(dataset: FerDataset, votes: str | Path | None) -> FerDataset:
+    """Return the images of FER+'s own folders, labelled by their votes.
+
+    The label is the expression of FER2013 with the most votes, the first of them in a tie. Images
+    without such votes have no label and are left out.
+    """
+    if votes is None:
+        raise DataError(
+            f"{dataset.source} has the images of FER+, which have no labels",
+            fix="--votes fer2013new.csv gives them; for FER2013's labels give FER2013 itself",
+        )
+    dataset = with_votes(dataset, votes)
+    counts = expression_counts(dataset.votes)
+    kept = np.flatnonzero(counts.sum(axis=1) > 0)
+    if not len(kept):
+        raise DataError(
+            f"{votes} has no votes for the images of {dataset.source}",
+            fix="give the fer2013new.csv that the images were made with",
+        )
+    note = (
+        "these images have no labels of FER2013: their labels are the expressions with the most "
+        f"votes; {len(dataset) - len(kept):,} images have none and are left out"
+    )
+    rows = dataset.take(kept)
+    labels = counts[kept].argmax(axis=1).astype(np.uint8)
+    digest = content_digest(rows.images, labels, rows.split, rows.ids)
+    return replace(rows, labels=labels, sha256=digest, notes=(*dataset.notes, note))
 
 
 def _load(source: str | Path, cache: bool, reporter: Reporter) -> FerDataset:

@@ -21,7 +21,7 @@ import numpy as np
 from fer_edge.data.splits import Split, split_from_usage
 from fer_edge.errors import DataError
 
-__all__ = ["COLUMNS", "VotesFile", "read_votes", "vote_rows"]
+__all__ = ["COLUMNS", "VotesFile", "is_ferplus_id", "read_votes", "vote_rows"]
 
 COLUMNS = (
     *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
@@ -138,6 +138,11 @@ def vote_rows(ids: Sequence[str], file: VotesFile) -> np.ndarray:
             )
     rows[rows >= len(file.votes)] = -1
     return rows
+
+
+def is_ferplus_id(name: str) -> bool:
+    """Return whether the id is of FER+'s own folders, which have no class folders."""
+    return re.fullmatch(r"fer\d{7}", name, re.ASCII) is not None
 
 
 @cache

@@ -2,11 +2,14 @@
 
 It only uses relative paths, so one rule reads a zip and its unzipped folder:
 ``[anything/][split/]emotion/file``. The Usage prefix of a file name (``PublicTest_12.jpg``) gives
-the split; without a prefix, the folder does (:mod:`fer_edge.data.splits`).
+the split; without a prefix, the folder does (:mod:`fer_edge.data.splits`). FER+'s own folders,
+``FER2013Train/fer0000000.png``, have no class folders: :mod:`fer_edge.data.fer2013` takes their
+labels from the votes.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +33,12 @@ _IMAGE_SUFFIXES = {
     ".tif",
     ".tiff",
     ".gif",
+}
+_FERPLUS = re.compile(r"(?:.*/)?(FER2013Train|FER2013Valid|FER2013Test)/(fer\d{7})\.png", re.ASCII)
+_FERPLUS_SPLITS = {
+    "FER2013Train": Split.TRAIN,
+    "FER2013Valid": Split.PUBLIC,
+    "FER2013Test": Split.PRIVATE,
 }
 _LAYOUT = (
     "the layout is train/<emotion>/*.jpg and test/<emotion>/*.jpg, with the emotions "
@@ -73,6 +82,8 @@ def tree_from_paths(paths: Sequence[str], folders: Iterable[str], source: str) -
     folders, for two trees and for two files with one id.
     """
     paths = sorted(path for path in paths if not is_junk(path))
+    if any(_FERPLUS.fullmatch(path) for path in paths):
+        return _ferplus_tree(paths, source)
     in_classes: list[tuple[str, _Place]] = []
     loose: list[str] = []
     for path in paths:
@@ -87,6 +98,24 @@ def tree_from_paths(paths: Sequence[str], folders: Iterable[str], source: str) -
     _check_roots([place for _, place in in_classes], source)
     _check_classes([place for _, place in in_classes], folders, source)
     return _tree(in_classes, loose, source)
+
+
+def _ferplus_tree(paths: Sequence[str], source: str) -> Tree:
+    files: dict[str, TreeFile] = {}
+    other = []
+    for path in paths:
+        match = _FERPLUS.fullmatch(path)
+        if match is None:
+            other.append(path)
+            continue
+        twin = files.setdefault(match[2], TreeFile(path, match[2], 0, _FERPLUS_SPLITS[match[1]]))
+        if twin.path != path:
+            raise DataError(
+                f"{source}: {twin.path!r} and {path!r} have the same name",
+                fix="give the folder of one copy of FER+",
+            )
+    notes = [f"{len(other):,} other files were ignored, such as {other[0]!r}"] if other else []
+    return Tree(tuple(files.values()), tuple(notes), claims_usage=False)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from fer_edge.emotions import EMOTIONS
 __all__ = [
     "CONTEMPT",
     "VOTE_CLASSES",
+    "expression_counts",
     "human_ceiling",
     "majority",
     "shares",
@@ -50,6 +51,12 @@ def shares(votes: np.ndarray, classes: int = len(VOTE_CLASSES)) -> np.ndarray:
     totals = counts.sum(axis=1, keepdims=True)
     found: np.ndarray = (counts / np.maximum(totals, 1)).astype(np.float32)
     return found
+
+
+def expression_counts(votes: np.ndarray) -> np.ndarray:
+    """Return u8[N,7]: the votes for each of FER2013's expressions, of u8[N,10] ``votes``."""
+    counts: np.ndarray = votes[:, _CLASS_COLUMNS[: len(EMOTIONS)]]
+    return counts
 
 
 def majority(votes: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from fer_edge.cli import main
 from fer_edge.data import FerDataset, Resplit, Split, apply_resplit, load
@@ -222,3 +223,37 @@ def test_info_and_audit_show_agreement_and_what_is_no_face(
     assert {row["check"] for row in audited["rows"]} >= {"not a face"}
     main(["data", "info", *words[:-2]])
     assert "the majority of ten people see" in capsys.readouterr().out
+
+
+def test_the_folders_of_ferplus_get_their_labels_from_the_votes(
+    tmp_path: Path, votes_file: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        "Training,fer0000000.png,4,0,0,1,3,2,0,0,0,0",
+        "Training,fer0000001.png,0,9,0,0,0,0,0,1,0,0",
+        "Training,fer0000002.png,0,0,0,0,0,0,0,2,3,5",
+        "PublicTest,fer0000003.png,0,0,0,0,5,0,5,0,0,0",
+    ]
+    votes = votes_file(*rows)
+    place = tmp_path / "FERPlus" / "data"
+    for row, name in enumerate(("Train", "Train", "Train", "Valid")):
+        folder = place / f"FER2013{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((48, 48), row, np.uint8)).save(folder / f"fer{row:07}.png")
+        (folder / "label.csv").write_text("x")
+    dataset = load(place, votes=votes)
+    # Neutral; happy; a tie of angry and fear is angry. The third has no vote for an expression.
+    assert dataset.ids == ("fer0000000", "fer0000001", "fer0000003")
+    assert [EMOTIONS[label] for label in dataset.labels] == ["neutral", "happy", "angry"]
+    assert dataset.split.tolist() == [Split.TRAIN, Split.TRAIN, Split.PUBLIC]
+    assert any("1 images have none and are left out" in note for note in dataset.notes)
+    assert dataset.votes.sum() == 30
+    # From the cache, and from another folder name, the rows are the same.
+    assert load(place.parent, votes=votes).sha256 == load(place, votes=votes).sha256
+    with pytest.raises(DataError, match="have no labels") as raised:
+        load(place)
+    assert "--votes" in str(raised.value.fix)
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(place / "FER2013Valid/fer0000000.png")
+    with pytest.raises(DataError, match="have the same name"):
+        load(place, votes=votes)
+    capsys.readouterr()
