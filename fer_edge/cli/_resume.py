@@ -54,7 +54,8 @@ def _resume_folds(validation: CrossValidation, name: str, asked: TrainOptions) -
     _tell_unnamed(name, validation.path)
     refuse_other_folds(validation, asked.split)
     _refuse_changes(RunFolder(validation.path), validation.recipe(), asked)
-    cross_validate(validation, load_images(asked.data or _recorded_data(validation)))
+    votes = asked.votes or _recorded_votes(validation)
+    cross_validate(validation, load_images(asked.data or _recorded_data(validation), votes=votes))
 
 
 def _resumed(name: str, asked: TrainOptions) -> tuple[RunFolder, Recipe]:
@@ -106,7 +107,7 @@ def _recorded_data(run: RunFolder | CrossValidation) -> str | None:
     return recorded if recorded.startswith("synthetic") or Path(recorded).exists() else None
 
 
-def _recorded_votes(run: RunFolder) -> Path | None:
+def _recorded_votes(run: RunFolder | CrossValidation) -> Path | None:
     recorded = run.info().votes
     return None if recorded is None else Path(recorded)
 

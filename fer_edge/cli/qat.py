@@ -64,7 +64,6 @@ def command(
     from fer_edge.errors import require
     from fer_edge.models.weights import load_weights
     from fer_edge.runs.find import A_RUN
-    from fer_edge.runs.folder import RunFolder
     from fer_edge.training.qat import qat_recipe
     from fer_edge.training.start import start_run
     from fer_edge.training.teachers import find_teachers
@@ -85,8 +84,5 @@ def command(
     tuned = start_run(
         root, name or f"{source.name}-qat", recipe, dataset, location, teachers=teachers, qat=setup
     )
-    recorded = RunFolder(source).info().votes if votes is None else str(votes.resolve())
-    if recorded is not None:
-        tuned.update(votes=recorded)
     note(f"fine-tuning {shlex.quote(str(source))} for the INT8 graph of {setup.placement}")
     train_run(tuned, recipe, dataset, data)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._options import data_option, format_option, new_runs_option
+from fer_edge.cli._options import data_option, format_option, new_runs_option, votes_option
 from fer_edge.cli._splits import SplitOptions, resplit_from_options, split_options
 from fer_edge.training.search.study import PRUNERS, SAMPLERS
 
@@ -23,6 +23,7 @@ __all__ = ["command"]
 
 @click.command("search")
 @data_option
+@votes_option
 @click.option(
     "--space",
     metavar="NAME|FILE",
@@ -91,6 +92,7 @@ __all__ = ["command"]
 @format_option
 def command(
     data: str | None,
+    votes: Path | None,
     space: str,
     recipe: str | None,
     overrides: tuple[str, ...],
@@ -156,7 +158,7 @@ def command(
 
     source = resolve_source(data)
     with terminal_reporter() as reporter:
-        dataset = load(source, reporter=reporter)
+        dataset = load(source, votes=votes, reporter=reporter)
     if resplit is not None:
         dataset = apply_resplit(resplit, dataset)
     for text in dataset.notes:
@@ -259,6 +261,8 @@ def _show(search: Search, fmt: str, data: str | None) -> None:
         if resplit is not None:
             words += ["--split", resplit.name, "--split-seed", str(resplit.seed)]
             words += ["--allow-duplicates-across"] if resplit.duplicates_across else []
+        if search.dataset.voters is not None:
+            words += ["--votes", search.dataset.voters.path]
         note(f"best: trial {best.number}, {_values(best.values)}")
         note(f"next: {shlex.join(words)}")
 

@@ -61,8 +61,6 @@ def command(
     dataset = with_training_votes(dataset, info, recorded.path, votes)
     ingredients = find_ingredients(runs, root, dataset)
     soup = make_soup(root, name, ingredients, dataset, location)
-    if votes is not None or recorded.info().votes is not None:
-        soup.update(votes=recorded.info().votes if votes is None else str(votes.resolve()))
     scores = plain(soup.info().last)
     rows = [_row(ingredient.name, ingredient.scores, fmt) for ingredient in ingredients]
     rows.append(_row(soup.name, scores, fmt))

@@ -205,8 +205,6 @@ def _start(asked: TrainOptions) -> None:
         run = start_run(
             asked.root, asked.name, recipe, dataset, source, teachers=teachers, init=init
         )
-    if asked.votes is not None:
-        run.update(votes=str(asked.votes.resolve()))
     train_run(run, recipe, dataset, asked.data)
 
 

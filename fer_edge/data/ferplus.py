@@ -43,7 +43,8 @@ class VotesFile:
     """One ``fer2013new.csv``.
 
     ``votes`` u8[R,10] in the order of :data:`COLUMNS`; ``split`` u8[R]; ``names`` the R image names
-    of FER+, empty where FER+ found no usable face (such a row has no votes either).
+    of FER+, empty where FER+ found no usable face (such a row has no votes either). ``path`` is
+    where it was read from, absolute.
     """
 
     votes: np.ndarray
@@ -51,6 +52,7 @@ class VotesFile:
     names: tuple[str, ...]
     source: str
     sha256: str
+    path: str = ""
 
 
 def read_votes(path: str | Path) -> VotesFile:
@@ -93,6 +95,7 @@ def read_votes(path: str | Path) -> VotesFile:
         tuple(names),
         path.name,
         hashlib.sha256(content).hexdigest(),
+        str(path.resolve()),
     )
 
 

@@ -95,7 +95,8 @@ class CrossValidationInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     """``cv.json``, schema 1.
 
     ``folds``, ``seed`` and ``duplicates_across`` describe the split, ``dataset`` the data before
-    it was split, ``data`` where it was read from. ``summary`` is None before two folds finished.
+    it was split, ``data`` and ``votes`` where it and FER+'s votes were read from. ``summary`` is
+    None before two folds finished.
     """
 
     schema: int
@@ -108,5 +109,6 @@ class CrossValidationInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     recipe: dict[str, Any]
     dataset: DatasetInfo
     data: str
+    votes: str | None = None
     results: tuple[FoldResult, ...]
     summary: dict[str, Spread] | None

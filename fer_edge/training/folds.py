@@ -70,6 +70,7 @@ def create_cross_validation(
             recipe=recipe.to_dict(),
             dataset=dataset.info(),
             data=location(data),
+            votes=dataset.voters.path if dataset.voters else None,
             results=(),
             summary=None,
         )

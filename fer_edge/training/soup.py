@@ -187,7 +187,7 @@ def make_soup(
         msgspec.structs.replace(ingredient.info, path=path)
         for ingredient, path in zip(ingredients, paths, strict=True)
     ]
-    run.update(soup=tuple(located))
+    run.update(soup=tuple(located), votes=dataset.voters.path if dataset.voters else None)
     for path in (run.model, run.best):
         save_weights(path, model.cpu(), first.spec, first.preprocessing, info)
     run.write_history([row])

@@ -84,6 +84,8 @@ def start_run(
             run.update(init=read_record(InitInfo, origin, "init"))
         if qat is not None:
             run.update(qat=qat)
+        if dataset.voters is not None:
+            run.update(votes=dataset.voters.path)
         return run.path
 
     return RunFolder(made_once(create))

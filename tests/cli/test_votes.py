@@ -125,6 +125,25 @@ def test_a_soup_learnt_what_its_runs_learnt(capsys: pytest.CaptureFixture[str]) 
     assert content["views"]["single"]["top1"] == pytest.approx(own["soup"])
 
 
+def test_the_votes_of_a_cross_validation_are_found_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--folds", "2", "--epochs", "1", "--set", "loss.target=majority", "--name", "cv")
+    with monkeypatch.context() as patch:
+        # It stops before its first fold.
+        patch.setattr("fer_edge.training.loop.train", _stop)
+        run(capsys, "train", *SMALL, *DATA, *VOTES, *words)
+    code, out, err = run(capsys, "train", "--resume", "cv")
+    assert code == 0, err
+    code, out, err = run(capsys, "evaluate", "cv/fold-1", "--format", "json")
+    assert code == 0, err
+    assert json.loads(out)["dataset"]["labels"] == "votes"
+
+
+def _stop(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_other_votes_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
     text = Path("fer2013new.csv").read_text().replace(",7,", ",6,", 1)

@@ -33,6 +33,7 @@ from fer_edge.training.search.space import Space
 from fer_edge.training.search.study import is_lost, make_pruner, make_sampler, open_study, worker
 from fer_edge.training.session import RunOverview
 from fer_edge.training.start import check_network, location
+from fer_edge.training.vote_targets import require_votes
 
 if TYPE_CHECKING:
     import optuna
@@ -117,6 +118,7 @@ class Search:
         require("optuna", "search")
         space.check(recipe)
         check_network(recipe)
+        require_votes(dataset, recipe.loss)
         identity = {
             "space": space.to_dict(),
             # Each worker may use its machine in its own way.
