@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -73,6 +74,82 @@ def test_modes(mode: str) -> None:
     face = face_from_image(Image.fromarray(RAMP).convert("RGB").convert(mode))
     assert face[:, 0].mean() < 40
     assert face[:, -1].mean() > 215
+
+
+@pytest.mark.parametrize("hidden", [0, 90, 255])
+def test_hidden_colour_of_transparent_pixels_has_no_effect(tmp_path: Path, hidden: int) -> None:
+    """One picture, saved in every form that has transparency, is the same on white."""
+    seen = np.tile(RAMP[:, :, None], (1, 1, 3))
+    alpha = np.zeros((96, 96), np.uint8)
+    alpha[20:70, 20:70] = 255
+    shown = seen.copy()
+    shown[alpha == 0] = 255
+    wanted = face_from_image(shown)
+    seen[alpha == 0] = hidden
+    rgba = Image.fromarray(np.dstack([seen, alpha]))
+    np.testing.assert_array_equal(face_from_image(np.asarray(rgba)), wanted)
+    np.testing.assert_array_equal(face_from_image(rgba.convert("RGBa")), wanted)
+    gray = Image.fromarray(np.dstack([seen[:, :, 0], alpha]))
+    for name, picture in {"a.png": rgba, "b.webp": rgba, "c.png": gray, "d.tif": rgba}.items():
+        options = {"lossless": True, "exact": True} if name.endswith("webp") else {}
+        picture.save(tmp_path / name, **options)
+        found = face_from_image(tmp_path / name)
+        assert np.abs(found.astype(int) - wanted).max() <= 1, name
+
+
+def test_a_transparent_palette_entry_and_a_transparent_gray(tmp_path: Path) -> None:
+    levels = np.where(RAMP > 128, 7, 3).astype(np.uint8)
+    palette = Image.fromarray(levels).convert("L").quantize(4)
+    palette.save(tmp_path / "p.png", transparency=palette.getpixel((95, 0)))
+    Image.fromarray(levels).save(tmp_path / "l.png", transparency=7)
+    for name in ("p.png", "l.png"):
+        face = face_from_image(tmp_path / name)
+        assert face[:, -1].min() == 255, name
+        assert face[:, 0].max() < 10, name
+
+
+def test_16_bits_of_every_kind(tmp_path: Path) -> None:
+    wide = RAMP.astype(np.uint16) * 257
+    header = b"P5 96 96 65535\n"
+    (tmp_path / "wide.pgm").write_bytes(header + wide.astype(">u2").tobytes())
+    (tmp_path / "twelve.pgm").write_bytes(b"P5 96 96 4095\n" + (wide >> 4).astype(">u2").tobytes())
+    Image.fromarray(wide).save(tmp_path / "wide.tif")
+    for name in ("wide.pgm", "twelve.pgm", "wide.tif"):
+        found = face_from_image(tmp_path / name).astype(int)
+        assert np.abs(found - face_from_image(RAMP)).max() <= 1, name
+    # 12 bits in words of 16 are nearly black: that is said, and not answered.
+    Image.fromarray(wide >> 4).save(tmp_path / "twelve.png")
+    with pytest.raises(UsageError, match="12 bits or") as raised:
+        face_from_image(tmp_path / "twelve.png")
+    assert raised.value.fix == "scale it to 8 bits"
+
+
+def test_a_name_does_not_choose_the_codec(tmp_path: Path) -> None:
+    """Pillow would start Ghostscript for an EPS, whatever its name."""
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "face.jpg").write_bytes(eps)
+    with pytest.raises(UsageError, match="not an image that can be read"):
+        face_from_image(tmp_path / "face.jpg")
+
+
+@given(st.binary(min_size=6, max_size=60), st.integers(0, 2**31))
+def test_no_damage_of_exif_is_another_error(
+    tmp_path_factory: pytest.TempPathFactory, tail: bytes, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    body = bytearray(b"Exif\0\0MM\0*\0\0\0\x08\0\x05" + tail * 3)
+    for _ in range(4):
+        body[int(random.integers(6, len(body)))] = int(random.integers(256))
+    path = tmp_path_factory.mktemp("exif") / "photo.jpg"
+    Image.fromarray(RAMP).save(path, exif=bytes(body))
+    assert face_from_image(path).shape == (48, 48)
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero")):
+        with pytest.raises(UsageError, match="not a regular file"):
+            face_from_image(path)
 
 
 def test_16_bits(tmp_path: Path) -> None:

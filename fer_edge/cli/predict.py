@@ -10,7 +10,7 @@ import click
 
 from fer_edge.cli._names import found
 from fer_edge.cli._options import format_option, runs_option, threads_option
-from fer_edge.cli._output import print_rows
+from fer_edge.cli._output import note, print_rows
 from fer_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,12 @@ __all__ = ["UNCERTAIN", "command"]
 UNCERTAIN = "uncertain"
 """The label that ``--abstain`` prints if the confidence is below the threshold."""
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".gif", ".tif", ".tiff"}
+_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".avif", ".jp2"),
+    *(".pgm", ".ppm", ".gif", ".tif", ".tiff"),
+}
+_NOT_READ = {".heic": "pillow-heif converts it", ".heif": "pillow-heif converts it"}
+"""Pictures of other formats -> what helps."""
 
 
 @click.command()
@@ -104,15 +109,38 @@ def command(
 
 
 def _files(images: tuple[str, ...]) -> Iterator[Path]:
+    from fer_edge.data.tree import is_junk
+
     for image in images:
+        if not image.strip():
+            raise UsageError("an image's path is empty", fix="name a file or a folder")
         path = Path(image)
         if not path.is_dir():
             yield path
             continue
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        # Without what file managers add: ._face.jpg beside face.jpg, __MACOSX.
+        inside = [
+            file
+            for file in sorted(path.rglob("*"))
+            if file.is_file() and not is_junk(file.relative_to(path).as_posix())
+        ]
+        files = [file for file in inside if file.suffix.lower() in _SUFFIXES]
+        other = [file for file in inside if file.suffix.lower() not in _SUFFIXES]
         if not files:
             raise UsageError(f"the folder {path} has no image ({' '.join(sorted(_SUFFIXES))})")
+        if other:
+            _tell_skipped(path, other)
         yield from files
+
+
+def _tell_skipped(folder: Path, files: list[Path]) -> None:
+    """Print which files of a folder are not read, pictures of other formats first."""
+    files = sorted(files, key=lambda file: file.suffix.lower() not in _NOT_READ)
+    first = files[0]
+    help_ = _NOT_READ.get(first.suffix.lower())
+    hint = f" ({help_})" if help_ else ""
+    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+    note(f"note: not read in {folder}: {first.name}{hint}{more}")
 
 
 def _introduce(classifier: Classifier) -> None:

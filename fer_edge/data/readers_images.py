@@ -21,7 +21,8 @@ from PIL import Image
 from fer_edge.data.dataset import FerDataset, dataset_from_rows, with_official_counts
 from fer_edge.data.readers_csv import read_csv, read_csv_stream
 from fer_edge.data.tree import Tree, is_junk, tree_from_paths
-from fer_edge.errors import DataError
+from fer_edge.errors import DataError, UsageError
+from fer_edge.faces import formats, gray_from_picture, quiet
 from fer_edge.preprocessing import SIZE
 from fer_edge.progress import Advance
 
@@ -34,9 +35,6 @@ CSV_NAMES = ("icml_face_data.csv", "fer2013.csv")
 _MAX_IMAGE_BYTES = 4 << 20
 _MAX_CSV_BYTES = 2 << 30
 _MAX_MEMBERS = 1_000_000
-# Formats with one gray or colour picture. Other plug-ins of Pillow are not used.
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
-_CONVERTIBLE = {"1", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 
 
 def read_zip(path: Path, *, advance: Advance | None = None) -> FerDataset:
@@ -147,21 +145,18 @@ def _gray_from_bytes(content: bytes, name: str) -> tuple[np.ndarray, bool]:
     """Return u8[48,48], and True if the image was already 8-bit gray."""
     try:
         # The size is in the header: a huge image is refused before it is decoded.
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with quiet(), Image.open(io.BytesIO(content), formats=formats()) as image:
             if image.size != (SIZE, SIZE):
                 raise DataError(
                     f"{name} is {image.width}x{image.height}, not {SIZE}x{SIZE}",
                     fix="FER2013 images are 48x48; crop and resize other faces to that size",
                 )
-            if image.mode == "L":
-                return np.asarray(image, dtype=np.uint8), True
-            if image.mode not in _CONVERTIBLE:
-                raise DataError(
-                    f"{name} has pixels of the mode {image.mode!r}, not 8-bit gray or colour"
-                )
-            return np.asarray(image.convert("L"), dtype=np.uint8), False
+            was_gray = image.mode == "L"
+            return np.asarray(gray_from_picture(image, name), dtype=np.uint8), was_gray
     except DataError:
         raise
+    except UsageError as error:
+        raise DataError(str(error), fix=error.fix) from None
     except Exception as error:
         # Pillow's plug-ins raise many types for damaged input (OSError, SyntaxError,
         # struct.error, ValueError, DecompressionBombError); all mean the same here.

@@ -132,3 +132,26 @@ def test_mistakes(
     code, out, err = run(capsys, faces, *bundle)
     assert (code, out) == (6, "")
     assert "model.fp32.onnx" in err
+
+
+def test_a_folder_as_people_have_it(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mixed"
+    (folder / "__MACOSX").mkdir(parents=True)
+    picture = Image.fromarray(golden_images(1)[0, 0])
+    picture.save(folder / "face.jfif", format="JPEG")
+    (folder / "._face.jpg").write_bytes(b"\0\5\26\7")
+    (folder / "__MACOSX" / "face.jpg").write_bytes(b"")
+    (folder / "note.txt").write_text("x")
+    (folder / "photo.heic").write_bytes(b"x")
+    words = ("predict", str(folder), "--bundle", str(tiny_bundle.path), "--format", "json")
+    main(list(words))
+    out, err = capsys.readouterr()
+    assert [Path(row["image"]).name for row in json.loads(out)] == ["face.jfif"]
+    assert "not read in" in err
+    assert "photo.heic (pillow-heif converts it) and 1 more" in err
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "", "--bundle", str(tiny_bundle.path)])
+    assert stop.value.code == 2
+    assert "path is empty" in capsys.readouterr().err
