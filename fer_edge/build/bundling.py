@@ -6,10 +6,11 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from fer_edge.build.card import measured_results, model_card
+from fer_edge.build.card import foreign_card, measured_results, model_card
 from fer_edge.build.steps import CHECKPOINT, FP16, FP32, Work
 from fer_edge.bundle import GOLDEN, Bundle, BundleWriter
 from fer_edge.convert.golden import golden_bytes, golden_images
+from fer_edge.convert.graph import metadata
 from fer_edge.measure.environment import capture
 from fer_edge.measure.record import VERIFY_FILE, verifications_of, with_verification
 from fer_edge.records import to_dict
@@ -78,15 +79,19 @@ def write_bundle(
 
 def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[str, Any]:
     source = work.source
+    if source.weights is None and source.given is None and not _is_ours(work):
+        return foreign_card(results)
     card = model_card(synthetic=synthetic, weights=work.network.info, results=results)
     if source.weights is not None or source.given is None:
         return card
     # A graph records little of the training: keep what the card of its bundle records.
-    kept = ("data", "protocol", "training", "confidence", "prior")
-    return {
-        **card,
-        **{key: value for key, value in to_dict(source.given.manifest.card).items() if key in kept},
-    }
+    before = to_dict(source.given.manifest.card)
+    return {**before, "results": card["results"]} if before else card
+
+
+def _is_ours(work: Work) -> bool:
+    """Return whether fer-edge exported the FP32 graph: its metadata then names the version."""
+    return "fer_edge.version" in metadata(work.network.graph.model)
 
 
 def _add_verifications(

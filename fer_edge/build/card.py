@@ -16,7 +16,7 @@ from fer_edge.emotions import EMOTIONS
 from fer_edge.provenance import WeightsInfo
 from fer_edge.records import plain, to_dict
 
-__all__ = ["measured_results", "model_card"]
+__all__ = ["foreign_card", "measured_results", "model_card"]
 
 _SYNTHETIC = (
     "synthetic faces drawn by a program: it shows that the tool chain works, and has seen no real "
@@ -30,6 +30,8 @@ _FER2013 = (
     "FER2013: images collected from the web, cropped, 48x48 gray, labelled by people who "
     "agree with each other on about two of three"
 )
+_NO_FEELING = "it names the expression that people would see, not what a person feels"
+_ONE_VIEW = "scored on one view of each image at batch 1, the very call that an application makes"
 _SCORES = ("top1", "top1_without_duplicates", "n_without_duplicates", "macro_f1", "ece")
 
 
@@ -42,7 +44,7 @@ def model_card(
     """Return the card of a network trained by this package.
 
     ``weights`` is what its weights file records; ``results`` comes from
-    :func:`measured_results`.
+    :func:`measured_results`. For a network from elsewhere see :func:`foreign_card`.
     """
     made = weights or WeightsInfo()
     recipe = made.recipe or {}
@@ -53,7 +55,7 @@ def model_card(
         "limits": [
             f"trained on {_SYNTHETIC if synthetic else _FER2013}",
             *([_VOTES] if made.by_votes else []),
-            "it names the expression that people would see, not what a person feels",
+            _NO_FEELING,
             "it takes a crop of one upright face; for any other picture it also gives an answer",
             "accuracy differs between emotions (see per-class recall) and between groups of "
             "people, which FER2013 does not label and this package therefore cannot measure",
@@ -74,6 +76,21 @@ def model_card(
         "results": [dict(each) for each in results],
         "confidence": plain(made.confidence),
         **({} if made.prior is None else {"prior": plain(made.prior)}),
+    }
+
+
+def foreign_card(results: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return the card of a graph that this package did not train: it claims nothing of it."""
+    return {
+        "licence": "unknown: the graph was not made by fer-edge",
+        "intended_use": "unknown",
+        "limits": [
+            "training data and training are unknown",
+            _NO_FEELING,
+            "the classes are assumed to be FER2013's, in FER2013's order",
+        ],
+        "protocol": [_ONE_VIEW],
+        "results": [dict(each) for each in results],
     }
 
 
@@ -201,6 +218,6 @@ def _protocol(made: WeightsInfo) -> list[str]:
         "score is somewhat optimistic; "
         f"PRIVATE{'' if resplit else ' (PrivateTest)'} had no part in "
         "training or choosing",
-        "scored on one view of each image at batch 1, the very call that an application makes",
+        _ONE_VIEW,
     ]
     return lines

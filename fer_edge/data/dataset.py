@@ -191,26 +191,29 @@ def dataset_from_rows(
 
 
 def with_official_counts(dataset: FerDataset) -> FerDataset:
-    """Compare a copy of FER2013 with the official counts; note what is missing.
+    """Compare a copy of FER2013 with the official counts; note what differs.
 
-    Raises DataError for a split of the official size with other counts per class: its labels were
-    changed. A split of another size is a partial copy; the notes say so.
+    A split of the official size with other counts per class has other labels than FER2013's, such
+    as corrected ones. A split of another size is a partial copy.
     """
+    relabelled: list[str] = []
     differences: list[str] = []
     for split, counts in zip(Split, dataset.counts().values()):
         per_class = tuple(counts.values())
         verdict = compare_official(split, per_class)
         if verdict.startswith("differs") and sum(per_class) == sum(OFFICIAL_COUNTS[split]):
-            raise DataError(
-                f"{dataset.source}: {split.label} is not FER2013's: {verdict}",
-                fix="its labels were changed; download it again",
-            )
-        if verdict != "official":
+            relabelled.append(f"{split.label} {verdict}")
+        elif verdict != "official":
             differences.append(f"{split.label} {verdict}")
-    if not differences:
-        return dataset
-    note = f"partial copy of FER2013: {', '.join(differences)}"
-    return replace(dataset, notes=(*dataset.notes, note))
+    notes = [*dataset.notes]
+    if relabelled:
+        notes.append(
+            f"NOT FER2013's LABELS: {', '.join(relabelled)}; scores on them cannot be compared "
+            "with those of FER2013"
+        )
+    if differences:
+        notes.append(f"partial copy of FER2013: {', '.join(differences)}")
+    return dataset if notes == [*dataset.notes] else replace(dataset, notes=tuple(notes))
 
 
 def image_keys(images: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ from fer_edge.models.header import read_header
 from fer_edge.models.weights import load_weights, save_weights
 from fer_edge.progress import Reporter
 from fer_edge.records import to_dict
+from fer_edge.report.card import card_markdown
 
 
 def timings(ratio: float) -> dict[str, LatencySamples]:
@@ -532,3 +533,26 @@ def test_weights_that_change_while_building_do_not_mix(
     bundle = Bundle.open(report.bundle)
     assert bundle.artifact(format="safetensors").sha256 == before
     assert report.proven["fp32"].gate.passed
+
+
+def test_the_card_of_a_graph_from_elsewhere_claims_nothing(
+    faces: FerDataset, fp32: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(fp32)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "theirs.onnx")
+    build(tmp_path / "theirs.onnx", precision="fp32", target="onnxruntime", data=faces)
+    bundle = tmp_path / "theirs-bundle"
+    # Built upon, it still claims nothing.
+    build(bundle, precision="fp16", target="onnxruntime", data=faces)
+    card = Bundle.open(bundle).manifest.card
+    assert str(card.licence).startswith("unknown")
+    assert "training data and training are unknown" in card.limits
+    assert card.biases == ()
+    text = card_markdown(Bundle.open(bundle).manifest)
+    assert "Apache" not in text
+    assert "fitted on TRAIN" not in text
+    ours = tmp_path / "ours.onnx"
+    shutil.copy(fp32, ours)
+    build(ours, precision="fp32", target="onnxruntime", data=faces)
+    assert "Apache" in str(Bundle.open(tmp_path / "ours-bundle").manifest.card.licence)
