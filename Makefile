@@ -1,8 +1,8 @@
-# Everything happens in .venv, made here; nothing outside this folder is touched.
+# Everything is installed into .venv in this folder; no other folder is changed.
 #   make demo   train, build FP16 and INT8, bench, print the table (a few minutes; no data needed)
 #   make test   lint, types, tests
 #   make ship RUN=runs/NAME   put a finished run's network into the package (fer_edge/pretrained)
-# FER_EDGE_DATA=/path/to/fer2013.zip makes both use the real FER2013.
+# With FER_EDGE_DATA=/path/to/fer2013.zip, `make demo` and `make test` use the real FER2013.
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,19 +32,19 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=15
 
-# Times are for people to read: `make test` asserts none.
+# People read these times; `make test` does not check any times.
 bench: $(STAMP)
 	$(BIN)/python -m pytest -q bench --benchmark-only
 
-# Our network beside those that users would otherwise run: minutes, on a quiet machine.
+# Compares our network with common networks: takes minutes; use a machine without other load.
 frontier: $(STAMP)
 	$(BIN)/python bench/frontier.py
 
-# The table of what `bench/reproduction.py run ROW` has measured so far; it trains nothing.
+# Writes the table of all results of `bench/reproduction.py run ROW`; it trains nothing.
 reproduction: $(STAMP)
 	$(BIN)/python bench/reproduction.py table
 
-# Fit the confidence, build, verify and put a run's network into the package: make ship RUN=runs/NAME
+# Fits the confidence, builds and verifies a run's network, and puts it into the package: make ship RUN=runs/NAME
 ship: $(STAMP)
 	$(BIN)/python bench/ship.py $(RUN)
 

@@ -1,9 +1,9 @@
-"""What the faces before a camera show: one JSON line a frame on stdout, until a signal stops it.
+"""Classify the faces in a camera image: prints one JSON line per frame until a signal stops it.
 
-Made for a Jetson (CSI camera through GStreamer, USB camera through V4L2), at home on any Linux
-machine with OpenCV. It needs no display and writes no picture unless told to. OpenCV's face
-detectors come with models: Haar's is part of OpenCV 4 (not of 5), YuNet's is a file that you name.
-Nothing is downloaded.
+Made for a Jetson (CSI camera through GStreamer, USB camera through V4L2); it also runs on any Linux
+machine with OpenCV. It needs no display, and writes pictures only with --write. The model of the
+Haar detector is part of OpenCV 4 (not of 5). The model of YuNet is a file that you must give with
+--detector-model. Nothing is downloaded.
 
 ::
 
@@ -49,7 +49,7 @@ __all__ = ["Summary", "Watchdog", "main", "run"]
 
 @dataclass
 class Summary:
-    """What a run has seen; ``ns`` are whole frames: detection and classification of its faces."""
+    """The counts and times of all frames; ``ns``: detection and classification, per frame."""
 
     frames: int = 0
     faces: int = 0
@@ -57,7 +57,7 @@ class Summary:
     ns: list[int] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description; a percentile of too few frames is None."""
+        """Return the last line's content; a percentile of too few frames is None."""
         seconds = time.monotonic() - self.started
         samples = LatencySamples((np.array(self.ns, np.int64),)) if self.ns else None
         return {
@@ -72,14 +72,14 @@ class Summary:
 
 
 class Watchdog:
-    """Tells systemd that we are ready and, once a frame, that we live; silent elsewhere.
+    """Notifies systemd when the app is ready, and at each frame; does nothing without systemd.
 
-    See sd_notify(3): a datagram to the socket that the environment names.
+    See sd_notify(3): it sends a datagram to the socket in the variable NOTIFY_SOCKET.
     """
 
     def __init__(self, address: str | None = None) -> None:
         address = address if address is not None else os.environ.get("NOTIFY_SOCKET", "")
-        # An abstract socket's name begins with a zero byte, written as "@".
+        # The name of an abstract socket begins with a zero byte, which is written as "@".
         self._address = "\0" + address[1:] if address.startswith("@") else address
 
     def tell(self, state: str) -> None:
@@ -102,9 +102,9 @@ def run(
     watchdog: Watchdog | None = None,
     draw: Callable[[np.ndarray, list[dict[str, Any]]], None] | None = None,
 ) -> Summary:
-    """Classify the faces of every ``every``-th frame and ``emit`` one record for each such frame.
+    """Classify the faces of every ``every``-th frame; call ``emit`` with one record per such frame.
 
-    Ends with the frames, or after ``limit`` of them. ``draw`` gets the frame and its faces.
+    Ends after the last frame, or after ``limit`` frames. ``draw`` gets the frame and its faces.
     """
     watchdog = watchdog or Watchdog("")
     summary = Summary()
@@ -157,7 +157,7 @@ def _record(
 def painter(
     show: bool, write: Path | None, fps: int, stop: threading.Event, cleanup: ExitStack
 ) -> Callable[[np.ndarray, list[dict[str, Any]]], None] | None:
-    """Return what draws boxes and labels into a window or a video, or None."""
+    """Return a function that draws boxes and labels into a window or a video, or None."""
     if not show and write is None:
         return None
     cv2 = opencv()
@@ -176,7 +176,9 @@ def painter(
                 size = (frame.shape[1], frame.shape[0])
                 writer = cv2.VideoWriter(str(write), cv2.VideoWriter_fourcc(*"MJPG"), fps, size)
                 if not writer.isOpened():
-                    raise UsageError(f"{write} cannot be written", fix="name a file ending in .avi")
+                    raise UsageError(
+                        f"{write} cannot be written", fix="use a file name ending in .avi"
+                    )
                 cleanup.callback(writer.release)
             writer.write(frame)
         if show:
@@ -186,19 +188,19 @@ def painter(
                     stop.set()
             except cv2.error:
                 raise UnavailableError(
-                    "this OpenCV has no windows, or there is no display",
-                    fix="leave out --show; --write FILE.avi keeps the picture",
+                    "this OpenCV cannot open windows, or there is no display",
+                    fix="leave out --show; --write FILE.avi saves a video instead",
                 ) from None
 
     return paint
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the command line's options."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         prog="camera.py", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("bundle", help="a bundle's folder (fer-edge bundle unpack)")
+    parser.add_argument("bundle", help="folder of a bundle (fer-edge bundle unpack)")
     parser.add_argument(
         "--source", default="csi", help="csi[:N], /dev/videoN, a GStreamer pipeline, a file, a URL"
     )
@@ -211,10 +213,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=720)
     parser.add_argument("--fps", type=int, default=30)
-    parser.add_argument("--every", type=int, default=1, help="look at every N-th frame")
-    parser.add_argument("--frames", type=int, help="stop after so many frames")
-    parser.add_argument("--show", action="store_true", help="a window with boxes and labels")
-    parser.add_argument("--write", type=Path, metavar="FILE.avi", help="a video with them")
+    parser.add_argument("--every", type=int, default=1, help="process only every N-th frame")
+    parser.add_argument("--frames", type=int, help="stop after this number of frames")
+    parser.add_argument("--show", action="store_true", help="show boxes and labels in a window")
+    parser.add_argument("--write", type=Path, metavar="FILE.avi", help="save them in a video")
     options = parser.parse_args(argv)
     for name in ("threads", "smallest", "width", "height", "fps", "every"):
         if getattr(options, name) < 1:
@@ -256,7 +258,7 @@ def watch(options: argparse.Namespace) -> None:
             )
         )
         frames = frames_of(reopen, stop, live=not Path(options.source).is_file(), log=_say)
-        # Closing the generator releases the camera, however the loop ends.
+        # Closing the generator releases the camera, also after an error in the loop.
         cleanup.callback(frames.close)
         draw = painter(options.show, options.write, options.fps, stop, cleanup)
         _emit(
@@ -287,7 +289,7 @@ def watch(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: those of fer-edge."""
+    """Run the command line and return its exit code (the exit codes of fer-edge)."""
     try:
         watch(parse(argv))
     except FerEdgeError as error:
@@ -296,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say(f"fix:   {error.fix}")
         return error.exit_code
     except BrokenPipeError:
-        # `camera.py ... | head`: no one listens any more.
+        # `camera.py ... | head`: the reader of stdout has ended.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Install fer-edge on a bare JetPack: a venv that sees JetPack's own TensorRT and OpenCV.
+# Install fer-edge on JetPack, in a venv that uses the TensorRT and OpenCV of JetPack.
 #
 #   ./install.sh [options] fer_edge-VERSION-py3-none-any.whl [faces.fer]
 #
 #   --prefix DIR   where to install (default: /opt/fer-edge)
-#   --apt          apt-get install what is missing (else it is only named)
-#   --service      install the systemd unit too (needs root; it is not started)
+#   --apt          install missing packages with apt-get (default: only list them)
+#   --service      also install the systemd unit (needs root; it is not started)
 #
 # Not run on a device yet.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=${FER_EDGE_ROOT:-}    # a test's stand-in for /
+root=${FER_EDGE_ROOT:-}    # tests use another folder instead of /
 prefix=/opt/fer-edge
 apt=no
 service=no
@@ -45,12 +45,12 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ -n "$wheel" ] || die "no wheel is given" "on the workstation: python -m build --wheel"
+[ -n "$wheel" ] || die "the wheel (.whl) is missing" "make it on the workstation: python -m build --wheel"
 for file in "$wheel" "$archive"; do
   [ -z "$file" ] || [ -f "$file" ] || die "file not found: $file"
 done
 
-# The board: its Jetson Linux release decides which CUDA, and so which cuda-bindings.
+# The Jetson Linux release of the board determines its CUDA release, and so the cuda-bindings.
 [ "$(uname -m)" = aarch64 ] || die "this is not a Jetson: $(uname -m)" "pip install fer-edge" 5
 release=$root/etc/nv_tegra_release
 [ -r "$release" ] || die "this is not a Jetson: $release is missing" "pip install fer-edge" 5
@@ -58,13 +58,13 @@ l4t=$(sed -n 's/^# R\([0-9]*\) (release), REVISION: \([0-9.]*\).*/\1.\2/p' "$rel
 case ${l4t%%.*} in
   36) cuda_bindings='cuda-bindings>=12.6,<13' ;;
   3[89] | [4-9][0-9]) cuda_bindings='cuda-bindings>=13,<14' ;;
-  *) die "Jetson Linux ${l4t:-of unknown release} is not supported: JetPack 6 or later is" \
-    "https://developer.nvidia.com/embedded/jetpack" 5 ;;
+  *) die "Jetson Linux ${l4t:-of unknown release} is not supported: fer-edge needs JetPack 6 or later" \
+    "install a newer JetPack: https://developer.nvidia.com/embedded/jetpack" 5 ;;
 esac
 say "Jetson Linux $l4t: $cuda_bindings"
 
 missing=()
-need() { # what it is for, the check, the package
+need() { # the package, the command that checks for it
   local package=$1
   shift
   "$@" >/dev/null 2>&1 || missing+=("$package")
@@ -81,7 +81,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     sudo apt-get install -y "${missing[@]}"
   else
     die "packages of JetPack or Ubuntu are missing" \
-      "sudo apt-get install ${missing[*]}, or run this again with --apt" 5
+      "sudo apt-get install ${missing[*]}, or run this script again with --apt" 5
   fi
 fi
 
@@ -89,7 +89,7 @@ fi
 say "venv: $prefix/venv"
 mkdir -p "$prefix"
 python3 -m venv --system-site-packages "$prefix/venv"
-# numpy below 2: apt's OpenCV was compiled against numpy 1, and does not import with 2.
+# numpy below 2: OpenCV from apt was compiled against numpy 1 and cannot be imported with numpy 2.
 "$prefix/venv/bin/pip" install --disable-pip-version-check \
   "$wheel" "$cuda_bindings" 'numpy>=1.26,<2'
 install -m 0644 "$here/camera.py" "$here/vision.py" "$prefix/"
@@ -103,7 +103,7 @@ fi
 if [ "$service" = yes ]; then
   id fer-edge >/dev/null 2>&1 ||
     useradd --system --no-create-home --shell /usr/sbin/nologin fer-edge
-  # Who may use the GPU and the cameras.
+  # Members of these groups may use the GPU and the cameras.
   for group in video render; do
     ! getent group "$group" >/dev/null || usermod --append --groups "$group" fer-edge
   done
@@ -111,7 +111,7 @@ if [ "$service" = yes ]; then
   sed "s|/opt/fer-edge|$prefix|g" "$here/fer-edge-camera.service" \
     >"$root/etc/systemd/system/fer-edge-camera.service"
   systemctl daemon-reload
-  say "service: systemctl enable --now fer-edge-camera"
+  say "service installed; to start it: systemctl enable --now fer-edge-camera"
 fi
 
 say

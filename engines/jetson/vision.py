@@ -1,4 +1,4 @@
-"""Where frames come from and where the faces in them are: OpenCV, imported when it is used."""
+"""Read frames from a camera or video, and detect faces. OpenCV is imported at its first use."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Capture(Protocol):
     """The part of ``cv2.VideoCapture`` that is used."""
 
     def read(self) -> tuple[bool, Any]:
-        """Return (True, u8[H,W,3] BGR), or (False, None) where there is no frame."""
+        """Return (True, u8[H,W,3] BGR), or (False, None) if there is no frame."""
 
     def release(self) -> None:
         """Release the camera."""
@@ -47,7 +47,7 @@ Detector = Callable[[np.ndarray, np.ndarray], list[Box]]
 
 
 def opencv() -> Any:
-    """Return ``cv2``; :class:`UnavailableError` says how to get it."""
+    """Return ``cv2``; raises :class:`UnavailableError` if it is not installed."""
     try:
         import cv2
     except ImportError as error:
@@ -79,8 +79,8 @@ def open_capture(source: str, width: int, height: int, fps: int) -> Capture:
         if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
             raise UnavailableError(
                 "this OpenCV was built without GStreamer",
-                fix="use JetPack's own: apt-get install python3-opencv, in a venv with "
-                "--system-site-packages and no opencv from pip",
+                fix="use the OpenCV of JetPack: apt-get install python3-opencv, in a venv with "
+                "--system-site-packages and without opencv from pip",
             )
         capture = cv2.VideoCapture(source, cv2.CAP_GSTREAMER)
     elif source.isdigit() or source.startswith("/dev/video"):
@@ -88,7 +88,7 @@ def open_capture(source: str, width: int, height: int, fps: int) -> Capture:
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
         capture.set(cv2.CAP_PROP_FPS, fps)
-        # The newest frame, not the oldest of four.
+        # With a longer buffer, read() would return an old frame.
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     else:
         if "://" not in source and not Path(source).is_file():
@@ -116,8 +116,8 @@ def frames_of(
 ) -> Generator[np.ndarray, None, None]:
     """Open the source now; then yield frames until ``stop`` is set or a file ends.
 
-    A ``live`` source that gives no frame is opened again, after longer and longer pauses;
-    :class:`UnavailableError` once they add up to ``patience`` seconds.
+    A ``live`` source without a frame is reopened, after longer and longer pauses. Raises
+    :class:`UnavailableError` when the pauses together exceed ``patience`` seconds.
     """
     return _frames(reopen(), reopen, stop, live, log, patience, wait or stop.wait)
 
@@ -159,7 +159,7 @@ def _frames(
 
 
 class HaarDetector:
-    """Viola and Jones's frontal faces, the model that comes with OpenCV 4; on the CPU."""
+    """Frontal faces (Viola and Jones 2001), with the model in OpenCV 4; runs on the CPU."""
 
     name = "haar"
 
@@ -168,19 +168,19 @@ class HaarDetector:
         if not hasattr(cv2, "CascadeClassifier"):
             raise UnavailableError(
                 f"OpenCV {cv2.__version__} no longer has Haar cascades",
-                fix="install OpenCV 4, or --detector yunet with its model file",
+                fix="install OpenCV 4, or use --detector yunet with its model file",
             )
         folders = [getattr(getattr(cv2, "data", None), "haarcascades", ""), *_HAAR_FOLDERS]
         paths = [Path(model)] if model else [Path(folder) / _HAAR for folder in folders if folder]
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
             raise UnavailableError(
-                f"there is no {_HAAR if model is None else model}",
-                fix="apt-get install opencv-data, or name it with --detector-model",
+                f"file not found: {_HAAR if model is None else model}",
+                fix="apt-get install opencv-data, or give the file with --detector-model",
             )
         try:
             self._cascade = cv2.CascadeClassifier(str(path))
-        # A damaged file may also end in SystemError, for an exception that cv2 lost on its way.
+        # For a damaged file, cv2 sometimes raises SystemError instead of its own error.
         except (cv2.error, SystemError):
             raise UsageError(f"{path} is not a Haar cascade") from None
         if self._cascade.empty():
@@ -194,7 +194,7 @@ class HaarDetector:
 
 
 class YuNetDetector:
-    """OpenCV's YuNet (Wu et al. 2023), whose ONNX file opencv_zoo publishes; needs OpenCV 4.5.4."""
+    """YuNet (Wu et al. 2023), with the ONNX file of opencv_zoo; needs OpenCV 4.5.4 or later."""
 
     name = "yunet"
 
@@ -225,9 +225,9 @@ def _largest_first(boxes: Any) -> list[Box]:
 
 
 def square(box: Box, height: int, width: int) -> Box:
-    """Return the square around a box's middle, as large as its longer side, inside the frame.
+    """Return a square around the centre of a box, with its longer side, inside the frame.
 
-    Networks were trained on square crops: a face stretched from a tall box is another face.
+    The networks were trained on square crops. A box that is not square would distort the face.
     """
     x, y, w, h = box
     side = min(max(w, h), height, width)

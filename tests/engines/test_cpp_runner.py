@@ -138,7 +138,7 @@ def test_one_flipped_byte_is_refused(
 def test_a_missing_or_longer_file_is_refused(runner: Runner, tiny_bundle: Bundle) -> None:
     golden = tiny_bundle.path / "golden.npz"
     golden.write_bytes(golden.read_bytes() + b"\0")
-    assert "bytes, the manifest says" in runner(tiny_bundle.path).stderr
+    assert "bytes; in the manifest it has" in runner(tiny_bundle.path).stderr
     golden.unlink()
     result = runner(tiny_bundle.path)
     assert result.returncode == 6
@@ -220,7 +220,7 @@ def test_another_network_fails_the_self_test(runner: Runner, tiny_bundle: Bundle
         ("a.pgm", b"P5 48 99999999999999 255 ", "invalid height"),
         ("a.pgm", b"", "not a binary PGM"),
         ("a.raw", bytes(2303), "2303"),
-        ("a.raw", b"", "this one 0"),
+        ("a.raw", b"", "this one has 0"),
         ("a.jpg", b"\xff\xd8", "not a .pgm or .raw file"),
     ],
 )
@@ -256,7 +256,7 @@ def test_a_name_that_is_not_utf8(runner: Runner, tiny_bundle: Bundle, tmp_path: 
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        ([], 2, "no BUNDLE"),
+        ([], 2, "BUNDLE is missing"),
         (["--frobnicate"], 2, "unknown option --frobnicate"),
         (["--threads"], 2, "needs a value"),
         (["--threads", "0", "x"], 2, "at least 1"),
@@ -279,6 +279,19 @@ def test_mistakes_are_one_line_with_a_code(
     errors = [line for line in result.stderr.splitlines() if not line.startswith("fix:")]
     assert len(errors) == 1
     assert errors[0].startswith("error: ")
+
+
+def test_an_unknown_backend_is_answered_with_the_known_ones(
+    runner: Runner, tiny_bundle: Bundle
+) -> None:
+    for option in ("--backend", "--engine"):
+        result = runner(tiny_bundle.path, option, "frob")
+        assert result.returncode == 2
+        assert result.stderr.splitlines() == [
+            "error: unknown backend 'frob'",
+            "fix:   choose from: tensorrt, openvino",
+        ]
+        assert result.stdout == ""
 
 
 def test_a_graph_that_is_no_network_of_ours_is_refused(

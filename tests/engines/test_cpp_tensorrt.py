@@ -1,7 +1,7 @@
 """The runner's TensorRT engine, compiled and run against stand-ins for TensorRT and CUDA.
 
-What this proves: the file compiles against NVIDIA's CUDA headers, and chooses, verifies, loads,
-captures and runs a plan as it says. What it cannot prove without a device: that TensorRT does.
+These tests show that the file compiles against NVIDIA's CUDA headers, and that it chooses, checks,
+loads, captures and runs a plan. They cannot show that it works with the real TensorRT on a device.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def test_a_plan_that_takes_float_pixels(runner: Runner, bundle: Bundle) -> None:
         ({}, {"FAKE_TENSORRT": "other shape"}, 5, "not exported by fer-edge"),
         ({}, {"FAKE_TENSORRT": "fail"}, 4, "TensorRT failed"),
         ({"sha256": "0" * 64}, {}, 6, "it describes another plan"),
-        ({"schema": 2}, {}, 6, "another schema"),
+        ({"schema": 2}, {}, 6, "it has schema 2, this runner reads schema 1"),
     ],
 )
 def test_a_plan_that_may_not_be_used(

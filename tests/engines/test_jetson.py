@@ -92,7 +92,7 @@ def test_a_record_for_each_frame(camera: ModuleType, tiny_bundle: Bundle) -> Non
         json.dumps(record, allow_nan=False)
     said = summary.to_dict()
     assert said["p50_ms"] > 0
-    assert said["p90_ms"] is None, "five frames say nothing of a p90"
+    assert said["p90_ms"] is None, "five frames are too few for a p90"
 
 
 def test_every_second_frame_and_a_limit(camera: ModuleType, tiny_bundle: Bundle) -> None:
@@ -475,7 +475,7 @@ def test_install_refuses_what_is_no_board_of_ours(
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ([], "no wheel is given"),
+        ([], "the wheel (.whl) is missing"),
         (["--frob"], "unknown option --frob"),
         (["x.txt"], "neither a wheel"),
         (["/no/x.whl"], "file not found: /no/x.whl"),

@@ -9,7 +9,7 @@
 namespace fer_edge {
 
 const std::vector<BackendKind>& backends() {
-  // In the order in which they are preferred.
+  // In order of preference.
   static const std::vector<BackendKind> kinds = {
 #ifdef FER_EDGE_WITH_TENSORRT
       {"tensorrt", tensorrt_version(), true, tensorrt_misfit, tensorrt_load},

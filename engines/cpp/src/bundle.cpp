@@ -35,8 +35,8 @@ bool is_hex(const std::string& text) {
   return text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
-// The manifest is canonical JSON whose last field is the SHA-256 of the same JSON without it:
-// see fer_edge/bundle/manifest.py. So its own bytes can be checked without printing JSON again.
+// The manifest is canonical JSON. Its last field is the SHA-256 of the same JSON without that field
+// (see fer_edge/bundle/manifest.py), so its bytes can be checked without writing JSON again.
 void check_own_digest(const std::string& content, const std::string& where) {
   const std::string before = ",\n  \"manifest_sha256\": \"";
   const std::string after = "\"\n}\n";
@@ -51,7 +51,7 @@ void check_own_digest(const std::string& content, const std::string& where) {
   }
 }
 
-// The path must stay inside the bundle; the manifest of a hostile bundle has a right digest too.
+// The path must stay inside the bundle. The digest does not ensure it: an attacker can compute one.
 bool is_inside(const std::string& path) {
   if (path.empty() || path.front() == '/' || path.find('\\') != std::string::npos ||
       path.find('\0') != std::string::npos) {
@@ -72,10 +72,10 @@ Artifact artifact_from_json(const json& content) {
   artifact.sha256 = content.at("sha256").get<std::string>();
   artifact.size = content.at("size").get<std::uint64_t>();
   if (!is_inside(artifact.path)) {
-    throw std::runtime_error("the path '" + artifact.path + "' leaves the bundle");
+    throw std::runtime_error("the path '" + artifact.path + "' leaves the bundle folder");
   }
   if (artifact.sha256.size() != 64 || !is_hex(artifact.sha256)) {
-    throw std::runtime_error(artifact.path + " has no SHA-256 in hex");
+    throw std::runtime_error("the SHA-256 of " + artifact.path + " is not 64 hex digits");
   }
   return artifact;
 }
@@ -91,15 +91,21 @@ Gate gate_from_json(const json& content) {
   return gate;
 }
 
-// Whether it is the bundle inside the Python package, which `fer-edge build` does not write to.
-bool is_packaged(const std::filesystem::path& path) {
+// The name and a folder for a copy of a bundle inside the Python package, which `fer-edge build`
+// does not write to (fer_edge/pretrained/__init__.py); "" for every other bundle.
+std::string packaged_source(const std::filesystem::path& path) {
   std::error_code failed;
-  const auto folder = std::filesystem::canonical(path, failed).parent_path();
-  return !failed && folder.filename() == "pretrained" &&
-         folder.parent_path().filename() == "fer_edge";
+  const auto real = std::filesystem::canonical(path, failed);
+  const auto folder = real.parent_path();
+  if (failed || folder.filename() != "pretrained" ||
+      folder.parent_path().filename() != "fer_edge") {
+    return "";
+  }
+  const std::string name = real.filename().string();
+  return "pretrained:" + (name == "compact" ? "fer2013" : name) + " -o " + name;
 }
 
-// As Python's shlex.quote.
+// Does what Python's shlex.quote does.
 std::string shell_quoted(const std::string& word) {
   const auto safe = [](unsigned char c) {
     return std::isalnum(c) != 0 || std::strchr("_@%+=:,./-", c) != nullptr;
@@ -124,7 +130,7 @@ Bundle Bundle::open(const std::filesystem::path& path) {
   const std::string where = manifest.string();
   std::error_code failed;
   if (!std::filesystem::exists(manifest, failed)) {
-    throw Error(Exit::usage, path.string() + " is not a bundle: it holds no manifest.json",
+    throw Error(Exit::usage, path.string() + " is not a bundle: it has no manifest.json",
                 "fer-edge build makes a bundle; fer-edge bundle unpack unpacks a .fer file");
   }
   const std::string content =
@@ -156,7 +162,7 @@ Bundle Bundle::open(const std::filesystem::path& path) {
   } catch (const std::exception& error) {
     throw damaged(where, error.what());
   }
-  if (bundle.labels_ != kLabels) throw damaged(where, "its labels are not FER2013's");
+  if (bundle.labels_ != kLabels) throw damaged(where, "its labels are not those of FER2013");
   if (!(bundle.preprocessing_.std > 0)) throw damaged(where, "preprocessing.std is not positive");
   return bundle;
 }
@@ -193,8 +199,8 @@ std::string Bundle::build_command(const std::string& precision, const std::strin
   if (!weights && !find("onnx", "fp32", "")) {
     return "build from the run that this bundle was made from";
   }
-  const std::string source =
-      is_packaged(path_) ? "pretrained -o compact" : shell_quoted(path_.string());
+  const std::string packaged = packaged_source(path_);
+  const std::string source = packaged.empty() ? shell_quoted(path_.string()) : packaged;
   return "fer-edge build " + source + " --precision " + precision + " --target " + target;
 }
 
@@ -206,16 +212,16 @@ std::string Bundle::read(const Artifact& artifact) const {
   const auto real = std::filesystem::canonical(file, failed);
   if (failed) throw damaged(where, "the file is missing");
   if (std::mismatch(root.begin(), root.end(), real.begin(), real.end()).first != root.end()) {
-    throw damaged(where, "a link leads out of the bundle");
+    throw damaged(where, "the file is a link to a place outside the bundle");
   }
   std::string content = read_file(file, kLargestArtifact, static_cast<int>(Exit::integrity));
   if (content.size() != artifact.size) {
-    throw damaged(where, "it has " + std::to_string(content.size()) + " bytes, the manifest says " +
-                             std::to_string(artifact.size));
+    throw damaged(where, "it has " + std::to_string(content.size()) +
+                             " bytes; in the manifest it has " + std::to_string(artifact.size));
   }
   const std::string digest = sha256(content);
   if (digest != artifact.sha256) {
-    throw damaged(where, "SHA-256 is " + digest.substr(0, 12) + "..., the manifest says " +
+    throw damaged(where, "its SHA-256 is " + digest.substr(0, 12) + "...; in the manifest it is " +
                              artifact.sha256.substr(0, 12) + "...");
   }
   return content;

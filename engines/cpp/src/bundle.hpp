@@ -1,4 +1,4 @@
-// A bundle: a folder with a manifest.json that holds the digest of each of its files and of itself.
+// A bundle: a folder with a manifest.json, which lists the digest of each file and its own digest.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct Artifact {
   std::uint64_t size = 0;
 };
 
-// What the build decided of one precision; `passed` is empty where it could not be decided.
+// The decision of the build about one precision; `passed` is empty if it could not be decided.
 struct Gate {
   std::string precision;
   std::string target;
@@ -34,8 +34,8 @@ struct Golden {
 
 class Bundle {
  public:
-  // Reads and checks the manifest. Error(usage): no bundle, or one of a newer schema;
-  // Error(integrity): any byte of the manifest differs from what was written.
+  // Reads and checks the manifest. Error(usage): not a bundle, or one with a newer schema;
+  // Error(integrity): a byte of the manifest was changed.
   [[nodiscard]] static Bundle open(const std::filesystem::path& path);
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
@@ -49,17 +49,17 @@ class Bundle {
                                              const std::string& target) const;
   [[nodiscard]] std::optional<Artifact> find(const std::string& path) const;
 
-  // Whether a precision lost too much in its gate for this placement: then it is used only when it
-  // is asked for by name.
+  // Whether the gate of a precision failed for this placement. Such an engine is used only if the
+  // user names its precision.
   [[nodiscard]] bool failed_gate(const std::string& precision, const std::string& placement) const;
 
-  // The command that adds an engine to this bundle, or to a copy of the one in the Python package;
-  // plain words where the bundle has nothing to build from.
+  // The command that adds an engine to this bundle, or to a copy of the one in the Python package.
+  // If the bundle has nothing to build from, it is a sentence instead.
   [[nodiscard]] std::string build_command(const std::string& precision,
                                           const std::string& target) const;
 
-  // Returns an artifact's bytes after comparing them with its digest: what is returned is what was
-  // checked, so that a file changed in between cannot be used. Error(integrity) otherwise.
+  // Returns the bytes of an artifact after comparing them with its digest. The checked bytes are
+  // returned, so a file that changes afterwards has no effect. Error(integrity): they differ.
   [[nodiscard]] std::string read(const Artifact& artifact) const;
 
   [[nodiscard]] Golden golden() const;

@@ -1,4 +1,4 @@
-// One way to run a network: one 48x48 image in, seven logits out, synchronously.
+// The interface of the backends: one 48x48 image in, seven logits out, synchronously.
 #pragma once
 
 #include <memory>
@@ -10,7 +10,7 @@
 namespace fer_edge {
 
 struct EngineOptions {
-  int threads = 1;  // what the engine may use on the CPU
+  int threads = 1;  // CPU threads that the engine may use
   bool cuda_graph = true;
 };
 
@@ -21,30 +21,30 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
   virtual ~Engine() = default;
 
-  // Runs one image; the result is complete on return. An engine never times itself.
+  // Runs one image; the result is complete on return. An engine never measures its own time.
   virtual void infer(const Image& pixels, Logits& logits) = 0;
 
-  // What really runs the network, and the bundle's file that it runs.
+  // The library and device that run the network, and the path of the file in the bundle.
   [[nodiscard]] virtual std::string provider() const = 0;
   [[nodiscard]] virtual std::string model() const = 0;
 };
 
-// A row of the table of backends that this runner was built with. Its name is also the placement
-// of the INT8 graph that it takes, or that its plans are built from.
+// One backend that this runner was built with. Its name is also the placement of the INT8 graph
+// that it runs, or that its plans are built from.
 struct BackendKind {
   const char* name;
   const char* version;
-  bool plans;  // it runs plans, not graphs
-  // Why this machine cannot load an engine, or nothing; null for a backend that loads all.
+  bool plans;  // true: it runs plans; false: it runs graphs
+  // Returns why this machine cannot load an engine, or "". Null: the backend loads every engine.
   std::string (*misfit)(const Bundle& bundle, const Artifact& engine);
-  // Loads an engine; Error(environment) where this machine cannot, Error(integrity) for damage.
+  // Loads an engine. Error(environment): this machine cannot; Error(integrity): it is damaged.
   std::unique_ptr<Engine> (*load)(const Bundle& bundle, const Artifact& engine,
                                   const EngineOptions& options);
 };
 
 [[nodiscard]] const std::vector<BackendKind>& backends();
 
-// The first line of a library's message: errors here are one line.
+// The first line of a library's message, since an error of this program has one line.
 [[nodiscard]] std::string first_line(const std::string& text);
 
 }  // namespace fer_edge

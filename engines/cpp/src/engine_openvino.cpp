@@ -21,7 +21,7 @@ std::string reason(const ov::Exception& error) {
   return first_line(error.what());
 }
 
-// The types that convolutions and matrix products really use, say "int8+f32".
+// The types that OpenVINO uses for convolutions and matrix products, e.g. "int8+f32".
 std::string computes_in(const ov::CompiledModel& compiled) {
   std::vector<std::string> types;
   for (const auto& node : compiled.get_runtime_model()->get_ordered_ops()) {
@@ -49,10 +49,10 @@ class OpenVinoEngine final : public Engine {
       : file_(artifact.path), preprocessing_(bundle.preprocessing()) {
     const std::string graph = bundle.read(artifact);
     try {
-      // From the checked bytes, not from the file: it could have changed since.
+      // From the checked bytes, not from the file, which could have changed in the meantime.
       auto model = core_.read_model(graph, ov::Tensor());
       check(*model, (bundle.path() / file_).string());
-      // With the batch known, OpenVINO plans its memory once.
+      // With a fixed batch size, OpenVINO allocates its memory once.
       model->reshape(ov::PartialShape{1, 1, kSize, kSize});
       compiled_ = core_.compile_model(
           model, "CPU", ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
@@ -100,7 +100,7 @@ class OpenVinoEngine final : public Engine {
     }
     const auto type = model.input().get_element_type();
     if (type != ov::element::u8 && type != ov::element::f32) {
-      throw refuse("takes " + type.get_type_name() + ", not uint8 or float pixels");
+      throw refuse("has an input of type " + type.get_type_name() + ", not uint8 or float");
     }
     const ov::PartialShape takes{-1, 1, static_cast<std::int64_t>(kSize),
                                  static_cast<std::int64_t>(kSize)};
@@ -108,7 +108,7 @@ class OpenVinoEngine final : public Engine {
     if (!model.input().get_partial_shape().compatible(takes) ||
         !model.output().get_partial_shape().compatible(gives) ||
         model.output().get_element_type() != ov::element::f32) {
-      throw refuse("is not [N,1,48,48] -> float [N,7]");
+      throw refuse("does not have input [N,1,48,48] and output float [N,7]");
     }
   }
 

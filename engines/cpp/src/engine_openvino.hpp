@@ -1,4 +1,4 @@
-// OpenVINO on the CPU, running the bundle's ONNX graphs.
+// OpenVINO on the CPU; runs the bundle's ONNX graphs.
 #pragma once
 
 #include "engine.hpp"

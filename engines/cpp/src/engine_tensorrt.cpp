@@ -1,5 +1,5 @@
-// TensorRT 8.6 to 11: one path, since the names used here exist in all of them.
-// What was compiled against what, and what was run, stands in engines/cpp/README.md.
+// TensorRT 8.6 to 11: the same code for all, since all of them have the names used here.
+// engines/cpp/README.md lists what was compiled against which headers, and what was run.
 #include "engine_tensorrt.hpp"
 
 #include <NvInferRuntime.h>
@@ -24,7 +24,7 @@ void check(cudaError_t status, const char* what) {
   }
 }
 
-// Keeps what TensorRT says, so that an error can say why.
+// Keeps the last error or warning of TensorRT, so that our error can give the reason.
 class Log final : public nvinfer1::ILogger {
  public:
   void log(Severity severity, char const* message) noexcept override {
@@ -56,8 +56,8 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-// A block on the device and its page-locked twin on the host: only from that do copies overlap and
-// can they be part of a CUDA graph.
+// A block on the device and a page-locked block of the same size on the host. Copies can overlap
+// and be part of a CUDA graph only if the host memory is page-locked.
 class Buffer {
  public:
   explicit Buffer(std::size_t size) : size_(size) {
@@ -90,8 +90,8 @@ class Buffer {
   void* host_ = nullptr;
 };
 
-// Upload, network and download as one launch: a 48x48 network is a dozen kernels of microseconds
-// each, so that launching them one by one costs more than running them.
+// Upload, network and download as one launch. A 48x48 network has about a dozen kernels of a few
+// microseconds each: to launch them one by one takes longer than to run them.
 class Graph {
  public:
   Graph() = default;
@@ -101,10 +101,10 @@ class Graph {
     if (executable_ != nullptr) cudaGraphExecDestroy(executable_);
   }
 
-  // Returns why the work cannot be captured, or nothing.
+  // Returns why the work cannot be captured, or "".
   template <typename Work>
   std::string capture(cudaStream_t stream, Work&& work) {
-    // Thread-local: what other threads do on the device does not end the capture.
+    // Thread-local: the work of other threads on the device does not end the capture.
     cudaError_t status = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
     if (status != cudaSuccess) return cudaGetErrorString(status);
     std::string problem;
@@ -114,7 +114,7 @@ class Graph {
       problem = error.what();
     }
     cudaGraph_t graph = nullptr;
-    // Also after a failure: the stream would stay in capture mode.
+    // Also after a failure: otherwise the stream would stay in capture mode.
     status = cudaStreamEndCapture(stream, &graph);
     if (status == cudaSuccess && problem.empty()) {
       status = cudaGraphInstantiateWithFlags(&executable_, graph, 0);
@@ -123,7 +123,7 @@ class Graph {
     if (status != cudaSuccess) {
       if (problem.empty()) problem = cudaGetErrorString(status);
       executable_ = nullptr;
-      cudaGetLastError();  // clears it: the next call would report it as its own
+      cudaGetLastError();  // clears the error: otherwise the next call would report it
     }
     return problem;
   }
@@ -162,13 +162,13 @@ class TensorRtEngine final : public Engine {
     provider_ = "TensorRT " + runtime_version() + ", sm_" + std::to_string(compute_capability());
 
     runtime_.reset(nvinfer1::createInferRuntime(log_));
-    if (!runtime_) throw unusable("TensorRT does not start");
-    // Null, not an exception, where the plan does not fit; why, only the log knows.
+    if (!runtime_) throw unusable("TensorRT cannot be started");
+    // TensorRT returns null if the plan does not fit. The reason is only in the log.
     engine_.reset(runtime_->deserializeCudaEngine(content.data(), content.size()));
     if (!engine_) throw unusable("TensorRT cannot load " + file_);
     name_tensors();
     context_.reset(engine_->createExecutionContext());
-    if (!context_) throw unusable("TensorRT has no execution context");
+    if (!context_) throw unusable("TensorRT cannot create an execution context");
     prepare();
     if (options.cuda_graph) capture();
   }
@@ -201,7 +201,7 @@ class TensorRtEngine final : public Engine {
       const char* name = engine_->getIOTensorName(i);
       const bool in = engine_->getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT;
       std::string& kept = in ? input_ : output_;
-      if (!kept.empty()) throw unusable(file_ + " has too many tensors");
+      if (!kept.empty()) throw unusable(file_ + " has more than one input or output");
       kept = name;
     }
     const auto takes = engine_->getTensorDataType(input_.c_str());
@@ -213,7 +213,7 @@ class TensorRtEngine final : public Engine {
     }
   }
 
-  // Whether a tensor's shape is `wanted`, where -1 (the batch) stands for anything.
+  // Whether a tensor has the shape `wanted`; -1 (the batch) fits any size.
   [[nodiscard]] bool fits(const std::string& tensor, const std::vector<std::size_t>& wanted) const {
     const nvinfer1::Dims shape = engine_->getTensorShape(tensor.c_str());
     if (shape.nbDims != static_cast<std::int32_t>(wanted.size())) return false;
@@ -234,9 +234,9 @@ class TensorRtEngine final : public Engine {
     if (!context_->setInputShape(input_.c_str(), one) ||
         !context_->setTensorAddress(input_.c_str(), in_->device()) ||
         !context_->setTensorAddress(output_.c_str(), out_->device())) {
-      throw unusable("TensorRT refuses a batch of one");
+      throw unusable("TensorRT does not accept a batch of one");
     }
-    // Once plainly: lazy loading of kernels may not happen inside a capture.
+    // One run without a graph: kernels are loaded at their first use, which a capture forbids.
     std::memset(in_->host<char>(), 0, kPixels);
     enqueue();
     stream_.wait();
@@ -255,7 +255,8 @@ class TensorRtEngine final : public Engine {
     out_->download(stream_.get());
   }
 
-  // Members are destroyed from the last to the first: context before engine before runtime.
+  // Members are destroyed from the last to the first: the context before the engine, the engine
+  // before the runtime.
   Preprocessing preprocessing_;
   std::string file_;
   std::string rebuild_;

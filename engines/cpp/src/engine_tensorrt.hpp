@@ -1,4 +1,4 @@
-// TensorRT on an NVIDIA GPU, running the plans that `fer-edge build --target tensorrt` put into the
+// TensorRT on an NVIDIA GPU; runs the plans that `fer-edge build --target tensorrt` wrote into the
 // bundle's engines/ folder.
 #pragma once
 
@@ -7,7 +7,7 @@
 namespace fer_edge {
 
 [[nodiscard]] const char* tensorrt_version();
-// Why the TensorRT and the GPU here cannot load a plan, or nothing.
+// Returns why the TensorRT and the GPU of this machine cannot load a plan, or "".
 [[nodiscard]] std::string tensorrt_misfit(const Bundle& bundle, const Artifact& plan);
 [[nodiscard]] std::unique_ptr<Engine> tensorrt_load(const Bundle& bundle, const Artifact& plan,
                                                     const EngineOptions& options);

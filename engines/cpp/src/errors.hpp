@@ -1,4 +1,4 @@
-// The errors that a user can cause and the exit codes they end in: those of fer_edge/errors.py.
+// The errors that a user can cause, with the exit codes of fer_edge/errors.py.
 #pragma once
 
 #include <stdexcept>

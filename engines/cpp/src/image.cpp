@@ -11,16 +11,16 @@ namespace fer_edge {
 namespace {
 
 constexpr char kConvert[] =
-    "crop the face and scale it to 48x48 gray first; fer-edge predict takes photos of any size";
+    "crop the face and scale it to 48x48 gray first; fer-edge predict accepts photos of any size";
 
-// A header is a few dozen bytes and comments; a photo of another size is read far enough to say so.
+// Larger than any valid file, so that a photo of another size gets the message about its size.
 constexpr std::uint64_t kLargestFile = 64 << 20;
 
 Error bad(const std::string& where, const std::string& why, const std::string& fix = "") {
   return Error(Exit::usage, where + ": " + why, fix);
 }
 
-// Reads the numbers of a PGM's header: digits between white space and comments.
+// Reads the numbers of a PGM header, which are separated by white space and comments.
 class Header {
  public:
   Header(std::string_view content, const std::string& where) : content_(content), where_(where) {}
@@ -99,7 +99,7 @@ std::vector<std::filesystem::path> images_in(const std::filesystem::path& folder
        entry.increment(failed)) {
     if (is_image_name(entry->path())) found.push_back(entry->path());
   }
-  if (failed) throw bad(folder.string(), "cannot be read: " + failed.message());
+  if (failed) throw bad(folder.string(), "this folder cannot be read: " + failed.message());
   if (found.empty()) throw bad(folder.string(), "this folder has no .pgm or .raw file");
   std::sort(found.begin(), found.end());
   return found;
@@ -125,7 +125,7 @@ Image image_from_pgm(std::string_view content, const std::string& where) {
   }
   const std::string_view pixels = content.substr(header.end());
   if (pixels.size() != kPixels) {
-    throw bad(where, "a 48x48 PGM holds 2304 bytes of pixels, this one " +
+    throw bad(where, "a 48x48 PGM has 2304 bytes of pixels, this one has " +
                          std::to_string(pixels.size()));
   }
   return image_from_raw(pixels, where);
@@ -133,7 +133,8 @@ Image image_from_pgm(std::string_view content, const std::string& where) {
 
 Image image_from_raw(std::string_view content, const std::string& where) {
   if (content.size() != kPixels) {
-    throw bad(where, "a raw 48x48 image has 2304 bytes, this one " + std::to_string(content.size()),
+    throw bad(where,
+              "a raw 48x48 image has 2304 bytes, this one has " + std::to_string(content.size()),
               kConvert);
   }
   Image image{};

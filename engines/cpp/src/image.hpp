@@ -21,14 +21,14 @@ struct NamedImage {
   Image pixels;
 };
 
-// Parses a binary PGM (P5, maxval 255, exactly 48x48, one image); `where` names it in errors.
+// Parses a binary PGM (P5, maxval 255, exactly 48x48, one image); errors begin with `where`.
 [[nodiscard]] Image image_from_pgm(std::string_view content, const std::string& where);
 
-// Takes 2,304 bytes as they are; `where` names them in errors.
+// Uses 2,304 bytes as pixels; errors begin with `where`.
 [[nodiscard]] Image image_from_raw(std::string_view content, const std::string& where);
 
-// Reads .pgm and .raw files, and those in folders (not in their subfolders) sorted by name.
-// Error(usage) names the first file that is not such an image.
+// Reads .pgm and .raw files. From a folder, it reads all such files in the order of their names,
+// but not those in subfolders. Error(usage): names the first file that is not such an image.
 [[nodiscard]] std::vector<NamedImage> read_images(const std::vector<std::string>& paths);
 
 }  // namespace fer_edge

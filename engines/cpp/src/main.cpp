@@ -15,11 +15,11 @@
 namespace fer_edge {
 namespace {
 
-// Keeps the order of its fields: a line reads file, label, confidence ...
+// Keeps the order of the fields in a line: file, label, confidence, ...
 using Json = nlohmann::ordered_json;
 
 void print(const Json& line) {
-  // A file name need not be UTF-8; a byte that is not becomes U+FFFD.
+  // A file name may contain bytes that are not UTF-8; such a byte becomes U+FFFD.
   std::cout << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
 }
 
@@ -34,7 +34,7 @@ struct Choice {
   UsableEngine engine;
 };
 
-// Chooses the backend that --backend names, or the first with a usable engine, and its engine.
+// Chooses the backend of --backend, else the first backend with a usable engine, and its engine.
 Choice choose(const Options& options, const Bundle& bundle) {
   const bool any = options.backend.empty();
   std::optional<Error> why_not;
@@ -43,22 +43,19 @@ Choice choose(const Options& options, const Bundle& bundle) {
     try {
       return {kind, usable_engine(bundle, kind, options.precision)};
     } catch (const Error& error) {
-      // Plans that do not fit this machine are an error; without any plan, try the next backend.
+      // Plans that do not fit this machine are an error. Without any plan, try the next backend.
       if (!any || error.exit_code() != static_cast<int>(Exit::usage)) throw;
       if (!why_not) why_not = error;
     }
   }
   if (why_not) throw *why_not;
-  if (options.backend != "tensorrt" && options.backend != "openvino")
-    throw Error(Exit::usage, "unknown backend '" + options.backend + "'",
-                "use --backend openvino or --backend tensorrt");
   throw Error(Exit::environment,
               "this runner was built without the backend '" + options.backend + "'; it has " +
                   names(backends()),
               "build it with this backend: see engines/cpp/README.md");
 }
 
-// Replays the bundle's golden images, one by one like a camera, and checks the logits.
+// Runs the bundle's golden images, one at a time as from a camera, and judges the logits.
 SelfTest self_test(Engine& engine, const Bundle& bundle, const std::string& precision) {
   const Golden golden = bundle.golden();
   std::vector<Logits> logits(golden.images.size());
@@ -80,8 +77,8 @@ Json prediction(const NamedImage& image, const Logits& probabilities, std::int64
           {"latency_ms", static_cast<double>(ns) / 1e6}};
 }
 
-// Classifies every image `repeat` times, prints each once, and returns all latencies: from the
-// pixels in memory to the seven probabilities.
+// Classifies every image `repeat` times, prints each once, and returns all latencies. A latency is
+// the time from the pixels in memory to the seven probabilities.
 std::vector<std::int64_t> classify(Engine& engine, const std::vector<NamedImage>& images,
                                    const Bundle& bundle, int repeat) {
   std::vector<std::int64_t> latencies;
@@ -138,7 +135,7 @@ int run(int argc, char** argv) {
   Json line = summary(classify(*engine, images, bundle, options.repeat));
   line["bundle"] = bundle.name();
   line["backend"] = kind.name;
-  line["engine"] = kind.name;  // the name of this field before
+  line["engine"] = kind.name;  // the old name of the field "backend"
   line["provider"] = engine->provider();
   line["precision"] = chosen.precision;
   line["model"] = engine->model();
@@ -150,7 +147,7 @@ int run(int argc, char** argv) {
                        {"sure_agreement", test.sure_agreement}};
   print(line);
   std::cout.flush();
-  if (!std::cout) throw Error(Exit::environment, "the output cannot be written");
+  if (!std::cout) throw Error(Exit::environment, "cannot write to stdout");
   return 0;
 }
 

@@ -11,10 +11,10 @@
 namespace fer_edge {
 namespace {
 
-// A golden self-test is about 75 KB: this bounds what a damaged size field can ask for.
+// A golden self-test has about 75 KB. A damaged size field cannot allocate more than this limit.
 constexpr std::uint64_t kLargestArray = 64 << 20;
 
-// Little-endian fields of a byte string; every read is checked against its end.
+// Little-endian fields of a byte string. No read goes past the end of the string.
 class Bytes {
  public:
   Bytes(std::string_view content, const std::string& where) : content_(content), where_(where) {}
@@ -46,7 +46,7 @@ std::string inflate_member(const Bytes& zip, std::string_view packed, std::uint6
   std::string out(static_cast<std::size_t>(size), '\0');
   z_stream stream{};
   // Negative window bits: a zip member is a raw deflate stream.
-  if (inflateInit2(&stream, -MAX_WBITS) != Z_OK) throw zip.damaged("zlib does not start");
+  if (inflateInit2(&stream, -MAX_WBITS) != Z_OK) throw zip.damaged("zlib cannot be started");
   stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(packed.data()));
   stream.avail_in = static_cast<uInt>(packed.size());
   stream.next_out = reinterpret_cast<Bytef*>(out.data());
@@ -54,11 +54,11 @@ std::string inflate_member(const Bytes& zip, std::string_view packed, std::uint6
   const int end = inflate(&stream, Z_FINISH);
   const bool whole = end == Z_STREAM_END && stream.avail_out == 0;
   inflateEnd(&stream);
-  if (!whole) throw zip.damaged("a member does not inflate to its size");
+  if (!whole) throw zip.damaged("a member cannot be decompressed to its size");
   return out;
 }
 
-// Reads a .npy header's one-line Python dict. Only what numpy itself writes is accepted.
+// Reads the one-line Python dict of a .npy header. Only headers as numpy writes them are accepted.
 class NpyHeader {
  public:
   NpyHeader(std::string_view text, const Bytes& zip) : text_(text), zip_(zip) {}
@@ -95,7 +95,7 @@ class NpyHeader {
       value = value * 10 + static_cast<std::uint64_t>(text_[at_++] - '0');
       if (value > kLargestArray) throw zip_.damaged("an array is too large");
     }
-    if (at_ == start) throw zip_.damaged("an array's shape is not numbers");
+    if (at_ == start) throw zip_.damaged("the shape of an array is not numbers");
     return static_cast<std::size_t>(value);
   }
 
@@ -107,7 +107,7 @@ class NpyHeader {
 std::size_t item_size(const std::string& dtype, const Bytes& zip) {
   if (dtype == "|u1") return 1;
   if (dtype == "<f4") return 4;
-  throw zip.damaged("arrays of type " + dtype + " are not expected in it");
+  throw zip.damaged("an array has the unexpected type " + dtype);
 }
 
 Array array_from_npy(std::string_view npy, const Bytes& zip, const std::string& where) {
@@ -125,7 +125,7 @@ Array array_from_npy(std::string_view npy, const Bytes& zip, const std::string& 
     if (size > kLargestArray) throw zip.damaged("an array is too large");
   }
   const std::uint64_t start = 8 + width + length;
-  if (npy.size() - start != size) throw zip.damaged("an array's size does not fit its shape");
+  if (npy.size() - start != size) throw zip.damaged("an array does not have the size of its shape");
   array.bytes = std::string(bytes.slice(start, size));
   return array;
 }
@@ -134,7 +134,7 @@ Array array_from_npy(std::string_view npy, const Bytes& zip, const std::string& 
 
 std::map<std::string, Array> read_npz(std::string_view content, const std::string& where) {
   const Bytes zip(content, where);
-  // numpy writes no archive comment, so that the end record is the last 22 bytes.
+  // numpy writes no archive comment, so the end record is in the last 22 bytes.
   if (content.size() < 22) throw zip.damaged("it is incomplete");
   const std::size_t end = content.size() - 22;
   if (zip.number(end, 4) != 0x06054b50) throw zip.damaged("it has no end record");
@@ -155,9 +155,9 @@ std::map<std::string, Array> read_npz(std::string_view content, const std::strin
     at += 46 + name_length + field.number(30, 2) + field.number(32, 2);
     if (size > kLargestArray) throw zip.damaged("a member is too large");
 
-    // The local header's own sizes are zip64 markers; the directory's are the real ones.
+    // The sizes in the local header are zip64 markers; the real sizes are in the directory.
     const Bytes header(zip.slice(local, 30), where);
-    if (header.number(0, 4) != 0x04034b50) throw zip.damaged("a member's header is damaged");
+    if (header.number(0, 4) != 0x04034b50) throw zip.damaged("the header of a member is damaged");
     const std::uint64_t data = local + 30 + header.number(26, 2) + header.number(28, 2);
     const std::string_view packed = zip.slice(data, packed_size);
     std::string npy;
@@ -169,11 +169,11 @@ std::map<std::string, Array> read_npz(std::string_view content, const std::strin
       throw zip.damaged("a member has an unknown compression");
     }
     if (name.size() < 4 || name.substr(name.size() - 4) != ".npy") {
-      throw zip.damaged("it holds something that is not an array");
+      throw zip.damaged("a member is not a .npy file");
     }
     name.resize(name.size() - 4);
     if (!arrays.emplace(name, array_from_npy(npy, zip, where)).second) {
-      throw zip.damaged("it holds an array twice");
+      throw zip.damaged("it has two arrays of the same name");
     }
   }
   return arrays;

@@ -16,7 +16,7 @@ struct Array {
   std::string bytes;
 };
 
-// Reads every array of a .npz; Error(integrity), naming `where`, for anything else.
+// Reads every array of a .npz. Error(integrity): not a valid .npz; the error begins with `where`.
 [[nodiscard]] std::map<std::string, Array> read_npz(std::string_view content,
                                                     const std::string& where);
 

@@ -8,7 +8,7 @@ namespace fer_edge {
 void Preprocessing::normalise(const Image& pixels, float* out) const {
   const auto scale = static_cast<float>(1.0 / (255.0 * std));
   const auto shift = static_cast<float>(mean / std);
-  // Two roundings, as numpy has; CMakeLists.txt forbids fusing them.
+  // Two roundings, as in numpy; CMakeLists.txt disables fused multiply-add.
   for (std::size_t i = 0; i < pixels.size(); ++i) {
     out[i] = static_cast<float>(pixels[i]) * scale - shift;
   }

@@ -1,5 +1,5 @@
-// From pixels to the network's input and from its logits to probabilities, bit for bit as
-// fer_edge/preprocessing.py does the first (both in float32) and within rounding the second.
+// From pixels to the input of the network, and from logits to probabilities. The input is bit for
+// bit that of fer_edge/preprocessing.py (float32); probabilities are equal within rounding.
 #pragma once
 
 #include <array>

@@ -11,27 +11,30 @@ namespace fer_edge {
 const char kHelp[] =
     R"(usage: fer-edge-run [options] BUNDLE [INPUT...]
 
-Classifies 48x48 gray faces with a bundle that fer-edge build made: one JSON line for each image,
-then one with the latency percentiles. The bundle's golden self-test runs first; without INPUT it
-is all that runs.
+Classifies 48x48 gray faces with a bundle made by fer-edge build. Prints one JSON line for each
+image, then one line with the latency percentiles. The bundle's golden self-test runs first.
+Without INPUT, only the self-test runs.
 
   INPUT              a .pgm (P5) or .raw (2,304 bytes) file, or a folder of such files
-  --backend NAME     what runs it: tensorrt or openvino (default: the first that was built in and
-                     has a usable engine in the bundle)
-  --precision P      fp32, fp16 or int8 (default: the best that the bundle has for the backend and
-                     whose gate has not failed)
+  --backend NAME     the backend: tensorrt or openvino (default: the first that this runner was
+                     built with and that has a usable engine in the bundle)
+  --precision P      fp32, fp16 or int8 (default: the first of int8, fp16, fp32 that the bundle
+                     has for the backend and whose gate has not failed)
   --threads N        CPU threads of the backend (default: 1)
-  --repeat N         classify all inputs N times, for percentiles from few images (default: 1)
-  --no-graph         TensorRT: enqueue the network without a CUDA graph
-  --choose           print which backend and which engine would be used, and load nothing
-  -V, --version      the version, and the backends that this runner was built with
-  -h, --help         this text
+  --repeat N         classify all inputs N times, to get percentiles from few images (default: 1)
+  --no-graph         TensorRT: run the network without a CUDA graph
+  --choose           print which backend and engine would be used, and load nothing
+  -V, --version      print the version, and the backends that this runner was built with
+  -h, --help         print this text
 
 Example:
   fer-edge-run --precision int8 bundles/compact faces/
 )";
 
 namespace {
+
+constexpr char kTensorRt[] = "tensorrt";
+constexpr char kOpenVino[] = "openvino";
 
 Error usage(const std::string& message) {
   return Error(Exit::usage, message, "fer-edge-run --help");
@@ -42,7 +45,7 @@ int positive(const std::string& option, const char* text) {
   const char* end = text + std::strlen(text);
   const auto [stop, failed] = std::from_chars(text, end, value);
   if (failed != std::errc() || stop != end || value < 1) {
-    throw usage(option + " takes a number of at least 1, not '" + text + "'");
+    throw usage(option + " must be a whole number of at least 1, not '" + text + "'");
   }
   return value;
 }
@@ -68,6 +71,10 @@ Options options_from(int argc, char** argv) {
       only_files = true;
     } else if (word == "--backend" || word == "--engine") {
       options.backend = value();
+      if (options.backend != kTensorRt && options.backend != kOpenVino) {
+        throw Error(Exit::usage, "unknown backend '" + options.backend + "'",
+                    std::string("choose from: ") + kTensorRt + ", " + kOpenVino);
+      }
       if (word == "--engine") std::cerr << "note: --engine is deprecated: use --backend\n";
     } else if (word == "--choose") {
       options.choose = true;
@@ -75,7 +82,7 @@ Options options_from(int argc, char** argv) {
       options.precision = value();
       if (options.precision != "fp32" && options.precision != "fp16" &&
           options.precision != "int8") {
-        throw usage("--precision is fp32, fp16 or int8, not '" + options.precision + "'");
+        throw usage("--precision must be fp32, fp16 or int8, not '" + options.precision + "'");
       }
     } else if (word == "--threads") {
       options.threads = positive(word, value());
@@ -91,7 +98,7 @@ Options options_from(int argc, char** argv) {
       throw usage("unknown option " + word);
     }
   }
-  if (options.bundle.empty() && !options.help && !options.version) throw usage("no BUNDLE is given");
+  if (options.bundle.empty() && !options.help && !options.version) throw usage("BUNDLE is missing");
   return options;
 }
 

@@ -9,8 +9,8 @@ namespace fer_edge {
 struct Options {
   std::string bundle;
   std::vector<std::string> inputs;
-  std::string backend;    // empty: the first that is built in and has a usable engine
-  std::string precision;  // empty: the best whose gate has not failed
+  std::string backend;    // empty: the first that was built in and has a usable engine
+  std::string precision;  // empty: the first of int8, fp16, fp32 whose gate has not failed
   int threads = 1;
   int repeat = 1;
   bool cuda_graph = true;
@@ -19,7 +19,7 @@ struct Options {
   bool version = false;
 };
 
-// Error(usage) for anything that is not understood.
+// Error(usage) for an unknown option, an unknown value or a missing value.
 [[nodiscard]] Options options_from(int argc, char** argv);
 
 extern const char kHelp[];

@@ -11,7 +11,7 @@ using nlohmann::json;
 
 constexpr int kSchema = 1;
 
-// "10.13.3.9" is "10.13.3": only these three decide whether a plan loads.
+// "10.13.3.9" becomes "10.13.3": only these three numbers decide whether a plan loads.
 std::string short_version(const std::string& version) {
   std::size_t at = 0;
   for (int dots = 0; at < version.size(); ++at) {
@@ -36,7 +36,11 @@ std::string plan_misfit(const Bundle& bundle, const Artifact& plan, const std::s
   const std::string content = bundle.read(*sidecar);
   try {
     const json fields = json::parse(content);
-    if (fields.at("schema").get<int>() != kSchema) throw refuse("it is of another schema");
+    const int schema = fields.at("schema").get<int>();
+    if (schema != kSchema) {
+      throw refuse("it has schema " + std::to_string(schema) + ", this runner reads schema " +
+                   std::to_string(kSchema));
+    }
     if (fields.at("sha256").get<std::string>() != plan.sha256) {
       throw refuse("it describes another plan");
     }

@@ -1,4 +1,4 @@
-// fer-edge-probe: the runner's parts for the tests, one per sub-command. Not installed.
+// fer-edge-probe: runs single parts of the runner for the tests, one per command. Not installed.
 #include <cstdint>
 #include <cstring>
 #include <iostream>
@@ -84,7 +84,7 @@ int run(const std::vector<std::string>& words) {
     print_normalised({std::stod(words.at(2)), std::stod(words.at(3))},
                      image_from_raw(content(), last));
   } else {
-    throw Error(Exit::usage, "no such probe");
+    throw Error(Exit::usage, "unknown command");
   }
   return 0;
 }

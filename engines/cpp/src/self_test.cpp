@@ -13,7 +13,7 @@ namespace {
 
 constexpr double kFp32MaxAbs = 1e-4;
 constexpr double kFp16TypicalAbs = 1e-2;
-// Typical |delta logit| of INT8 as a share of the reference logits' standard deviation.
+// Limit of the typical |delta logit| of INT8, as a fraction of the reference logits' spread.
 constexpr double kInt8TypicalShare = 0.25;
 constexpr double kCorrelation = 0.95;
 constexpr double kAgreement = 0.8;
@@ -37,14 +37,14 @@ double spread_of(const std::vector<Logits>& rows) {
   return std::sqrt(variance);
 }
 
-// As numpy has it: the mean of the two middle ones where their number is even.
+// As in numpy: for an even number of values, the mean of the two middle ones.
 double median_of(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const std::size_t middle = values.size() / 2;
   return values.size() % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-// The correlation of two rows, 0 where one of them is constant.
+// The correlation of two rows; 0 if one of them is constant.
 double correlation_of(const Logits& a, const Logits& b) {
   const double mean_a = mean_of(a);
   const double mean_b = mean_of(b);
@@ -64,7 +64,7 @@ std::size_t best(const Logits& row) {
   return static_cast<std::size_t>(std::max_element(row.begin(), row.end()) - row.begin());
 }
 
-// By how much a row's best logit leads its second.
+// The difference between the best and the second logit of a row.
 double lead(Logits row) {
   std::partial_sort(row.begin(), row.begin() + 2, row.end(), std::greater<>());
   return double{row[0] - row[1]};
@@ -98,7 +98,7 @@ SelfTest compare(const std::vector<Logits>& logits, const std::vector<Logits>& r
   return result;
 }
 
-// Collects "what 0.2 > 0.1" for every limit that is broken.
+// Collects a text such as "correlation 0.9 < 0.95" for every limit that is not met.
 class Problems {
  public:
   void at_most(const char* what, double value, double limit) {
@@ -139,10 +139,10 @@ double largest_of(const std::vector<Logits>& rows) {
 SelfTest judge_self_test(const std::vector<Logits>& logits, const std::vector<Logits>& reference,
                          const std::string& precision, const std::string& engine) {
   if (!all_finite(logits)) {
-    throw Error(Exit::numerics, engine + " gave logits that are not finite numbers", kBuildAgain);
+    throw Error(Exit::numerics, engine + " computed logits that are not finite", kBuildAgain);
   }
   const SelfTest result = compare(logits, reference);
-  // The limits are for the usual size of logits; rounding errors grow with the logits.
+  // The limits are for logits of up to 10; rounding errors grow with the logits.
   const double scale = std::max(1.0, largest_of(reference) / 10);
   Problems problems;
   if (precision == "fp32") {

@@ -54,7 +54,7 @@ std::string sha256(std::string_view content) {
   std::size_t left = content.size();
   for (; left >= 64; bytes += 64, left -= 64) compress(state, bytes);
 
-  // The rest, a one bit, zeros, and the length in bits: one block, or two where it does not fit.
+  // The rest, a one bit, zeros, and the length in bits: one block, or two if one is too small.
   std::array<unsigned char, 128> tail{};
   for (std::size_t i = 0; i < left; ++i) tail[i] = bytes[i];
   tail[left] = 0x80;

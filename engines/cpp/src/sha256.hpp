@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4). Our own, so that a device needs no OpenSSL headers to build the runner.
+// SHA-256 (FIPS 180-4). Own code, so that a device can build the runner without OpenSSL headers.
 #pragma once
 
 #include <string>

@@ -23,7 +23,7 @@ std::optional<Artifact> graph_of(const Bundle& bundle, const BackendKind& backen
   return bundle.find("onnx", precision, precision == "int8" ? backend.name : "");
 }
 
-// The bundle's files of one precision that the backend runs, on any machine.
+// The files of one precision that the backend can run, for this machine or another.
 std::vector<Artifact> engines_of(const Bundle& bundle, const BackendKind& backend,
                                  const std::string& precision) {
   std::vector<Artifact> found;

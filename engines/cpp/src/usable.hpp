@@ -14,10 +14,10 @@ struct UsableEngine {
   Artifact artifact;
 };
 
-// Returns the engine that `backend` uses. A precision that is given is used whatever its gate
-// says; without one (empty) it is the first of INT8, FP16, FP32 whose gate has not failed and that
-// this machine can load. Loads nothing. Error(usage) where there is none, Error(environment) where
-// the plans are for other devices, Error(integrity) where the JSON beside a plan is damaged.
+// Returns the engine that `backend` uses; loads nothing. With a `precision`, that one is used also
+// if its gate failed. With an empty one, it is the first of INT8, FP16, FP32 whose gate has not
+// failed and that this machine can load. Error(usage): there is none; Error(environment): the plans
+// are for other devices; Error(integrity): the JSON beside a plan is damaged.
 [[nodiscard]] UsableEngine usable_engine(const Bundle& bundle, const BackendKind& backend,
                                          const std::string& precision);
 

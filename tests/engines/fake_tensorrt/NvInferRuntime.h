@@ -1,7 +1,7 @@
-// A stand-in for NVIDIA's header of the same name, ours, for machines without TensorRT: it declares
+// Our replacement for NVIDIA's header of the same name, for machines without TensorRT. It declares
 // the names that engines/cpp/src/engine_tensorrt.cpp uses, with the signatures of NVIDIA's public
-// documentation of TensorRT 8.6 and 10. It proves that the file compiles and that its logic holds,
-// not that it works with TensorRT.
+// documentation of TensorRT 8.6 and 10. It shows that the file compiles and that its logic is
+// right, but not that it works with TensorRT.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -1,5 +1,5 @@
-// The CUDA runtime functions that engine_tensorrt.cpp calls, on host memory, behind NVIDIA's real
-// header. FAKE_CUDA tells it what to get wrong: "no device", "no capture". FAKE_SM: 87 for 8.7.
+// The CUDA runtime functions that engine_tensorrt.cpp calls, on host memory, with NVIDIA's real
+// header. FAKE_CUDA selects a failure: "no device" or "no capture". FAKE_SM: 87 for 8.7.
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>

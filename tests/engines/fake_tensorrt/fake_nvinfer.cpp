@@ -1,5 +1,5 @@
-// The stand-in's "network": a plan is the text "FAKEPLAN u8" or "FAKEPLAN f32", logit k is a
-// thousandth of the sum of rows 6k .. 6k+5 of what it is fed (f32: the plain sum of those).
+// The "network" of the replacement: a plan is the text "FAKEPLAN u8" or "FAKEPLAN f32". Logit k is
+// the sum of the rows 6k .. 6k+5 of the input, divided by 1000 for u8.
 #include <cstdlib>
 #include <cstring>
 #include <functional>
