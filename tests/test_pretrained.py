@@ -16,7 +16,7 @@ from fer_edge.bundle import Bundle
 from fer_edge.cli import main
 from fer_edge.errors import UsageError
 from fer_edge.measure.latency import LatencyProtocol
-from fer_edge.pretrained import is_packaged, pretrained_path
+from fer_edge.pretrained import NETWORKS, is_packaged, pretrained_path
 from fer_edge.runs.find import A_BUNDLE, find
 
 
@@ -188,3 +188,19 @@ def test_a_network_that_is_not_packaged(pretrained_bundle: Bundle) -> None:
     assert raised.value.fix == "use pretrained:votes or pretrained:fer2013"
     # Scoring by votes then takes the one that is there.
     assert find(None, wants=A_BUNDLE.scored_by_votes(True)).path == pretrained_bundle.path
+
+
+def test_the_packaged_bundles_are_small_and_learnt_what_their_names_say() -> None:
+    total = 0
+    for name, folder in NETWORKS.items():
+        try:
+            path = pretrained_path(name)
+        except UsageError:
+            continue
+        assert path.name == folder
+        bundle = Bundle.open(path)  # checks every digest
+        assert bundle.unlisted() == []
+        assert bundle.manifest.by_votes is (name == "votes")
+        assert not bundle.manifest.synthetic
+        total += sum(file.stat().st_size for file in path.iterdir())
+    assert 0 < total < 16_000_000

@@ -16,7 +16,7 @@ from fer_edge.errors import IntegrityError
 from fer_edge.pretrained import pretrained_path
 from fer_edge.records import to_dict
 
-SHIPPED = (pretrained_path() / "manifest.json").read_bytes()
+SHIPPED = (pretrained_path("fer2013") / "manifest.json").read_bytes()
 
 
 def old(**changes: Any) -> dict[str, Any]:

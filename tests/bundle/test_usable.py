@@ -217,7 +217,7 @@ def test_a_plan_without_its_json_is_damage(tmp_path: Path) -> None:
 
 
 def test_the_packaged_bundle_claims_nothing_that_it_lacks() -> None:
-    bundle = Bundle.open(pretrained_path())
+    bundle = Bundle.open(pretrained_path("fer2013"))
     assert "use" not in to_dict(bundle.manifest.model)
     for gate in bundle.manifest.gates:
         target = gate.target or "onnxruntime"

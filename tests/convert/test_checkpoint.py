@@ -161,7 +161,7 @@ def test_a_bundle_of_an_unknown_network_is_refused(
 
 
 def test_the_pretrained_network_can_be_trained_on(tmp_path: Path, faces: FerDataset) -> None:
-    weights_from_bundle(Bundle.open(pretrained_path()), faces.images[:300], tmp_path / "w")
+    weights_from_bundle(Bundle.open(pretrained_path("fer2013")), faces.images[:300], tmp_path / "w")
     loaded = load_weights(tmp_path / "w")
-    assert loaded.spec.name == Bundle.open(pretrained_path()).manifest.model.name
+    assert loaded.spec.name == Bundle.open(pretrained_path("fer2013")).manifest.model.name
     assert loaded.info.recipe["data"]["holdout"] > 0

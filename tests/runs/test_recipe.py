@@ -134,7 +134,7 @@ def test_no_override_ends_in_anything_but_a_recipe_error(text: str) -> None:
 
 
 def test_the_recipe_that_the_shipped_bundle_records_is_read_and_kept() -> None:
-    recorded = Bundle.open(pretrained_path()).manifest.card.training.recipe
+    recorded = Bundle.open(pretrained_path("fer2013")).manifest.card.training.recipe
     assert recorded is not None
     recipe = recipe_from_dict(recorded)
     assert recipe_from_dict(recipe.to_dict()) == recipe
