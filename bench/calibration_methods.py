@@ -1,11 +1,12 @@
-"""Which calibration method, and which weights, lose least accuracy: a table for a run.
+"""Compare calibration methods and weight scales of INT8 on one run, as a table.
 
     python bench/calibration_methods.py runs/mine --data fer2013.zip
 
-Every row is one INT8 graph made from the same FP32 graph and scored on PUBLIC (the split for
-selection). ``saturated`` is the share of images whose logits differ by more than 0.05 between ONNX
-Runtime's fused INT8 kernels and the same graph executed step by step in float: products that
-overflowed 16 bits, on x86 without VNNI. ``7 bits`` is the usual remedy, for comparison.
+Every row is one INT8 graph, made from the same FP32 graph and scored on PUBLIC (the split for
+selection). ``saturated`` is the percentage of images whose logits differ by more than 0.05 between
+ONNX Runtime's fused INT8 kernels and the same graph executed step by step in float. The reason is
+products that overflow 16 bits, on x86 without VNNI. ``7 bits`` is the usual solution, for
+comparison.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ TARGET_BACKENDS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", nargs="?", help="run, weights, ONNX file or bundle")
-    parser.add_argument("--data")
-    parser.add_argument("--calibration", default="stratified-512")
-    parser.add_argument("--limit", type=int, help="score only that many images of PUBLIC")
-    parser.add_argument("--no-speed", action="store_true")
+    parser.add_argument("--data", help="FER2013  [FER_EDGE_DATA]")
+    parser.add_argument("--calibration", default="stratified-512", help="calibration recipe")
+    parser.add_argument("--limit", type=int, help="score only this number of images of PUBLIC")
+    parser.add_argument("--no-speed", action="store_true", help="do not measure times")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
 
@@ -111,7 +112,7 @@ def _rows(
         reference = logits if reference is None else reference
         rows[backend, "", "fp32"] = _row((backend, "", "fp32"), reference, logits, labels)
     if reference is None:
-        raise SystemExit("neither ONNX Runtime nor OpenVINO can be run here: install one")
+        raise SystemExit("neither ONNX Runtime nor OpenVINO can run on this machine: install one")
     for variant in variants:
         target, method, weights = variant
         kind = backend_class(TARGET_BACKENDS[target])
@@ -186,7 +187,7 @@ def _seven_bits(
 
 
 def _step_by_step(path: Path, images: np.ndarray) -> np.ndarray:
-    """The same graph with no fusion: float kernels between exact Q and DQ."""
+    """Return the logits of the same graph without fusion: float kernels between exact Q and DQ."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(

@@ -1,17 +1,18 @@
-"""One script for a machine with a GPU: every engine that can run there, checked and timed.
+"""Check and time every engine that can run on a machine with a GPU.
 
 ::
 
     python bench/device_check.py BUNDLE --data fer2013.zip
 
-PyTorch in FP32 and FP16, eager and as a CUDA graph, ONNX Runtime's CUDA provider, and every
-TensorRT that can be imported, in every precision that the bundle has a graph for, with CUDA graphs
-and without. Each is first compared, on the same images, with ONNX Runtime on the CPU running the
-FP32 graph; INT8 also with the very graph that its plan was built from. Then all are timed in turns.
+The engines are: PyTorch in FP32 and FP16, eager and as a CUDA graph; ONNX Runtime's CUDA provider;
+every TensorRT that can be imported, in every precision that the bundle has a graph for, with and
+without CUDA graphs. Each FP32 and FP16 engine is first compared, on the same images, with the FP32
+graph in ONNX Runtime on the CPU. An INT8 engine is compared with the INT8 graph that its plan was
+built from. Then all engines are timed in turns.
 
 Result is: a table on stdout (p50, p99: host u8 image to host probabilities, batch 1; device p50:
 CUDA events around one batch, copies included) and JSON with the machine and the raw nanoseconds in
-bench/results/. Exit code 5 without a GPU, 4 if an engine computes something else.
+bench/results/. Exit code 5 without a GPU, 4 if the logits of an engine differ too much.
 """
 
 from __future__ import annotations
@@ -52,14 +53,14 @@ from fer_edge.trt.library import import_tensorrt
 from fer_edge.trt.sidecar import PlanSidecar
 from fer_edge.trt.targets import load_target
 
-# The gates of MEASURING for FP32 and FP16; INT8 may differ from its own graph on the CPU only by
-# the rounding of its float remainder.
+# FP32 and FP16 have the limits of the golden self-test. INT8 may differ from its own graph on the
+# CPU only through the rounding of its float remainder.
 LIMITS = {"fp32": ("max", 1e-4), "fp16": ("mean", 1e-2), "int8": ("flips", 0.01)}
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 class TorchCuda:
-    """PyTorch on the GPU, pinned copies in and out; with ``graph`` all of it is one CUDA graph."""
+    """PyTorch on the GPU, with pinned copies in and out; with ``graph``, all in one CUDA graph."""
 
     def __init__(self, weights: Path, *, half: bool, graph: bool) -> None:
         import torch
@@ -67,7 +68,7 @@ class TorchCuda:
         from fer_edge.models.weights import model_from_weights
 
         self.torch = torch
-        # TF32 would round every input to 10 bits: the FP32 row means FP32.
+        # TF32 would round every input to 10 bits, so the FP32 row would not be FP32.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
@@ -125,7 +126,7 @@ class TorchCuda:
 
 @dataclass
 class Row:
-    """One engine: what it is, what it computes, how long it takes, or why it does not run."""
+    """One engine: its name, differences from the reference and times, or why it does not run."""
 
     name: str
     precision: str
@@ -179,7 +180,7 @@ def onnxruntime_rows(bundle: Bundle) -> Iterator[Row]:
 
 
 def tensorrt_rows(bundle: Bundle, folder: Path, reporter: Reporter) -> Iterator[Row]:
-    """Build every plan that can be built here; a missing library or graph is a row, too."""
+    """Build every plan that can be built here; a missing library or graph is also a row."""
     for kind in (TensorRTBackend, TensorRTRTXBackend):
         try:
             import_tensorrt(kind.name)
@@ -190,14 +191,14 @@ def tensorrt_rows(bundle: Bundle, folder: Path, reporter: Reporter) -> Iterator[
         gpu = find_gpu()
         if profile.sm and gpu.sm not in profile.sm:
             supported = ", ".join(f"sm_{sm}" for sm in profile.sm)
-            note = f"{profile.name} serves {supported}; this GPU is sm_{gpu.sm}"
+            note = f"{profile.name} supports {supported}; this GPU is sm_{gpu.sm}"
             yield Row(kind.name, "", status="unavailable", note=note)
             continue
         for precision in ("fp32", "fp16", "int8"):
             graph = prepared_graph(bundle, precision, profile)
             if graph is None:
                 command = bundle.build_command(precision, profile.name)
-                note = f"the bundle has no graph for it: {command}"
+                note = f"the bundle has no graph for it; to make one: {command}"
                 yield Row(kind.name, precision, status="unavailable", note=note)
                 continue
             plan = folder / f"{kind.name}-{precision}.plan"
@@ -232,7 +233,7 @@ def _plan_rows(
 
 
 def open_rows(rows: Sequence[Row], stack: ExitStack) -> dict[str, Any]:
-    """Open every engine; what cannot be opened becomes a row with its reason."""
+    """Open every engine; one that cannot be opened becomes a row with the reason."""
     engines: dict[str, Any] = {}
     for row in rows:
         if row.status != "ok":
@@ -243,7 +244,7 @@ def open_rows(rows: Sequence[Row], stack: ExitStack) -> dict[str, Any]:
             if isinstance(engine, Backend):
                 engine.load()
             engine.infer(np.zeros((1, 1, 48, 48), np.uint8))
-        except Exception as error:  # torch and the vendors raise errors of many types
+        except Exception as error:  # torch and vendors' libraries raise many types
             kind = "unavailable" if isinstance(error, UnavailableError | ImportError) else "failed"
             row.status, row.note = kind, f"{type(error).__name__}: {error}".splitlines()[0]
             continue
@@ -257,7 +258,7 @@ def open_rows(rows: Sequence[Row], stack: ExitStack) -> dict[str, Any]:
 def check(
     rows: Sequence[Row], engines: Mapping[str, Any], bundle: Bundle, images: np.ndarray
 ) -> None:
-    """Compare every engine with ONNX Runtime on the CPU over u8[N,48,48] images."""
+    """Compare every engine with ONNX Runtime on the CPU, on u8[N,48,48] images."""
     references: dict[str, np.ndarray] = {}
 
     def reference(precision: str) -> np.ndarray:
@@ -296,7 +297,10 @@ def check(
 
 
 def device_p50_ms(backend: TensorRTBackend, images: np.ndarray) -> float:
-    """Median of CUDA events around one image, in a separate run, since events take time."""
+    """Return the median time between CUDA events around one image, in ms.
+
+    It is measured in a separate run, since the events take time themselves.
+    """
     timed = type(backend)(
         backend.path,
         precision=backend.precision,
@@ -364,8 +368,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("bundle", help="a bundle with the graphs to run (fer-edge build)")
     parser.add_argument("--data", default="synthetic:2000", help="images to check and time with")
-    parser.add_argument("--quick", action="store_true", help="short repeats; said in the result")
-    parser.add_argument("-o", "--output", type=Path, help="the JSON; default: bench/results/")
+    parser.add_argument("--quick", action="store_true", help="short repeats; the result is marked")
+    parser.add_argument("-o", "--output", type=Path, help="the JSON file  [in bench/results/]")
     options = parser.parse_args(argv)
 
     reporter = TerminalReporter()

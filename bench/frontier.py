@@ -1,20 +1,21 @@
-"""Accuracy against latency: our network beside the graphs that users would otherwise run.
+"""Accuracy against latency: our network compared with other networks that users may run.
 
 ::
 
-    python bench/frontier.py --data fer2013.zip      # some 5 minutes when the graphs are there
+    python bench/frontier.py --data fer2013.zip      # about 5 minutes if the graphs are cached
     python bench/frontier.py --draw bench/results/FILE      # figure and table of a saved result
 
-Every network is timed in one run, in turns, by the protocol of ``fer-edge bench``: batch 1, ONNX
-Runtime, FP32 and INT8. Networks of which no weights are ours have random ones: latency does not
-depend on them. Each takes u8 pixels at its own size, with the normalisation inside; enlarging
-48x48 to that size is not timed, in favour of the others. INT8 is made by our own path, with the
-same calibration images for all; what of a graph stays in float is said.
+All networks are timed in one run, in turns, with the protocol of ``fer-edge bench``: batch 1, ONNX
+Runtime, FP32 and INT8. A network for which we have no weights gets random ones, since latency does
+not depend on them. Each takes u8 pixels at its own size, with the normalisation in the graph. The
+time to enlarge 48x48 pixels to that size is not included, which favours the other networks. INT8
+graphs are made by fer-edge, with the same calibration images for all. The result lists the nodes
+that stay in float.
 
 Result is: the median over repeats of the median latency of one image. Accuracy is never measured
-here: ours comes from the bundle (``verify.json``), that of networks trained here from
-``bench/results/reproduction``, all other from publications, and is marked so. Graphs are kept in
-the cache, so that a run that was stopped begins with its timing.
+here: ours comes from the bundle (``verify.json``), that of networks that we trained from
+``bench/results/reproduction``, and the others from publications (marked). Graphs are kept in the
+cache, so a run that was stopped does not make them again.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ PRECISIONS = ("fp32", "int8")
 SCHEMA = 1
 
 _INPUT_BYTES = 32 * 2**20
-"""What the different images of one size may take: 1,024 of 48x48, some 200 of 3x224x224."""
+"""Limit of the memory of one size's images: 1,024 of 48x48, about 200 of 3x224x224."""
 
 
 # -- timing ----------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ _INPUT_BYTES = 32 * 2**20
 
 @dataclass
 class Inputs:
-    """The images u8[N,48,48] at every size that was asked for."""
+    """The images u8[N,48,48], and their copies in other sizes."""
 
     images: np.ndarray
     _made: dict[tuple[int, int], list[np.ndarray]] = field(default_factory=dict)
@@ -84,7 +85,7 @@ class Inputs:
 
 
 class RivalEngine(OnnxRuntimeBackend):
-    """A session as ours, on a graph of any size, which answers its own images in turn."""
+    """The session of our backend on a graph of any size; each call runs the next of its images."""
 
     def __init__(
         self, path: Path, precision: str, images: Sequence[np.ndarray], threads: int
@@ -106,7 +107,7 @@ class RivalEngine(OnnxRuntimeBackend):
 
 
 def protocol(quick: bool) -> LatencyProtocol:
-    """Return a protocol that lasts minutes for three dozen graphs of 0.2 to 500 ms: p50 alone."""
+    """Return a protocol for p50 only, which takes minutes for about 36 graphs of 0.2 to 500 ms."""
     return LatencyProtocol(
         warmup_s=0.2,
         warmup_queries=2,
@@ -121,7 +122,7 @@ def protocol(quick: bool) -> LatencyProtocol:
 def prepare(
     chosen: Sequence[Rival], folder: Path, dataset: FerDataset, reporter: Reporter
 ) -> dict[str, Graphs]:
-    """Return the graphs of all, by key, made where they are missing."""
+    """Return the graphs of all networks, by key; missing ones are made."""
     made = {}
     for rival in chosen:
         reporter.note(f"graphs of {rival.key}")
@@ -140,9 +141,9 @@ def run(
     reporter: Reporter,
     busy: bool = False,
 ) -> dict[str, Any]:
-    """Make what is missing, time all in one run, and return the result.
+    """Make missing graphs, time all networks in one run, and return the result.
 
-    UnavailableError on a machine that does other work, unless ``quick`` or ``busy``.
+    Raises UnavailableError on a machine with other load, unless ``quick`` or ``busy``.
     """
     made = prepare(chosen, folder, dataset, reporter)
     if not (quick or busy):
@@ -202,8 +203,8 @@ def run(
 def refuse_other_work(threads: int) -> None:
     """Raise UnavailableError if other programs use the cores.
 
-    A run of half a millisecond fits between two turns of another program; a run of 400 ms does not.
-    The comparison would then be in favour of small networks, such as ours.
+    They interrupt a network of 400 ms often, but one of 0.5 ms rarely. So the comparison would
+    favour small networks such as ours.
     """
     for warning in capture(threads)["warnings"]:
         if "busy" in warning:
@@ -275,11 +276,11 @@ def _times(times: LatencySamples) -> dict[str, Any]:
     }
 
 
-# -- accuracy: read, never measured here -----------------------------------------------------------
+# -- accuracy: read from files, never measured here ------------------------------------------------
 
 
 def measured_accuracy(bundle: Bundle, precision: str) -> dict[str, Any] | None:
-    """Return the accuracy of ONNX Runtime on PublicTest in the bundle's verify.json, or None."""
+    """Return the accuracy of ONNX Runtime on PublicTest from the bundle's verify.json, or None."""
     artifact = bundle.graph(precision, "onnxruntime")
     listed = bundle.find(path="verify.json")
     if listed is None or artifact is None:
@@ -327,7 +328,7 @@ def reproduced(model: str | None, precision: str) -> dict[str, Any] | None:
 
 
 def with_trainings(result: dict[str, Any]) -> dict[str, Any]:
-    """Return ``result`` with the accuracies of our own trainings, as they are now."""
+    """Return ``result`` with the current accuracies of our own trainings."""
     models = {(rival.name, rival.size): rival.model for rival in rivals() if rival.size == 48}
     rows = []
     for row in result["rows"]:
@@ -342,7 +343,7 @@ def with_trainings(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def machine_name(environment: dict[str, Any]) -> str:
-    """Return a file's name of a machine: its CPU and cores."""
+    """Return a name of a machine for file names: its CPU and cores."""
     machine = environment["machine"]
     words = f"{machine['cpu'] or machine['arch']} {machine['cores']} cores"
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
@@ -382,26 +383,30 @@ def _chosen(names: Sequence[str]) -> list[Rival]:
     for name in names:
         if name not in {rival.name for rival in known} | {rival.key for rival in known}:
             listed = ", ".join(rival.key for rival in known)
-            raise UsageError(f"there is no network {name!r} here", fix=f"one of {listed}")
+            raise UsageError(f"unknown network {name!r}", fix=f"choose from: {listed}")
     return [rival for rival in known if not names or rival.name in names or rival.key in names]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, or draw what was measured; return the exit code."""
+    """Measure, or draw a saved result; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--bundle", type=Path, help="ours; by default the one in the package")
-    parser.add_argument("--data", help="FER2013 (or FER_EDGE_DATA): pixels and calibration")
-    parser.add_argument("--only", action="append", default=[], help="only this network (repeat)")
+    parser.add_argument("--bundle", type=Path, help="our bundle  [the one in the package]")
+    parser.add_argument("--data", help="FER2013, for pixels and calibration  [FER_EDGE_DATA]")
+    parser.add_argument(
+        "--only", action="append", default=[], help="only this network (can be repeated)"
+    )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="seconds; kept out of bench/")
-    parser.add_argument("--busy", action="store_true", help="time although other work runs here")
-    parser.add_argument("--machine", help="the machine's name in the result's file name")
+    parser.add_argument(
+        "--quick", action="store_true", help="take seconds only; does not write into bench/"
+    )
+    parser.add_argument("--busy", action="store_true", help="time also if the machine is busy")
+    parser.add_argument("--machine", help="name of the machine in the result's file name")
     parser.add_argument("--out", type=Path, help="folder of results, figure and table")
-    parser.add_argument("--graphs", type=Path, help="where graphs are kept; by default the cache")
-    parser.add_argument("--prepare", action="store_true", help="make the graphs, time nothing")
+    parser.add_argument("--graphs", type=Path, help="folder of the graphs  [the cache]")
+    parser.add_argument("--prepare", action="store_true", help="only make the graphs")
     parser.add_argument("--draw", type=Path, metavar="FILE", help="only draw a saved result")
     options = parser.parse_args(argv)
-    # A quick or partial run must not replace the results in the documents.
+    # A quick or partial run must not replace the results that the documents show.
     look = (options.quick or options.only) and not options.prepare
     out = options.out or (Path(tempfile.mkdtemp(prefix="fer-edge-frontier-")) if look else HERE)
     try:

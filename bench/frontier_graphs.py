@@ -1,4 +1,4 @@
-"""The networks that ours is compared with, and their graphs: FP32 and INT8, made once and kept."""
+"""The networks that ours is compared with, and their FP32 and INT8 graphs, which are cached."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MASKING = (
 
 @dataclass(frozen=True)
 class Rival:
-    """A network that is not ours: how it is built, what it takes, and what is published of it.
+    """A network that is not ours: how to build it, its input, and its published accuracy.
 
     ``model`` is a name of ``fer-edge models``, or None. ``published`` is a fraction or None.
     """
@@ -46,7 +46,7 @@ class Rival:
 
     @property
     def key(self) -> str:
-        """Name and size: what its files are called."""
+        """Name and size, which are the name of its files."""
         return f"{self.name}-{self.size}"
 
 
@@ -55,7 +55,7 @@ def rivals() -> list[Rival]:
     found = []
     for name, entry in MODELS.items():
         if "fer-edge" in entry.source:
-            continue  # ours is the bundle
+            continue  # our network comes from the bundle
         size = 64 if name == "mini-xception" else 48  # the size it was published for
         found.append(
             Rival(
@@ -98,7 +98,7 @@ def _vision(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Graphs:
-    """The files of a rival, what they cost, and what INT8 left in float or why there is none."""
+    """The graphs of a rival, its size, and a note: the nodes left in float, or why no INT8."""
 
     fp32: Path
     int8: Path | None
@@ -133,14 +133,14 @@ def enlarged(images: np.ndarray, size: int, channels: int) -> np.ndarray:
 
 
 def graphs(rival: Rival, folder: Path, dataset: FerDataset) -> Graphs:
-    """Return the graphs of ``rival``, made before or made now; a stopped one is made again."""
+    """Return the graphs of ``rival``. Missing, incomplete or outdated ones are made."""
     described = folder / f"{rival.key}.json"
     key = _key(rival)
     fp32, int8 = folder / f"{rival.key}.fp32.onnx", folder / f"{rival.key}.int8.onnx"
     content = json.loads(described.read_text()) if described.is_file() else {}
     if content.get("key") != key or content.get("dataset") != dataset.sha256:
         content = {"key": key, "dataset": dataset.sha256, **_make(rival, fp32, int8, dataset)}
-        write_json(described, content)  # last: what stands there is whole
+        write_json(described, content)  # last, so that it exists only if the graphs are complete
     return Graphs(
         fp32=fp32,
         int8=int8 if content["int8"] else None,
@@ -151,7 +151,7 @@ def graphs(rival: Rival, folder: Path, dataset: FerDataset) -> Graphs:
 
 
 def _key(rival: Rival) -> str:
-    """Return a digest of what the graphs depend on: the builder's arguments, code and versions."""
+    """Return a digest of everything that the graphs depend on: network, code and versions."""
     import torch
     import torchvision
 

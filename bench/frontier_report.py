@@ -1,6 +1,6 @@
-"""What ``frontier.py`` measured, as a figure and as a table.
+"""The figure and the table of a result of ``frontier.py``.
 
-Both tell three kinds of accuracy apart: measured by this repository, published by others, none.
+Both show three kinds of accuracy: measured by this repository, published by others, none.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def networks(result: Mapping[str, Any]) -> list[dict[str, Row]]:
 
 
 def fastest(network: Mapping[str, Row]) -> float:
-    """Return the lowest p50 of a network's precisions, in ms; infinity where nothing ran."""
+    """Return the lowest p50 of a network's precisions, in ms; 1e99 if none ran."""
     return min((row["p50_ms"] for row in network.values() if row.get("p50_ms")), default=1e99)
 
 
@@ -38,7 +38,7 @@ def fastest(network: Mapping[str, Row]) -> float:
 
 
 def draw(result: Mapping[str, Any], path: Path) -> Path:
-    """Draw accuracy against p50, a line per network from FP32 to INT8; log scale of time."""
+    """Draw accuracy against p50 (log scale), with one line per network from FP32 to INT8."""
     figure = new_figure(9.5, 6.6)
     axes = figure.add_subplot()
     without = []
@@ -73,7 +73,7 @@ def draw(result: Mapping[str, Any], path: Path) -> Path:
 def _points(
     network: Mapping[str, Row],
 ) -> Iterable[tuple[str, str, list[tuple[float, float, str]]]]:
-    """Yield (kind, colour, [(p50, top-1 in %, precision)]): what is measured, what is published."""
+    """Yield (kind, colour, [(p50, top-1 in %, precision)]), for measured and published ones."""
     ran = {name: row for name, row in network.items() if row.get("p50_ms")}
     measured = [
         (row["p50_ms"], 100 * row["measured"]["top1"], name)
@@ -85,7 +85,7 @@ def _points(
         yield ("ours" if ours else "trained"), (OURS if ours else TRAINED), measured
     published = next((row["published"] for row in ran.values() if row.get("published")), None)
     if published:
-        # Published for FP32; the accuracy of its INT8 is unknown.
+        # The published accuracy is of FP32; that of INT8 was not measured.
         top1 = 100 * published["top1"]
         shown = [name for name in ran if name == "fp32" or not measured]
         yield "published", PUBLISHED, [(ran[name]["p50_ms"], top1, name) for name in shown]
@@ -125,7 +125,7 @@ def _draw_ticks(axes: Any, networks_without: list[dict[str, Row]]) -> None:
 
 
 def _write(axes: Any, labels: list[tuple[float, float, str, str]], height: float) -> None:
-    """Write names to the left of their points, moved up or down where two would overlap."""
+    """Write names to the left of their points; move a name down if two would overlap."""
     step = height / 38
     taken: list[tuple[float, float]] = []
     for x, y, text, colour in sorted(labels, key=lambda label: -label[1]):
@@ -159,7 +159,7 @@ def _limits(low: float, high: float) -> tuple[float, float]:
 
 
 def _plain(axes: Any) -> None:
-    """Write 0.2, 1, 50 at the time axis, not powers of ten."""
+    """Label the time axis with 0.2, 1, 50 instead of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_xlim()
@@ -235,10 +235,11 @@ def table(result: Mapping[str, Any], raw: str) -> str:
         f"{protocol['repeats']} repeats of >= {protocol['measure_s']:g} s, interleaved. "
         f"Raw nanoseconds: `results/{raw}`.",
         "",
-        "From u8 pixels of the network's own size to its logits' softmax; enlarging 48x48 pixels "
-        "to that size is *not* timed. Networks without weights of ours have random ones, which "
-        "does not change their time. INT8 is made by `fer-edge`'s own path, with the same "
-        'calibration images for all. "x ours" is its fastest time over our INT8\'s.',
+        "Times are from u8 pixels of the network's own size to the softmax of its logits. The time "
+        "to enlarge 48x48 pixels to that size is *not* included. Networks for which we have no "
+        "weights have random ones, which does not change their time. INT8 graphs are made by "
+        '`fer-edge`, with the same calibration images for all. "x ours" is the fastest time of '
+        "a network, divided by the time of our INT8.",
         "",
     ]
     notes: dict[str, int] = {}
@@ -248,7 +249,7 @@ def table(result: Mapping[str, Any], raw: str) -> str:
     lines += table.splitlines()
     lines += [""] + [f"{number}. {text}" for text, number in notes.items()]
     if any(" ~" in line for line in lines):
-        lines += ["", "~: this engine's times varied by more than 10 % (coefficient of variation)."]
+        lines += ["", "~: the coefficient of variation of this engine's times is above 10 %."]
     warnings = environment["warnings"]
     lines += ["", *[f"Warning: {text}." for text in warnings]] if warnings else []
     return "\n".join(lines).rstrip() + "\n"
@@ -310,7 +311,7 @@ def _count(parameters: int | None) -> str:
 
 
 def _mark(text: str, notes: dict[str, int]) -> str:
-    """Return the number of a note below the table; a new note gets a new number."""
+    """Return the number of a note below the table; equal notes have one number."""
     if not text:
         return ""
     return f" ({notes.setdefault(' '.join(text.split()), len(notes) + 1)})"

@@ -2,8 +2,9 @@
 
     python bench/make_kaggle_rows.py kaggle-rows.csv
 
-The CSV has the columns ``file`` (``Training_3908``; with its folder where two folders have the
-name) and ``row`` (counted from 0; -1: FER+ has no image). Names with a folder are in ferplus.py.
+The CSV has the columns ``file`` (``Training_3908``; with its folder if two folders have the name)
+and ``row`` (counted from 0; -1: FER+ does not have the image). This script skips names with a
+folder: ferplus.py lists them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Short trainings on one core, to compare networks and optimisers before a long one is started.
+"""Short trainings on one core, to compare networks and optimisers before a long training.
 
-A probe sees views of ``--side`` pixels, in training and in scoring, under a rate that rises over
-the first tenth and falls on a line to zero. Probes rank; their scores are not results::
+A probe uses views of ``--side`` pixels, in training and in scoring. The learning rate rises during
+the first tenth of the steps and then falls linearly to zero. Use the scores only to rank networks
+and optimisers; they are not results::
 
     taskset -c 0 python bench/probe.py --network compact --optimiser muon --lr 0.05 --epochs 5
 """
@@ -73,7 +74,7 @@ def score(model: nn.Module, images: Tensor, labels: Tensor, side: int) -> tuple[
 
 
 def command_line() -> argparse.Namespace:
-    """Return the parsed command line."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", help="as for fer-edge train")
     parser.add_argument("--network", default="compact")

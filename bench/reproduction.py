@@ -1,24 +1,24 @@
-"""The five reports, trained again: every row of theirs with what their recipe gives here.
+"""Train the networks of the five reports with their recipes, and compare the results.
 
 ::
 
-    python bench/reproduction.py rows                           # what there is, what is done
+    python bench/reproduction.py rows                           # list the rows and their state
     python bench/reproduction.py run cbam --minutes 30          # train, build, bench, collect
     python bench/reproduction.py run cbam-3-folds --minutes 20  # cross-validation
-    python bench/reproduction.py collect runs/mine              # a run that was trained otherwise
-    python bench/reproduction.py table                          # bench/reproduction.md
+    python bench/reproduction.py collect runs/mine              # a run of `fer-edge train`
+    python bench/reproduction.py table                          # write bench/reproduction.md
 
-``run`` trains a report's recipe on the official split (TRAIN to fit, PublicTest to watch), makes
-FP16 and INT8 of it for every target, times them quickly and writes a small JSON file into
-``results/reproduction``. Each step that is done is skipped: a run that was stopped resumes, and a
-row that has a result is left alone (``--more`` trains it further, ``--again`` restarts it).
+``run`` trains the recipe of a row on the official split (TRAIN to fit, PublicTest to watch), builds
+FP16 and INT8 for every target, times them quickly and writes a small JSON file into
+``results/reproduction``. Finished steps are skipped: a run that was stopped resumes, and a row that
+has a result is not run again (``--more`` trains it further, ``--again`` restarts it).
 
-What ``fer-edge search --format json`` prints has a place in the table too, when it is saved in
+The table also includes the output of ``fer-edge search --format json``, if it is saved in
 ``results/reproduction/searches``.
 
-``--minutes`` ends training at the end of an epoch. That changes nothing about the epochs before:
-the reports' learning rates are constant or fall on plateaus, and do not depend on how many epochs
-are to come. The table says how many were run, of how many.
+``--minutes`` ends training after an epoch. This does not change the epochs before: the learning
+rates of the reports are constant or fall on plateaus, so they do not depend on the number of
+epochs. The table shows how many epochs were run, and how many the recipe has.
 """
 
 from __future__ import annotations
@@ -67,24 +67,24 @@ RUNS = runs_root() / "reproduction"
 TABLE = "reproduction.md"
 
 TARGETS = ("rtx-pc", "onnxruntime", "openvino")
-"""What INT8 is built for; the first also makes FP16, as what TensorRT falls back on."""
+"""The targets of INT8. The first also makes FP16, which TensorRT uses if INT8 fails its gate."""
 
 _BENCH_IMAGES = 64
-"""Accuracy comes from the build, which scores every image; the bench is for the times."""
+"""Few are enough: accuracy comes from the build, which scores every image."""
 
 
 # -- training within a time limit ------------------------------------------------------------------
 
 
 class OutOfTimeError(Exception):
-    """Training has used its minutes; the last epoch is saved."""
+    """The time limit of a training is reached; the last epoch is saved."""
 
 
 def check_schedule(recipe: Recipe) -> None:
-    """Refuse a time limit where the learning rate depends on the number of epochs."""
+    """Raise UsageError if the learning rate depends on the number of epochs."""
     if recipe.schedule.name not in {"constant", "plateau"}:
         raise UsageError(
-            f"a {recipe.schedule.name} schedule must run to its end: it takes no time limit",
+            f"a time limit is not possible: a {recipe.schedule.name} schedule must run to its end",
             fix="give --epochs instead of --minutes",
         )
 
@@ -92,7 +92,7 @@ def check_schedule(recipe: Recipe) -> None:
 def train_row(
     row: Row, dataset: FerDataset, data: str, folder: Path, *, minutes: float, epochs: int | None
 ) -> RunFolder:
-    """Train a row's recipe below ``folder``, or resume it, for at most so many minutes."""
+    """Train the recipe of a row below ``folder``, or resume it, for at most ``minutes``."""
     from fer_edge.training.loop import train
     from fer_edge.training.start import start_run
 
@@ -123,7 +123,7 @@ def train_row(
 
 
 def _limited(run: RunFolder, epochs: int, minutes: float) -> TrainingDisplay:
-    """Return a reporter that shows what ``fer-edge train`` shows, and stops when time is up."""
+    """Return the reporter of ``fer-edge train``, which also stops at the time limit."""
     from fer_edge.report.training_display import TrainingDisplay
 
     class Limited(TrainingDisplay):
@@ -140,7 +140,7 @@ def _limited(run: RunFolder, epochs: int, minutes: float) -> TrainingDisplay:
 def train_folds_of(
     row: Row, dataset: FerDataset, data: str, folder: Path, *, minutes: float, epochs: int | None
 ) -> Path:
-    """Cross-validate a row's recipe; with a time limit, for as many epochs as all folds have."""
+    """Cross-validate the recipe of a row; with a time limit, all folds have the same epochs."""
     from fer_edge.report.training_display import TrainingDisplay
     from fer_edge.runs.cross_validation import CrossValidation
     from fer_edge.training.folds import create_cross_validation, train_folds
@@ -162,12 +162,12 @@ def train_folds_of(
 
 
 def _epochs_per_fold(row: Row, recipe: Recipe, minutes: float) -> int:
-    """Return how many epochs of each fold fit, from how long the row's own run took per epoch."""
+    """Return how many epochs per fold fit into ``minutes``, from the times of the row's own run."""
     result = RESULTS / f"{row.recipe}.json"
     if not result.is_file():
         raise UsageError(
-            f"how long an epoch of {row.recipe} takes is not known yet",
-            fix=f"run it first: python bench/reproduction.py run {row.recipe}, or give --epochs",
+            f"the time of an epoch of {row.recipe} is not known yet",
+            fix=f"first run: python bench/reproduction.py run {row.recipe}, or give --epochs",
         )
     known: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     of_all = float(known["minutes"] / known["epochs"]["run"])
@@ -179,7 +179,7 @@ def _epochs_per_fold(row: Row, recipe: Recipe, minutes: float) -> int:
 
 
 def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -> bool:
-    """Build INT8 (and FP16) of a run's best weights for ``targets``, where it is not done yet.
+    """Build INT8 (and FP16) from a run's best weights, for those ``targets`` that are missing.
 
     Returns whether anything was built.
     """
@@ -192,7 +192,7 @@ def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -
     left = [target for target in targets if find_target(target).placement not in done]
     for target in left:
         with TerminalReporter() as reporter:
-            # A failed gate is a result in the manifest, not an error.
+            # A failed gate is not an error here: it is a result, recorded in the manifest.
             build(
                 weights,
                 precision="int8",
@@ -205,7 +205,7 @@ def build_engines(run: RunFolder, dataset: FerDataset, targets: Sequence[str]) -
 
 
 def _judged(run: RunFolder) -> set[str]:
-    """Return the placements whose INT8 gate has a result for a run's present weights."""
+    """Return the placements that have an INT8 gate, for the current weights of a run."""
     bundle = current_bundle(run)
     if bundle is None:
         return set()
@@ -213,7 +213,7 @@ def _judged(run: RunFolder) -> set[str]:
 
 
 def bench_engines(folder: Path, dataset: FerDataset, *, threads: int) -> BenchResult:
-    """Time every engine of a bundle quickly, and record the summary in it."""
+    """Time every engine of a bundle quickly, and record the summary in the bundle."""
 
     from fer_edge.measure.bench import labels, run_bench
     from fer_edge.measure.record import record_bench
@@ -264,7 +264,7 @@ def run_command(options: argparse.Namespace) -> None:
         saved = options.results / f"{row.name}.json"
         if saved.is_file() and not options.more:
             reporter.note(
-                f"{row.name} has a result, {saved}: --more continues it, --again starts over"
+                f"{row.name} has a result, {saved}: --more continues it, --again restarts it"
             )
             continue
         dataset = dataset or load(source)
@@ -287,7 +287,7 @@ def _make_engines(run: RunFolder, dataset: FerDataset, targets: str) -> None:
 
 
 def collect_command(options: argparse.Namespace) -> None:
-    """Write the result of a run, or of a cross-validation, that was trained otherwise."""
+    """Write the result of a run or cross-validation that `fer-edge train` made."""
     path = Path(options.run)
     if (path / "cv.json").is_file():
         result = collect_folds(path, find_row(options.row or path.name))
@@ -336,27 +336,29 @@ def _parser() -> argparse.ArgumentParser:
     targets = ",".join(TARGETS)
     run = command("run", run_command)
     run.add_argument("rows", nargs="+", metavar="ROW")
-    run.add_argument("--minutes", type=float, default=0.0, help="of training, per row; 0: no limit")
-    run.add_argument("--epochs", type=int, help="another number of epochs than the recipe's")
+    run.add_argument(
+        "--minutes", type=float, default=0.0, help="limit of training, per row  [0: no limit]"
+    )
+    run.add_argument("--epochs", type=int, help="number of epochs  [that of the recipe]")
     run.add_argument("--more", action="store_true", help="resume a row that was stopped")
-    run.add_argument("--again", action="store_true", help="drop the row's run and result first")
+    run.add_argument("--again", action="store_true", help="delete the row's run and result first")
     run.add_argument("--out", type=Path, default=RUNS, help="folder of the runs")
-    run.add_argument("--no-engines", action="store_true", help="train alone")
+    run.add_argument("--no-engines", action="store_true", help="only train")
     collect = command("collect", collect_command)
     collect.add_argument("run", metavar="RUN")
-    collect.add_argument("--row", help="which row it is; by default the one with its recipe")
-    collect.add_argument("--engines", action="store_true", help="build and bench first")
+    collect.add_argument("--row", help="the row of this run  [the one with its recipe]")
+    collect.add_argument("--engines", action="store_true", help="first build and bench")
     for one in (run, collect):
-        one.add_argument("--data", help="FER2013 (or FER_EDGE_DATA)")
-        one.add_argument("--targets", default=targets, help=f"of INT8; by default {targets}")
+        one.add_argument("--data", help="FER2013  [FER_EDGE_DATA]")
+        one.add_argument("--targets", default=targets, help=f"targets of INT8  [{targets}]")
     made = command("table", table_command)
-    made.add_argument("-o", "--out", type=Path, help=f"by default bench/{TABLE}")
+    made.add_argument("-o", "--out", type=Path, help=f"file of the table  [bench/{TABLE}]")
     command("rows", rows_command)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the given command; return the exit code."""
+    """Run a command; return the exit code."""
     options = _parser().parse_args(argv)
     try:
         options.function(options)

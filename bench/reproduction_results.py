@@ -1,4 +1,4 @@
-"""The result of a run or a cross-validation, as a small JSON file for the table."""
+"""The result of a run or a cross-validation, as a small JSON file from which the table is made."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def bundle_of(run: RunFolder) -> Path:
 
 
 def weights_of(run: RunFolder) -> Path:
-    """Return the weights that a run's engines are made of: the best ones, where it has them."""
+    """Return the weights that a run's engines are made from: the best ones if it has them."""
     return run.best if run.best.is_file() else run.model
 
 
 def current_bundle(run: RunFolder) -> Bundle | None:
-    """Return a run's bundle, unless it has none or was trained further since."""
+    """Return a run's bundle; None if there is none, or if the run was trained further since."""
     if not (bundle_of(run) / "manifest.json").is_file():
         return None
     bundle = Bundle.open(bundle_of(run))
@@ -59,13 +59,13 @@ def current_bundle(run: RunFolder) -> Bundle | None:
 def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
     """Return the result of a run that has finished or was stopped, and of its engines.
 
-    Engines of earlier weights are left out. UsageError for a run without a finished epoch.
+    Engines of earlier weights are left out. Raises UsageError if no epoch is finished.
     """
     info = run.info()
     recipe = run.recipe()
     spent = seconds_spent(run)
     if info.last is None or not spent:
-        raise UsageError(f"{run.path} has not finished an epoch", fix="train it further")
+        raise UsageError(f"the run {run.path} has no finished epoch", fix="train it further")
     last, of = info.last.epoch, load_recipe(row.recipe, row.changes).epochs
     stopped = "" if last >= of else "time limit"
     if info.status == "finished":
@@ -90,10 +90,13 @@ def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
 
 
 def collect_folds(path: Path, row: Row) -> dict[str, Any]:
-    """Return the result of a cross-validation; UsageError while a fold is missing."""
+    """Return the result of a cross-validation; raises UsageError if a fold is missing."""
     info = CrossValidation(path).info()
     if info.status != "finished":
-        raise UsageError(f"{path} has not finished", fix=f"fer-edge train --resume {path}")
+        raise UsageError(
+            f"the cross-validation {path} has not finished",
+            fix=f"fer-edge train --resume {path}",
+        )
     seconds = [s for i in range(info.folds) for s in seconds_spent(_fold(path, i))]
     epochs = max(result.epochs for result in info.results)
     of = load_recipe(row.recipe, row.changes).epochs
@@ -146,7 +149,7 @@ def _head(row: Row, recipe: dict[str, Any], dataset: DatasetInfo) -> dict[str, A
 
 
 def _engines(bundle: Bundle) -> dict[str, Any]:
-    """Return times, accuracies and gates of a bundle's engines, joined by their files."""
+    """Return times, accuracies and gates of a bundle's engines, matched by their files."""
     checkpoint = bundle.find(format="safetensors")
     proofs = [
         proof
@@ -187,7 +190,7 @@ def _engines(bundle: Bundle) -> dict[str, Any]:
 
 
 def _proof(proofs: Sequence[dict[str, Any]], timed: dict[str, Any]) -> dict[str, Any]:
-    """Return the build's verification of the file that was timed, on every image."""
+    """Return the accuracy of the file that was timed, from the build's proof on every image."""
     for proof in proofs:
         engine = proof["engine"]
         if timed["backend"] == "pytorch":
@@ -214,15 +217,19 @@ def results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.get("schema") != SCHEMA:
-            raise UsageError(f"{path} has schema {content.get('schema')}, this reads {SCHEMA}")
+            raise UsageError(
+                f"{path} has schema {content.get('schema')}, this script reads {SCHEMA}",
+                fix="use the version of this script that wrote the file",
+            )
         found[content["row"]] = content
     return found
 
 
 def searches(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """Return what ``fer-edge search --format json`` printed, each file of ``folder/searches``.
+    """Return the files of ``folder/searches``, each an output of ``fer-edge search --format json``.
 
-    ``file`` is the file's name, which says on what machine it was made: a study may be of several.
+    The key ``file`` is the file's name. It contains the machine, since several machines can run
+    the same study.
     """
     paths = sorted((folder / "searches").glob("*.json"))
     return [{**json.loads(path.read_text(encoding="utf-8")), "file": path.name} for path in paths]

@@ -1,4 +1,4 @@
-"""The rows of the five reports: what each is called, what was reported, which recipe repeats it."""
+"""The rows of the five reports: the name, the reported accuracy and the recipe of each."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fer_edge.runs.recipe import Recipe, load_recipe
 class Row:
     """One result of a report, or a variation of one.
 
-    ``reported`` is a fraction, or None where the report gives no figure of this step (``said``).
-    ``split`` and ``naive`` as ``fer-edge train --split ... --allow-duplicates-across``; ``folds``
-    above 0 cross-validates TRAIN. ``engines``: whether they are built and timed; a variation, which
-    is about accuracy alone, has none. ``instead_of`` names the row that this one fills where that
-    cannot be run.
+    ``reported`` is a fraction, or None if the report has no number for this step; ``said`` is then
+    what the report has instead. ``split`` and ``naive`` are as in ``fer-edge train --split ...
+    --allow-duplicates-across``; ``folds`` above 0 cross-validates TRAIN. ``engines``: whether they
+    are built and timed; a variation is only about accuracy and has none. ``instead_of`` is the row
+    that this one replaces in the table if that row was not run.
     """
 
     name: str
@@ -59,7 +59,7 @@ def _rows() -> dict[str, Row]:
             "B",
             "SOC'25 baseline after its search",
             reported=None,
-            said="between 57 and 62: a step on the way",
+            said="between 57 and 62 (an intermediate step)",
         ),
         of("soc25-resnet18", "B", "SOC'25 ResNet-18"),
         of("conv-blocks", "C", "CNNs", said="with 70 % of the data for training"),
@@ -119,14 +119,14 @@ ROWS = _rows()
 
 
 def find_row(name: str) -> Row:
-    """Return a row by its name; UsageError lists them."""
+    """Return a row by its name; raises UsageError for an unknown name."""
     if name not in ROWS:
-        raise UsageError(f"there is no row {name!r}", fix=f"one of {', '.join(ROWS)}")
+        raise UsageError(f"unknown row {name!r}", fix=f"choose from: {', '.join(ROWS)}")
     return ROWS[name]
 
 
 def row_of(recipe: Recipe, dataset: DatasetInfo) -> Row:
-    """Return the row that a run belongs to: its recipe and split, whatever its epochs and seed."""
+    """Return the row with the recipe and split of a run; epochs and seed may differ."""
 
     def core(content: Recipe) -> dict[str, Any]:
         kept = content.to_dict()
@@ -140,5 +140,5 @@ def row_of(recipe: Recipe, dataset: DatasetInfo) -> Row:
             return row
     raise UsageError(
         "no row has the recipe of this run",
-        fix=f"say which row it is: --row NAME, one of {', '.join(ROWS)}",
+        fix=f"give its row with --row NAME, one of {', '.join(ROWS)}",
     )

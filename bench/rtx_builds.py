@@ -1,13 +1,13 @@
-"""How long TensorRT-RTX's real builder takes, and how large its plans are; no GPU is needed.
+"""Measure the build time and the plan size of TensorRT-RTX; no GPU is needed.
 
 ::
 
-    python bench/rtx_builds.py                    # every network of the zoo, fresh weights
+    python bench/rtx_builds.py                    # every network of the package, random weights
     python bench/rtx_builds.py --bundle BUNDLE    # the graphs of a bundle
 
 Result is: seconds of the builder alone (without parsing and writing), the median of ``--repeats``,
-per network and precision. Weights do not change it; the INT8 ranges of fresh networks come from
-synthetic faces.
+per network and precision. It does not depend on the weights. The INT8 ranges of networks with
+random weights come from synthetic faces.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def zoo_graphs(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, str, Path | str]]:
-    """Yield (network, precision, ONNX file or the reason why there is none) for fresh networks."""
+    """Yield (network, precision, ONNX file or why there is none), with random weights."""
     from fer_edge.convert.export import onnx_from_weights
     from fer_edge.convert.fp16 import fp16_from_onnx
     from fer_edge.data import load, load_calibration_recipe, select_calibration
@@ -63,7 +63,7 @@ def zoo_graphs(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, str, P
 
 
 def bundle_graphs(path: str, profile: TargetProfile) -> Iterator[tuple[str, str, Path | str]]:
-    """Yield the same for what a bundle has."""
+    """Yield the same for the graphs of a bundle."""
     bundle = Bundle.open(path)
     name = str((bundle.manifest.model.spec or {}).get("name", bundle.manifest.name))
     for precision in PRECISIONS:
@@ -72,7 +72,7 @@ def bundle_graphs(path: str, profile: TargetProfile) -> Iterator[tuple[str, str,
 
 
 def build(graph: Path, precision: str, profile: TargetProfile, repeats: int) -> dict[str, Any]:
-    """Build a plan ``repeats`` times; return the median time and what the last sidecar says."""
+    """Build a plan ``repeats`` times; return the median time, and the rest of the last sidecar."""
     sidecars: list[PlanSidecar] = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(repeats):
@@ -93,9 +93,11 @@ def build(graph: Path, precision: str, profile: TargetProfile, repeats: int) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--bundle", help="a bundle's graphs instead of the zoo's")
-    parser.add_argument("--model", action="append", default=[], help="only this network")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--bundle", help="use the graphs of this bundle")
+    parser.add_argument(
+        "--model", action="append", default=[], help="only this network (can be repeated)"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="builds per graph")
     parser.add_argument("-o", "--output", type=Path, help="also write the rows as JSON")
     options = parser.parse_args(argv)
     rows: list[dict[str, Any]] = []
@@ -121,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         print(f"fix:   {error.fix}", file=sys.stderr)
         return error.exit_code
-    title = "TensorRT-RTX builds, on a machine without a GPU or with one"
+    title = "TensorRT-RTX builds (no GPU needed)"
     print(format_rows(rows, "table", title=title))
     if options.output:
         write_json(options.output, rows)

@@ -1,10 +1,11 @@
-"""The accuracy of networks on smoothed faces, of each network alone and of their mean.
+"""Score networks on smoothed faces, each network alone and the mean of all.
 
     python bench/sharpness.py runs/teacher-50 runs/compact-2 --centre 1.0 0.9 0.8
 
-``--centre c`` smooths each image with the weights ((1-c)/2, c, (1-c)/2), down and across, before
-the network; 1 leaves it alone. A network that gains by it has been trained on faces that are too
-smooth (`augment.warp`). The mean of several networks' probabilities is what they teach together.
+``--centre c`` smooths each image before the network, with the weights ((1-c)/2, c, (1-c)/2) in both
+directions; 1 changes nothing. If smoothing improves a network, it was trained on faces that are too
+smooth (`augment.warp`). With several networks, the mean of their probabilities is scored too: it is
+what they teach as teachers together.
 """
 
 from __future__ import annotations
@@ -50,12 +51,12 @@ def scores(answers: Tensor, labels: Tensor) -> tuple[float, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print one line per network and smoothing."""
+    """Print one line per network and value of ``--centre``."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", help="runs, by name or folder")
     parser.add_argument("--data", help="FER2013  [FER_EDGE_DATA]")
     parser.add_argument("--split", default="public", choices=("public", "train"))
-    parser.add_argument("--every", type=int, default=1, help="take every n-th image only")
+    parser.add_argument("--every", type=int, default=1, help="use only every n-th image")
     parser.add_argument("--centre", type=float, nargs="+", default=[1.0, 0.9, 0.8, 0.7])
     options = parser.parse_args(argv)
     part = load(resolve_source(options.data)).select(options.split)

@@ -1,12 +1,12 @@
-"""Put a finished run's network into the package: this command made the pretrained bundles.
+"""Put the network of a finished run into the package: this command made the pretrained bundles.
 
     python bench/ship.py runs/mine --data fer2013.zip          (or: make ship RUN=runs/mine)
 
 It fits the confidence on the held-out part of TRAIN, builds FP32, FP16 and INT8 for ONNX Runtime,
-OpenVINO and TensorRT through the gate, scores them on PUBLIC, chooses what fits into 8 MB, replays
-the golden self-test on every engine that runs here, and only then swaps the bundle in. A network
-that learnt votes is scored by votes and by FER2013's labels. The manifest's card records recipe,
-seed and the commands that make it again.
+OpenVINO and TensorRT, applies the gate, scores them on PUBLIC, selects the files that fit into 8 MB
+and runs the golden self-test on every engine that can run here. A network that
+learnt votes is scored by votes and by FER2013's labels. The last step replaces the bundle.
+The card in the manifest records the recipe, the seed and the commands that reproduce the network.
 """
 
 from __future__ import annotations
@@ -53,48 +53,51 @@ from fer_edge.runs.recipe import Recipe, load_recipe, recipe_names
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fer_edge" / "pretrained"
 LIMIT = 8_000_000
-"""Bytes of the whole bundle, manifest included."""
+"""Bytes of the whole bundle, including the manifest."""
 
 MAX_DROP = 0.002
-"""What INT8 may lose of PublicTest's top-1: less than the build's own gate allows."""
+"""Top-1 on PublicTest that INT8 may lose (a fraction): less than the default of ``build``."""
 
 TARGETS = ("onnxruntime", "openvino", "x86-dgpu")
-"""The last one's graph is TensorRT's, for any device of TensorRT 10 and later; FP16 comes along."""
+"""The last one makes the INT8 graph for every device with TensorRT 10 or later, and FP16."""
 
 REQUIRED = (FP32, FP16, "model.int8.onnxruntime.onnx", "model.int8.tensorrt.onnx", GOLDEN)
 OPTIONAL = ("model.int8.openvino.onnx", CHECKPOINT)
-"""Taken in this order while they fit."""
+"""Added in this order if they fit."""
 
 MARGIN = 20_000
-"""What the manifest may grow by when names and commands are added."""
+"""Bytes by which names and commands may increase the manifest."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a finished run, by name or folder")
-    parser.add_argument("--data", help="FER2013, as the run was trained on  [FER_EDGE_DATA]")
-    parser.add_argument("--votes", type=Path, help="FER+'s file, as the run learnt it  [its own]")
-    parser.add_argument("--output", type=Path, help="folder  [that of its network in the package]")
+    parser.add_argument("--data", help="the FER2013 of the run  [FER_EDGE_DATA]")
+    parser.add_argument("--votes", type=Path, help="FER+'s file that the run learnt  [its own]")
+    parser.add_argument("--output", type=Path, help="folder of the bundle  [in the package]")
     parser.add_argument("--name", help="the bundle's name  [the folder's]")
     parser.add_argument(
         "--prior", help="natural, balanced, auto or a number: see fer-edge confidence --prior"
     )
     parser.add_argument(
-        "--accuracy", type=float, default=ACCURACY, help="accuracy above the abstain threshold"
+        "--accuracy",
+        type=float,
+        default=ACCURACY,
+        help="accuracy of the answers above the abstain threshold, a fraction",
     )
-    parser.add_argument("--calibration", help="recipe of INT8 calibration")
-    parser.add_argument("--limit", type=int, default=LIMIT, help="bytes of the bundle")
+    parser.add_argument("--calibration", help="calibration recipe for INT8")
+    parser.add_argument("--limit", type=int, default=LIMIT, help="largest bundle, in bytes")
     parser.add_argument(
-        "--max-drop", type=float, default=MAX_DROP, help="of top-1 that INT8 may lose, a fraction"
+        "--max-drop", type=float, default=MAX_DROP, help="top-1 that INT8 may lose, a fraction"
     )
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads for the times")
     parser.add_argument(
-        "--no-speed", action="store_true", help="do not time INT8: for a machine that is busy"
+        "--no-speed", action="store_true", help="do not time INT8 (for a busy machine)"
     )
     parser.add_argument(
         "--without-confidence",
         action="store_true",
-        help="ship a run that trained on all of TRAIN: without temperature and threshold",
+        help="ship without temperature and threshold (for a run that trained on all of TRAIN)",
     )
     options = parser.parse_args(argv)
     command = shlex.join(["python", "bench/ship.py", *(sys.argv[1:] if argv is None else argv)])
@@ -143,7 +146,7 @@ def ship(
     threads: int = 1,
     reporter: Reporter = SILENT,
 ) -> Bundle:
-    """Fit the confidence, build, verify and write; ``output`` changes only when all is done."""
+    """Fit the confidence, build, verify and write; ``output`` changes only at the end."""
     info = run.info()
     if info.status != "finished":
         raise UsageError(
@@ -219,10 +222,10 @@ def _score_by_labels(built: Bundle, dataset: FerDataset, threads: int, reporter:
 
 
 def _provenance(run: RunFolder) -> dict[str, Any]:
-    """Return the committed recipe nearest to a run's, its seed, and the commands to make it again.
+    """Return the committed recipe that is most similar to the run's, the seed, and all commands.
 
-    The commands begin with the runs that it learnt from: teachers, those that it started from, and
-    those whose weights it is the mean of.
+    The commands reproduce the run. They begin with the runs that it needs: its teachers, the run
+    that it started from, or the ingredients of a soup.
     """
     name, _ = _nearest(run.recipe())
     commands: dict[str, None] = {}
@@ -231,12 +234,12 @@ def _provenance(run: RunFolder) -> dict[str, Any]:
 
 
 def _add_commands(run: RunFolder, commands: dict[str, None], known: set[str]) -> None:
-    """Append what makes ``run`` again; ``known`` are the digests of weights that commands make."""
+    """Append the commands for ``run``; ``known``: digests of weights that have their commands."""
     if (run.path.parent / "cv.json").is_file():
         commands.setdefault(_folds_command(CrossValidation(run.path.parent)))
         return
     info = run.info()
-    # A bundle's card says how its weights were made, which a copy of them as a file does not.
+    # The card of a bundle has the commands that made its weights; a copied weights file does not.
     before: list[InitInfo | TeacherInfo | IngredientInfo] = [*(info.soup or info.teachers)]
     if info.init is not None:
         before = [info.init, *before] if info.init.commands else [*before, info.init]
@@ -257,7 +260,7 @@ def _add_commands(run: RunFolder, commands: dict[str, None], known: set[str]) ->
 
 
 def _command(run: RunFolder) -> str:
-    """Return the command that makes ``run`` from what it was made from."""
+    """Return the command that makes ``run`` from its teachers, start or ingredients."""
     info, recipe = run.info(), run.recipe()
     if info.kind == "soup":
         ingredients = map(_as_named, info.soup)
@@ -303,7 +306,7 @@ def _set(changed: Sequence[tuple[str, Any]]) -> list[str]:
 
 
 def _as_named(made_from: InitInfo | TeacherInfo | IngredientInfo) -> str:
-    """Return how an option names a teacher, or the weights that a run started from."""
+    """Return the option value for a teacher, or for the weights that a run started from."""
     if isinstance(made_from, TeacherInfo) and made_from.fold:
         return made_from.name  # the folder of all folds
     if isinstance(made_from, InitInfo) and made_from.commands:
@@ -316,12 +319,12 @@ def _as_named(made_from: InitInfo | TeacherInfo | IngredientInfo) -> str:
 
 
 def _nearest(recipe: Recipe) -> tuple[str, list[tuple[str, Any]]]:
-    """Return the committed recipe with the fewest other values, and these; the seed apart."""
+    """Return the committed recipe with the fewest different values, and these (not the seed)."""
     return min(
         (
             (name, list(_changes(load_recipe(name).to_dict(), recipe.to_dict())))
             for name in recipe_names()
-            # --set can change an option of the network, but not take one away.
+            # --set can change an option of the network, but cannot remove one.
             if set(load_recipe(name).model.options) <= set(recipe.model.options)
         ),
         key=lambda found: len(found[1]),
@@ -331,7 +334,7 @@ def _nearest(recipe: Recipe) -> tuple[str, list[tuple[str, Any]]]:
 def _changes(
     before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Yield each dotted key, but the seed, that ``after`` has another value of."""
+    """Yield each dotted key, except the seed, that has another value in ``after``."""
     for key, value in after.items():
         if f"{prefix}{key}" == "seed" or before.get(key) == value:
             continue
@@ -349,14 +352,14 @@ def _check_gates(built: Bundle) -> None:
 
 
 def _chosen(built: Bundle, limit: int, reporter: Reporter) -> list[Artifact]:
-    """Return the files to ship; :class:`UsageError` where the required ones do not fit."""
+    """Return the files to ship; raises :class:`UsageError` if the required ones do not fit."""
     chosen = [built.artifact(path=path) for path in (*REQUIRED, VERIFY_FILE)]
     rest = (built.path / MANIFEST).stat().st_size + MARGIN
     used = rest + sum(artifact.size for artifact in chosen)
     if used > limit:
         sizes = ", ".join(f"{artifact.path} {artifact.size:,}" for artifact in chosen)
         raise UsageError(
-            f"{used:,} bytes are more than {limit:,}: {sizes}",
+            f"the bundle would have {used:,} bytes, more than {limit:,}: {sizes}",
             fix="ship a smaller network (8 bytes per parameter: fp32 4, fp16 2, two int8 graphs 2)",
         )
     for path in OPTIONAL:
@@ -365,7 +368,7 @@ def _chosen(built: Bundle, limit: int, reporter: Reporter) -> list[Artifact]:
             continue
         if used + artifact.size > limit:
             reporter.note(
-                f"left out: {path}, {artifact.size:,} bytes, beside {used:,} of {limit:,}"
+                f"left out: {path} has {artifact.size:,} bytes; {used:,} of {limit:,} are used"
             )
             continue
         used += artifact.size
@@ -376,7 +379,7 @@ def _chosen(built: Bundle, limit: int, reporter: Reporter) -> list[Artifact]:
 def _stage(
     built: Bundle, chosen: Sequence[Artifact], path: Path, name: str, training: dict[str, Any]
 ) -> Bundle:
-    """Write the bundle as it will be shipped, with the chain of digests it was built with."""
+    """Write the bundle as it will be shipped; each file keeps the digest of its parent."""
     manifest = built.manifest
     digests = {artifact.sha256 for artifact in chosen}
     verifications = json.loads(
@@ -417,19 +420,19 @@ def _stage(
 
 
 def _check(staged: Bundle, limit: int, reporter: Reporter) -> None:
-    """Check the bundle's size, its drawn golden images, and that its engines work."""
+    """Check the size of the bundle, that its golden images are synthetic, and its engines."""
     size = _size(staged)
     if size > limit:
         raise UsageError(f"the bundle has {size:,} bytes, more than {limit:,}")
     images, _ = staged.golden()
     if not np.array_equal(images, golden_images()):
         raise UsageError(
-            "the golden images are not the drawn ones: no image of a person is shipped"
+            "the golden images are not the synthetic ones: an image of a person is never shipped"
         )
     for backend in ("onnxruntime", "openvino"):
         reason = backend_class(backend).unavailable_reason()
         if reason:
-            reporter.note(f"not tried: {backend}: {reason}")
+            reporter.note(f"not tested: {backend}: {reason}")
             continue
         for precision in BEST_FIRST:
             if not engines_of(staged, backend_class(backend), precision):

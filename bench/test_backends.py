@@ -1,13 +1,13 @@
-"""How long one image takes on each backend, and what ``Classifier.predict`` adds to the engine.
+"""The time of one image on each backend, and the time that ``Classifier.predict`` adds.
 
 ::
 
     OMP_NUM_THREADS=1 pytest bench/test_backends.py
 
-Result is: pytest-benchmark's table per backend and precision, batch 1, one thread; the group's
-``null`` row is the floor. The compact network has random weights, on which latency does not depend,
-or is the bundle that FER_EDGE_BENCH_BUNDLE names. ``fer-edge bench`` is the one to quote: this
-suite is for comparing commits.
+Result is: pytest-benchmark's table per backend and precision, batch 1, one thread; the ``null`` row
+is the time of an empty backend. The network is ``compact`` with random weights, on which latency
+does not depend, or that of the bundle in FER_EDGE_BENCH_BUNDLE. Use this suite to compare commits.
+To quote times, use ``fer-edge bench``.
 """
 
 from __future__ import annotations
@@ -111,15 +111,15 @@ def test_predict(benchmark: BenchmarkFixture, bundle: Bundle, images: np.ndarray
 
 @pytest.mark.benchmark(group="classifier")
 def test_open(benchmark: BenchmarkFixture, bundle: Bundle) -> None:
-    """From a path to a tested classifier: digests, engine, self-test."""
+    """Open a classifier: check the digests, load the engine, run the self-test."""
     benchmark.pedantic(lambda: Classifier(bundle.path).close(), rounds=5)
 
 
 def test_what_predict_adds_to_a_bare_run(bundle: Bundle, images: np.ndarray) -> None:
     """Result is: the difference of two p50s, of calls that took turns in one run.
 
-    All five blocks are printed: other processes take caches and cycles from whichever call they
-    meet. The promise is 0.1 ms on a quiet machine.
+    All five blocks are printed, since other processes can disturb either call. On a quiet machine
+    the difference should be at most 0.1 ms.
     """
     import onnxruntime
 

@@ -1,10 +1,10 @@
-"""How long the conversions take, on the compact network with random weights.
+"""The times of the conversions, on the compact network with random weights.
 
 ::
 
     OMP_NUM_THREADS=1 pytest bench/test_convert.py
 
-Result is: seconds per step. ``build`` is all of ``fer-edge build --precision int8 --no-verify`` but
+Result is: seconds per step. ``build`` is ``fer-edge build --precision int8 --no-verify`` without
 the start of Python and the reading of the data, with an empty calibration cache.
 """
 

@@ -1,7 +1,7 @@
-"""How long reading takes: first contact, from the cache, per form; audit and calibration.
+"""The times of the first read and of a read from the cache, per format; audit and calibration.
 
-On the real FER2013 when FER_EDGE_DATA names it, on synthetic faces in the same layout otherwise
-(the benchmark's ``extra_info`` says which, and how many images).
+They use the real FER2013 if FER_EDGE_DATA is set, else synthetic faces in the same layout. The
+benchmark's ``extra_info`` has the source and the number of images.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def faces(source: Path) -> FerDataset:
 @pytest.fixture(scope="module")
 def folder(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not zipfile.is_zipfile(source):
-        pytest.skip("FER_EDGE_DATA is no zip")
+        pytest.skip("FER_EDGE_DATA is not a zip file")
     path = tmp_path_factory.mktemp("folder")
     with zipfile.ZipFile(source) as archive:
         archive.extractall(path)

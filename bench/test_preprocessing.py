@@ -1,4 +1,4 @@
-"""What it costs to make 48x48 gray pixels of a picture, and to normalise them outside the graph.
+"""The time to make 48x48 gray pixels from a picture, and to normalise them outside the graph.
 
 ::
 

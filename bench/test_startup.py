@@ -1,4 +1,4 @@
-"""How long a command line takes to answer: the whole process, and what of it is not ours."""
+"""The time of a whole process of the command line, and of ``import click`` alone."""
 
 from __future__ import annotations
 

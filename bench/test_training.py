@@ -1,7 +1,7 @@
-"""What a training step, its parts, an evaluation and a saved state cost, for the compact network.
+"""The times of a training step, its parts, an evaluation and a saved state (compact network).
 
-On the real FER2013 when FER_EDGE_DATA names it, on synthetic faces otherwise. For images per second
-against a plain loop: ``python bench/training_throughput.py``.
+They use the real FER2013 if FER_EDGE_DATA is set, else synthetic faces. To compare images per
+second with a plain loop: ``python bench/training_throughput.py``.
 """
 
 from __future__ import annotations

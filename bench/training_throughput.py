@@ -1,12 +1,11 @@
-"""Training images per second: our loop, and the loop of a first tutorial.
+"""Training images per second: our loop, and a plain loop as in a tutorial.
 
     python bench/training_throughput.py --data fer2013.zip
 
-The plain loop is FP32, contiguous, with torchvision's transforms on one image after another in a
-DataLoader (``num_workers`` 0, its default, and one per core). All train the compact network with
-the same batch size, optimiser and kinds of augmentation, on all cores, from images that are decoded
-already. Each loop has a process of its own; they take turns of some batches, and a row is the
-median of its turns.
+The plain loop is FP32, contiguous, with torchvision's transforms, one image at a time, in a
+DataLoader (``num_workers`` 0, its default, or one per core). All loops train the compact network
+with the same batch size, optimiser and kinds of augmentation, on all cores, from decoded images.
+Each loop has its own process. They run some batches in turns; a row is the median of its turns.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from fer_edge.training.session import Session
 
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
-    """TRAIN as PIL images, augmented one at a time by torchvision, as ``recipe`` says."""
+    """TRAIN as PIL images, augmented one at a time by torchvision, with the ``recipe``."""
 
     def __init__(self, faces: FerDataset, recipe: Recipe) -> None:
         self.images = [Image.fromarray(image) for image in faces.images]
@@ -67,7 +66,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
 
 
 def plain_batches(faces: FerDataset, recipe: Recipe, workers: int) -> Iterator[None]:
-    """Train by the loop of a first tutorial; yields after each batch."""
+    """Train with a plain loop as in a tutorial; yields after each batch."""
     model = build_model(ModelSpec(recipe.model.name, recipe.model.options)).train()
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -90,7 +89,7 @@ def plain_batches(faces: FerDataset, recipe: Recipe, workers: int) -> Iterator[N
 
 
 def our_batches(faces: FerDataset, recipe: Recipe) -> Iterator[None]:
-    """Train by fer-edge's own session and step; yields after each batch."""
+    """Train with the session and step of fer-edge; yields after each batch."""
     with tempfile.TemporaryDirectory() as folder:
         session = Session(
             create_run(Path(folder), None, recipe, faces.info(), "bench"), recipe, faces
@@ -112,7 +111,7 @@ LOOPS = ("plain, num_workers=0", "plain, num_workers=cores", "ours, one replica"
 def serve(options: argparse.Namespace) -> None:
     """Run one loop: each line on stdin starts a turn, which prints the seconds per batch."""
     faces = load(options.data)
-    # The schedule must not end while the clock runs.
+    # The schedule must not end during the measurement.
     changes = [f"optim.batch_size={options.batch_size}", "epochs=1000"]
     changes += ["run.replicas=1"] * (options.loop == "ours, one replica")
     recipe = load_recipe("default", changes)
@@ -122,7 +121,7 @@ def serve(options: argparse.Namespace) -> None:
         batches = plain_batches(faces, recipe, workers)
     else:
         batches = our_batches(faces, recipe)
-    # A DataLoader's workers fetch two batches each ahead: the first of a turn cost nothing.
+    # Each worker of a DataLoader prefetches two batches, so the first of a turn take no time.
     warm_up = 2 * options.threads + 2 if options.loop == LOOPS[1] else 2
     for _ in sys.stdin:
         for _ in range(warm_up):
@@ -160,8 +159,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("FER_EDGE_DATA", "synthetic:4000"))
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--batches", type=int, default=12, help="timed in each turn")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=12, help="timed batches per turn")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each loop")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -53,7 +53,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def proven(own_bundle: Bundle) -> Bundle:
-    """A bundle whose proof says 71 % of its graph, which is also its INT8 file."""
+    """A bundle whose verify.json has 71 % for its graph, which is also its INT8 file."""
 
     def proof(precision: str, top1: float, artifact: str) -> dict[str, Any]:
         engine = {"backend": "onnxruntime", "precision": precision, "top1": top1}
@@ -216,7 +216,7 @@ def test_what_is_no_network_and_no_result_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert frontier.main(["--only", "lenet", "--bundle", "x", "--data", "synthetic:70"]) == 2
-    assert "no network 'lenet'" in capsys.readouterr().err
+    assert "unknown network 'lenet'" in capsys.readouterr().err
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(UsageError, match=r"x\.json"):
         frontier.load_result(tmp_path / "x.json")

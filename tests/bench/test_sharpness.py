@@ -1,4 +1,4 @@
-"""The smoothing of images, and what networks say alone and together."""
+"""The smoothing of images, and the scores of networks, each alone and all together."""
 
 from __future__ import annotations
 
