@@ -4,9 +4,9 @@
 
 It fits the confidence on the held-out part of TRAIN, builds FP32, FP16 and INT8 for ONNX Runtime,
 OpenVINO and TensorRT, applies the gate, scores them on PUBLIC, selects the files that fit into 8 MB
-and runs the golden self-test on every engine that can run here. A network that
-learnt votes is scored by votes and by FER2013's labels. The last step replaces the bundle.
-The card in the manifest records the recipe, the seed and the commands that reproduce the network.
+and runs the golden self-test on every engine that can run here. A network that learnt votes is
+scored by votes and by FER2013's labels. The last step replaces the bundle. The card in the manifest
+records the recipe, the seed and the commands that reproduce the network.
 """
 
 from __future__ import annotations

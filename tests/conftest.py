@@ -42,7 +42,7 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def fer2013_source() -> Path:
-    """The path of a real FER2013, or a skip that says how to run the test."""
+    """The path of a real FER2013; else skips the test, with the way to run it as the reason."""
     source = os.environ.get("FER_EDGE_DATA")
     if not source:
         pytest.skip("FER_EDGE_DATA is not set: the real FER2013 is needed")

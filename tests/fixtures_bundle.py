@@ -154,7 +154,7 @@ def tiny_bundle(_tiny_template: Path, tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def no_pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The package holds no pretrained bundle; the folder where it would be, in ``compact``."""
+    """The package has no pretrained bundle; returns the folder where it would be (``compact``)."""
     folder = tmp_path / "site-packages" / "pretrained"
     folder.mkdir(parents=True)
     monkeypatch.setattr("fer_edge.pretrained._folder", lambda: folder)

@@ -16,7 +16,7 @@ __all__ = ["make_dataset", "own_bundle", "small_dataset", "small_faces", "torch_
 
 
 def small_faces(train: int = 21, public: int = 42, private: int = 0, shared: int = 7) -> FerDataset:
-    """Return smooth random pictures; the first ``shared`` of PUBLIC also stand in TRAIN."""
+    """Return smooth random pictures; the first ``shared`` of PUBLIC are also in TRAIN."""
     total = train + public + private
     generator = np.random.default_rng(5)
     coarse = generator.uniform(0, 255, (total, 6, 6))

@@ -190,7 +190,7 @@ def test_no_folder_is_a_drawer() -> None:
 
 
 def test_the_rules_catch_what_they_forbid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that cannot fail proves nothing."""
+    """A test that cannot fail is useless."""
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     bad = tmp_path / "data" / "bad.py"
     bad.parent.mkdir()

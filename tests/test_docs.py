@@ -1,4 +1,4 @@
-"""The README says what is so: its commands run as written, and every command is in it."""
+"""The README is correct: its commands run as written, and it has every command."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ENDED_WITH_0 = 30
 
 
 def _ships() -> bool:
-    """Whether this checkout holds the pretrained bundle, which some commands need."""
+    """Whether this checkout has the pretrained bundle, which some commands need."""
     try:
         return pretrained_path().is_dir()
     except UsageError:

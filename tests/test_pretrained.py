@@ -1,4 +1,4 @@
-"""The shipped bundle: taken when none is named, said so, and never written to."""
+"""The shipped bundle: it is used if no bundle is named, with a note, and is never changed."""
 
 from __future__ import annotations
 

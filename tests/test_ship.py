@@ -303,7 +303,7 @@ def test_a_network_that_is_too_large_is_refused(tiny_bundle: Bundle) -> None:
 
 
 def test_no_golden_image_shows_a_person(fer2013_source: Path) -> None:
-    """Blank ones may stand in FER2013, which has some; any other would be somebody's face."""
+    """Blank golden images may be equal to blank images of FER2013; no other may be."""
     golden = golden_images()[:, 0]
     pictures = golden[[image.min() != image.max() for image in golden]]
     assert len(pictures) == 29

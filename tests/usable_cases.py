@@ -1,6 +1,6 @@
 """Bundles of every combination of graphs, plans and gates, for ``fer_edge.bundle.usable``.
 
-The files hold no network: the rule looks at the manifest, and at the JSON beside a plan.
+The files contain no network, since the rule only reads the manifest and the JSON beside a plan.
 """
 
 from __future__ import annotations

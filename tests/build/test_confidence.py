@@ -1,4 +1,4 @@
-"""A run's confidence: fitted on rows it never saw, folded into its weights, told by its card."""
+"""A run's confidence: fitted on held-out rows, folded into its weights, shown in its card."""
 
 from __future__ import annotations
 

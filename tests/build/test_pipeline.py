@@ -40,7 +40,7 @@ from fer_edge.report.card import card_markdown
 
 
 def timings(ratio: float) -> dict[str, LatencySamples]:
-    """Return what timing INT8 beside FP32 measures where INT8 is that many times as fast."""
+    """Return the times of FP32 and INT8 in one run, with INT8 that many times as fast."""
     times = {"int8": 1_000_000, "fp32": round(ratio * 1_000_000)}
     return {name: LatencySamples((np.full(70, ns),)) for name, ns in times.items()}
 
@@ -52,7 +52,7 @@ UNVERIFIED = GateOptions(verify=False)
 
 @pytest.fixture(autouse=True)
 def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Timing takes seconds and proves nothing here: a speed-up that a test can choose."""
+    """Replace the timing, which takes seconds, by a speed-up that a test can choose."""
     chosen = {"ratio": 2.0}
     monkeypatch.setattr(proof_module, "time_backends", lambda *a, **k: timings(chosen["ratio"]))
     return chosen

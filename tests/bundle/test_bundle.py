@@ -1,4 +1,4 @@
-"""A bundle is what its manifest says, byte for byte, or it is refused; a crash costs nothing."""
+"""A bundle that differs from its manifest in one byte is refused; a crash loses no bundle."""
 
 from __future__ import annotations
 

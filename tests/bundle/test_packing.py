@@ -1,4 +1,4 @@
-"""A bundle as one file: there and back, and everything that a hostile or broken file can hold."""
+"""A bundle as one file: packing, unpacking, and files that are hostile or damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fer-edge train`` at the terminal: what it says, what it refuses, how it goes on."""
+"""``fer-edge train`` at the terminal: its messages, its errors, and how it resumes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _train(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Run the command; return what it says."""
+    """Run the command; return its output."""
     main(["train", *words])
     captured = capsys.readouterr()
     assert captured.out == "", "training has no data for stdout"
@@ -49,7 +49,7 @@ def _refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a finished run called ``a``, and what the command said."""
+    """The folder of a finished run called ``a``, and the output of the command."""
     folder = tmp_path_factory.mktemp("trained")
     result = subprocess.run(
         [sys.executable, "-m", "fer_edge", "train", *TINY, "--name", "a"],

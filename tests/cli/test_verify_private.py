@@ -1,4 +1,4 @@
-"""The final test: ``fer-edge verify --split private`` on a download that holds PrivateTest."""
+"""The final test: ``fer-edge verify --split private`` on a download with PrivateTest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pictures(usage: str) -> list[tuple[int, np.ndarray]]:
 
 
 def kaggle_zip(path: Path, *usages: str) -> Path:
-    """Kaggle's layout: both halves of the test set lie in test/, told apart by their names."""
+    """Kaggle's layout: both halves of the test set are in test/, with different file names."""
     with zipfile.ZipFile(path, "w") as archive:
         for usage in usages:
             folder = "train" if usage == "Training" else "test"

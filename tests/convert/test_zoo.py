@@ -1,6 +1,6 @@
 """Every network goes the whole way: FP32, FP16 and INT8 graphs, each engine's parser and runtime.
 
-The networks are narrow here, of the same operators: engines know operators, not widths.
+The networks here are narrow but have the same operators, since only operators matter to an engine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small data sets in every form in which people hold FER2013, all made up here."""
+"""Small synthetic data sets in every format of FER2013."""
 
 from __future__ import annotations
 

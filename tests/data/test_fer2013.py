@@ -29,9 +29,9 @@ def test_each_split_that_is_there_is_official(fer2013: FerDataset) -> None:
 
 @pytest.mark.fer2013
 def test_the_known_duplicates_are_found(fer2013: FerDataset) -> None:
-    """27,473 distinct in TRAIN; 270 pictures of TRAIN stand in PUBLIC too, 13 under another label.
+    """27,473 distinct in TRAIN; 270 pictures of TRAIN are also in PUBLIC, 13 with another label.
 
-    They are 280 rows of PUBLIC: ten of the pictures stand there twice.
+    They are 280 rows of PUBLIC: ten of the pictures are there twice.
     """
     train, public = fer2013.select("train"), fer2013.select("public")
     assert len(set(image_keys(train.images).tolist())) == 27_473

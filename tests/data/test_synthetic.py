@@ -1,4 +1,4 @@
-"""The synthetic faces: the same everywhere, told apart by expression, always named as synthetic."""
+"""Synthetic faces: equal on all machines, different per expression, always marked synthetic."""
 
 from __future__ import annotations
 

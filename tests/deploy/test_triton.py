@@ -28,7 +28,7 @@ FIELDS: dict[str, Any] = json.loads(
 
 
 def _schema() -> Any:
-    """Return the message class of ModelConfig made from the table; it knows no other field."""
+    """Return the message class of ModelConfig, made from the table; it has no other fields."""
     kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(
         name="our_model_config.proto", package="ours", syntax="proto3"
@@ -229,7 +229,7 @@ def test_the_same_bundle_gives_the_same_bytes(tiny_bundle: Bundle, tmp_path: Pat
 
 @pytest.fixture
 def official() -> ModuleType:
-    """``model_config_pb2`` of tritonclient, loaded alone: the package around it wants gRPC."""
+    """``model_config_pb2`` of tritonclient, loaded as a file, since the package needs gRPC."""
     spec = importlib.util.find_spec("tritonclient")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("tritonclient is not installed: pip install --no-deps tritonclient")

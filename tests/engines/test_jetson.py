@@ -1,4 +1,4 @@
-"""What can be run of engines/jetson without a Jetson: the camera app, the installer, the unit."""
+"""The parts of engines/jetson that run without a Jetson: camera app, installer, systemd unit."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def camera() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def vision(camera: ModuleType) -> ModuleType:
-    """Its sources and detectors."""
+    """The module of its sources and detectors."""
     return sys.modules["vision"]
 
 
 class FakeCapture:
-    """Gives ``frames``, then nothing."""
+    """Returns ``frames`` one by one, then no more frames."""
 
     def __init__(self, frames: list[np.ndarray]) -> None:
         self.frames = list(frames)
@@ -360,7 +360,7 @@ def test_detectors_refuse_what_is_no_model(vision: ModuleType, video: Path, tmp_
 
 @pytest.fixture
 def board(tmp_path: Path) -> Path:
-    """A folder that install.sh takes for ``/``, and on its PATH stand-ins that write a log."""
+    """A folder that install.sh uses as ``/``, with fake commands in PATH that write a log."""
     root = tmp_path / "board"
     (root / "etc").mkdir(parents=True)
     (root / "etc" / "nv_tegra_release").write_text(

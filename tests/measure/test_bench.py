@@ -1,4 +1,4 @@
-"""The table: which rows, what an engine that cannot run looks like, and what is timed."""
+"""The bench table: its rows, the row of an engine that cannot run, and what is timed."""
 
 from __future__ import annotations
 

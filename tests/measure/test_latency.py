@@ -41,7 +41,7 @@ class FakeClock:
 
 
 class FakeEngine:
-    """Takes as many nanoseconds as ``cost`` says, call after call (the last one repeats)."""
+    """Each call takes the next number of nanoseconds in ``cost`` (the last one repeats)."""
 
     def __init__(
         self,

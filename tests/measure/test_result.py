@@ -1,4 +1,4 @@
-"""Bench results: raw nanoseconds survive, machines are not mixed, comparisons say what they may."""
+"""Bench results: raw nanoseconds are kept, machines are not mixed, comparisons have limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers are rounded once and say what they are; nothing unmeasured looks like a zero."""
+"""Numbers are rounded once and have a unit; a value that was not measured is not shown as 0."""
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ FILES = {
     "cv": ("cv.json", "fold-1/run.json", "fold-1/model.safetensors"),
     "b": ("manifest.json",),
 }
-"""What lies in the folder of all runs."""
+"""The files in the folder of all runs."""
 HERE = ("w.safetensors", "W2.SafeTensors", "g.ONNX", "notes.txt", "packed.fer", "empty/x")
-"""What lies beside it."""
+"""The files outside the folder of all runs."""
 
 EVERYTHING = Wants(
     ("run", "bundle", "weights file", "ONNX file", "cross-validation", "folder of runs")
@@ -104,7 +104,7 @@ def _touch(path: Path) -> None:
 def root(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, list[str]]:
-    """The folder of all runs, and the options that a command needs to know it."""
+    """The folder of all runs, and the options that give it to a command."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.delenv("FER_EDGE_RUNS", raising=False)

@@ -1,4 +1,4 @@
-"""Search spaces: what they hold, and what is wrong with those that are refused."""
+"""Search spaces: their content, and the errors of wrong ones."""
 
 from __future__ import annotations
 

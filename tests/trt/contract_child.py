@@ -91,7 +91,7 @@ def signatures(function: Any, name: str) -> list[Signature]:
 
 
 def fits(trt: Any, value: Any, annotation: str) -> bool:
-    """Tell whether a value is what pybind11 would take for an annotation of a docstring."""
+    """Return whether pybind11 would accept a value as the annotation in a docstring."""
     last = annotation.rpartition(".")[2].rpartition("::")[2]
     if last in {"int", "SupportsInt"}:
         return isinstance(value, int) and not isinstance(value, bool)

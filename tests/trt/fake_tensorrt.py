@@ -352,7 +352,7 @@ def _names(**members: int) -> Any:
 
 
 def fake_tensorrt(version: str = "10.3.0", *, name: str = "tensorrt", streams: Any = None) -> Any:
-    """Return a module that looks like one release of TensorRT, from 8.6 on."""
+    """Return a module with the interface of one release of TensorRT, from 8.6 on."""
     old = version.startswith("8.")
     trt: Any = ModuleType(name)
     trt.__version__ = version

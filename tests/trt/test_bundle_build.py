@@ -1,4 +1,4 @@
-"""From a graph in a bundle to its plan: what a device does, and what others say instead."""
+"""From a graph in a bundle to its plan: on the device, and the messages on other machines."""
 
 from __future__ import annotations
 

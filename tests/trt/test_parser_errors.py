@@ -1,4 +1,4 @@
-"""What other releases say for the same faults, as seen in reports of 8.6 to 10.x."""
+"""The messages of other releases for the same faults, from reports about 8.6 to 10.x."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Target profiles: what there is, what fits this machine, and what is said when it does not."""
+"""Target profiles: the files, which one fits this machine, and the errors if it does not."""
 
 from __future__ import annotations
 
