@@ -85,7 +85,7 @@ HELP = {
 GLOSSARY = (
     *("calibration", "confidence", "backend", "engine", "bundle", "artifact", "plan", "target"),
     *("placement", "verify", "check", "gate", "reference", "flip", "run", "weights", "checkpoint"),
-    *("state", "recipe", "soup"),
+    *("state", "recipe", "soup", "label", "votes", "majority", "share", "prior"),
 )
 
 

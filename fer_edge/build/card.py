@@ -189,9 +189,10 @@ def _protocol(made: WeightsInfo) -> list[str]:
         )
     held_out = made.holdout
     if held_out is not None:
+        use = "temperature, prior" if made.prior else "temperature"
         line = (
             f"{held_out[0]:.0%} of TRAIN was held out (seed {held_out[1]}, identical images on "
-            "one side), for temperature and abstain threshold alone"
+            f"one side), for {use} and abstain threshold alone"
         )
         fitted = [
             teacher.name

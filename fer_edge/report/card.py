@@ -88,7 +88,7 @@ def _results(results: Sequence[Scores]) -> str:
                 percent(result["top1"]),
                 f"{without} (n {n:,})" if without and n else None,
                 percent(result["macro_f1"]),
-                percent(result["ece"]),
+                percent(result.get("votes", result)["ece"]),
                 f"{result['flips']:,}" if "flips" in result else "reference",
                 points(result["delta_top1"]) if "delta_top1" in result else "-",
             ]
