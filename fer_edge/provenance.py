@@ -11,9 +11,11 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
+from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import UsageError
+from fer_edge.labels import labels_problem
 from fer_edge.records import Finite, OpenRecord, Record, Seed, plain, read_record
 
 __all__ = [
@@ -96,7 +98,9 @@ class DatasetInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
 
     ``source`` is the file's name; ``resplit`` is None for the split that the data set comes with.
     ``votes`` is the digest of the file of votes that its labels come from, if they do. A network
-    from elsewhere has none of these.
+    from elsewhere has none of these. ``classes`` are the names of its classes where they are not
+    FER2013's seven, ``folders`` the classes of folders that have another name, "" for a folder that
+    was left out.
     """
 
     sha256: str | None = None
@@ -104,6 +108,18 @@ class DatasetInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     synthetic: bool = False
     resplit: ResplitInfo | None = None
     votes: str | None = None
+    classes: tuple[str, ...] = ()
+    folders: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problem = labels_problem(self.classes) if self.classes else None
+        if problem:
+            raise ValueError(f"has {problem}")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self.classes or EMOTIONS
 
 
 LearntTarget = Literal["label", "majority", "votes"]

@@ -32,6 +32,7 @@ LEVELS: dict[str, int] = {
     "errors": 1,
     "emotions": 1,
     "faces": 1,
+    "labels": 1,
     "files": 1,
     "preprocessing": 1,
     "paths": 1,

@@ -19,7 +19,6 @@ from fer_edge.data.ferplus import COLUMNS
 from fer_edge.data.near import NearPairs, near_pairs
 from fer_edge.data.splits import Split
 from fer_edge.data.votes import winner_column
-from fer_edge.emotions import EMOTIONS
 
 __all__ = ["BLANK_STD", "Audit", "audit"]
 
@@ -158,7 +157,7 @@ class Audit:
         images = sum(map(len, groups))
         by_label = {int(labels[row]): row for row in reversed(groups[0])}
         example = ", ".join(
-            f"{self.dataset.ids[row]} ({EMOTIONS[label]})"
+            f"{self.dataset.ids[row]} ({self.dataset.classes.names[label]})"
             for label, row in list(by_label.items())[:2]
         )
         return [_finding("label conflict", "all", images, len(groups), images, example)]
@@ -167,7 +166,7 @@ class Audit:
         return {
             "id": self.dataset.ids[row],
             "split": self._split(row).label,
-            "label": EMOTIONS[int(self.dataset.labels[row])],
+            "label": self.dataset.classes.names[int(self.dataset.labels[row])],
         }
 
     def _describe_pairs(self, pairs: NearPairs) -> list[dict[str, Any]]:

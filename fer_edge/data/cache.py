@@ -25,7 +25,7 @@ from fer_edge.data.dataset import FerDataset
 from fer_edge.data.readers_images import list_folder
 from fer_edge.data.readers_npz import SCHEMA, npz_from_dataset, read_npz
 from fer_edge.errors import DataError
-from fer_edge.files import sha256_file, write_text
+from fer_edge.files import sha256_bytes, sha256_file, write_text
 from fer_edge.paths import cache_dir
 from fer_edge.progress import logger
 
@@ -35,10 +35,11 @@ __all__ = ["cached_entry", "cached_source", "source_digest"]
 _SETTLED_NS = 3_000_000_000
 
 
-def cached_source(path: Path, read: Callable[[], FerDataset]) -> FerDataset:
+def cached_source(path: Path, read: Callable[[], FerDataset], variant: str = "") -> FerDataset:
     """Return the decoded ``path`` from the cache, else ``read()`` it and write it to the cache.
 
-    Raises DataError if the source changes while it is read; then nothing is written.
+    ``variant`` says how it is read where that changes the result: it is part of the key. Raises
+    DataError if the source changes while it is read; then nothing is written.
     """
     before = _snapshot(path)
     index = cache_dir() / "data" / "index" / f"{before.key}.json"
@@ -51,7 +52,8 @@ def cached_source(path: Path, read: Callable[[], FerDataset]) -> FerDataset:
             raise DataError(f"{path} changed while it was read", fix="try again")
         return dataset
 
-    dataset = cached_entry(digest, read_unchanged)
+    key = sha256_bytes(f"{digest}\0{variant}".encode()) if variant else digest
+    dataset = cached_entry(key, read_unchanged)
     if time.time_ns() - before.newest_ns > _SETTLED_NS:
         # The index only saves time. If it cannot be written, the source is hashed each time.
         with suppress(OSError):

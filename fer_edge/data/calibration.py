@@ -21,7 +21,6 @@ from msgspec.structs import replace
 
 from fer_edge.data.dataset import FerDataset, image_keys
 from fer_edge.data.splits import Split
-from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, RecipeError, unknown
 from fer_edge.files import read_toml, sha256_bytes
 from fer_edge.paths import resource_dir
@@ -202,7 +201,7 @@ def select_calibration(dataset: FerDataset, recipe: CalibrationRecipe) -> Calibr
         quotas = _equal_shares(sizes, recipe.count)
         if recipe.strategy == "natural":
             train = dataset.labels[dataset.split == Split.TRAIN]
-            wanted = np.bincount(train, minlength=len(EMOTIONS)).tolist()
+            wanted = np.bincount(train, minlength=len(dataset.classes)).tolist()
             quotas = _proportional_shares(wanted, sizes, recipe.count)
         rows = [row for ranked, quota in zip(candidates, quotas) for row in ranked[:quota]]
         kept = len(rows)
@@ -231,7 +230,7 @@ def _candidates(dataset: FerDataset, seed: int) -> list[list[int]]:
     keys = image_keys(dataset.images).tolist()
     train = (dataset.split == Split.TRAIN).tolist()
     seen = {key for key, is_train in zip(keys, train) if not is_train}
-    per_class: list[list[int]] = [[] for _ in EMOTIONS]
+    per_class: list[list[int]] = [[] for _ in dataset.classes.names]
     ranked = sorted(
         (row for row in range(len(dataset)) if train[row]),
         key=lambda row: _rank(seed, dataset.ids[row]),

@@ -8,18 +8,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fer_edge.data.classes import DEFAULT_CLASSES, ClassChoice
 from fer_edge.data.ferplus import VotesFile, vote_rows
 from fer_edge.data.resplit import Resplit
 from fer_edge.data.splits import OFFICIAL_COUNTS, SELECTIONS, Split, compare_official
 from fer_edge.data.votes import VOTE_CLASSES
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, UsageError
+from fer_edge.labels import CONTEMPT, FERPLUS, LabelSet
 from fer_edge.preprocessing import SIZE
 from fer_edge.provenance import DatasetInfo
 from fer_edge.records import read_record
 
 __all__ = [
     "FerDataset",
+    "as_numbered",
     "content_digest",
     "dataset_from_rows",
     "duplicate_mask",
@@ -30,15 +33,16 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class FerDataset:
-    """A set of 48x48 gray faces with FER2013's labels and splits.
+    """A set of 48x48 gray faces with labels and FER2013's splits.
 
-    ``images`` u8[N,48,48]; ``labels`` u8[N], 0..6 in the order of ``EMOTIONS``; ``split`` u8[N],
+    ``images`` u8[N,48,48]; ``labels`` u8[N], in the order of ``classes``; ``split`` u8[N],
     values of :class:`Split`; ``ids`` N unique names. Rows are ordered by (split, id), not by the
     order in the source, so that a zip and its unzipped folder have the same ``sha256``. ``source``
     is the file name (without its folder, since manifests contain it). ``notes`` are sentences about
     the source for the user. ``resplit`` is the re-split; None means the original splits.
     ``voters`` is FER+'s file of votes, if it was given. ``by_votes``: the labels are the majority
-    of these votes, in the order of :attr:`class_names`, which then has FER+'s eight.
+    of these votes, in the order of :attr:`class_names`, which then has FER+'s eight. ``read_as``
+    says which classes it was read with; by default FER2013's seven.
     """
 
     images: np.ndarray
@@ -52,6 +56,12 @@ class FerDataset:
     resplit: Resplit | None = None
     voters: VotesFile | None = None
     by_votes: bool = False
+    read_as: ClassChoice = DEFAULT_CLASSES
+
+    @property
+    def classes(self) -> LabelSet:
+        """The label set that a network learns: the names of the classes in their order."""
+        return self.read_as.labels
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,7 +96,7 @@ class FerDataset:
         index = np.asarray(rows, dtype=np.int64)
         images, labels, split = self.images[index], self.labels[index], self.split[index]
         ids = tuple(self.ids[i] for i in index.tolist())
-        digest = content_digest(images, labels, split, ids)
+        digest = content_digest(images, labels, split, ids, self.classes.names)
         return replace(self, images=images, labels=labels, split=split, ids=ids, sha256=digest)
 
     def info(self) -> DatasetInfo:
@@ -96,12 +106,16 @@ class FerDataset:
             content["resplit"] = self.resplit.to_dict()
         if self.voters is not None:
             content["votes"] = self.voters.sha256
+        if self.classes.names != EMOTIONS:
+            content["classes"] = list(self.classes.names)
+        if self.read_as.folders:
+            content["folders"] = dict(self.read_as.folders)
         return read_record(DatasetInfo, content, self.source)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the labels, in the order of their ids."""
-        return VOTE_CLASSES if self.by_votes else EMOTIONS
+        return VOTE_CLASSES if self.by_votes else self.classes.names
 
     @property
     def votes(self) -> np.ndarray:
@@ -117,22 +131,29 @@ class FerDataset:
         return np.where(rows[:, None] >= 0, self.voters.votes[rows], 0).astype(np.uint8)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return images per split and emotion, for all three splits and seven emotions."""
+        """Return images per split and class, for all three splits and all classes."""
         table: dict[str, dict[str, int]] = {}
         for split in Split:
-            per_class = np.bincount(self.labels[self.split == split], minlength=len(EMOTIONS))
-            table[split.label] = dict(zip(EMOTIONS, per_class.tolist()))
+            per_class = np.bincount(self.labels[self.split == split], minlength=len(self.classes))
+            table[split.label] = dict(zip(self.classes.names, per_class.tolist()))
         return table
 
 
 def content_digest(
-    images: np.ndarray, labels: np.ndarray, split: np.ndarray, ids: Sequence[str]
+    images: np.ndarray,
+    labels: np.ndarray,
+    split: np.ndarray,
+    ids: Sequence[str],
+    names: Sequence[str] = EMOTIONS,
 ) -> str:
     """Return the SHA-256 of rows in canonical order: split, id, label and pixels of each.
 
     It identifies the content. It does not depend on the file format or the order of the source.
+    ``names`` are those of the classes; FER2013's seven do not go into it.
     """
     digest = hashlib.sha256(f"fer-edge rows 1 {len(ids)}\0".encode())
+    if tuple(names) != EMOTIONS:
+        digest.update(("classes\0" + "\0".join(names) + "\0").encode())
     digest.update(np.ascontiguousarray(split, dtype=np.uint8).data)
     digest.update(np.ascontiguousarray(labels, dtype=np.uint8).data)
     digest.update("\0".join(ids).encode("utf-8"))
@@ -150,12 +171,15 @@ def dataset_from_rows(
     source: str,
     synthetic: bool = False,
     notes: Sequence[str] = (),
+    read_as: ClassChoice | None = None,
 ) -> FerDataset:
     """Order rows by (split, id), check them, and compute their digest.
 
-    Shapes and dtypes as in :class:`FerDataset`, in any order. Raises DataError when there is no
-    row, a label is over 6 or an id stands twice.
+    Shapes and dtypes as in :class:`FerDataset`, in any order. ``read_as`` None means FER2013's
+    seven classes. Raises DataError when there is no row, a label has no class or an id stands
+    twice.
     """
+    read_as = read_as or DEFAULT_CLASSES
     if not len(ids):
         raise DataError(f"{source} has no images", fix="give FER2013, or use --data synthetic")
     if images.shape != (len(ids), SIZE, SIZE) or len(labels) != len(ids) or len(split) != len(ids):
@@ -163,7 +187,7 @@ def dataset_from_rows(
             f"{source}: images {images.shape}, {len(labels)} labels, {len(split)} splits and "
             f"{len(ids)} ids do not fit together"
         )
-    if int(labels.max()) >= len(EMOTIONS) or int(split.max()) > max(Split):
+    if int(labels.max()) >= len(read_as.labels) or int(split.max()) > max(Split):
         raise DataError(f"{source}: a label or a split is out of range")
     splits = split.tolist()
     order = sorted(range(len(ids)), key=lambda i: (splits[i], ids[i]))
@@ -183,10 +207,32 @@ def dataset_from_rows(
         labels=labels,
         split=split,
         ids=tuple(ids),
-        sha256=content_digest(images, labels, split, ids),
+        sha256=content_digest(images, labels, split, ids, read_as.labels.names),
         source=source,
         synthetic=synthetic,
         notes=tuple(notes),
+        read_as=read_as,
+    )
+
+
+def as_numbered(dataset: FerDataset, choice: ClassChoice | None) -> FerDataset:
+    """Return a data set whose labels are FER2013's numbers with the classes of ``choice``.
+
+    FER+'s eight start with FER2013's seven, so its labels stay. Raises UsageError for other
+    classes.
+    """
+    if choice is None or choice.is_default or (choice.own and not choice.folders):
+        return dataset
+    if choice.names == FERPLUS.names and not choice.folders:
+        digest = content_digest(
+            dataset.images, dataset.labels, dataset.split, dataset.ids, FERPLUS.names
+        )
+        read_as = ClassChoice(FERPLUS.names)
+        notes = (*dataset.notes, f"no image has the label {CONTEMPT}")
+        return replace(dataset, sha256=digest, read_as=read_as, notes=notes)
+    raise UsageError(
+        f"{dataset.source} has FER2013's seven classes by number, not {choice.option}",
+        fix="give a tree of class folders, or leave --classes away",
     )
 
 

@@ -10,7 +10,7 @@ from fer_edge.data.dataset import FerDataset
 from fer_edge.data.ferplus import COLUMNS
 from fer_edge.data.splits import Split, compare_official
 from fer_edge.data.votes import human_ceiling, majority, winner_column
-from fer_edge.emotions import EMOTIONS
+from fer_edge.labels import FER2013
 
 __all__ = ["describe", "pixel_statistics", "vote_statistics"]
 
@@ -18,13 +18,16 @@ __all__ = ["describe", "pixel_statistics", "vote_statistics"]
 def describe(dataset: FerDataset) -> dict[str, Any]:
     """Return a JSON-ready description.
 
-    ``splits`` has, for each of the three, ``n``, ``counts`` per emotion and ``official``:
-    "official", "absent" or "differs: ..." ("synthetic" for synthetic faces). ``pixels`` has the
+    ``splits`` has, for each of the three, ``n``, ``counts`` per class and ``official``:
+    "official", "absent" or "differs: ..." ("synthetic" for synthetic faces, "other classes" where
+    they are not FER2013's). ``pixels`` has the
     mean and standard deviation of TRAIN (of all images if there is no TRAIN), on a 0..1 scale.
     """
     splits: dict[str, Any] = {}
     for split, counts in zip(Split, dataset.counts().values()):
-        verdict = compare_official(split, tuple(counts.values()))
+        verdict = "other classes"
+        if dataset.classes == FER2013:
+            verdict = compare_official(split, tuple(counts.values()))
         splits[split.label] = {
             "n": sum(counts.values()),
             "counts": counts,
@@ -70,7 +73,7 @@ def vote_statistics(dataset: FerDataset) -> dict[str, Any]:
             "agreement": _mean(right[decided]),
             "per_class": {
                 emotion: _mean(right[decided & (labels == label)])
-                for label, emotion in enumerate(EMOTIONS)
+                for label, emotion in enumerate(dataset.classes.names)
             },
             "ceiling": human_ceiling(votes[rows][decided])[0] if decided.any() else None,
         }

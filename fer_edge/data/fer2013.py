@@ -1,4 +1,4 @@
-"""``load``: read FER2013 from any supported file format, through the cache."""
+"""``load``: read FER2013, or another tree of faces, from any supported file format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.data.cache import cached_entry, cached_source
-from fer_edge.data.dataset import FerDataset, content_digest
+from fer_edge.data.classes import DEFAULT_CLASSES, ClassChoice, Classes, class_choice, shown
+from fer_edge.data.dataset import FerDataset, as_numbered, content_digest
 from fer_edge.data.ferplus import is_ferplus_id, read_votes, vote_rows
 from fer_edge.data.readers_csv import read_csv
 from fer_edge.data.readers_images import read_folder, read_zip
@@ -19,6 +20,7 @@ from fer_edge.data.readers_npz import read_npz
 from fer_edge.data.splits import Split
 from fer_edge.data.votes import expression_counts
 from fer_edge.errors import DataError, UsageError
+from fer_edge.labels import FER2013, FERPLUS
 from fer_edge.progress import SILENT, Advance, Reporter
 
 __all__ = ["ENVIRONMENT", "VOTES", "load", "resolve_source", "with_votes"]
@@ -48,21 +50,26 @@ def load(
     source: str | Path,
     *,
     votes: str | Path | None = None,
+    classes: Classes | None = None,
     cache: bool = True,
     reporter: Reporter = SILENT,
 ) -> FerDataset:
     """Read a data set: order rows by (split, id), compute the digest, check the counts.
 
     ``source`` is the Kaggle zip, its unzipped folder, ``fer2013.csv``, ``icml_face_data.csv``, an
-    ImageFolder tree of the seven emotions, FER+'s own folders of images (with ``votes``, which are
-    then their labels), the npz of fer-edge, or ``synthetic[:COUNT[:SEED]]``.
+    ImageFolder tree, FER+'s own folders of images (with ``votes``, which are then their labels),
+    the npz of fer-edge, or ``synthetic[:COUNT[:SEED]]``. ``classes`` are those of a tree
+    (:func:`~fer_edge.data.classes.class_choice`): FER2013's seven by default, ``own`` for the names
+    of its folders; an npz has its own. Images of another size than 48x48 are resized as ``predict``
+    does, unless they claim to be FER2013's.
     The stage "reading images" counts decoded images (bytes for CSV); it counts nothing if the cache
     has the result. ``votes`` is FER+'s file, whose votes then go with the images. Raises DataError
     that names the file and the row or member.
     """
-    dataset = _load(source, cache, reporter)
+    choice = None if classes is None else class_choice(classes)
+    dataset = _load(source, choice, cache, reporter)
     if is_ferplus_id(dataset.ids[0]):
-        return _labelled_by_votes(dataset, votes)
+        return as_numbered(_labelled_by_votes(dataset, votes), choice)
     if votes is not None:
         return with_votes(dataset, votes)
     beside = Path(source).expanduser().parent / VOTES
@@ -75,8 +82,14 @@ def load(
 def with_votes(dataset: FerDataset, path: str | Path) -> FerDataset:
     """Return ``dataset`` with the votes of FER+'s file ``path``; its notes say how many it lacks.
 
-    DataError if the file is of other images: another length, or rows of another split.
+    UsageError for classes that FER+ does not have. DataError if the file is of other images:
+    another length, or rows of another split.
     """
+    if dataset.classes.names not in (FER2013.names, FERPLUS.names):
+        raise UsageError(
+            f"the votes of FER+ are for its own classes, not for {shown(dataset.classes.names)}",
+            fix="leave --votes away, or --classes away",
+        )
     voters = read_votes(path)
     rows = vote_rows(dataset.ids, voters)
     known = rows >= 0
@@ -128,30 +141,59 @@ def _labelled_by_votes(dataset: FerDataset, votes: str | Path | None) -> FerData
     return replace(rows, labels=labels, sha256=digest, notes=(*dataset.notes, note))
 
 
-def _load(source: str | Path, cache: bool, reporter: Reporter) -> FerDataset:
+def _load(
+    source: str | Path, choice: ClassChoice | None, cache: bool, reporter: Reporter
+) -> FerDataset:
     text, advance = str(source), reporter.stage("reading images")
     if text.partition(":")[0] == "synthetic":
-        return _load_synthetic(text, cache, advance)
+        return as_numbered(_load_synthetic(text, cache, advance), choice)
     path = Path(text).expanduser()
     if not path.exists():
         raise DataError(f"{path} does not exist", fix=_GET_FER2013)
     if path.suffix.lower() == ".npz":
-        return replace(read_npz(path), source=path.name)
-    reader = _reader(path)
+        return _require_classes(replace(read_npz(path), source=path.name), choice)
+    read, is_table = _reader(path)
+    choice = choice or DEFAULT_CLASSES
+
+    def read_whole() -> FerDataset:
+        return read(path, advance=advance, **({} if is_table else {"choice": choice}))
+
     if not cache:
-        return reader(path, advance=advance)
-    return cached_source(path, lambda: reader(path, advance=advance))
+        dataset = read_whole()
+    elif choice.is_default or is_table:
+        dataset = cached_source(path, read_whole)
+    else:
+        dataset = cached_source(path, read_whole, repr(choice))
+    return as_numbered(dataset, choice) if is_table else dataset
 
 
-def _reader(path: Path) -> Callable[..., FerDataset]:
+def _require_classes(dataset: FerDataset, choice: ClassChoice | None) -> FerDataset:
+    """Return an npz, whose classes are part of it; UsageError where ``choice`` has others."""
+    if choice is None or choice.own:
+        return dataset
+    if choice.names not in (None, dataset.classes.names) or (
+        choice.folders and not choice.recorded
+    ):
+        if dataset.read_as.is_default:
+            return as_numbered(dataset, choice)
+        raise UsageError(
+            f"{dataset.source} was read with the classes {shown(dataset.classes.names)}: "
+            f"--classes {choice.option} cannot change that",
+            fix="leave --classes away, or give the tree of images",
+        )
+    return dataset
+
+
+def _reader(path: Path) -> tuple[Callable[..., FerDataset], bool]:
+    """Return the reader of a source, and whether it is one CSV, whose classes are numbers."""
     if path.is_dir():
-        return read_folder
+        return read_folder, False
     try:
         if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
-            return read_zip
+            return read_zip, False
         if path.suffix.lower() in {".csv", ".txt"}:
             with open(path, "rb"):
-                return read_csv
+                return read_csv, True
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     raise DataError(

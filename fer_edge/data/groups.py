@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from fer_edge.data.dataset import FerDataset, image_keys
-from fer_edge.emotions import EMOTIONS
 
 __all__ = ["Group", "ranked_groups", "stratified_parts", "take_quota"]
 
@@ -26,7 +25,7 @@ Group = list[int]
 
 
 def ranked_groups(dataset: FerDataset, seed: int, *, together: bool = True) -> list[list[Group]]:
-    """Return the groups of identical images, per class 0..6, in the order that ``seed`` gives.
+    """Return the groups of identical images, per class, in the order that ``seed`` gives.
 
     A group with several labels belongs to its most frequent label. With ``together`` False, each
     row is its own group.
@@ -40,7 +39,7 @@ def ranked_groups(dataset: FerDataset, seed: int, *, together: bool = True) -> l
             for key, rows in groups.items()
             for i, row in enumerate(sorted(rows, key=lambda row: int(dataset.labels[row])))
         }
-    per_class: list[list[tuple[bytes, Group]]] = [[] for _ in EMOTIONS]
+    per_class: list[list[tuple[bytes, Group]]] = [[] for _ in dataset.classes.names]
     for key, rows in groups.items():
         label = int(np.bincount(dataset.labels[rows]).argmax())
         per_class[label].append((hashlib.sha256(f"{seed}\0".encode() + key).digest(), rows))

@@ -18,11 +18,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fer_edge.data.dataset import FerDataset, dataset_from_rows, with_official_counts
+from fer_edge.data.classes import ClassChoice
+from fer_edge.data.dataset import (
+    FerDataset,
+    as_numbered,
+    dataset_from_rows,
+    with_official_counts,
+)
 from fer_edge.data.readers_csv import read_csv, read_csv_stream
 from fer_edge.data.tree import Tree, is_junk, tree_from_paths
 from fer_edge.errors import DataError, UsageError
-from fer_edge.faces import formats, gray_from_picture, quiet
+from fer_edge.faces import face_from_image, formats, gray_from_picture, quiet
 from fer_edge.preprocessing import SIZE
 from fer_edge.progress import Advance
 
@@ -33,12 +39,16 @@ CSV_NAMES = ("icml_face_data.csv", "fer2013.csv")
 
 # A FER2013 image has about 1.6 KB. A larger file is not one, or is a zip bomb.
 _MAX_IMAGE_BYTES = 4 << 20
+_MAX_PHOTO_BYTES = 64 << 20
+_MAX_PIXELS = 64_000_000
 _MAX_CSV_BYTES = 2 << 30
 _MAX_MEMBERS = 1_000_000
 
 
-def read_zip(path: Path, *, advance: Advance | None = None) -> FerDataset:
-    """Read FER2013 (class folders, or one CSV) from a zip.
+def read_zip(
+    path: Path, *, choice: ClassChoice | None = None, advance: Advance | None = None
+) -> FerDataset:
+    """Read FER2013 (class folders, or one CSV), or another tree of class folders, from a zip.
 
     Raises DataError, which names the member, for a truncated, damaged or encrypted zip.
     """
@@ -50,36 +60,44 @@ def read_zip(path: Path, *, advance: Advance | None = None) -> FerDataset:
             name = f"{path}: {csv}"
             size = _checked_size(members[csv], name, _MAX_CSV_BYTES)
             with archive.open(members[csv]) as stream:
-                return read_csv_stream(stream, name, size, advance=advance)
+                return as_numbered(read_csv_stream(stream, name, size, advance=advance), choice)
         folders = {m.filename.rstrip("/") for m in archive.infolist() if m.is_dir()}
-        tree = tree_from_paths(list(members), folders, str(path))
+        tree = tree_from_paths(list(members), folders, str(path), choice)
         if len(members) != sum(not m.is_dir() for m in archive.infolist()):
             raise DataError(f"{path} has two members of the same name", fix="download it again")
 
         def read(member: str) -> bytes:
             name = f"{path}: {member}"
-            _checked_size(members[member], name, _MAX_IMAGE_BYTES)
+            _checked_size(members[member], name, _most_bytes(tree))
             with _zip_errors(name):
                 return archive.read(members[member])
 
         return _decode_tree(tree, read, path, advance)
 
 
-def read_folder(path: Path, *, advance: Advance | None = None) -> FerDataset:
-    """Read FER2013 (class folders, or one CSV) from a folder."""
+def read_folder(
+    path: Path, *, choice: ClassChoice | None = None, advance: Advance | None = None
+) -> FerDataset:
+    """Read FER2013 (class folders, or one CSV), or another tree of class folders."""
     files, folders = list_folder(path)
     if csv := _find_csv(files):
-        return read_csv(path / csv, advance=advance)
-    tree = tree_from_paths(files, folders, str(path))
+        return as_numbered(read_csv(path / csv, advance=advance), choice)
+    tree = tree_from_paths(files, folders, str(path), choice)
+    most = _most_bytes(tree)
 
     def read(member: str) -> bytes:
         try:
             with open(path / member, "rb") as file:
-                content = file.read(_MAX_IMAGE_BYTES + 1)
+                content = file.read(most + 1)
         except OSError as error:
             raise DataError(f"{path / member} cannot be read: {error.strerror}") from None
-        if len(content) > _MAX_IMAGE_BYTES:
-            raise DataError(f"{path / member} is too large for a {SIZE}x{SIZE} image")
+        if len(content) > most:
+            raise DataError(
+                f"{path / member} is too large for a {SIZE}x{SIZE} image"
+                if _has_fer2013_size(tree)
+                else f"{path / member} is larger than {most >> 20} MB",
+                fix="resize or remove it",
+            )
         return content
 
     return _decode_tree(tree, read, path, advance)
@@ -117,11 +135,16 @@ def _decode_tree(
     total = len(tree.files)
     images = np.empty((total, SIZE, SIZE), dtype=np.uint8)
     converted: list[str] = []
+    resized: list[str] = []
     for row, file in enumerate(tree.files):
         name = f"{source}: {file.path}" if source.is_file() else str(source / file.path)
-        images[row], was_gray = _gray_from_bytes(read(file.path), name)
+        images[row], was_gray, was_small = _gray_from_bytes(
+            read(file.path), name, resize=not _has_fer2013_size(tree)
+        )
         if not was_gray:
             converted.append(file.path)
+        if not was_small:
+            resized.append(file.path)
         if advance is not None and (row % 250 == 249 or row == total - 1):
             advance(row + 1, total)
     notes = list(tree.notes)
@@ -130,6 +153,11 @@ def _decode_tree(
             f"{len(converted):,} images were not 8-bit gray and were converted (ITU-R 601 luma), "
             f"such as {converted[0]!r}"
         )
+    if resized:
+        notes.append(
+            f"{len(resized):,} images were not {SIZE}x{SIZE} and were resized as `predict` does, "
+            f"such as {resized[0]!r}"
+        )
     dataset = dataset_from_rows(
         images,
         np.array([file.label for file in tree.files], dtype=np.uint8),
@@ -137,22 +165,44 @@ def _decode_tree(
         [file.id for file in tree.files],
         source=source.name,
         notes=notes,
+        read_as=tree.read_as,
     )
-    return with_official_counts(dataset) if tree.claims_usage else dataset
+    return with_official_counts(dataset) if tree.is_fer2013 else dataset
 
 
-def _gray_from_bytes(content: bytes, name: str) -> tuple[np.ndarray, bool]:
-    """Return u8[48,48], and True if the image was already 8-bit gray."""
+def _most_bytes(tree: Tree) -> int:
+    return _MAX_IMAGE_BYTES if _has_fer2013_size(tree) else _MAX_PHOTO_BYTES
+
+
+def _has_fer2013_size(tree: Tree) -> bool:
+    return tree.is_fer2013 or tree.is_ferplus
+
+
+def _gray_from_bytes(
+    content: bytes, name: str, *, resize: bool = False
+) -> tuple[np.ndarray, bool, bool]:
+    """Return u8[48,48], and whether the image was 8-bit gray, and of this size.
+
+    With ``resize``, an image of another size is converted as ``predict`` does; else it is refused.
+    """
     try:
         # The size is in the header: a huge image is refused before it is decoded.
         with quiet(), Image.open(io.BytesIO(content), formats=formats()) as image:
-            if image.size != (SIZE, SIZE):
+            was_gray, size = image.mode == "L", image.size
+            if size != (SIZE, SIZE) and not resize:
                 raise DataError(
                     f"{name} is {image.width}x{image.height}, not {SIZE}x{SIZE}",
                     fix="FER2013 images are 48x48; crop and resize other faces to that size",
                 )
-            was_gray = image.mode == "L"
-            return np.asarray(gray_from_picture(image, name), dtype=np.uint8), was_gray
+            if image.width * image.height > _MAX_PIXELS:
+                raise DataError(
+                    f"{name} is {image.width}x{image.height}: too large for a face crop",
+                    fix="crop it to the face",
+                )
+            gray = gray_from_picture(image, name)
+            if size != (SIZE, SIZE):
+                return face_from_image(gray), was_gray, False
+            return np.asarray(gray, dtype=np.uint8), was_gray, True
     except DataError:
         raise
     except UsageError as error:

@@ -46,6 +46,7 @@ def apply_resplit(resplit: Resplit, dataset: FerDataset) -> FerDataset:
         source=dataset.source,
         synthetic=dataset.synthetic,
         notes=dataset.notes,
+        read_as=dataset.read_as,
     )
     note = f"{_note(resplit, result)}, from the official {_names(pooled)}"
     made = replace(resplit, of=dataset.sha256)

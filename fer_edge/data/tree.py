@@ -1,7 +1,7 @@
 """Interpret a tree of image files: the split, label and id of each file.
 
 It only uses relative paths, so one rule reads a zip and its unzipped folder:
-``[anything/][split/]emotion/file``. The Usage prefix of a file name (``PublicTest_12.jpg``) gives
+``[anything/][split/]class/file``. The Usage prefix of a file name (``PublicTest_12.jpg``) gives
 the split; without a prefix, the folder does (:mod:`fer_edge.data.splits`). FER+'s own folders,
 ``FER2013Train/fer0000000.png``, have no class folders: :mod:`fer_edge.data.fer2013` takes their
 labels from the votes.
@@ -15,9 +15,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from fer_edge.data.classes import (
+    DEFAULT_CLASSES,
+    LEFT_OUT,
+    ClassChoice,
+    ClassFolders,
+    class_folders,
+    shown,
+)
 from fer_edge.data.splits import Split, is_split_folder, split_from_folder, split_from_prefix
-from fer_edge.emotions import ALIASES, EMOTIONS, emotion_id
+from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError
+from fer_edge.labels import CONTEMPT, FERPLUS
 
 __all__ = ["Tree", "TreeFile", "is_junk", "tree_from_paths"]
 
@@ -44,6 +53,7 @@ _LAYOUT = (
     "the layout is train/<emotion>/*.jpg and test/<emotion>/*.jpg, with the emotions "
     + ", ".join(EMOTIONS)
 )
+_ANY_LAYOUT = "the layout is train/<class>/*.jpg and test/<class>/*.jpg"
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,15 @@ class Tree:
     files: tuple[TreeFile, ...]
     notes: tuple[str, ...]
     claims_usage: bool
-    """True if every file has the Usage prefix of FER2013: then the official counts apply."""
+    """True if every file has the Usage prefix of FER2013."""
+    read_as: ClassChoice = DEFAULT_CLASSES
+    is_ferplus: bool = False
+    """True for FER+'s own folders, whose labels are votes."""
+
+    @property
+    def is_fer2013(self) -> bool:
+        """Whether it claims to be FER2013, by its Usage prefixes and its seven classes."""
+        return self.claims_usage and self.read_as.is_default
 
 
 def is_junk(path: str) -> bool:
@@ -75,29 +93,48 @@ def is_junk(path: str) -> bool:
     )
 
 
-def tree_from_paths(paths: Sequence[str], folders: Iterable[str], source: str) -> Tree:
+def tree_from_paths(
+    paths: Sequence[str],
+    folders: Iterable[str],
+    source: str,
+    choice: ClassChoice | None = None,
+) -> Tree:
     """Interpret the relative posix paths of all files, and of all folders (for empty ones).
 
-    Raises DataError for an unknown, missing or empty class folder, for an image outside all class
-    folders, for two trees and for two files with one id.
+    ``choice`` None means FER2013's seven classes. Raises DataError for an unknown, missing or empty
+    class folder, for an image outside all class folders, for two trees and for two files with one
+    id.
     """
+    choice = choice or ClassChoice()
     paths = sorted(path for path in paths if not is_junk(path))
     if any(_FERPLUS.fullmatch(path) for path in paths):
         return _ferplus_tree(paths, source)
+    above = {PurePosixPath(path).parent.name for path in paths if _is_image(path)} - {""}
+    named = {folder for folder, _ in choice.folders} | set(choice.names or ())
+    there = {name for name in above if name in named or not is_split_folder(name)}
+    classes = class_folders(choice, there, source)
     in_classes: list[tuple[str, _Place]] = []
     loose: list[str] = []
     for path in paths:
-        place = _place(path, source)
+        place = _place(path, classes, there, source)
         if place is None:
             loose.append(path)
         else:
             in_classes.append((path, place))
-    _refuse_loose_images(loose, source)
-    if not in_classes:
-        raise DataError(f"{source} has no images in class folders", fix=_LAYOUT)
+    _refuse_loose_images(loose, source, classes)
+    if all(place.label == LEFT_OUT for _, place in in_classes):
+        raise DataError(f"{source} has no images in class folders", fix=_layout(classes))
     _check_roots([place for _, place in in_classes], source)
-    _check_classes([place for _, place in in_classes], folders, source)
-    return _tree(in_classes, loose, source)
+    _check_classes([place for _, place in in_classes], folders, source, classes)
+    return _tree(in_classes, loose, source, classes)
+
+
+@dataclass(frozen=True)
+class _Place:
+    root: str
+    split: str  # "" when the tree has no split folders
+    folder: str
+    label: int
 
 
 def _ferplus_tree(paths: Sequence[str], source: str) -> Tree:
@@ -115,52 +152,49 @@ def _ferplus_tree(paths: Sequence[str], source: str) -> Tree:
                 fix="give the folder of one copy of FER+",
             )
     notes = [f"{len(other):,} other files were ignored, such as {other[0]!r}"] if other else []
-    return Tree(tuple(files.values()), tuple(notes), claims_usage=False)
+    return Tree(tuple(files.values()), tuple(notes), claims_usage=False, is_ferplus=True)
 
 
-@dataclass(frozen=True)
-class _Place:
-    root: str
-    split: str  # "" when the tree has no split folders
-    emotion: str  # the name of the folder
-    label: int
+def _is_image(path: str) -> bool:
+    return PurePosixPath(path).suffix.lower() in _IMAGE_SUFFIXES
 
 
-def _place(path: str, source: str) -> _Place | None:
+def _layout(classes: ClassFolders) -> str:
+    return _LAYOUT if classes.labels.names == EMOTIONS else _ANY_LAYOUT
+
+
+def _place(path: str, classes: ClassFolders, others: Iterable[str], source: str) -> _Place | None:
     parts = PurePosixPath(path).parts
     if len(parts) < 2:
         return None
-    *above, emotion, _ = parts
-    label = emotion_id(emotion)
+    *above, folder, _ = parts
+    if is_split_folder(folder) and not classes.is_named(folder):
+        return None
+    label = classes.label_of(folder)
     if label is None:
-        if is_split_folder(emotion) or PurePosixPath(path).suffix.lower() not in _IMAGE_SUFFIXES:
+        if not _is_image(path):
             return None
-        _refuse_class(emotion, str(PurePosixPath(*above, emotion)), path, source)
+        why = f"first file: {path}"
+        _refuse_class(folder, str(PurePosixPath(*above, folder)), why, source, classes, others)
     assert label is not None
     if above and is_split_folder(above[-1]):
-        return _Place("/".join(above[:-1]), above[-1], emotion, label)
-    return _Place("/".join(above), "", emotion, label)
+        return _Place("/".join(above[:-1]), above[-1], folder, label)
+    return _Place("/".join(above), "", folder, label)
 
 
-def _refuse_class(emotion: str, folder: str, path: str, source: str) -> None:
-    in_other_sets = emotion.strip().lower() in ALIASES
-    why = (
-        "is a class that FER2013 does not have"
-        if in_other_sets
-        else "is not one of the seven emotions"
-    )
-    raise DataError(
-        f"{source}: the class folder {folder!r} {why} (first file: {path})",
-        fix=f"remove or rename it; {_LAYOUT}",
-    )
+def _refuse_class(
+    name: str, folder: str, why: str, source: str, classes: ClassFolders, others: Iterable[str]
+) -> None:
+    problem, fix = classes.refusal(name, others)
+    raise DataError(f"{source}: the class folder {folder!r} {problem} ({why})", fix=fix)
 
 
-def _refuse_loose_images(loose: Sequence[str], source: str) -> None:
+def _refuse_loose_images(loose: Sequence[str], source: str, classes: ClassFolders) -> None:
     for path in loose:
-        if PurePosixPath(path).suffix.lower() in _IMAGE_SUFFIXES:
+        if _is_image(path):
             raise DataError(
                 f"{source}: the image {path!r} is in no class folder, so it has no label",
-                fix=_LAYOUT,
+                fix=_layout(classes),
             )
 
 
@@ -174,8 +208,11 @@ def _check_roots(places: Sequence[_Place], source: str) -> None:
         )
 
 
-def _check_classes(places: Sequence[_Place], folders: Iterable[str], source: str) -> None:
-    """Check that each split folder has all seven classes. An empty class folder does not count."""
+def _check_classes(
+    places: Sequence[_Place], folders: Iterable[str], source: str, classes: ClassFolders
+) -> None:
+    """Check that each split folder has all classes. An empty class folder does not count."""
+    names = classes.labels.names
     labels_in: dict[str, set[int]] = defaultdict(set)
     for place in places:
         labels_in["/".join(filter(None, (place.root, place.split)))].add(place.label)
@@ -185,45 +222,59 @@ def _check_classes(places: Sequence[_Place], folders: Iterable[str], source: str
         root = places[0].root
         is_split = parent == root and bool(places[0].split) and is_split_folder(path.name)
         if is_split and not is_junk(folder):
-            labels_in[folder]  # an empty split folder has none of the seven
+            labels_in[folder]  # an empty split folder has no class
         if (
             parent in labels_in
             and not is_junk(folder)
-            and emotion_id(path.name) is None
+            and classes.label_of(path.name) is None
             and not is_split
         ):
-            _refuse_class(path.name, folder, "it is empty", source)
+            _refuse_class(path.name, folder, "it is empty", source, classes, ())
     for folder, labels in sorted(labels_in.items()):
-        missing = [EMOTIONS[label] for label in range(len(EMOTIONS)) if label not in labels]
+        missing = [name for label, name in enumerate(names) if label not in labels]
+        if names == FERPLUS.names and missing == [CONTEMPT]:
+            continue  # FER2013 read with FER+'s classes: only votes name this one
         if missing:
             where = folder or "the tree"
             raise DataError(
-                f"{source}: {where} has no images of {', '.join(missing)}: the class folder "
+                f"{source}: {where} has no images of {shown(missing)}: the class folder "
                 f"{'/'.join(filter(None, (folder, missing[0])))!r} is missing or empty",
-                fix=_LAYOUT,
+                fix=_LAYOUT
+                if names == EMOTIONS
+                else f"add images of it, or name the classes that every split has; {_ANY_LAYOUT}",
             )
 
 
-def _tree(in_classes: Sequence[tuple[str, _Place]], loose: Sequence[str], source: str) -> Tree:
+def _tree(
+    in_classes: Sequence[tuple[str, _Place]],
+    loose: Sequence[str],
+    source: str,
+    classes: ClassFolders,
+) -> Tree:
     siblings = frozenset(place.split for _, place in in_classes if place.split)
     by_folder = {
         name: split_from_folder(name, siblings=siblings) if name else Split.TRAIN
         for name in {place.split for _, place in in_classes}
     }
+    words = _id_words(in_classes, classes)
     files: list[TreeFile] = []
     first: dict[str, str] = {}
     unprefixed: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
     moved = 0
     for path, place in in_classes:
+        if place.label == LEFT_OUT:
+            left_out[place.folder] += 1
+            continue
         name = PurePosixPath(path)
         split = split_from_prefix(name.name)
         if split is None:
             split = by_folder[place.split]
             unprefixed[place.split] += 1
-            id_ = "/".join((split.label, EMOTIONS[place.label], name.stem))
+            id_ = "/".join((split.label, words[place.folder], name.stem))
         else:
-            # With the emotion: the real FER2013 has file names that are in two class folders.
-            id_ = f"{EMOTIONS[place.label]}/{name.stem}"
+            # With the class: the real FER2013 has file names that are in two class folders.
+            id_ = f"{words[place.folder]}/{name.stem}"
             # Kaggle's test/ has both test halves, so only TRAIN against test is a contradiction.
             if place.split and (split is Split.TRAIN) != (by_folder[place.split] is Split.TRAIN):
                 moved += 1
@@ -235,8 +286,44 @@ def _tree(in_classes: Sequence[tuple[str, _Place]], loose: Sequence[str], source
                 fix="remove one of them",
             )
         files.append(TreeFile(path, id_, place.label, split))
-    notes = _notes(unprefixed, by_folder, moved, loose)
-    return Tree(tuple(files), tuple(notes), claims_usage=not unprefixed)
+    notes = _class_notes(in_classes, left_out, classes)
+    notes += _notes(unprefixed, by_folder, moved, loose)
+    return Tree(tuple(files), tuple(notes), not unprefixed, classes.read_as)
+
+
+def _id_words(in_classes: Sequence[tuple[str, _Place]], classes: ClassFolders) -> dict[str, str]:
+    """Return by folder the word of its images' ids: the class, or the folder where --classes puts
+    several folders into one class."""
+    folders_of: dict[int, set[str]] = defaultdict(set)
+    for _, place in in_classes:
+        folders_of[place.label].add(place.folder)
+    words = {}
+    for label, folders in folders_of.items():
+        if label != LEFT_OUT:
+            merged = len(folders) > 1 and any(classes.is_renamed(folder) for folder in folders)
+            name = classes.labels.names[label]
+            words.update({folder: folder if merged else name for folder in folders})
+    return words
+
+
+def _class_notes(
+    in_classes: Sequence[tuple[str, _Place]], left_out: Counter[str], classes: ClassFolders
+) -> list[str]:
+    names = classes.labels.names
+    notes = [] if names == EMOTIONS else [f"{len(names)} classes: {shown(names)}"]
+    renamed = {place.folder: place.label for _, place in in_classes if place.label != LEFT_OUT}
+    notes += [
+        f"the folder {folder!r} is read as {names[label]!r}"
+        for folder, label in sorted(renamed.items())
+        if classes.is_renamed(folder)
+    ]
+    notes += [
+        f"{count:,} images of the folder {folder!r} are left out"
+        for folder, count in sorted(left_out.items())
+    ]
+    labels = {place.label for _, place in in_classes}
+    missing = [name for label, name in enumerate(names) if label not in labels]
+    return notes + [f"no image has the label {name}" for name in missing]
 
 
 def _notes(

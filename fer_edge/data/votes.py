@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from fer_edge.data.ferplus import COLUMNS
-from fer_edge.emotions import EMOTIONS
+from fer_edge.labels import CONTEMPT, FER2013, FERPLUS
 
 __all__ = [
     "CONTEMPT",
@@ -24,9 +24,7 @@ __all__ = [
     "without_outliers",
 ]
 
-CONTEMPT = "contempt"
-
-VOTE_CLASSES = (*EMOTIONS, CONTEMPT)
+VOTE_CLASSES = FERPLUS.names
 """The eight classes of FER+, FER2013's seven first and in their order."""
 
 _NAMES = {"happiness": "happy", "sadness": "sad", "anger": "angry"}
@@ -55,7 +53,7 @@ def shares(votes: np.ndarray, classes: int = len(VOTE_CLASSES)) -> np.ndarray:
 
 def expression_counts(votes: np.ndarray) -> np.ndarray:
     """Return u8[N,7]: the votes for each of FER2013's expressions, of u8[N,10] ``votes``."""
-    counts: np.ndarray = votes[:, _CLASS_COLUMNS[: len(EMOTIONS)]]
+    counts: np.ndarray = votes[:, _CLASS_COLUMNS[: len(FER2013)]]
     return counts
 
 

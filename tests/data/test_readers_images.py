@@ -125,7 +125,7 @@ def test_images_of_other_modes_are_converted_and_counted(forms, tmp_path, mode: 
 def test_colour_becomes_luma(forms) -> None:
     red = np.zeros((48, 48, 3), np.uint8)
     red[..., 0] = 255
-    gray, was_gray = _gray_from_bytes(forms.picture(red), "red.png")
+    gray, was_gray, _ = _gray_from_bytes(forms.picture(red), "red.png")
     assert not was_gray
     assert set(gray.reshape(-1).tolist()) == {76}  # 0.299 * 255
 
@@ -145,7 +145,7 @@ def test_a_damaged_image_is_read_or_refused_never_a_crash(forms, data) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
-        image, _ = _gray_from_bytes(bytes(content), "x")
+        image, *_ = _gray_from_bytes(bytes(content), "x")
     except DataError:
         return
     assert image.shape == (48, 48)
