@@ -20,7 +20,14 @@ TRAINING_LIBRARIES = {
 TRAINING_ONLY = {
     *("report.training_display", "build.qat"),
     *("models.cbam", "models.compact", "models.filters", "models.folding", "models.gradcam"),
-    *("models.growing", "models.plain", "models.profile", "models.reference", "models.repvgg"),
+    *(
+        "models.growing",
+        "models.logits",
+        "models.plain",
+        "models.profile",
+        "models.reference",
+        "models.repvgg",
+    ),
     *("models.resnet", "models.temperature", "models.vgg", "models.weights", "models.xception"),
     *("training.augment", "training.batches", "training.state"),
     *("training.distill", "training.fake_quant", "training.loop", "training.losses"),

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fer_edge.bundle.usable import require_engine
-from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import UsageError
+from fer_edge.labels import FER2013, MOST_CLASSES
 from fer_edge.preprocessing import SIZE, Preprocessing
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _SHAPE = (1, SIZE, SIZE)
 
 
 class Backend(ABC):
-    """A runtime for networks: u8[N,1,48,48] images in, f32[N,7] logits out, synchronous.
+    """A runtime for networks: u8[N,1,48,48] images in, f32[N,C] logits out, synchronous.
 
     Creating an object is fast; :meth:`load` reads the model. ``threads`` is a limit, not a hint. A
     backend does not measure time. Only one thread at a time may use an object.
@@ -48,6 +48,8 @@ class Backend(ABC):
         preprocessing: Preprocessing | None = None,
     ) -> None:
         """``preprocessing`` normalises the pixels for graphs with a float32 input."""
+        self.classes: int | None = None
+        """The number C of logits that the engine must give; None: not known before it runs."""
         if threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}")
         self.path = None if path is None else Path(path)
@@ -76,12 +78,14 @@ class Backend(ABC):
         command that builds the missing engine.
         """
         engine = require_engine(bundle, cls, precision)
-        return cls(
+        backend = cls(
             engine.path,
             precision=engine.precision,
             threads=threads,
             preprocessing=bundle.preprocessing,
         )
+        backend.classes = len(bundle.labels)
+        return backend
 
     @abstractmethod
     def load(self) -> None:
@@ -89,7 +93,7 @@ class Backend(ABC):
 
     @abstractmethod
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Return f32[N,7] logits for u8[N,1,48,48] pixels; the caller owns the array."""
+        """Return f32[N,C] logits for u8[N,1,48,48] pixels; the caller owns the array."""
 
     @abstractmethod
     def close(self) -> None:
@@ -146,9 +150,17 @@ def check_images(images: np.ndarray) -> np.ndarray:
     )
 
 
-def check_shapes(where: Any, input_shape: list[Any], output_shape: list[Any]) -> None:
-    """Raise :class:`UsageError` unless a model is [N,1,48,48] -> [N,7]. N may be a name or None."""
-    wanted = (("takes", input_shape, _SHAPE), ("gives", output_shape, (len(EMOTIONS),)))
+def check_shapes(
+    where: Any, input_shape: list[Any], output_shape: list[Any], classes: int | None = None
+) -> None:
+    """Raise :class:`UsageError` unless a model is [N,1,48,48] -> [N,C]. N may be a name or None.
+
+    C is ``classes``; with None, any number of classes that a network can have.
+    """
+    logits = output_shape[-1] if classes is None and len(output_shape) == 2 else classes
+    if isinstance(logits, int) and not 2 <= logits <= MOST_CLASSES:
+        logits = len(FER2013)
+    wanted = (("takes", input_shape, _SHAPE), ("gives", output_shape, (logits or "C",)))
     for verb, shape, tail in wanted:
         got = list(shape)
         if len(got) != len(tail) + 1 or any(
@@ -160,7 +172,7 @@ def check_shapes(where: Any, input_shape: list[Any], output_shape: list[Any]) ->
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return [N,7] probabilities for [N,7] logits, both f32 or both f64, without overflow."""
+    """Return [N,C] probabilities for [N,C] logits, both f32 or both f64, without overflow."""
     if len(logits) == 1:
         return np.array([softmax_row(logits[0])], logits.dtype)
     exponentials: np.ndarray = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -169,7 +181,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def softmax_row(logits: np.ndarray) -> list[float]:
-    """Return the probabilities of one image, f32[7].
+    """Return the probabilities of one image, f32[C].
 
     In plain Python: after an inference the CPU caches are cold. Five calls of numpy for seven
     numbers then take 85 microseconds, this takes 25.

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from fer_edge.backends.base import Backend, check_images
-from fer_edge.emotions import EMOTIONS
+from fer_edge.labels import FER2013
 
 __all__ = ["NullBackend"]
 
@@ -23,8 +23,8 @@ class NullBackend(Backend):
         self.provider = "none"
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Return f32[N,7] zeros."""
-        return np.zeros((len(check_images(images)), len(EMOTIONS)), np.float32)
+        """Return f32[N,C] zeros; C is 7 without a bundle."""
+        return np.zeros((len(check_images(images)), self.classes or len(FER2013)), np.float32)
 
     def close(self) -> None:
         """Do nothing."""

@@ -114,14 +114,14 @@ class OnnxRuntimeBackend(Backend):
             )
         if inputs[0].type not in {"tensor(uint8)", "tensor(float)"}:
             raise UsageError(f"{path} takes {inputs[0].type}, not uint8 or float pixels")
-        check_shapes(path, inputs[0].shape, outputs[0].shape)
+        check_shapes(path, inputs[0].shape, outputs[0].shape, self.classes)
         self._input = inputs[0].name
         self._outputs = [outputs[0].name]
         self._floats = inputs[0].type == "tensor(float)"
         self._session = session
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Return f32[N,7] logits for u8[N,1,48,48]."""
+        """Return f32[N,C] logits for u8[N,1,48,48]."""
         images = check_images(images)
         if self._session is None:
             raise self._not_loaded()

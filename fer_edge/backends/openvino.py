@@ -71,7 +71,7 @@ class OpenVINOBackend(Backend):
         kind = model.inputs[0].element_type.to_string()
         if kind not in {"u8", "f32"}:
             raise UsageError(f"{path} takes {kind}, not uint8 or float pixels")
-        check_shapes(path, _sizes(model.inputs[0]), _sizes(model.outputs[0]))
+        check_shapes(path, _sizes(model.inputs[0]), _sizes(model.outputs[0]), self.classes)
         self._floats = kind == "f32"
         model.reshape([1, 1, SIZE, SIZE])
         compiled = self._compile(model)
@@ -80,7 +80,7 @@ class OpenVINOBackend(Backend):
         self._pixels = self._one.get_input_tensor().data
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Return f32[N,7] logits for u8[N,1,48,48]."""
+        """Return f32[N,C] logits for u8[N,1,48,48]."""
         images = check_images(images)
         if self._one is None:
             raise self._not_loaded()

@@ -54,7 +54,7 @@ class PyTorchBackend(Backend):
         self.provider = "CPU eager channels_last"
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Return f32[N,7] logits for u8[N,1,48,48]."""
+        """Return f32[N,C] logits for u8[N,1,48,48]."""
         images = check_images(images)
         if self._model is None:
             raise self._not_loaded()

@@ -34,7 +34,7 @@ class SelfTest:
     """Differences between the logits of an engine and of the reference on the golden inputs.
 
     ``typical_abs`` is the median over images of the mean |delta logit|. ``correlation`` is the
-    median over images of the correlation of the seven logits. ``spread`` is the standard deviation
+    median over images of the correlation of the logits. ``spread`` is the standard deviation
     of the reference logits. ``sure_agreement`` is the fraction of equal labels among the images
     with a high reference confidence, or 1.0 if there are none.
     """
@@ -60,7 +60,7 @@ def self_test(backend: Backend, bundle: Bundle) -> SelfTest:
 def judge_self_test(
     logits: np.ndarray, reference: np.ndarray, backend: Backend, *, file: str | None = None
 ) -> SelfTest:
-    """Compare logits f32[G,7] with the reference's.
+    """Compare logits f32[G,C] with the reference's.
 
     Raises :class:`NumericsError` beyond the limits of the precision. ``backend`` gives the engine
     and its precision; ``file`` is its name in messages, by default its path.

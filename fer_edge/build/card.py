@@ -13,7 +13,8 @@ from typing import Any
 from fer_edge.data.resplit import resplit_label
 from fer_edge.data.splits import OFFICIAL_COUNTS, Split
 from fer_edge.emotions import EMOTIONS
-from fer_edge.provenance import WeightsInfo
+from fer_edge.labels import FER2013, FERPLUS
+from fer_edge.provenance import DatasetInfo, WeightsInfo
 from fer_edge.records import plain, to_dict
 
 __all__ = ["foreign_card", "measured_results", "model_card"]
@@ -32,6 +33,7 @@ _FER2013 = (
 )
 _NO_FEELING = "it names the expression that people would see, not what a person feels"
 _ONE_VIEW = "scored on one view of each image at batch 1, the very call that an application makes"
+_LICENCE = "Apache-2.0 for code; the weights are their maker's, by the licence of the images"
 _SCORES = ("top1", "top1_without_duplicates", "n_without_duplicates", "macro_f1", "ece")
 
 
@@ -49,19 +51,23 @@ def model_card(
     made = weights or WeightsInfo()
     recipe = made.recipe or {}
     recorded = to_dict(made)
+    own = made.dataset.labels not in (FER2013.names, FERPLUS.names)
     return {
-        "licence": "Apache-2.0 for code and weights; FER2013's images are for research",
+        "licence": _LICENCE
+        if own
+        else "Apache-2.0 for code and weights; FER2013's images are for research",
         "intended_use": "research and prototypes that react to the expression shown on a face",
         "limits": [
-            f"trained on {_SYNTHETIC if synthetic else _FER2013}",
+            f"trained on {_trained_on(made.dataset, synthetic)}",
             *([_VOTES] if made.by_votes else []),
             _NO_FEELING,
             "it takes a crop of one upright face; for any other picture it also gives an answer",
-            "accuracy differs between emotions (see per-class recall) and between groups of "
-            "people, which FER2013 does not label and this package therefore cannot measure",
+            f"accuracy differs between {'classes' if own else 'emotions'} (see per-class recall) "
+            f"and between groups of people, which {'the labels do' if own else 'FER2013 does'} not "
+            f"{'name' if own else 'label'} and this package therefore cannot measure",
             "not for decisions about people: hiring, education, policing, health, borders",
         ],
-        **({} if synthetic else {"biases": _biases()}),
+        **({} if synthetic or own else {"biases": _biases()}),
         "data": to_dict(made.dataset),
         "protocol": _protocol(made),
         "training": {
@@ -92,6 +98,15 @@ def foreign_card(results: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
         "protocol": [_ONE_VIEW],
         "results": [dict(each) for each in results],
     }
+
+
+def _trained_on(dataset: DatasetInfo, synthetic: bool) -> str:
+    if synthetic:
+        return _SYNTHETIC
+    if dataset.labels in (FER2013.names, FERPLUS.names):
+        return _FER2013
+    names = ", ".join(dataset.labels)
+    return f"{dataset.source}, with the classes {names}; this package knows nothing else of it"
 
 
 def measured_results(

@@ -8,6 +8,7 @@ extra computation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ import numpy as np
 
 from fer_edge.build.votes import with_training_votes
 from fer_edge.data.majority import with_majority
-from fer_edge.data.votes import VOTE_CLASSES
 from fer_edge.errors import UsageError, require
 from fer_edge.measure.confidence import ACCURACY, Confidence, confidence_of, selective
 from fer_edge.measure.prior import AUTO, adjusted, chosen_tau, parse_prior, prior_curve
@@ -106,7 +106,7 @@ def write_fitted(
     if prior is not None:
         shares, n = _learnt_shares(dataset, fraction, seed, loss)
         chosen = fit_prior(prior, held_out, every, shares, n, by_votes=weights.info.by_votes)
-    shift = _shift(chosen)
+    shift = _shift(chosen, dataset.classes.names)
     found = confidence_of(every[_rows_of(held_out, rows)] - shift, targets, accuracy=accuracy)
     content: dict[str, Any] = {
         "method": METHOD,
@@ -147,29 +147,30 @@ class _Before:
 
     temperature: float
     prior: PriorInfo | None
+    names: tuple[str, ...]
 
     @classmethod
     def of(cls, info: WeightsInfo) -> _Before:
         confidence = info.confidence
         temperature = None if confidence is None else confidence.temperature
-        return cls(temperature or 1.0, info.prior)
+        return cls(temperature or 1.0, info.prior, info.dataset.labels)
 
     def undone(self, logits: np.ndarray) -> np.ndarray:
         """Return z, f64[N,C]: the logits as they were trained."""
         if self.temperature == 1.0 and self.prior is None:
             return logits
-        return logits.astype(np.float64) * self.temperature + _shift(self.prior)
+        return logits.astype(np.float64) * self.temperature + _shift(self.prior, self.names)
 
     def moved(self, shift: np.ndarray | float) -> np.ndarray:
         """Return what to take from the present logits for a new ``shift`` of z."""
-        return np.asarray((shift - _shift(self.prior)) / self.temperature, np.float64)
+        return np.asarray((shift - _shift(self.prior, self.names)) / self.temperature, np.float64)
 
 
-def _shift(prior: PriorInfo | None) -> np.ndarray | float:
+def _shift(prior: PriorInfo | None, names: Sequence[str]) -> np.ndarray | float:
     if prior is None or prior.tau == 0:
         return 0.0
     # By name: the keys of a file's header are sorted.
-    shares = np.array([prior.shares[name] for name in VOTE_CLASSES if name in prior.shares])
+    shares = np.array([prior.shares[name] for name in names])
     shift: np.ndarray = -adjusted(np.zeros((1, len(shares))), shares, prior.tau)[0]
     return shift
 
@@ -195,12 +196,13 @@ def fit_prior(
         tau = chosen_tau(logits, labels, shares)
     assert isinstance(tau, float)
     # A class that was never learnt has no curve; natural is then all that can be chosen.
-    curve = prior_curve(logits, labels, shares) if (shares > 0).all() else ()
+    names = held_out.classes.names
+    curve = prior_curve(logits, labels, shares, names=names) if (shares > 0).all() else ()
     adjusted(logits[:1], shares, tau)
     return PriorInfo(
         tau=tau,
         choice=choice.strip().lower(),
-        shares=dict(zip(VOTE_CLASSES, shares.tolist())),
+        shares=dict(zip(names, shares.tolist())),
         n=n,
         curve=curve,
         held_out=len(judged),

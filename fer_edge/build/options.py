@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fer_edge.data.classes import Classes
     from fer_edge.measure.gate import GatePolicy
 
 __all__ = ["CALIBRATION", "GateOptions", "Int8Options"]
@@ -46,6 +47,7 @@ class GateOptions:
     ``verify=False`` judges none, ``speed=False`` leaves the speed undecided. ``split`` names the
     images; ``policy`` None is the gate's own. Engines run with ``threads`` threads. ``votes`` is
     FER+'s file: the majority then judges. None is the file that the run learnt, if it learnt votes.
+    ``classes`` renames folders of the data: the classes are those of the network.
     """
 
     verify: bool = True
@@ -54,3 +56,4 @@ class GateOptions:
     policy: GatePolicy | None = None
     threads: int = 1
     votes: str | Path | None = None
+    classes: Classes | None = None

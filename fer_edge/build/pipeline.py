@@ -27,6 +27,7 @@ from fer_edge.quantize.ranges import Ranges
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
+    from fer_edge.data.classes import Classes
 
 __all__ = ["BuildReport", "build"]
 
@@ -83,6 +84,8 @@ def build(
     prior of the training labels in every engine, and the confidence is fitted after it; None leaves
     it as the source has it.
 
+    The images are read with the classes that the network was trained with.
+
     When INT8 fails its gate after all attempts, the bundle is written without it. Then its manifest
     records the reason, and ``error`` of the report is the GateError.
 
@@ -108,7 +111,7 @@ def build(
     if gate.verify:
         _require_backend(chosen)
     needs_data = gate.verify or precision == "int8" or prior is not None
-    dataset = _dataset(data, reporter) if needs_data else None
+    dataset = _dataset(data, found, gate.classes, reporter) if needs_data else None
     with tempfile.TemporaryDirectory(prefix="fer-edge-build-") as folder:
         copied = _with_copied_weights(found, Path(folder))
         if prior is not None and dataset is not None:
@@ -207,9 +210,17 @@ def _require_backend(target: BuildTarget) -> None:
         )
 
 
-def _dataset(data: FerDataset | str | Path | None, reporter: Reporter) -> FerDataset:
+def _dataset(
+    data: FerDataset | str | Path | None,
+    source: BuildSource,
+    classes: Classes | None,
+    reporter: Reporter,
+) -> FerDataset:
     from fer_edge.data import FerDataset, load, resolve_source
+    from fer_edge.data.classes import classes_as_recorded
 
     if isinstance(data, FerDataset):
         return data
-    return load(resolve_source(None if data is None else str(data)), reporter=reporter)
+    choice = classes_as_recorded(source.data(), classes, source.described)
+    location = resolve_source(None if data is None else str(data))
+    return load(location, classes=choice, reporter=reporter)

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_edge.bundle import MANIFEST, Bundle, BundleWriter
+from fer_edge.convert.network import data_of_graph
 from fer_edge.errors import UsageError
+from fer_edge.models.header import read_header
 from fer_edge.pretrained import is_packaged, packaged_name
+from fer_edge.provenance import DatasetInfo
 from fer_edge.runs.find import TO_BUILD, Found, find
 from fer_edge.runs.folder import confidence_weights
 
@@ -31,6 +34,15 @@ class BuildSource:
     output: Path
     given: Bundle | None = None
     run: Path | None = None
+
+    def data(self) -> DatasetInfo:
+        """Return the record of the data that the network was trained on."""
+        if self.weights is not None:
+            return read_header(self.weights).info.dataset
+        if self.given is not None:
+            return self.given.manifest.dataset
+        assert self.onnx is not None
+        return data_of_graph(self.onnx)
 
 
 def find_source(name: str | Path | None, output: str | Path | None = None) -> BuildSource:

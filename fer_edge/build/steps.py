@@ -22,6 +22,7 @@ from fer_edge.convert.golden import golden_failure, golden_images
 from fer_edge.convert.graph import Graph
 from fer_edge.convert.network import Fp32Network, network_from_onnx
 from fer_edge.errors import FerEdgeError, GateError, NumericsError, UsageError
+from fer_edge.labels import FER2013
 from fer_edge.measure.proof import Engine, Proof, Proven, SplitImages, gate_without_proof
 from fer_edge.progress import SILENT, Reporter, logger
 from fer_edge.provenance import QatInfo
@@ -154,11 +155,22 @@ class Work:
         network that was fine-tuned for INT8 keeps the ranges of the fine-tuning instead. The last
         result is what the manifest records of the calibration.
         """
+        from msgspec.structs import replace as replace_record
+
         from fer_edge.data import load_calibration_recipe, select_calibration
+        from fer_edge.data.calibration import calibration_candidates
 
         graph, qat = self.network.graph, self.network.info.qat
         with self.stage("calibrate"):
-            chosen = select_calibration(dataset, load_calibration_recipe(recipe or CALIBRATION))
+            wanted = load_calibration_recipe(recipe or CALIBRATION)
+            there = calibration_candidates(dataset)
+            if recipe is None and 0 < there < wanted.count and dataset.classes != FER2013:
+                # Nobody asked for so many: a tree of one's own may be small.
+                wanted = replace_record(wanted, count=there, ids_file=None)
+                self.notes.append(
+                    f"TRAIN has only {there:,} images to calibrate with: all are used"
+                )
+            chosen = select_calibration(dataset, wanted)
             name = method or (AUTO if recipe is None else chosen.recipe.method)
             if name == AUTO and qat:
                 tuned = _tuned_ranges(graph, chosen, qat)

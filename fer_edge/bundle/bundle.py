@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["GOLDEN", "MANIFEST", "Artifact", "Bundle", "BundleWriter", "Manifest"]
 
 GOLDEN = "golden.npz"
-"""About 32 synthetic ``images`` u8[G,1,48,48] and the FP32 reference's ``logits`` f32[G,7]."""
+"""About 32 synthetic ``images`` u8[G,1,48,48] and the FP32 reference's ``logits`` f32[G,C]."""
 
 _MAKE_ONE = "make a bundle from the newest training run: fer-edge build --precision int8"
 
@@ -169,7 +169,7 @@ class Bundle:
         return _unlisted(self.path, self.manifest)
 
     def golden(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the self-test: ``images`` u8[G,1,48,48] and reference ``logits`` f32[G,7]."""
+        """Return the self-test: ``images`` u8[G,1,48,48] and reference ``logits`` f32[G,C]."""
         import numpy as np
 
         path = self.file(self.artifact(path=GOLDEN))
@@ -196,7 +196,7 @@ class Bundle:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The seven emotions in the order of the logits."""
+        """The names of the classes, in the order of the logits."""
         return self.manifest.labels
 
     @property

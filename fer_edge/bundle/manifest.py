@@ -25,6 +25,7 @@ from msgspec import Meta, field
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import IntegrityError
 from fer_edge.files import parse_json, sha256_bytes
+from fer_edge.labels import labels_problem
 from fer_edge.preprocessing import SIZE, Preprocessing
 from fer_edge.provenance import (
     ConfidenceInfo,
@@ -114,7 +115,7 @@ class Pixels(OpenRecord, frozen=True, kw_only=True, eq=False):
 
 
 class Tensor(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """The input of the graphs, u8 or f32 [N,1,48,48], or their output, f32 [N,7]."""
+    """The input of the graphs, u8 or f32 [N,1,48,48], or their output, f32 [N,C]."""
 
     name: str
     dtype: Literal["uint8", "float32"]
@@ -219,8 +220,21 @@ class Manifest(Record, frozen=True):
     schema: Count = SCHEMA
 
     def __post_init__(self) -> None:
-        if self.labels != EMOTIONS:
-            raise ValueError(f"has the labels {list(self.labels)}, not FER2013's {list(EMOTIONS)}")
+        problem = labels_problem(self.labels)
+        if problem:
+            raise ValueError(f"has the labels {list(self.labels)}: {problem}")
+        if self.labels != self.dataset.labels:
+            raise ValueError(
+                f"has the labels {list(self.labels)}, not those of its dataset, "
+                f"{list(self.dataset.labels)}"
+            )
+        if self.output.shape[-1:] != (len(self.labels),):
+            raise ValueError(
+                f"has {len(self.labels)} labels, but an output of {list(self.output.shape)}"
+            )
+        logits = (self.model.spec or {}).get("classes", len(self.labels))
+        if logits != len(self.labels):
+            raise ValueError(f"has {len(self.labels)} labels, but a network of {logits} classes")
         if self.output.dtype != "float32":
             raise ValueError(f"has an output of {self.output.dtype}, not float32")
         paths = [artifact.path for artifact in self.artifacts]

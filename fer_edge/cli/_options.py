@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 __all__ = [
+    "classes_option",
     "data_option",
     "format_option",
     "new_runs_option",
@@ -29,6 +30,17 @@ def data_option(command: F) -> F:
         help="FER2013: Kaggle's zip, its unzipped folder, fer2013.csv, icml_face_data.csv, an "
         "ImageFolder tree, an npz cache, or 'synthetic'.  [default: the environment variable "
         "FER_EDGE_DATA]",
+    )(command)
+
+
+def classes_option(command: F) -> F:
+    """``--classes NAMES``; None when not given, for :func:`fer_edge.data.classes.class_choice`."""
+    return click.option(
+        "--classes",
+        metavar="NAMES",
+        help="The classes of a tree: own (the names of its folders), fer2013, ferplus, or a list "
+        "such as cat,dog; add suprise=surprise to rename a folder, contempt= to leave one out.  "
+        "[default: fer2013; for a run or a bundle, those that it was trained with]",
     )(command)
 
 

@@ -20,6 +20,7 @@ __all__ = ["resume"]
 
 def resume(name: str, asked: TrainOptions) -> None:
     """Continue a run or a cross-validation."""
+    from fer_edge.data.classes import classes_as_recorded
     from fer_edge.data.resplit import recorded_resplit
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import UsageError
@@ -41,6 +42,7 @@ def resume(name: str, asked: TrainOptions) -> None:
         asked.data or _recorded_data(run),
         lambda read: resplit_as_recorded(read, described),
         asked.votes or _recorded_votes(run),
+        classes_as_recorded(described, asked.classes, str(run.path)),
     )
     if asked.teachers:
         _same_teachers(run, asked.teachers, asked.root, dataset)
@@ -49,13 +51,17 @@ def resume(name: str, asked: TrainOptions) -> None:
 
 def _resume_folds(validation: CrossValidation, name: str, asked: TrainOptions) -> None:
     """Continue a cross-validation."""
+    from fer_edge.data.classes import classes_as_recorded
     from fer_edge.runs.folder import RunFolder
 
     _tell_unnamed(name, validation.path)
     refuse_other_folds(validation, asked.split)
     _refuse_changes(RunFolder(validation.path), validation.recipe(), asked)
     votes = asked.votes or _recorded_votes(validation)
-    cross_validate(validation, load_images(asked.data or _recorded_data(validation), votes=votes))
+    described = validation.info().dataset
+    classes = classes_as_recorded(described, asked.classes, str(validation.path))
+    source = asked.data or _recorded_data(validation)
+    cross_validate(validation, load_images(source, votes=votes, classes=classes))
 
 
 def _resumed(name: str, asked: TrainOptions) -> tuple[RunFolder, Recipe]:

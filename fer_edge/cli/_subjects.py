@@ -96,20 +96,31 @@ class Subject:
         return self.bundle.file(artifact)
 
     def images(
-        self, data: str | None, split: str | None, votes: Path | None = None
+        self,
+        data: str | None,
+        split: str | None,
+        votes: Path | None = None,
+        classes: str | None = None,
     ) -> tuple[FerDataset, str]:
         """Return the whole data set, split as in training, and the name of the split to use.
 
         ``data`` None takes the data set that the run was trained on, else FER_EDGE_DATA; ``votes``
-        None the file that the run learnt, if it learnt votes. Notes about split and labels go to
+        None the file that the run learnt, if it learnt votes; ``classes`` None those that the
+        network was trained with. Notes about split and labels go to
         stderr.
         """
         from fer_edge.data import Split, load, resolve_source, resplit_as_recorded
+        from fer_edge.data.classes import classes_as_recorded
         from fer_edge.measure.votes import labels_note
 
         source = data or self.recorded or resolve_source(None)
         with terminal_reporter() as reporter:
-            dataset = load(source, votes=votes or self.votes, reporter=reporter)
+            dataset = load(
+                source,
+                votes=votes or self.votes,
+                classes=classes_as_recorded(self.described, classes, self.name),
+                reporter=reporter,
+            )
         dataset = resplit_as_recorded(dataset, self.described, self.name)
         resplit = dataset.resplit
         if split is None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fer_edge.data import FerDataset
+    from fer_edge.data.classes import Classes
     from fer_edge.runs.folder import RunFolder
     from fer_edge.runs.recipe import Recipe
 
@@ -26,6 +27,7 @@ class TrainOptions:
 
     data: str | None
     votes: Path | None
+    classes: str | None
     recipe: str | None
     changes: list[str]
     teachers: tuple[str, ...]
@@ -47,13 +49,14 @@ class TrainOptions:
         resplit = resplit_from_options(self.split)
         source = resolve_source(self.data)
         split = partial(apply_resplit, resplit) if resplit else None
-        return load_images(source, split, self.votes), source
+        return load_images(source, split, self.votes, self.classes), source
 
 
 def load_images(
     option: str | None,
     split: Callable[[FerDataset], FerDataset] | None = None,
     votes: Path | None = None,
+    classes: Classes | None = None,
 ) -> FerDataset:
     """Read the images that ``--data`` names and apply ``split``; print the notes on them."""
     from fer_edge.cli._output import note, terminal_reporter
@@ -65,6 +68,7 @@ def load_images(
         dataset = load(
             resolve_source(option),
             votes=votes,
+            classes=classes,
             reporter=reporter if is_main_process() else SILENT,
         )
     if split is not None:

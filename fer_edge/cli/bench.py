@@ -12,6 +12,7 @@ import click
 
 from fer_edge.cli._names import open_bundle
 from fer_edge.cli._options import (
+    classes_option,
     data_option,
     format_option,
     runs_option,
@@ -92,6 +93,7 @@ def compare(a: Path, b: Path, fmt: str) -> None:
 @runs_option
 @data_option
 @votes_option
+@classes_option
 @click.option(
     "--split",
     type=click.Choice(["public", "private", "test", "train"]),
@@ -151,6 +153,7 @@ def command(
     root: Path,
     data: str | None,
     votes: Path | None,
+    classes: str | None,
     split: str,
     backends: tuple[str, ...],
     precisions: tuple[str, ...],
@@ -178,6 +181,7 @@ def command(
       fer-edge bench compare before.json after.json
     """
     from fer_edge.data import load, resolve_source
+    from fer_edge.data.classes import classes_as_recorded
     from fer_edge.measure.bench import candidates, run_bench
 
     opened = [open_bundle(bundle, root, votes=votes is not None) for bundle in bundles or (None,)]
@@ -190,7 +194,13 @@ def command(
 
         check_figure_path(figure)
     with terminal_reporter() as reporter:
-        dataset = load(source, votes=votes, reporter=reporter)
+        first = opened[0]
+        dataset = load(
+            source,
+            votes=votes,
+            classes=classes_as_recorded(first.manifest.dataset, classes, str(first.path)),
+            reporter=reporter,
+        )
         minutes = protocol.estimated_seconds(rows) / 60
         note(
             f"latency of {rows} rows takes about {max(minutes, 1):.0f} min, after accuracy"

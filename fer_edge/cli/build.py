@@ -9,6 +9,7 @@ import click
 
 from fer_edge.cli._names import found
 from fer_edge.cli._options import (
+    classes_option,
     data_option,
     format_option,
     runs_option,
@@ -27,6 +28,7 @@ __all__ = ["command"]
 @click.argument("source", required=False)
 @runs_option
 @data_option
+@classes_option
 @votes_option
 @click.option(
     "--precision",
@@ -105,6 +107,7 @@ def command(
     source: str | None,
     root: Path,
     data: str | None,
+    classes: str | None,
     votes: Path | None,
     precision: str,
     target: str | None,
@@ -149,7 +152,7 @@ def command(
             output=output,
             input=input_,  # type: ignore[arg-type]  # click has checked it
             int8=Int8Options(calibration, method, exclude, retries),
-            gate=GateOptions(verify, speed, split, threads=threads, votes=votes),
+            gate=GateOptions(verify, speed, split, threads=threads, votes=votes, classes=classes),
             prior=prior,
             reporter=reporter,
         )

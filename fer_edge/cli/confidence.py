@@ -8,7 +8,13 @@ from typing import Any
 import click
 
 from fer_edge.cli._names import found
-from fer_edge.cli._options import data_option, format_option, runs_option, votes_option
+from fer_edge.cli._options import (
+    classes_option,
+    data_option,
+    format_option,
+    runs_option,
+    votes_option,
+)
 from fer_edge.cli._output import note, print_json, print_rows, terminal_reporter
 
 __all__ = ["command"]
@@ -19,6 +25,7 @@ __all__ = ["command"]
 @runs_option
 @data_option
 @votes_option
+@classes_option
 @click.option(
     "--accuracy",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -39,6 +46,7 @@ def command(
     root: Path,
     data: str | None,
     votes: Path | None,
+    classes: str | None,
     accuracy: float,
     prior: str | None,
     fmt: str,
@@ -57,12 +65,14 @@ def command(
     """
     from fer_edge.build.confidence import fit_confidence
     from fer_edge.data import load, resolve_source
+    from fer_edge.data.classes import classes_as_recorded
     from fer_edge.runs.find import A_RUN
-    from fer_edge.runs.folder import CONFIDENCE_WEIGHTS
+    from fer_edge.runs.folder import CONFIDENCE_WEIGHTS, RunFolder
 
     folder = found(run, root, A_RUN).path
     with terminal_reporter() as reporter:
-        dataset = load(resolve_source(data), reporter=reporter)
+        classes_read = classes_as_recorded(RunFolder(folder).info().dataset, classes, str(folder))
+        dataset = load(resolve_source(data), classes=classes_read, reporter=reporter)
         fitted = fit_confidence(
             folder, dataset, accuracy=accuracy, prior=prior, votes=votes, reporter=reporter
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._options import format_option, votes_option
+from fer_edge.cli._options import classes_option, format_option, votes_option
 from fer_edge.cli._output import note, print_json, print_rows, print_text, terminal_reporter
 
 if TYPE_CHECKING:
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_MOST_COLUMNS = 12
+
 
 @click.group()
 def command() -> None:
     """Describe or audit a data set.
 
     SRC is Kaggle's zip of FER2013, its unzipped folder, fer2013.csv, icml_face_data.csv, a tree of
-    folders named after the seven emotions, an npz cache, or 'synthetic'. Without SRC, the
-    environment variable FER_EDGE_DATA is used.
+    class folders (--classes names those of another data set), an npz cache, or 'synthetic'.
+    Without SRC, the environment variable FER_EDGE_DATA is used.
 
     \b
     Example:
@@ -34,8 +36,9 @@ def command() -> None:
 @command.command()
 @click.argument("src", required=False)
 @votes_option
+@classes_option
 @format_option
-def info(src: str | None, votes: Path | None, fmt: str) -> None:
+def info(src: str | None, votes: Path | None, classes: str | None, fmt: str) -> None:
     """Count images per split and class, and compare them with the official FER2013.
 
     With --votes, also how often the label is what the majority of ten people see.
@@ -47,15 +50,12 @@ def info(src: str | None, votes: Path | None, fmt: str) -> None:
     """
     from fer_edge.data.describe import describe
 
-    dataset = _load(src, votes)
+    dataset = _load(src, votes, classes)
     content = describe(dataset)
     if fmt == "json":
         print_json(content)
         return
-    rows = [
-        {"split": split, "images": facts["n"], **facts["counts"], "fingerprint": facts["official"]}
-        for split, facts in content["splits"].items()
-    ]
+    rows = _rows(content["splits"])
     pixels = content["pixels"]
     facts = [
         f"sha256 {content['sha256']}",
@@ -65,6 +65,30 @@ def info(src: str | None, votes: Path | None, fmt: str) -> None:
     _print(rows, fmt, dataset, facts)
     if "votes" in content and fmt != "csv":  # one table per CSV; JSON has both
         _print_votes(content["votes"], fmt)
+
+
+def _rows(splits: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row per split; a row per class where the classes are many."""
+    from fer_edge.report.rows import column
+
+    counts = [facts["counts"] for facts in splits.values()]
+    if len(counts[0]) > _MOST_COLUMNS:
+        whole = {split: facts["n"] for split, facts in splits.items()}
+        rows = [
+            {"class": name, **{split: facts["counts"][name] for split, facts in splits.items()}}
+            for name in counts[0]
+        ]
+        return [{"class": "(all)", **whole}, *rows]
+    fixed = ("split", "images", "fingerprint")
+    return [
+        {
+            "split": split,
+            "images": facts["n"],
+            **{column(name, fixed): count for name, count in facts["counts"].items()},
+            "fingerprint": facts["official"],
+        }
+        for split, facts in splits.items()
+    ]
 
 
 def _print_votes(content: dict[str, Any], fmt: str) -> None:
@@ -96,8 +120,9 @@ def _print_votes(content: dict[str, Any], fmt: str) -> None:
 @command.command()
 @click.argument("src", required=False)
 @votes_option
+@classes_option
 @format_option
-def audit(src: str | None, votes: Path | None, fmt: str) -> None:
+def audit(src: str | None, votes: Path | None, classes: str | None, fmt: str) -> None:
     """Find duplicates inside and across splits, label conflicts and blank images.
 
     'images' is the number of images that repeat an earlier one; 'distinct' the number of different
@@ -110,7 +135,7 @@ def audit(src: str | None, votes: Path | None, fmt: str) -> None:
     """
     from fer_edge.data.audit import audit as audit_dataset
 
-    dataset = _load(src, votes)
+    dataset = _load(src, votes, classes)
     report = audit_dataset(dataset)
     if fmt == "json":
         print_json(report.to_dict())
@@ -118,12 +143,12 @@ def audit(src: str | None, votes: Path | None, fmt: str) -> None:
     _print(report.rows(), fmt, dataset, [f"sha256 {dataset.sha256}", *dataset.notes])
 
 
-def _load(src: str | None, votes: Path | None = None) -> FerDataset:
+def _load(src: str | None, votes: Path | None, classes: str | None) -> FerDataset:
     from fer_edge.data import load, resolve_source
 
     source = resolve_source(src)
     with terminal_reporter() as reporter:
-        return load(source, votes=votes, reporter=reporter)
+        return load(source, votes=votes, classes=classes, reporter=reporter)
 
 
 def _print(rows: list[dict[str, Any]], fmt: str, dataset: FerDataset, facts: list[str]) -> None:

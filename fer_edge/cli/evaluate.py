@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fer_edge.cli._options import (
+    classes_option,
     data_option,
     format_option,
     runs_option,
@@ -31,6 +32,7 @@ _MANY = 64
 @runs_option
 @data_option
 @votes_option
+@classes_option
 @split_option
 @engine_options
 @threads_option
@@ -60,6 +62,7 @@ def command(
     root: Path,
     data: str | None,
     votes: Path | None,
+    classes: str | None,
     split: str | None,
     backend: str | None,
     precision: str | None,
@@ -90,7 +93,7 @@ def command(
     asked = precision is not None or backend not in (None, "pytorch")
     subject = find_subject(source, root, engine=asked, votes=votes is not None)
     engine = subject.engine(backend, precision, threads)
-    dataset, chosen = subject.images(data, split, votes)
+    dataset, chosen = subject.images(data, split, votes, classes)
     with terminal_reporter() as reporter, engine:
         evaluation = evaluate_engine(
             engine,

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._options import data_option, format_option, runs_option, threads_option
+from fer_edge.cli._options import (
+    classes_option,
+    data_option,
+    format_option,
+    runs_option,
+    threads_option,
+)
 from fer_edge.cli._output import note, print_rows
 from fer_edge.cli._subjects import find_subject, split_option, warn_of_faces
-from fer_edge.emotions import EMOTIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,10 +47,11 @@ _SHOWN = 24
     "--class",
     "emotions",
     multiple=True,
-    type=click.Choice([*EMOTIONS, "all"]),
-    help="Images of this emotion from the data set; may be repeated.",
+    metavar="NAME",
+    help="Images of this class from the data set, or all; may be repeated.",
 )
 @data_option
+@classes_option
 @split_option
 @click.option(
     "--count",
@@ -64,8 +70,8 @@ _SHOWN = 24
 )
 @click.option(
     "--target",
-    type=click.Choice(EMOTIONS),
-    help="Explain the logit of this emotion.  [default: the predicted emotion]",
+    metavar="NAME",
+    help="Explain the logit of this class.  [default: the predicted one]",
 )
 @click.option(
     "--layer",
@@ -89,6 +95,7 @@ def command(
     more: tuple[str, ...],
     emotions: tuple[str, ...],
     data: str | None,
+    classes: str | None,
     split: str | None,
     count: int,
     seed: int,
@@ -110,12 +117,12 @@ def command(
       fer-edge explain runs/mine --image face.jpg
       fer-edge explain runs/mine --class all --count 64 --data fer2013.zip -o explanation
     """
-    from fer_edge.errors import UsageError, require
+    from fer_edge.errors import UsageError, require, unknown
 
     files = (*images, *more)
     if bool(files) == bool(emotions):
         raise UsageError(
-            "explain needs either image files or emotions of the data set",
+            "explain needs either image files or classes of the data set",
             fix="--image face.jpg, or --class happy",
         )
     for module, extra in (
@@ -128,20 +135,25 @@ def command(
     from fer_edge.models.gradcam import gradcam_from_weights
 
     subject = find_subject(source, root)
+    labels = subject.described.labels
+    for name in (*emotions, *filter(None, (target,))):
+        if name not in labels and (name != "all" or name == target):
+            raise unknown("class", name, labels)
     cam = gradcam_from_weights(subject.checkpoint(), layer=layer, threads=threads)
     if files:
         faces = _from_files(files)
     else:
-        wanted = EMOTIONS if "all" in emotions else tuple(dict.fromkeys(emotions))
-        faces = _from_dataset(subject, data, split, wanted, count, seed)
-    answers, maps = _explain(cam, faces, target)
+        wanted = labels if "all" in emotions else tuple(dict.fromkeys(emotions))
+        dataset, chosen = subject.images(data, split, classes=classes)
+        faces = _from_dataset(dataset, chosen, wanted, count, seed)
+    answers, maps = _explain(cam, faces, target, labels)
     _print(answers, target, fmt)
     _draw(subject, cam, faces, answers, maps, target, out)
 
 
 @dataclass(frozen=True, eq=False)
 class _Faces:
-    """u8[N,48,48] pixels, with the names and true emotions ("" if unknown) of the images."""
+    """u8[N,48,48] pixels, with the names and true classes ("" if unknown) of the images."""
 
     pixels: np.ndarray
     ids: tuple[str, ...]
@@ -161,9 +173,8 @@ def _from_files(files: tuple[str, ...]) -> _Faces:
 
 
 def _from_dataset(
-    subject: Subject,
-    data: str | None,
-    split: str | None,
+    dataset: FerDataset,
+    chosen: str,
     emotions: tuple[str, ...],
     count: int,
     seed: int,
@@ -174,11 +185,11 @@ def _from_dataset(
     from fer_edge.measure.evaluation import random_rows
     from fer_edge.report.canvas import describe_images
 
-    dataset, chosen = subject.images(data, split)
     selected = dataset.select(chosen)
     rows: list[np.ndarray] = []
+    names = selected.classes.names
     for emotion in emotions:
-        of_emotion = np.flatnonzero(selected.labels == EMOTIONS.index(emotion))
+        of_emotion = np.flatnonzero(selected.labels == names.index(emotion))
         if not len(of_emotion):
             raise DataError(f"{selected.source} has no {emotion} image in {chosen}")
         rows.append(of_emotion[random_rows(len(of_emotion), count, seed)])
@@ -192,14 +203,16 @@ def _from_dataset(
     return _Faces(
         pixels=selected.images[taken],
         ids=tuple(selected.ids[row] for row in taken),
-        true=tuple(EMOTIONS[label] for label in selected.labels[taken].tolist()),
+        true=tuple(names[label] for label in selected.labels[taken].tolist()),
         description=describe_images(selected, chosen),
         dataset=selected,
         emotions=emotions,
     )
 
 
-def _explain(cam: GradCam, faces: _Faces, target: str | None) -> tuple[list[Answer], np.ndarray]:
+def _explain(
+    cam: GradCam, faces: _Faces, target: str | None, labels: tuple[str, ...]
+) -> tuple[list[Answer], np.ndarray]:
     import numpy as np
 
     from fer_edge.backends.base import softmax
@@ -207,7 +220,7 @@ def _explain(cam: GradCam, faces: _Faces, target: str | None) -> tuple[list[Answ
 
     wanted = None
     if target is not None:
-        wanted = np.full(len(faces.ids), EMOTIONS.index(target))
+        wanted = np.full(len(faces.ids), labels.index(target))
     logits, maps = cam(faces.pixels, wanted)
     answers = []
     for row, probabilities in enumerate(softmax(logits)):
@@ -217,9 +230,9 @@ def _explain(cam: GradCam, faces: _Faces, target: str | None) -> tuple[list[Answ
                 row=row,
                 id=faces.ids[row],
                 true=true,
-                predicted=EMOTIONS[best],
+                predicted=labels[best],
                 probability=float(probabilities[best]),
-                probability_of_true=float(probabilities[EMOTIONS.index(true)]) if true else 0.0,
+                probability_of_true=float(probabilities[labels.index(true)]) if true else 0.0,
             )
         )
     return answers, maps

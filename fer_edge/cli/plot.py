@@ -7,7 +7,13 @@ from pathlib import Path
 import click
 
 from fer_edge.cli._names import found
-from fer_edge.cli._options import data_option, runs_option, threads_option, votes_option
+from fer_edge.cli._options import (
+    classes_option,
+    data_option,
+    runs_option,
+    threads_option,
+    votes_option,
+)
 from fer_edge.cli._output import note, terminal_reporter
 from fer_edge.cli._subjects import engine_options, find_subject, split_option, warn_of_faces
 
@@ -32,6 +38,7 @@ def command() -> None:
 @runs_option
 @data_option
 @votes_option
+@classes_option
 @split_option
 @click.option(
     "--count",
@@ -64,6 +71,7 @@ def predictions(
     root: Path,
     data: str | None,
     votes: Path | None,
+    classes: str | None,
     split: str | None,
     count: int,
     mistakes: bool,
@@ -74,7 +82,7 @@ def predictions(
     threads: int,
     out: Path,
 ) -> None:
-    """Draw faces with their true and predicted emotion, and the seven probabilities as bars.
+    """Draw faces with their true and predicted emotion, and the probabilities as bars.
 
     The picture shows faces of the data set; FER2013's terms do not allow you to publish them.
 
@@ -98,7 +106,7 @@ def predictions(
     asked = precision is not None or backend not in (None, "pytorch")
     subject = find_subject(source, root, engine=asked, votes=votes is not None)
     engine = subject.engine(backend, precision, threads)
-    dataset, chosen = subject.images(data, split, votes)
+    dataset, chosen = subject.images(data, split, votes, classes)
     images: FerDataset = ScoredImages(dataset.select(chosen)).judged
     title = f"{subject.name}, {engine.name} {engine.precision} | {describe_images(images, chosen)}"
     if not mistakes:

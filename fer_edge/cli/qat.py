@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from fer_edge.cli._names import found
-from fer_edge.cli._options import data_option, new_runs_option, votes_option
+from fer_edge.cli._options import classes_option, data_option, new_runs_option, votes_option
 
 __all__ = ["command"]
 
@@ -17,6 +17,7 @@ __all__ = ["command"]
 @click.argument("run", required=False)
 @data_option
 @votes_option
+@classes_option
 @click.option(
     "--target",
     metavar="NAME",
@@ -38,6 +39,7 @@ def command(
     run: str | None,
     data: str | None,
     votes: Path | None,
+    classes: str | None,
     target: str,
     epochs: int | None,
     overrides: tuple[str, ...],
@@ -60,6 +62,7 @@ def command(
     from fer_edge.cli._output import note, terminal_reporter
     from fer_edge.cli._train_run import train_run
     from fer_edge.data import load, resolve_source
+    from fer_edge.data.classes import classes_as_recorded
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
     from fer_edge.models.weights import load_weights
@@ -76,7 +79,8 @@ def command(
     recipe = qat_recipe(weights.info, changes)
     location = resolve_source(data)
     with terminal_reporter() as reporter:
-        dataset = load(location, reporter=reporter)
+        choice = classes_as_recorded(weights.info.dataset, classes, str(source))
+        dataset = load(location, classes=choice, reporter=reporter)
         dataset = resplit_as_recorded(dataset, weights.info.dataset, str(source))
         dataset = with_training_votes(dataset, weights.info, source, votes)
         teachers = find_teachers([str(source)], root, dataset)

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._options import data_option, format_option, new_runs_option, votes_option
+from fer_edge.cli._options import (
+    classes_option,
+    data_option,
+    format_option,
+    new_runs_option,
+    votes_option,
+)
 from fer_edge.cli._splits import SplitOptions, resplit_from_options, split_options
 from fer_edge.training.search.study import PRUNERS, SAMPLERS
 
@@ -24,6 +30,7 @@ __all__ = ["command"]
 @click.command("search")
 @data_option
 @votes_option
+@classes_option
 @click.option(
     "--space",
     metavar="NAME|FILE",
@@ -93,6 +100,7 @@ __all__ = ["command"]
 def command(
     data: str | None,
     votes: Path | None,
+    classes: str | None,
     space: str,
     recipe: str | None,
     overrides: tuple[str, ...],
@@ -158,7 +166,7 @@ def command(
 
     source = resolve_source(data)
     with terminal_reporter() as reporter:
-        dataset = load(source, votes=votes, reporter=reporter)
+        dataset = load(source, votes=votes, classes=classes, reporter=reporter)
     if resplit is not None:
         dataset = apply_resplit(resplit, dataset)
     for text in dataset.notes:

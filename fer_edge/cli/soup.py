@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from fer_edge.cli._options import data_option, format_option, new_runs_option, votes_option
+from fer_edge.cli._options import (
+    classes_option,
+    data_option,
+    format_option,
+    new_runs_option,
+    votes_option,
+)
 
 __all__ = ["command"]
 
@@ -16,11 +22,18 @@ __all__ = ["command"]
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
 @data_option
 @votes_option
+@classes_option
 @click.option("--name", required=True, help="The new run's name.")
 @new_runs_option
 @format_option
 def command(
-    runs: tuple[str, ...], data: str | None, votes: Path | None, name: str, root: Path, fmt: str
+    runs: tuple[str, ...],
+    data: str | None,
+    votes: Path | None,
+    classes: str | None,
+    name: str,
+    root: Path,
+    fmt: str,
 ) -> None:
     """Average the weights of runs that were fine-tuned from the same weights: a model soup.
 
@@ -39,6 +52,7 @@ def command(
     from fer_edge.build.votes import with_training_votes
     from fer_edge.cli._output import note, print_rows, terminal_reporter
     from fer_edge.data import load, resolve_source
+    from fer_edge.data.classes import classes_as_recorded
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
     from fer_edge.models.header import read_header
@@ -55,7 +69,8 @@ def command(
     location = resolve_source(data)
     recorded = RunFolder(find(runs[0], root, A_RUN).path)
     with terminal_reporter() as reporter:
-        dataset = load(location, reporter=reporter)
+        choice = classes_as_recorded(recorded.info().dataset, classes, str(recorded.path))
+        dataset = load(location, classes=choice, reporter=reporter)
     dataset = resplit_as_recorded(dataset, recorded.info().dataset, str(recorded.path))
     info = read_header(recorded.model).info if recorded.model.is_file() else WeightsInfo()
     dataset = with_training_votes(dataset, info, recorded.path, votes)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._options import data_option, new_runs_option, votes_option
+from fer_edge.cli._options import classes_option, data_option, new_runs_option, votes_option
 from fer_edge.cli._splits import SplitOptions, cross_validate, split_options
 from fer_edge.cli._train_run import TrainOptions, train_run
 
@@ -30,6 +30,7 @@ _NORM_IMAGES = 2048
 @click.command("train")
 @data_option
 @votes_option
+@classes_option
 @click.option(
     "--recipe", metavar="NAME|FILE", help="A recipe's name or TOML file.  [default: default]"
 )
@@ -88,6 +89,7 @@ _NORM_IMAGES = 2048
 def command(
     data: str | None,
     votes: Path | None,
+    classes: str | None,
     recipe: str | None,
     model: str | None,
     epochs: int | None,
@@ -120,6 +122,7 @@ def command(
       fer-edge train --data fer2013.zip --folds 3 --name cv
       fer-edge train --data fer2013.zip --teacher runs/cv --set distill.temperature=3
       fer-edge train --data fer2013.zip --init runs/compact-30 --set optim.lr=0.02
+      fer-edge train --data photos/ --classes own --init pretrained
       fer-edge train --resume
     """
     from fer_edge.cli._output import print_text
@@ -141,6 +144,7 @@ def command(
     asked = TrainOptions(
         data,
         votes,
+        classes,
         recipe,
         changes,
         teachers,

@@ -9,6 +9,7 @@ import click
 
 from fer_edge.cli._names import open_bundle
 from fer_edge.cli._options import (
+    classes_option,
     data_option,
     format_option,
     runs_option,
@@ -29,6 +30,7 @@ __all__ = ["command"]
 @runs_option
 @data_option
 @votes_option
+@classes_option
 @click.option(
     "--split",
     type=click.Choice(["public", "private", "test", "train"]),
@@ -63,6 +65,7 @@ def command(
     root: Path,
     data: str | None,
     votes: Path | None,
+    classes: str | None,
     split: str,
     precision: str | None,
     backend: str,
@@ -84,13 +87,19 @@ def command(
       fer-edge verify runs/mine/bundle --data fer2013.zip --precision fp32
     """
     from fer_edge.data import load, resolve_source
+    from fer_edge.data.classes import classes_as_recorded
     from fer_edge.files import write_json
     from fer_edge.measure.verification import verify_bundle
 
     opened = open_bundle(bundle, root, votes=votes is not None)
     source = resolve_source(data)
     with terminal_reporter() as reporter:
-        dataset = load(source, votes=votes, reporter=reporter)
+        dataset = load(
+            source,
+            votes=votes,
+            classes=classes_as_recorded(opened.manifest.dataset, classes, str(opened.path)),
+            reporter=reporter,
+        )
         verification = verify_bundle(
             opened,
             dataset,

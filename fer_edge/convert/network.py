@@ -11,12 +11,13 @@ import numpy as np
 from fer_edge.bundle.manifest import Manifest, Network, Tensor
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.graph import UINT8, Graph, metadata, read_graph
+from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import UsageError
 from fer_edge.preprocessing import SIZE, Preprocessing
 from fer_edge.provenance import DatasetInfo, WeightsInfo
 from fer_edge.records import read_record, to_dict
 
-__all__ = ["Fp32Network", "network_from_onnx"]
+__all__ = ["Fp32Network", "data_of_graph", "network_from_onnx"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,17 @@ class Fp32Network:
     preprocessing: Preprocessing
     model: Network
     info: WeightsInfo
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self.info.dataset.labels
+
+    @property
+    def output(self) -> Tensor:
+        """The graph's output, as the manifest records it."""
+        content = {"name": "logits", "dtype": "float32", "shape": ["N", len(self.labels)]}
+        return read_record(Tensor, content, str(self.graph.path))
 
     @property
     def input(self) -> Tensor:
@@ -67,7 +79,18 @@ def network_from_onnx(path: Path, manifest: Manifest | None = None) -> Fp32Netwo
         dataset = _dataset(content, path)
     with OnnxRuntimeBackend(path, preprocessing=preprocessing) as backend:
         logits = backend.infer(golden_images().copy())
+    if logits.shape[1] != len(dataset.labels):
+        raise UsageError(
+            f"{path} gives {logits.shape[1]} logits, but its labels are "
+            f"{', '.join(dataset.labels)}",
+            fix="build from the run or the weights that it was made from",
+        )
     return Fp32Network(graph, logits, preprocessing, model, WeightsInfo(dataset=dataset))
+
+
+def data_of_graph(path: Path) -> DatasetInfo:
+    """Return the record of the training data that an ONNX file has in its metadata."""
+    return _dataset(metadata(read_graph(path).model), path)
 
 
 def _dataset(content: dict[str, Any], path: Path) -> DatasetInfo:
@@ -77,4 +100,7 @@ def _dataset(content: dict[str, Any], path: Path) -> DatasetInfo:
         value = content.get(f"fer_edge.{'dataset_' if name == 'sha256' else ''}{name}")
         if value:
             dataset[name] = value
+    labels = content.get("fer_edge.labels")
+    if labels and tuple(labels) != EMOTIONS:
+        dataset["classes"] = labels
     return read_record(DatasetInfo, dataset, str(path))

@@ -29,6 +29,7 @@ from fer_edge.records import Record, Seed, keys, read_record, to_dict
 __all__ = [
     "CalibrationRecipe",
     "CalibrationSet",
+    "calibration_candidates",
     "load_calibration_recipe",
     "read_ids",
     "select_calibration",
@@ -219,6 +220,11 @@ def select_calibration(dataset: FerDataset, recipe: CalibrationRecipe) -> Calibr
         origin="selected" if frozen is None else "frozen list",
         replaced=len(rows) - kept,
     )
+
+
+def calibration_candidates(dataset: FerDataset) -> int:
+    """Return how many images :func:`select_calibration` can choose from."""
+    return sum(map(len, _candidates(dataset, 0)))
 
 
 def _rank(seed: int, name: str) -> bytes:

@@ -160,6 +160,14 @@ class ClassFolders:
         ``others`` are all class folders of the tree.
         """
         labels, known = self.labels, list(self.labels.names)
+        if labels.names == EMOTIONS:
+            why = (
+                "is a class that FER2013 does not have"
+                if normal(folder) in labels.aliases
+                else "is not one of the seven emotions"
+            )
+        else:
+            why = f"is not one of the classes {shown(labels.names)}"
         near = {}
         for other in sorted({folder, *others}):
             if self.label_of(other) is None:
@@ -173,15 +181,10 @@ class ClassFolders:
             first = f"leave it out: --classes {self._with(folder + '=')}"
             first += ", or --classes ferplus" if normal(folder) == FERPLUS.names[-1] else ""
         else:
-            first = f"remove or rename it, or leave it out: --classes {self._with(folder + '=')}"
-        if labels.names == EMOTIONS:
-            why = (
-                "is a class that FER2013 does not have"
-                if normal(folder) in labels.aliases
-                else "is not one of the seven emotions"
-            )
-        else:
-            why = f"is not one of the classes {shown(labels.names)}"
+            left_out = f"leave it out: --classes {self._with(folder + '=')}"
+            if self.choice.is_default:
+                return why, f"--classes own takes the folders' own names; or {left_out}"
+            first = f"remove or rename it, or {left_out}"
         return why, f"{first}; for the folders' own names: --classes own"
 
     def _with(self, pairs: str) -> str:

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from fer_edge.data.classes import shown
 from fer_edge.data.dataset import FerDataset, dataset_from_rows, duplicate_mask
 from fer_edge.data.groups import stratified_parts
 from fer_edge.data.resplit import Resplit, recorded_resplit
 from fer_edge.data.splits import Split
+from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, UsageError
 from fer_edge.provenance import DatasetInfo
 
@@ -75,8 +77,15 @@ def resplit_as_recorded(
 
     ``info`` is the data description of the run, weights or manifest. Without a re-split in it,
     ``dataset`` is returned unchanged. Raises DataError if there is one and ``dataset`` is another
-    data set: then it is unknown which images the network was trained on.
+    data set: then it is unknown which images the network was trained on. Also for other classes.
     """
+    if dataset.classes.names != info.labels:
+        own = info.labels != EMOTIONS
+        raise DataError(
+            f"{who} has the classes {shown(info.labels)}; {dataset.source} was read with the "
+            f"classes {shown(dataset.classes.names)}",
+            fix=f"read it with --classes {','.join(info.labels) if own else 'fer2013'}",
+        )
     recorded = recorded_resplit(info)
     if dataset.resplit == recorded:
         return dataset

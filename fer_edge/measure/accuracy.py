@@ -7,6 +7,7 @@ scikit-learn.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -35,19 +36,18 @@ BOOTSTRAP_REPLICATES = 10_000
 BOOTSTRAP_SEED = 0
 
 Logits = npt.NDArray[np.float32]
-_CLASSES = len(EMOTIONS)
 
 
 class Engine(Protocol):
     """An object that can be scored and timed; ``fer_edge.backends.Backend`` is one."""
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Return f32[N,7] logits of u8[N,1,48,48] images."""
+        """Return f32[N,C] logits of u8[N,1,48,48] images."""
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Scores of one emotion, as fractions; None if undefined (no such label, never predicted)."""
+    """Scores of one class, as fractions; None if undefined (no such label, never predicted)."""
 
     n: int
     recall: float | None
@@ -124,17 +124,20 @@ def run_logits(
     batch: int = 1,
     advance: Advance | None = None,
 ) -> Logits:
-    """Return f32[N,7] logits of u8[N,48,48] ``images``; ``backend`` runs once on each image.
+    """Return f32[N,C] logits of u8[N,48,48] ``images``; ``backend`` runs once on each image.
 
     Batch 1 by default: accuracy and latency then come from the same kind of call.
     """
     total = len(images)
-    logits = np.empty((total, _CLASSES), np.float32)
+    parts: list[np.ndarray] = []
     for start in range(0, total, batch):
         chunk = images[start : start + batch, None]
-        logits[start : start + len(chunk)] = backend.infer(chunk)
+        parts.append(np.asarray(backend.infer(chunk), np.float32))
         if advance is not None:
             advance(start + len(chunk), total)
+    if not parts:
+        raise UsageError("there are no images to run")
+    logits: Logits = np.concatenate(parts)
     return logits
 
 
@@ -142,19 +145,21 @@ def evaluate(
     logits: np.ndarray,
     labels: np.ndarray,
     *,
+    names: Sequence[str] = EMOTIONS,
     duplicate_of_train: np.ndarray | None = None,
 ) -> Accuracy:
-    """Score f32[N,7] ``logits`` against u8[N] ``labels``; a label from 7 on counts as wrong.
+    """Score f32[N,C] ``logits`` against u8[N] ``labels``; a label from C on counts as wrong.
 
+    ``names`` are those of the C classes, in the order of the logits.
     ``duplicate_of_train`` (bool[N]) marks images whose pixels are also in TRAIN; None if the
     training images are not available. NumericsError if a logit is not finite.
     """
-    logits, labels = _checked(logits, labels)
+    logits, labels = _checked(logits, labels, len(names))
     predicted = logits.argmax(axis=1)
-    rows = max(_CLASSES, int(labels.max()) + 1)
-    confusion = np.zeros((rows, _CLASSES), np.int64)
+    rows = max(len(names), int(labels.max()) + 1)
+    confusion = np.zeros((rows, len(names)), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
-    per_class = _class_scores(confusion)
+    per_class = _class_scores(confusion, names)
     n = len(labels)
     weights = confusion.sum(axis=1) / n
     scores = list(per_class.values())
@@ -186,9 +191,10 @@ def evaluate(
 def compare(
     reference_logits: np.ndarray, engine_logits: np.ndarray, labels: np.ndarray
 ) -> Agreement:
-    """Compare f32[N,7] logits of two engines on the same N images with u8[N] ``labels``."""
-    reference_logits, labels = _checked(reference_logits, labels)
-    engine_logits, _ = _checked(engine_logits, labels)
+    """Compare f32[N,C] logits of two engines on the same N images with u8[N] ``labels``."""
+    classes = np.shape(reference_logits)[-1]
+    reference_logits, labels = _checked(reference_logits, labels, classes)
+    engine_logits, _ = _checked(engine_logits, labels, classes)
     reference, engine = reference_logits.argmax(axis=1), engine_logits.argmax(axis=1)
     n, flips = len(labels), int((reference != engine).sum())
     lost = int(((reference == labels) & (engine != labels)).sum())
@@ -233,10 +239,10 @@ def expected_calibration_error(
     return calibration_error(confidence_bins(logits, targets, bins))
 
 
-def _class_scores(confusion: np.ndarray) -> dict[str, ClassScore]:
+def _class_scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, ClassScore]:
     scores = {}
     f1s = f1_scores(confusion)
-    for i, emotion in enumerate(EMOTIONS):
+    for i, emotion in enumerate(names):
         hits = int(confusion[i, i])
         labelled, predicted = int(confusion[i].sum()), int(confusion[:, i].sum())
         scores[emotion] = ClassScore(
@@ -262,11 +268,11 @@ def _bootstrap_interval(lost: int, gained: int, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _checked(logits: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
     logits, labels = np.asarray(logits), np.asarray(labels)
-    if logits.ndim != 2 or logits.shape[1] != _CLASSES or len(logits) != len(labels):
+    if logits.ndim != 2 or logits.shape[1] != classes or len(logits) != len(labels):
         raise UsageError(
-            f"logits of shape {logits.shape} do not fit {len(labels)} labels of {_CLASSES} classes"
+            f"logits of shape {logits.shape} do not fit {len(labels)} labels of {classes} classes"
         )
     if not len(labels):
         raise UsageError("there are no images to score")

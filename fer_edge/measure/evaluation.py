@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_edge.backends.base import softmax
-from fer_edge.emotions import EMOTIONS
 from fer_edge.files import sha256_file
 from fer_edge.measure.accuracy import Accuracy, evaluate
 from fer_edge.measure.proof import describe_dataset, duplicates_of_train
@@ -56,7 +55,7 @@ class Answer:
 class Evaluation:
     """An engine's answers to the images of one split, and their scores.
 
-    ``images`` are the judged ones (:class:`ScoredImages`). ``logits`` (f32[N,7]), ``bins``,
+    ``images`` are the judged ones (:class:`ScoredImages`). ``logits`` (f32[N,C]), ``bins``,
     ``votes`` and all drawings are of the single view; ``scores`` has another entry for each kind of
     views that the caller chose.
     """
@@ -79,7 +78,7 @@ class Evaluation:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """f32[N,7]."""
+        """f32[N,C]."""
         return softmax(self.logits)
 
     def to_dict(self, *, mistakes: int = 20) -> dict[str, Any]:
@@ -140,7 +139,12 @@ def evaluate_engine(
         images=selected,
         logits=logits["single"],
         scores={
-            which: evaluate(values, selected.labels, duplicate_of_train=duplicates)
+            which: evaluate(
+                values,
+                selected.labels,
+                names=dataset.classes.names,
+                duplicate_of_train=duplicates,
+            )
             for which, values in logits.items()
         },
         bins=confidence_bins(logits["single"], selected.labels),
@@ -151,7 +155,7 @@ def evaluate_engine(
 
 
 def answers(images: FerDataset, logits: np.ndarray, rows: Sequence[int]) -> list[Answer]:
-    """Return the answers of f32[N,7] ``logits`` to the given rows of N images."""
+    """Return the answers of f32[N,C] ``logits`` to the given rows of N images."""
     probabilities, classes = softmax(logits), logits.shape[1]
     rows_answered = []
     for row in rows:
@@ -161,7 +165,7 @@ def answers(images: FerDataset, logits: np.ndarray, rows: Sequence[int]) -> list
                 row=int(row),
                 id=images.ids[row],
                 true=images.class_names[label],
-                predicted=EMOTIONS[best],
+                predicted=images.classes.names[best],
                 probability=float(probabilities[row, best]),
                 probability_of_true=float(probabilities[row, label]) if label < classes else 0.0,
             )
@@ -176,7 +180,7 @@ def worst_mistakes(evaluation: Evaluation, count: int) -> list[Answer]:
 
 
 def worst_rows(logits: np.ndarray, labels: np.ndarray, count: int) -> list[int]:
-    """Return up to ``count`` rows of f32[N,7] ``logits`` that are wrong, most confident first."""
+    """Return up to ``count`` rows of f32[N,C] ``logits`` that are wrong, most confident first."""
     wrong = np.flatnonzero(logits.argmax(axis=1) != labels)
     sure = softmax(logits)[wrong].max(axis=1)
     # Stable: equal probabilities keep the order of the images on every machine.

@@ -64,14 +64,19 @@ def adjusted(logits: np.ndarray, shares: np.ndarray, tau: float) -> np.ndarray:
 
 
 def prior_curve(
-    logits: np.ndarray, labels: np.ndarray, shares: np.ndarray, taus: Sequence[float] = TAUS
+    logits: np.ndarray,
+    labels: np.ndarray,
+    shares: np.ndarray,
+    taus: Sequence[float] = TAUS,
+    *,
+    names: Sequence[str] = VOTE_CLASSES,
 ) -> tuple[PriorPoint, ...]:
     """Return accuracy, mean recall and each class's recall of f32[N,C] ``logits`` per tau.
 
-    ``labels`` i64[N] are ids in ``VOTE_CLASSES``, of which the C classes are the first; an id from
-    C on counts as wrong. The recall of a class without images is None and is not in the mean.
+    ``labels`` i64[N] are ids in ``names``, of which the C classes are the first; an id from C on
+    counts as wrong. The recall of a class without images is None and is not in the mean.
     """
-    return tuple(_point(logits, np.asarray(labels), shares, tau) for tau in taus)
+    return tuple(_point(logits, np.asarray(labels), shares, tau, names) for tau in taus)
 
 
 def chosen_tau(logits: np.ndarray, labels: np.ndarray, shares: np.ndarray) -> float:
@@ -86,11 +91,13 @@ def chosen_tau(logits: np.ndarray, labels: np.ndarray, shares: np.ndarray) -> fl
     return max(point.tau for point in curve if point.accuracy >= least)
 
 
-def _point(logits: np.ndarray, labels: np.ndarray, shares: np.ndarray, tau: float) -> PriorPoint:
+def _point(
+    logits: np.ndarray, labels: np.ndarray, shares: np.ndarray, tau: float, names: Sequence[str]
+) -> PriorPoint:
     right = adjusted(logits, shares, tau).argmax(axis=1) == labels
     recall = {
         name: float(right[labels == i].mean()) if (labels == i).any() else None
-        for i, name in enumerate(VOTE_CLASSES[: len(shares)])
+        for i, name in enumerate(names[: len(shares)])
     }
     known = [value for value in recall.values() if value is not None]
     return PriorPoint(

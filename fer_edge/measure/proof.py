@@ -74,7 +74,7 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """An engine's logits f32[N,7] for the N images that are judged, and its scores."""
+    """An engine's logits f32[N,C] for the N images that are judged, and its scores."""
 
     side: Side
     logits: np.ndarray
@@ -126,7 +126,12 @@ class SplitImages:
             provider=backend.provider,
             artifact=artifact,
             artifact_sha256=artifact_sha256,
-            accuracy=evaluate(logits, self.selected.labels, duplicate_of_train=self.duplicates),
+            accuracy=evaluate(
+                logits,
+                self.selected.labels,
+                names=self.selected.classes.names,
+                duplicate_of_train=self.duplicates,
+            ),
             votes=self._scored.vote_scores(every),
         )
         return Answers(side, logits)

@@ -90,6 +90,10 @@ def read_header(path: Path | str) -> WeightsHeader:
         if name in metadata
     }
     header = read_record(_Header, content, str(path), fix=_FIX)
+    if len(header.labels) != header.spec.classes:
+        raise IntegrityError(
+            f"{path}: {header.spec.classes} logits, but the labels {list(header.labels)}", fix=_FIX
+        )
     return WeightsHeader(
         spec=ModelSpec.from_dict(content["spec"]),
         preprocessing=Preprocessing.from_dict(content["preprocessing"]),

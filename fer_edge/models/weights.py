@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import IntegrityError
 from fer_edge.files import sha256_bytes, sha256_file, write_bytes
 from fer_edge.models import build_model
@@ -50,17 +49,19 @@ def save_weights(
 ) -> str:
     """Write ``model`` (a network or its state dict) atomically; return the file's SHA-256.
 
-    Equal content gives equal bytes.
+    Its labels are those of the data in ``info``. Equal content gives equal bytes.
     """
     if not isinstance(info, WeightsInfo):
         info = WeightsInfo.from_dict(info or {})
+    if len(info.dataset.labels) != spec.classes:
+        raise ValueError(f"{spec.classes} logits for the labels {info.dataset.labels}")
     state = model.state_dict() if isinstance(model, nn.Module) else model
     tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
     header = {
         "schema": SCHEMA,
         "spec": _json(spec.to_dict()),
         "preprocessing": _json(preprocessing.to_dict()),
-        "labels": _json(list(EMOTIONS)),
+        "labels": _json(list(info.dataset.labels)),
         "meta": _json(to_dict(info)),
     }
     content = _canonical(save(tensors, metadata=header))

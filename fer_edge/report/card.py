@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fer_edge.bundle.manifest import Card, Manifest, Training
-from fer_edge.data.votes import VOTE_CLASSES
-from fer_edge.emotions import EMOTIONS
 from fer_edge.provenance import AbstainPoint, ConfidenceInfo, ConfidenceScores, PriorInfo
 from fer_edge.report.rows import markdown_table
 from fer_edge.report.table import percent, points
@@ -30,8 +28,8 @@ def card_markdown(manifest: Manifest) -> str:
         _data(card),
         _results(card.results),
         _votes(card.results),
-        _recalls(card.results),
-        _prior(card.prior),
+        _recalls(card.results, manifest.labels),
+        _prior(card.prior, manifest.labels),
         _confidence(card.confidence),
         _training(card.training),
         _text("Licence", card.licence),
@@ -117,24 +115,24 @@ def _votes(results: Sequence[Scores]) -> str:
     return _table("Scores by votes", [*heads, "ECE", "one person"], rows)
 
 
-def _recalls(results: Sequence[Scores]) -> str:
+def _recalls(results: Sequence[Scores], names: Sequence[str]) -> str:
     if not results:
         return ""
     # The reference and INT8 only: FP32 and FP16 differ from the reference by a label or two.
     shown = [row for row in results if "flips" not in row or row["precision"] == "int8"]
     rows = []
-    for emotion in EMOTIONS:
+    for emotion in names:
         scores = [result["recall"][emotion] for result in shown]
         rows.append([emotion, *(f"{percent(s['recall']) or '-'} (n {s['n']:,})" for s in scores)])
     heads = [f"{_engine(result)}, {_split(result)}" for result in shown]
     return _table("Recall of each emotion", ["emotion", *heads], rows)
 
 
-def _prior(prior: PriorInfo | None) -> str:
+def _prior(prior: PriorInfo | None, classes: Sequence[str]) -> str:
     if prior is None:
         return ""
     shares = ", ".join(
-        f"{name} {percent(prior.shares[name])}" for name in VOTE_CLASSES if name in prior.shares
+        f"{name} {percent(prior.shares[name])}" for name in classes if name in prior.shares
     )
     text = (
         f"The prior of the training labels is corrected with the strength {prior.tau:g} "
@@ -144,7 +142,7 @@ def _prior(prior: PriorInfo | None) -> str:
     )
     if not prior.curve:
         return f"## Prior\n\n{text}"
-    names = [name for name in VOTE_CLASSES if name in prior.curve[0].recall]
+    names = [name for name in classes if name in prior.curve[0].recall]
     rows = [
         [
             f"{point.tau:g}",

@@ -7,7 +7,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import require
 from fer_edge.files import write_json, write_text
 from fer_edge.measure.accuracy import Accuracy
@@ -18,6 +17,7 @@ from fer_edge.report.confusion import draw_confusion, draw_per_class
 from fer_edge.report.faces import draw_mistakes
 from fer_edge.report.history import draw_histories, read_history
 from fer_edge.report.reliability import draw_reliability
+from fer_edge.report.rows import column
 from fer_edge.report.table import percent
 
 __all__ = [
@@ -192,7 +192,10 @@ def _predictions(evaluation: Evaluation) -> str:
                 "id": answer.id,
                 "true": answer.true,
                 "predicted": answer.predicted,
-                **{name: f"{value:.6f}" for name, value in zip(EMOTIONS, probabilities)},
+                **{
+                    column(name, ("id", "true", "predicted")): f"{value:.6f}"
+                    for name, value in zip(evaluation.images.classes.names, probabilities)
+                },
             }
             for answer, probabilities in zip(predicted, evaluation.probabilities.tolist())
         ]

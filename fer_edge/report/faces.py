@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.data import FerDataset
-from fer_edge.emotions import EMOTIONS
 from fer_edge.measure.evaluation import Answer
 from fer_edge.report.canvas import (
     FAINT,
@@ -31,6 +30,7 @@ TOP, FOOT = 0.62, 0.34
 """Inches above the faces (for the title) and below them (for the notice)."""
 
 _CELL, _CAPTION, _GAP = 1.2, 0.5, 0.16
+_MOST_BARS = 8
 _FACE, _LABELS, _BARS, _NUMBERS, _HEAD = 1.26, 0.62, 0.95, 0.36, 0.26
 
 
@@ -69,7 +69,7 @@ def draw_predictions(
     title: str,
     subtitle: str,
 ) -> Path:
-    """Draw each face and its seven probabilities (f32[len(answers),7]) as bars."""
+    """Draw each face and its probabilities (f32[len(answers),C]) as bars."""
     columns = min(3, max(1, len(answers)))
     rows = -(-len(answers) // columns)
     wide, high = _FACE + _LABELS + _BARS + _NUMBERS, _HEAD + _FACE
@@ -85,15 +85,29 @@ def draw_predictions(
         )
         y += _HEAD
         sheet.image(x, y, _FACE, images.images[answer.row])
-        _bars(sheet, x + _FACE, y, answer, values)
+        _bars(sheet, x + _FACE, y, answer, images.classes.names, values)
     end(sheet, faces_notice(images))
     return sheet.save(path)
 
 
-def _bars(sheet: Sheet, x: float, y: float, answer: Answer, probabilities: list[float]) -> None:
-    step = _FACE / len(EMOTIONS)
+def _most_probable(names: Sequence[str], probabilities: list[float]) -> list[tuple[str, float]]:
+    """Return the classes to draw, in their order: all, or those with the highest probabilities."""
+    ranked = sorted(range(len(names)), key=lambda i: -probabilities[i])[:_MOST_BARS]
+    return [(names[i], probabilities[i]) for i in sorted(ranked)]
+
+
+def _bars(
+    sheet: Sheet,
+    x: float,
+    y: float,
+    answer: Answer,
+    names: Sequence[str],
+    probabilities: list[float],
+) -> None:
+    shown = _most_probable(names, probabilities)
+    step = _FACE / len(shown)
     left = x + _LABELS
-    for i, (emotion, probability) in enumerate(zip(EMOTIONS, probabilities)):
+    for i, (emotion, probability) in enumerate(shown):
         middle = y + (i + 0.5) * step
         colour, bold = OTHER, emotion in (answer.true, answer.predicted)
         if emotion == answer.true:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fer_edge.data.resplit import resplit_label
-from fer_edge.emotions import EMOTIONS
 from fer_edge.measure.comparison import ComparedRow, Comparison
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.measure.proof import Verification
@@ -226,7 +225,7 @@ def _scores(verification: Verification) -> list[tuple[str, float | None, float |
     n = b.n_without_duplicates
     without = "top-1 without TRAIN duplicates" + ("" if n is None else f" (n {n:,})")
     scores.append((without, a.top1_without_duplicates, b.top1_without_duplicates))
-    for emotion in EMOTIONS:
+    for emotion in a.per_class:
         before, after = a.per_class[emotion], b.per_class[emotion]
         scores.append((f"recall {emotion} (n {after.n:,})", before.recall, after.recall))
     return scores

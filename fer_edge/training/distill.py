@@ -137,7 +137,7 @@ class _Network:
         device: torch.device | str,
         compiled: bool,
     ) -> None:
-        self.size = weights.spec.size
+        self.size, self.classes = weights.spec.size, weights.spec.classes
         model = folded(model, _example(self.size)).requires_grad_(False)
         model = model.to(device).to(memory_format=torch.channels_last)
         self._model = torch.compile(model) if compiled else model
@@ -162,10 +162,11 @@ class _OutOfFold:
 
     def __init__(self, networks: Sequence[_Network], fold_of: Tensor) -> None:
         self._networks, self._fold_of = networks, fold_of
+        self._classes = networks[0].classes
 
     def __call__(self, view: Tensor, sources: Sources, temperature: float) -> Tensor:
         folds, shares = self._fold_of[sources.rows], torch.tensor(sources.shares)
-        answer = view.new_zeros(len(view), 7, dtype=torch.float32)
+        answer = view.new_zeros(len(view), self._classes, dtype=torch.float32)
         for fold, network in enumerate(self._networks):
             share = ((folds == fold) * shares).sum(1)
             asked = share.nonzero()[:, 0]

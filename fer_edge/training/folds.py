@@ -50,7 +50,7 @@ def create_cross_validation(
     from fer_edge.training.start import check_network, location, made_once
     from fer_edge.training.vote_targets import require_votes
 
-    check_network(recipe)
+    check_network(recipe, dataset)
     require_votes(dataset, recipe.loss)
     splits = folds(count, seed, duplicates_across=duplicates_across)
     apply_resplit(splits[0], dataset)

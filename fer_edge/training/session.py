@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fer_edge.data import FerDataset
+from fer_edge.data.classes import shown
 from fer_edge.data.fitted import without_holdout
 from fer_edge.errors import RecipeError, UsageError
-from fer_edge.models import ModelSpec, build_model
+from fer_edge.models import build_model
 from fer_edge.models.growing import grown
+from fer_edge.models.logits import with_fresh_logits
 from fer_edge.models.profile import count_macs, count_parameters
 from fer_edge.models.weights import load_weights, save_weights
 from fer_edge.preprocessing import Preprocessing
@@ -24,6 +27,7 @@ from fer_edge.training.batches import Batches
 from fer_edge.training.machine import Machine
 from fer_edge.training.optim import Average, Monitor, Muon, build_optimizer
 from fer_edge.training.replicas import Replicas, Workers, replica_count
+from fer_edge.training.start import spec_from_recipe
 from fer_edge.training.state import (
     load_state,
     optimizer_from_state,
@@ -101,12 +105,12 @@ class Session:
         self.batches = Batches(images, learnt, recipe, self.preprocessing)
         self.public = _tensors(judged_by(public_set, recipe.loss), self.device)
 
-        self.spec = ModelSpec(recipe.model.name, recipe.model.options)
+        self.spec = spec_from_recipe(recipe, dataset)
         torch.manual_seed(recipe.seed)
         self.model = self._network(resumed=saved is not None).to(self.device)
+        self.notes: list[str] = []
         if saved is None and run.init.is_file():
-            first = load_weights(run.init).state
-            self.model.load_state_dict(grown(first, self.model.state_dict()))
+            self._start_from(run.init)
         self.model = self.model.to(memory_format=torch.channels_last)
         self.average = Average(self.model, recipe.ema.decay)
         self.replica_count = saved[1]["replicas"] if saved is not None else self._replicas()
@@ -120,11 +124,23 @@ class Session:
         wrapped, self.optimizer = self.accelerator.prepare(self.model, self._bare_optimizer)
         self.networks: list[nn.Module] = [wrapped, *self.replicas.networks[1:]]
         self.monitor, self.progress = Monitor(), Progress()
-        self.notes = self._target_notes()
+        self.notes += self._target_notes()
         if saved is not None:
             self._restore(*saved)
         if self.machine.compile:
             self.networks = [torch.compile(network) for network in self.networks]  # type: ignore[misc]
+
+    def _start_from(self, path: Path) -> None:
+        """Take the weights of ``path``; other classes than the data's start a new last layer."""
+        first, fresh = load_weights(path), self.model.state_dict()
+        state = first.state
+        if first.labels != self.dataset.classes.names:
+            state = with_fresh_logits(first, fresh)
+            self.notes.append(
+                f"starts from a network with the classes {shown(first.labels)}: its last layer is "
+                f"replaced by a new one with random weights, for {shown(self.dataset.class_names)}"
+            )
+        self.model.load_state_dict(grown(state, fresh))
 
     def _target_notes(self) -> list[str]:
         """Return a note if the labels are not those of FER2013."""

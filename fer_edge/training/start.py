@@ -20,6 +20,7 @@ from fer_edge.errors import UsageError
 from fer_edge.files import sha256_bytes, write_bytes
 from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.growing import fits_into
+from fer_edge.models.logits import with_fresh_logits
 from fer_edge.models.weights import load_weights
 from fer_edge.provenance import TeacherInfo
 from fer_edge.records import read_record
@@ -29,7 +30,14 @@ from fer_edge.runs.qat import QatSetup
 from fer_edge.runs.recipe import Data, Recipe, recipe_from_dict
 from fer_edge.training.vote_targets import require_votes
 
-__all__ = ["InitialWeights", "check_network", "location", "made_once", "start_run"]
+__all__ = [
+    "InitialWeights",
+    "check_network",
+    "location",
+    "made_once",
+    "spec_from_recipe",
+    "start_run",
+]
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ def start_run(
     return it. Raises :class:`UsageError` for a network or an option that does not exist, before any
     folder is made, and for a name that is taken.
     """
-    check_network(recipe)
+    check_network(recipe, dataset)
     require_votes(dataset, recipe.loss)
     if init is not None:
         _check_init(init, recipe, dataset)
@@ -91,27 +99,39 @@ def start_run(
     return RunFolder(made_once(create))
 
 
-def check_network(recipe: Recipe) -> None:
+def spec_from_recipe(recipe: Recipe, dataset: FerDataset) -> ModelSpec:
+    """Return the network of ``recipe`` with one logit per class of ``dataset``."""
+    return ModelSpec(recipe.model.name, recipe.model.options, classes=len(dataset.classes))
+
+
+def check_network(recipe: Recipe, dataset: FerDataset) -> None:
     """Raise :class:`UsageError` for a network or an option of it that does not exist."""
     with torch.device("meta"):  # shapes only: no memory is used
-        build_model(ModelSpec(recipe.model.name, recipe.model.options))
+        build_model(spec_from_recipe(recipe, dataset))
 
 
 def _check_init(init: InitialWeights, recipe: Recipe, dataset: FerDataset) -> None:
     """Raise :class:`UsageError` for weights that do not fit, or that were fitted to other images.
 
-    Weights of a narrower network fit (:mod:`fer_edge.models.growing`).
+    Weights of a narrower network fit (:mod:`fer_edge.models.growing`), and those of a network with
+    other classes, whose last layer is replaced (:mod:`fer_edge.models.logits`).
     """
     weights, shown = load_weights(init.file), init.shown
-    wanted = ModelSpec(recipe.model.name, recipe.model.options)
+    wanted = spec_from_recipe(recipe, dataset)
     with torch.device("meta"):
-        fits = fits_into(weights.state, build_model(wanted.untrained()).state_dict())
+        fresh = build_model(wanted.untrained()).state_dict()
+    other_task = weights.labels != dataset.classes.names
+    known = weights.spec.name == wanted.name
+    state = with_fresh_logits(weights, fresh) if other_task and known else weights.state
+    fits = fits_into(state, fresh)
     if weights.spec.name != wanted.name or not fits:
         raise UsageError(
             f"{shown} holds {weights.spec.name} {dict(weights.spec.options)}, the recipe asks for "
             f"{wanted.name} {dict(wanted.options)}",
             fix=f"train the network of these weights, {_as_options(weights.spec)}, or a wider one",
         )
+    if other_task:
+        return  # its images have other classes: other data by its nature
     require_fitted_to(
         dataset,
         weights.info.dataset.sha256,

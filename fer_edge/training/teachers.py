@@ -11,9 +11,9 @@ import msgspec
 from torch import nn
 
 from fer_edge.data import FerDataset
+from fer_edge.data.classes import shown
 from fer_edge.data.fitted import require_fitted_to
 from fer_edge.data.resplit import Resplit, recorded_resplit
-from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.models.weights import Weights, load_weights, model_from_weights
 from fer_edge.provenance import DatasetInfo, TeacherInfo
@@ -100,11 +100,12 @@ def _finished(run: RunFolder) -> Weights:
 
 def _described(name: str, weights: Weights, dataset: FerDataset) -> TeacherInfo:
     """Check that a network may teach; return its record."""
-    if weights.labels != EMOTIONS or weights.spec.channels != 1:
+    if weights.labels != dataset.classes.names or weights.spec.channels != 1:
         raise UsageError(
             f"the teacher {name} takes {weights.spec.channels} channels and knows the labels "
-            f"{', '.join(weights.labels)}: another task than this one",
-            fix="give a network trained by `fer-edge train`",
+            f"{shown(weights.labels)}: another task than this one, with the labels "
+            f"{shown(dataset.classes.names)}",
+            fix="give a network trained by `fer-edge train` with the student's --classes",
         )
     info = weights.info
     fold = _fold(info.dataset)

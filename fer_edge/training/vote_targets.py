@@ -11,7 +11,6 @@ import numpy as np
 from fer_edge.data import FerDataset
 from fer_edge.data.majority import with_majority
 from fer_edge.data.votes import VOTE_CLASSES, majority, shares, without_outliers
-from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, UsageError
 from fer_edge.runs.recipe import Loss
 
@@ -19,8 +18,6 @@ __all__ = ["LEAST_VOTES", "fitted_targets", "judged_by", "require_votes"]
 
 LEAST_VOTES = 3
 """Votes for the seven expressions, single ones left out, that an image needs to be learnt from."""
-
-_CLASSES = len(EMOTIONS)
 
 
 def require_votes(dataset: FerDataset, loss: Loss) -> None:
@@ -33,20 +30,21 @@ def require_votes(dataset: FerDataset, loss: Loss) -> None:
 
 
 def fitted_targets(train: FerDataset, loss: Loss) -> tuple[FerDataset, np.ndarray]:
-    """Return the rows of ``train`` to learn from, and what to learn: f32[N,7], rows sum to 1.
+    """Return the rows of ``train`` to learn from, and what to learn: f32[N,C], rows sum to 1.
 
     With votes, images are left out whose winner is "unknown" or "not a face", whose votes do not
     decide (``majority``), or that have fewer than :data:`LEAST_VOTES` votes (``votes``).
     """
+    classes = len(train.classes)
     if loss.target == "label":
-        return train, np.eye(_CLASSES, dtype=np.float32)[train.labels]
+        return train, np.eye(classes, dtype=np.float32)[train.labels]
     votes = train.votes
     if loss.target == "majority":
         labels = majority(votes)
-        kept = (labels >= 0) & (labels < _CLASSES)
-        targets = np.eye(_CLASSES, dtype=np.float32)[np.where(kept, labels, 0)]
+        kept = (labels >= 0) & (labels < classes)
+        targets = np.eye(classes, dtype=np.float32)[np.where(kept, labels, 0)]
     else:
-        targets = shares(votes, _CLASSES)
+        targets = shares(votes, classes)
         counted = without_outliers(votes)
         enough = counted[:, : len(VOTE_CLASSES)].sum(axis=1) >= LEAST_VOTES
         expression = counted.argmax(axis=1) < len(VOTE_CLASSES)

@@ -179,6 +179,27 @@ def test_other_networks(
 ) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny_net.onnx_bytes(size=size, classes=classes))
+    backend = backend_class(name)(path)
+    backend.classes = 7
+    with pytest.raises(UsageError, match="not exported by fer-edge"):
+        backend.load()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("classes", [2, 6, 7])
+def test_any_number_of_classes_is_taken_where_none_is_known(
+    name: str, classes: int, tmp_path: Path, tiny_net: TinyNet
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_net.onnx_bytes(classes=classes))
+    with backend_class(name)(path) as backend:
+        assert backend.infer(np.zeros((3, 1, 48, 48), np.uint8)).shape == (3, classes)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_one_logit_is_no_network(name: str, tmp_path: Path, tiny_net: TinyNet) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_net.onnx_bytes(classes=1))
     with pytest.raises(UsageError, match="not exported by fer-edge"):
         backend_class(name)(path).load()
 

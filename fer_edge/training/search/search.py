@@ -117,7 +117,7 @@ class Search:
         self._data, self._options = location(data), options
         require("optuna", "search")
         space.check(recipe)
-        check_network(recipe)
+        check_network(recipe, dataset)
         require_votes(dataset, recipe.loss)
         identity = {
             "space": space.to_dict(),
