@@ -40,7 +40,7 @@ _BATCH = 64
 class Prediction:
     """The network's answer to one face.
 
-    ``probabilities`` has all seven emotions in FER2013's order, as fractions of 1; ``confidence``
+    ``probabilities`` has all classes in the order of the logits, as fractions of 1; ``confidence``
     is the probability of ``label``. ``latency_ms`` is the time from the 48x48 pixels to the
     probabilities, without reading and resizing the picture; in a batch, it is the batch's time
     divided by the number of images. ``confident`` is True if the confidence reaches the bundle's

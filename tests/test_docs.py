@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures_classes import THREE, write_tree
 from fixtures_votes import write_voted
 from PIL import Image
 
@@ -99,6 +100,7 @@ class Walk:
         self._next = 0
         Image.fromarray(load("synthetic:70").images[0]).save(folder / "face.jpg")
         write_voted(load("synthetic:640"), folder)
+        write_tree(folder / "photos", THREE, count=70)
         self._tool = Path(sys.executable).with_name("fer-edge")
         assert self._tool.exists(), "the console script is not installed beside this Python"
 

@@ -66,13 +66,15 @@ def command(
     from fer_edge.build.confidence import fit_confidence
     from fer_edge.data import load, resolve_source
     from fer_edge.data.classes import classes_as_recorded
+    from fer_edge.models.header import read_header
     from fer_edge.runs.find import A_RUN
-    from fer_edge.runs.folder import CONFIDENCE_WEIGHTS, RunFolder
+    from fer_edge.runs.folder import CONFIDENCE_WEIGHTS
 
     folder = found(run, root, A_RUN).path
     with terminal_reporter() as reporter:
-        classes_read = classes_as_recorded(RunFolder(folder).info().dataset, classes, str(folder))
-        dataset = load(resolve_source(data), classes=classes_read, reporter=reporter)
+        described = read_header(folder / "model.safetensors").info.dataset
+        choice = classes_as_recorded(described, classes, str(folder))
+        dataset = load(resolve_source(data), classes=choice, reporter=reporter)
         fitted = fit_confidence(
             folder, dataset, accuracy=accuracy, prior=prior, votes=votes, reporter=reporter
         )

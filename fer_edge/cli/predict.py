@@ -12,11 +12,16 @@ from fer_edge.cli._names import found
 from fer_edge.cli._options import format_option, runs_option, threads_option
 from fer_edge.cli._output import note, print_rows
 from fer_edge.errors import UsageError
+from fer_edge.report.rows import column
 
 if TYPE_CHECKING:
     from fer_edge.classifier import Classifier, Prediction
 
 __all__ = ["UNCERTAIN", "command"]
+
+_COLUMNS = ("image", "label", "confidence", "confident", "latency_ms")
+_MOST_COLUMNS = 12
+"""Classes in the columns of a table; of more, only those with the highest probabilities are."""
 
 UNCERTAIN = "uncertain"
 """The label that ``--abstain`` prints if the confidence is below the threshold."""
@@ -161,11 +166,16 @@ def _row(path: Path, prediction: Prediction, *, abstain: bool, exact: bool) -> d
         return value if exact else f"{value:.3f}"
 
     sure = prediction.confident
+    classes = prediction.probabilities
+    columns = {column(label, _COLUMNS): shown(value) for label, value in classes.items()}
+    if not exact and len(classes) > _MOST_COLUMNS:
+        first = sorted(classes, key=lambda label: -classes[label])[1:4]
+        columns = {"next": ", ".join(f"{label} {shown(classes[label])}" for label in first)}
     return {
         "image": str(path),
         "label": UNCERTAIN if abstain and not sure else prediction.label,
         "confidence": shown(prediction.confidence),
         "confident": sure if exact or sure is None else "yes" if sure else "no",
-        **{label: shown(value) for label, value in prediction.probabilities.items()},
+        **columns,
         "latency_ms": shown(prediction.latency_ms),
     }

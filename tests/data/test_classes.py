@@ -8,10 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures_classes import EIGHT, THREE, write_tree
+from fixtures_votes import write_voted
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fer_edge.data import Resplit, Split, apply_resplit, load, select_calibration
+from fer_edge.data import (
+    Resplit,
+    Split,
+    apply_resplit,
+    load,
+    resplit_as_recorded,
+    select_calibration,
+)
 from fer_edge.data.audit import audit
 from fer_edge.data.calibration import CalibrationRecipe
 from fer_edge.data.classes import class_choice, classes_as_recorded, recorded_classes
@@ -25,6 +33,8 @@ from fer_edge.faces import face_from_image
 from fer_edge.labels import FER2013, FERPLUS, LabelSet, label_set, labels_problem
 from fer_edge.provenance import DatasetInfo
 from fer_edge.records import read_record, to_dict
+from fer_edge.runs.recipe import Loss
+from fer_edge.training.vote_targets import fitted_targets
 
 
 @pytest.fixture(scope="module")
@@ -335,3 +345,26 @@ def test_splits_holdout_calibration_and_tables_go_by_the_set(three: Path) -> Non
     assert set(content["splits"]["train"]["counts"]) == set(THREE)
     assert content["splits"]["train"]["official"] == "other classes"
     assert audit(faces).to_dict()["n"] == len(faces)
+
+
+def test_votes_can_be_learnt_with_eight_classes(tmp_path: Path) -> None:
+    write_voted(load("synthetic:140"), tmp_path)
+    faces = load(tmp_path / "faces.npz", votes=tmp_path / "fer2013new.csv", classes="ferplus")
+    assert faces.classes is FERPLUS
+    rows, targets = fitted_targets(faces.select("train"), Loss(target="votes"))
+    assert targets.shape == (len(rows), 8)
+    assert (targets.argmax(axis=1) == 7).any()
+
+
+def test_votes_are_refused_for_other_classes(three: Path, tmp_path: Path) -> None:
+    write_voted(load("synthetic:140"), tmp_path)
+    with pytest.raises(UsageError, match="the votes of FER"):
+        load(three, classes="own", votes=tmp_path / "fer2013new.csv")
+
+
+def test_a_network_is_not_scored_on_other_classes(three: Path) -> None:
+    faces = load(three, classes="own")
+    assert resplit_as_recorded(faces, faces.info()) is faces
+    with pytest.raises(DataError, match="this network has the classes angry") as error:
+        resplit_as_recorded(faces, DatasetInfo())
+    assert error.value.fix == "read it with --classes fer2013"
