@@ -154,7 +154,7 @@ class TensorRTBackend(Backend):
         self.provider = f"{FLAVOURS[self.name].title} {version}, sm_{gpu.sm}, {graphs}{memory}"
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Return f32[N,7] logits for u8[N,1,48,48]; more than the plan's batch run in batches."""
+        """Return f32[N,C] logits for u8[N,1,48,48]; more than the plan's batch run in batches."""
         images = check_images(images)
         plan, cuda = self._plan, self._cuda
         if plan is None or cuda is None:
@@ -206,7 +206,8 @@ class TensorRTBackend(Backend):
                 fix=sidecar.build_command(path, self.name),
             )
         self._engine = engine
-        self._plan = _lane_plan(trt, engine, path, log, self._context_maker(trt, engine, log))
+        maker = self._context_maker(trt, engine, log)
+        self._plan = _lane_plan(trt, engine, path, log, maker, self.classes)
 
     def _context_maker(self, trt: ModuleType, engine: Any, log: MessageLog) -> Callable[[], Any]:
         """Return a function that creates an execution context of the engine."""
@@ -288,7 +289,12 @@ def _made(context: Any, log: MessageLog) -> Any:
 
 
 def _lane_plan(
-    trt: ModuleType, engine: Any, path: Path, log: MessageLog, new_context: Callable[[], Any]
+    trt: ModuleType,
+    engine: Any,
+    path: Path,
+    log: MessageLog,
+    new_context: Callable[[], Any],
+    classes: int | None,
 ) -> LoadedPlan:
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
@@ -299,7 +305,8 @@ def _lane_plan(
             "it was not exported by fer-edge"
         )
     (source,), (result,) = inputs, outputs
-    check_shapes(path, _batch_first(engine, source), _batch_first(engine, result))
+    logits = _batch_first(engine, result)
+    check_shapes(path, _batch_first(engine, source), logits, classes)
     types: dict[Any, np.dtype[Any]] = {
         trt.DataType.FLOAT: np.dtype(np.float32),
         trt.DataType.UINT8: np.dtype(np.uint8),
@@ -312,7 +319,14 @@ def _lane_plan(
         )
     smallest, _, largest = engine.get_tensor_profile_shape(source, 0)
     return LoadedPlan(
-        new_context, source, result, taken, int(smallest[0]), int(largest[0]), log.tail
+        new_context,
+        source,
+        result,
+        taken,
+        int(logits[-1]),
+        int(smallest[0]),
+        int(largest[0]),
+        log.tail,
     )
 
 

@@ -122,7 +122,7 @@ def plan_from_onnx(
 ) -> PlanReport:
     """Build ``out`` (a plain plan) from the ONNX file ``src``, with its JSON sidecar beside it.
 
-    ``src`` has one input [N,1,48,48] and one output [N,7]; the plan takes batches of 1 to
+    ``src`` has one input [N,1,48,48] and one output [N,C]; the plan takes batches of 1 to
     ``target.build.max_batch`` and is tuned for 1. ``precision``, when given, must be the precision
     of the graph. ``keep_timings`` keeps tactic timings per GPU, driver and release in the cache
     folder. ``reporter`` receives the stage "building the plan"; its notes are the library's

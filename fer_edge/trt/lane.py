@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import NumericsError
 from fer_edge.preprocessing import SIZE
 from fer_edge.trt.cuda import CaptureError, Cuda, HostBuffer
@@ -31,6 +30,7 @@ class LoadedPlan:
     input: str
     output: str
     input_dtype: np.dtype[Any]
+    classes: int
     min_batch: int
     max_batch: int
     last_errors: Callable[[], str]
@@ -90,7 +90,7 @@ class Lane:
         self._release.append(lambda: cuda.free_stream(self._stream))
         self._handle = cuda.stream_handle(self._stream)
         self._image_bytes = SIZE * SIZE * plan.input_dtype.itemsize
-        self._logit_bytes = len(EMOTIONS) * 4
+        self._logit_bytes = plan.classes * 4
         self._host_in = self._host(plan.max_batch * self._image_bytes)
         self._host_out = self._host(plan.max_batch * self._logit_bytes)
         if self._mapped:
@@ -99,14 +99,14 @@ class Lane:
             self._in = self._device(plan.max_batch * self._image_bytes)
             self._out = self._device(plan.max_batch * self._logit_bytes)
         self._images = self._host_in.array.view(plan.input_dtype).reshape(-1, 1, SIZE, SIZE)
-        self._logits = self._host_out.array.view(np.float32).reshape(-1, len(EMOTIONS))
+        self._logits = self._host_out.array.view(np.float32).reshape(-1, plan.classes)
         self._events: tuple[Any, Any] | None = None
         if timed:
             self._events = (self._event(), self._event())
         self._context = self._new_context()
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Return f32[N,7] logits for images of the input's type, N from min_batch to max_batch."""
+        """Return f32[N,C] logits for images of the input's type, N from min_batch to max_batch."""
         n = len(images)
         np.copyto(self._images[:n], images)
         captured = None if self.no_graphs else self._captured(n)

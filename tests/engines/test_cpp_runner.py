@@ -307,3 +307,55 @@ def test_a_graph_that_is_no_network_of_ours_is_refused(
         result = runner(bundle.path)
         assert result.returncode == code, result.stderr
         assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    "labels", [("froh", "müde", "日本"), tuple(f"class {i}" for i in range(23)), ("no", "yes")]
+)
+def test_classes_of_ones_own(
+    runner: Runner, tmp_path: Path, faces: tuple[Path, np.ndarray], labels: tuple[str, ...]
+) -> None:
+    random, net = np.random.default_rng(len(labels)), TinyNet()
+    net.head = random.normal(0, 1, (len(labels), net.head.shape[1])).astype(np.float32)
+    net.shift = random.normal(0, 0.2, len(labels)).astype(np.float32)
+    with BundleWriter(tmp_path / "own") as writer:
+        content = net.onnx_bytes(classes=len(labels))
+        writer.add_bytes(content, "model.fp32.onnx", format="onnx", precision="fp32")
+        writer.add_bytes(golden_bytes(net), "golden.npz", format="npz")
+        output = {"name": "logits", "dtype": "float32", "shape": ["N", len(labels)]}
+        writer.set(name="own", labels=labels, output=output, dataset={"classes": labels})
+    folder, images = faces
+    result = runner("--backend", "openvino", tmp_path / "own", folder)
+    assert result.returncode == 0, result.stderr
+    *lines, summary = lines_of(result.stdout)
+    with Classifier(tmp_path / "own", backend="openvino") as classify:
+        expected = [classify.predict(image) for image in images]
+    assert [line["label"] for line in lines] == [one.label for one in expected]
+    assert all(tuple(line["probabilities"]) == labels for line in lines)
+    ours = np.array([list(line["probabilities"].values()) for line in lines])
+    assert np.abs(ours - [list(one.probabilities.values()) for one in expected]).max() <= 1e-4
+    assert summary["self_test"]["images"] == 16
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"labels": ["one"] * 7}, "it has a label twice"),
+        ({"labels": ["only"]}, "one logit for each label"),
+        ({"labels": ["", *"bcdefg"]}, "label 0 is not a valid name"),
+        ({"labels": ["\x1b[31m", *"bcdefg"]}, "label 0 is not a valid name"),
+        ({"labels": [*"abcdefgh"]}, "one logit for each label"),
+    ],
+)
+def test_labels_that_no_bundle_has(
+    runner: Runner, tiny_bundle: Bundle, changed: dict[str, Any], reason: str
+) -> None:
+    path = tiny_bundle.path / "manifest.json"
+    fields = {**json.loads(path.read_text()), **changed}
+    fields["dataset"]["classes"] = fields["labels"]
+    del fields["manifest_sha256"]
+    fields["manifest_sha256"] = sha256_bytes(_canonical(fields))
+    path.write_bytes(_canonical(fields))
+    result = runner(tiny_bundle.path)
+    assert result.returncode == 6
+    assert reason in result.stderr

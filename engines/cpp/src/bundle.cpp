@@ -20,12 +20,15 @@ using nlohmann::json;
 constexpr int kSchema = 1;
 constexpr std::uint64_t kLargestManifest = 16 << 20;
 constexpr std::uint64_t kLargestArtifact = std::uint64_t{2} << 30;
+// The classes of a data set that names no others.
+const std::vector<std::string> kFer2013 = {"angry", "disgust",  "fear",   "happy",
+                                           "sad",   "surprise", "neutral"};
+constexpr std::size_t kFewestClasses = 2;
+constexpr std::size_t kMostClasses = 100;
+constexpr std::size_t kLongestLabel = 256;  // bytes: 64 characters
 constexpr char kGolden[] = "golden.npz";
 constexpr char kCopyAgain[] =
     "copy the bundle again from where it was made, or build it again: fer-edge build";
-
-const std::vector<std::string> kLabels = {"angry", "disgust",  "fear",   "happy",
-                                          "sad",   "surprise", "neutral"};
 
 Error damaged(const std::string& where, const std::string& why) {
   return Error(Exit::integrity, where + ": " + why, kCopyAgain);
@@ -33,6 +36,27 @@ Error damaged(const std::string& where, const std::string& why) {
 
 bool is_hex(const std::string& text) {
   return text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+// The names of the classes, by the rules of fer_edge/labels.py; the manifest's digest protects what
+// is not checked here, such as letters that differ only in case.
+void check_labels(const std::vector<std::string>& labels, const std::string& where) {
+  if (labels.size() < kFewestClasses || labels.size() > kMostClasses) {
+    throw damaged(where, "it has " + std::to_string(labels.size()) + " labels, not 2 to 100");
+  }
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    const std::string& label = labels[i];
+    const bool control = std::any_of(label.begin(), label.end(), [](char c) {
+      return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+    });
+    if (label.empty() || label.size() > kLongestLabel || control) {
+      throw damaged(where, "label " + std::to_string(i) + " is not a valid name");
+    }
+    if (std::find(labels.begin(), labels.begin() + static_cast<std::ptrdiff_t>(i), label) !=
+        labels.begin() + static_cast<std::ptrdiff_t>(i)) {
+      throw damaged(where, "it has a label twice");
+    }
+  }
 }
 
 // The manifest is canonical JSON. Its last field is the SHA-256 of the same JSON without that field
@@ -150,6 +174,18 @@ Bundle Bundle::open(const std::filesystem::path& path) {
     }
     bundle.name_ = fields.at("name").get<std::string>();
     bundle.labels_ = fields.at("labels").get<std::vector<std::string>>();
+    const json& dataset = fields.at("dataset");
+    const auto trained = dataset.contains("classes")
+                             ? dataset.at("classes").get<std::vector<std::string>>()
+                             : kFer2013;
+    if (bundle.labels_ != trained) {
+      throw damaged(where, "its labels are not those of its data set");
+    }
+    const json& logits = fields.at("output").at("shape").back();
+    if (!logits.is_number_integer() || logits.get<std::int64_t>() !=
+                                           static_cast<std::int64_t>(bundle.labels_.size())) {
+      throw damaged(where, "its output does not have one logit for each label");
+    }
     const json& preprocessing = fields.at("preprocessing");
     bundle.preprocessing_ = {preprocessing.at("mean").get<double>(),
                              preprocessing.at("std").get<double>()};
@@ -162,7 +198,7 @@ Bundle Bundle::open(const std::filesystem::path& path) {
   } catch (const std::exception& error) {
     throw damaged(where, error.what());
   }
-  if (bundle.labels_ != kLabels) throw damaged(where, "its labels are not those of FER2013");
+  check_labels(bundle.labels_, where);
   if (!(bundle.preprocessing_.std > 0)) throw damaged(where, "preprocessing.std is not positive");
   return bundle;
 }
@@ -238,16 +274,17 @@ Golden Bundle::golden() const {
   const auto images = arrays.find("images");
   const auto logits = arrays.find("logits");
   const auto wrong = [&] {
-    return damaged(where, "expected images u8[G,1,48,48] and finite logits f32[G,7]");
+    return damaged(where, "expected images u8[G,1,48,48] and finite logits f32[G," +
+                              std::to_string(labels_.size()) + "]");
   };
   if (images == arrays.end() || logits == arrays.end()) throw wrong();
   const std::size_t count = images->second.shape.empty() ? 0 : images->second.shape[0];
   if (count == 0 || images->second.dtype != "|u1" || logits->second.dtype != "<f4" ||
       images->second.shape != std::vector<std::size_t>{count, 1, kSize, kSize} ||
-      logits->second.shape != std::vector<std::size_t>{count, kClasses}) {
+      logits->second.shape != std::vector<std::size_t>{count, labels_.size()}) {
     throw wrong();
   }
-  Golden golden{rows<Image>(images->second.bytes), rows<Logits>(logits->second.bytes)};
+  Golden golden{rows<Image>(images->second.bytes), logits_of(logits->second.bytes, labels_.size())};
   for (const Logits& row : golden.logits) {
     if (!std::all_of(row.begin(), row.end(), [](float x) { return std::isfinite(x); })) {
       throw wrong();

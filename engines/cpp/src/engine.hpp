@@ -1,4 +1,4 @@
-// The interface of the backends: one 48x48 image in, seven logits out, synchronously.
+// The interface of the backends: one 48x48 image in, a logit per class out, synchronously.
 #pragma once
 
 #include <memory>
@@ -21,7 +21,8 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
   virtual ~Engine() = default;
 
-  // Runs one image; the result is complete on return. An engine never measures its own time.
+  // Runs one image and resizes `logits` to the number of classes; the result is complete on return.
+  // An engine never measures its own time.
   virtual void infer(const Image& pixels, Logits& logits) = 0;
 
   // The library and device that run the network, and the path of the file in the bundle.

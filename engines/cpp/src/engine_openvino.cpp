@@ -46,12 +46,14 @@ std::string computes_in(const ov::CompiledModel& compiled) {
 class OpenVinoEngine final : public Engine {
  public:
   OpenVinoEngine(const Bundle& bundle, const Artifact& artifact, const EngineOptions& options)
-      : file_(artifact.path), preprocessing_(bundle.preprocessing()) {
+      : file_(artifact.path),
+        classes_(bundle.labels().size()),
+        preprocessing_(bundle.preprocessing()) {
     const std::string graph = bundle.read(artifact);
     try {
       // From the checked bytes, not from the file, which could have changed in the meantime.
       auto model = core_.read_model(graph, ov::Tensor());
-      check(*model, (bundle.path() / file_).string());
+      check(*model, (bundle.path() / file_).string(), classes_);
       // With a fixed batch size, OpenVINO allocates its memory once.
       model->reshape(ov::PartialShape{1, 1, kSize, kSize});
       compiled_ = core_.compile_model(
@@ -81,6 +83,7 @@ class OpenVinoEngine final : public Engine {
     } catch (const ov::Exception& error) {
       throw Error(Exit::numerics, "OpenVINO failed: " + reason(error));
     }
+    logits.resize(classes_);
     std::copy_n(output_.data<const float>(), logits.size(), logits.begin());
   }
 
@@ -91,7 +94,7 @@ class OpenVinoEngine final : public Engine {
   [[nodiscard]] std::string model() const override { return file_; }
 
  private:
-  static void check(const ov::Model& model, const std::string& where) {
+  static void check(const ov::Model& model, const std::string& where, std::size_t classes) {
     const auto refuse = [&](const std::string& why) {
       return Error(Exit::usage, where + " " + why + ": it was not exported by fer-edge");
     };
@@ -104,15 +107,17 @@ class OpenVinoEngine final : public Engine {
     }
     const ov::PartialShape takes{-1, 1, static_cast<std::int64_t>(kSize),
                                  static_cast<std::int64_t>(kSize)};
-    const ov::PartialShape gives{-1, static_cast<std::int64_t>(kClasses)};
+    const ov::PartialShape gives{-1, static_cast<std::int64_t>(classes)};
     if (!model.input().get_partial_shape().compatible(takes) ||
         !model.output().get_partial_shape().compatible(gives) ||
         model.output().get_element_type() != ov::element::f32) {
-      throw refuse("does not have input [N,1,48,48] and output float [N,7]");
+      throw refuse("does not have input [N,1,48,48] and output float [N," +
+                   std::to_string(classes) + "]");
     }
   }
 
   std::string file_;
+  std::size_t classes_;
   Preprocessing preprocessing_;
   ov::Core core_;
   ov::CompiledModel compiled_;

@@ -155,7 +155,8 @@ int compute_capability() {
 class TensorRtEngine final : public Engine {
  public:
   TensorRtEngine(const Bundle& bundle, const Artifact& plan, const EngineOptions& options)
-      : preprocessing_(bundle.preprocessing()),
+      : classes_(bundle.labels().size()),
+        preprocessing_(bundle.preprocessing()),
         file_(plan.path),
         rebuild_(bundle.build_command(plan.precision, "tensorrt")) {
     const std::string content = bundle.read(plan);
@@ -185,6 +186,7 @@ class TensorRtEngine final : public Engine {
       enqueue();
     }
     stream_.wait();
+    logits.resize(classes_);
     std::copy_n(out_->host<float>(), logits.size(), logits.begin());
   }
 
@@ -207,7 +209,7 @@ class TensorRtEngine final : public Engine {
     const auto takes = engine_->getTensorDataType(input_.c_str());
     floats_ = takes == nvinfer1::DataType::kFLOAT;
     const bool known = floats_ || takes == nvinfer1::DataType::kUINT8;
-    if (!known || !fits(input_, {1, 1, kSize, kSize}) || !fits(output_, {1, kClasses}) ||
+    if (!known || !fits(input_, {1, 1, kSize, kSize}) || !fits(output_, {1, classes_}) ||
         engine_->getTensorDataType(output_.c_str()) != nvinfer1::DataType::kFLOAT) {
       throw unusable(file_ + " was not exported by fer-edge");
     }
@@ -226,7 +228,7 @@ class TensorRtEngine final : public Engine {
 
   void prepare() {
     in_ = std::make_unique<Buffer>(kPixels * (floats_ ? sizeof(float) : 1));
-    out_ = std::make_unique<Buffer>(sizeof(Logits));
+    out_ = std::make_unique<Buffer>(classes_ * sizeof(float));
     nvinfer1::Dims one{};
     one.nbDims = 4;
     one.d[0] = one.d[1] = 1;
@@ -257,6 +259,7 @@ class TensorRtEngine final : public Engine {
 
   // Members are destroyed from the last to the first: the context before the engine, the engine
   // before the runtime.
+  std::size_t classes_;
   Preprocessing preprocessing_;
   std::string file_;
   std::string rebuild_;

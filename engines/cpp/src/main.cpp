@@ -78,13 +78,13 @@ Json prediction(const NamedImage& image, const Logits& probabilities, std::int64
 }
 
 // Classifies every image `repeat` times, prints each once, and returns all latencies. A latency is
-// the time from the pixels in memory to the seven probabilities.
+// the time from the pixels in memory to the probabilities.
 std::vector<std::int64_t> classify(Engine& engine, const std::vector<NamedImage>& images,
                                    const Bundle& bundle, int repeat) {
   std::vector<std::int64_t> latencies;
   for (int pass = 0; pass < repeat; ++pass) {
     for (const NamedImage& image : images) {
-      Logits logits{};
+      Logits logits(bundle.labels().size());
       const auto start = std::chrono::steady_clock::now();
       engine.infer(image.pixels, logits);
       const Logits probabilities = softmax(logits);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace fer_edge {
 
@@ -16,7 +17,7 @@ void Preprocessing::normalise(const Image& pixels, float* out) const {
 
 Logits softmax(const Logits& logits) {
   const float largest = *std::max_element(logits.begin(), logits.end());
-  Logits probabilities{};
+  Logits probabilities(logits.size());
   float sum = 0;
   for (std::size_t i = 0; i < logits.size(); ++i) {
     probabilities[i] = std::exp(logits[i] - largest);
@@ -24,6 +25,15 @@ Logits softmax(const Logits& logits) {
   }
   for (float& probability : probabilities) probability /= sum;
   return probabilities;
+}
+
+std::vector<Logits> logits_of(const std::string& bytes, std::size_t classes) {
+  const std::size_t size = classes * sizeof(float);
+  std::vector<Logits> rows(bytes.size() / size, Logits(classes));
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    std::memcpy(rows[i].data(), bytes.data() + i * size, size);
+  }
+  return rows;
 }
 
 }  // namespace fer_edge

@@ -2,14 +2,16 @@
 // bit that of fer_edge/preprocessing.py (float32); probabilities are equal within rounding.
 #pragma once
 
-#include <array>
+#include <cstddef>
+#include <string>
+#include <vector>
 
 #include "image.hpp"
 
 namespace fer_edge {
 
-inline constexpr std::size_t kClasses = 7;
-using Logits = std::array<float, kClasses>;
+// One value per class of the bundle.
+using Logits = std::vector<float>;
 
 // x = (pixel / 255 - mean) / std, mean and std on a 0..1 scale.
 struct Preprocessing {
@@ -20,5 +22,8 @@ struct Preprocessing {
 };
 
 [[nodiscard]] Logits softmax(const Logits& logits);
+
+// The rows of little-endian f32[G,classes]; bytes of an incomplete last row are left out.
+[[nodiscard]] std::vector<Logits> logits_of(const std::string& bytes, std::size_t classes);
 
 }  // namespace fer_edge

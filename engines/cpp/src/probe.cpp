@@ -48,15 +48,13 @@ void print_normalised(const Preprocessing& preprocessing, const Image& image) {
   std::cout.write(reinterpret_cast<const char*>(out.data()), sizeof out);
 }
 
-// "judge PRECISION FILE": an .npz with `logits` and `reference`, both f32[G,7].
+// "judge PRECISION FILE": an .npz with `logits` and `reference`, both f32[G,C].
 void print_self_test(const std::string& precision, const std::string& content,
                      const std::string& where) {
   const auto arrays = read_npz(content, where);
   const auto rows = [&](const char* name) {
-    const std::string& bytes = arrays.at(name).bytes;
-    std::vector<Logits> out(bytes.size() / sizeof(Logits));
-    std::memcpy(out.data(), bytes.data(), bytes.size());
-    return out;
+    const Array& array = arrays.at(name);
+    return logits_of(array.bytes, array.shape.at(1));
   };
   const SelfTest test = judge_self_test(rows("logits"), rows("reference"), precision, "engine");
   std::cout.precision(17);

@@ -31,7 +31,7 @@ double spread_of(const std::vector<Logits>& rows) {
   double variance = 0;
   for (const Logits& row : rows) {
     for (const float value : row) {
-      variance += (value - mean) * (value - mean) / (count * kClasses);
+      variance += (value - mean) * (value - mean) / (count * static_cast<double>(row.size()));
     }
   }
   return std::sqrt(variance);
@@ -51,7 +51,7 @@ double correlation_of(const Logits& a, const Logits& b) {
   double product = 0;
   double square_a = 0;
   double square_b = 0;
-  for (std::size_t k = 0; k < kClasses; ++k) {
+  for (std::size_t k = 0; k < a.size(); ++k) {
     product += (a[k] - mean_a) * (b[k] - mean_b);
     square_a += (a[k] - mean_a) * (a[k] - mean_a);
     square_b += (b[k] - mean_b) * (b[k] - mean_b);
@@ -80,12 +80,12 @@ SelfTest compare(const std::vector<Logits>& logits, const std::vector<Logits>& r
   std::size_t same = 0;
   for (std::size_t i = 0; i < reference.size(); ++i) {
     double sum = 0;
-    for (std::size_t k = 0; k < kClasses; ++k) {
+    for (std::size_t k = 0; k < reference[i].size(); ++k) {
       const double delta = std::fabs(double{logits[i][k]} - double{reference[i][k]});
       result.max_abs = std::max(result.max_abs, delta);
       sum += delta;
     }
-    means.push_back(sum / kClasses);
+    means.push_back(sum / static_cast<double>(reference[i].size()));
     correlations.push_back(correlation_of(logits[i], reference[i]));
     if (lead(reference[i]) > result.spread) {
       ++sure;
