@@ -30,7 +30,7 @@ from fer_edge.errors import (
     require,
 )
 from fer_edge.measure.verification import verify_bundle
-from fer_edge.pretrained import pretrained_path
+from fer_edge.pretrained import packaged_name, pretrained_path
 from fer_edge.records import to_dict
 from fer_edge.trt.targets import load_target
 
@@ -236,15 +236,16 @@ def test_the_packaged_bundles_missing_plan_is_built_by_the_command_that_is_named
 ) -> None:
     with pytest.raises(UsageError, match="has no int8 plan for tensorrt") as caught:
         Classifier(backend="tensorrt")
-    fix = str(caught.value.fix)
-    assert fix == "fer-edge build pretrained:fer2013 -o compact --precision int8 --target tensorrt"
+    fix, path = str(caught.value.fix), pretrained_path()
+    plan = "--precision int8 --target tensorrt"
+    assert fix == f"fer-edge build {packaged_name(path)} -o {path.name} {plan}"
     monkeypatch.chdir(tmp_path)
     # As on an Orin that cannot build: everything up to TensorRT's own work is done.
     profile = load_target("orin-jp62")
     monkeypatch.setattr("fer_edge.build.target.load_target", lambda name: profile)
     monkeypatch.setattr(type(profile), "why_not_here", lambda self: "no device in this test")
     main(shlex.split(fix)[1:])
-    assert Bundle.open(tmp_path / "compact").manifest.name == "compact"
+    assert Bundle.open(tmp_path / path.name).manifest.name == path.name
 
 
 def test_a_fix_is_a_command_that_the_command_line_accepts(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fer_edge.data import load
+from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import FerEdgeError, IntegrityError, UsageError
 from fer_edge.models.header import read_header
 from fer_edge.provenance import WeightsInfo
@@ -162,7 +163,7 @@ def weights(path: Path, **changes: Any) -> None:
         "schema": "1",
         "spec": '{"name": "compact"}',
         "preprocessing": '{"mean": 0.5, "std": 0.25}',
-        "labels": '["angry"]',
+        "labels": json.dumps(EMOTIONS),
         "meta": '{"epoch": 3, "later": 1}',
     } | changes
     header = json.dumps({"__metadata__": texts}).encode()
@@ -172,7 +173,7 @@ def weights(path: Path, **changes: Any) -> None:
 def test_a_header_is_read_without_tensors(tmp_path: Path) -> None:
     weights(tmp_path / "w.safetensors")
     header = read_header(tmp_path / "w.safetensors")
-    assert (header.spec.name, header.labels, header.info.epoch) == ("compact", ("angry",), 3)
+    assert (header.spec.name, header.labels, header.info.epoch) == ("compact", EMOTIONS, 3)
     assert to_dict(header.info) == {"epoch": 3, "later": 1}
 
 

@@ -364,6 +364,11 @@ def test_a_plan_that_fails_is_an_error(rig: Rig) -> None:
 
 def test_another_network_is_refused(rig: Rig) -> None:
     rig.write(classes=8)
+    backend = rig.backend()
+    backend.classes = 7  # as a bundle of FER2013's classes sets it
+    with pytest.raises(UsageError, match="not exported by fer-edge"):
+        backend.load()
+    rig.write(classes=101)
     with pytest.raises(UsageError, match="not exported by fer-edge"):
         rig.backend().load()
 
