@@ -122,7 +122,7 @@ def command(
       fer-edge train --data fer2013.zip --folds 3 --name cv
       fer-edge train --data fer2013.zip --teacher runs/cv --set distill.temperature=3
       fer-edge train --data fer2013.zip --init runs/compact-30 --set optim.lr=0.02
-      fer-edge train --data photos/ --classes own --init pretrained
+      fer-edge train --data photos/ --classes own
       fer-edge train --resume
     """
     from fer_edge.cli._output import print_text
