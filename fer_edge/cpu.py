@@ -28,7 +28,7 @@ _INT8_DOT = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
 
 
 def cpu_features(cpuinfo: Path | str = "/proc/cpuinfo") -> frozenset[str]:
-    """Return those of :data:`CPU_FEATURES` that this CPU has; empty where Linux does not say."""
+    """Return those of :data:`CPU_FEATURES` that this CPU has; empty if Linux does not list them."""
     return _read(str(cpuinfo))
 
 

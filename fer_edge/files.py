@@ -40,7 +40,7 @@ _DEEPEST = 64
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success fsync it and rename it over ``path``.
 
-    If the body raises, the temporary file goes and ``path`` is as it was. The suffix is kept,
+    If the body raises, the temporary file is removed and ``path`` is unchanged. The suffix is kept,
     since some writers choose their format by it.
     """
     path = Path(path)
@@ -85,8 +85,8 @@ def read_json(path: Path | str, error: type[FerEdgeError] = IntegrityError) -> A
 def parse_json(content: bytes | str, where: str, error: type[FerEdgeError] = IntegrityError) -> Any:
     """Return what a JSON text (UTF-8) holds; ``where`` names it in errors.
 
-    Raises ``error`` for what is not JSON, NaN and infinity included, and for what is nested more
-    than 64 deep, so that no later reader runs out of stack.
+    Raises ``error`` for a text that is not JSON (NaN and infinity are not), and for one that is
+    nested more than 64 deep, so that no later reader runs out of stack.
     """
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
@@ -105,7 +105,7 @@ def parse_toml(
 ) -> dict[str, Any]:
     """Return what a TOML text (UTF-8) holds; ``where`` names it in errors.
 
-    Raises ``error`` that names the line for what is not TOML or nested more than 64 deep.
+    Raises ``error``, which names the line, for a text that is not TOML or nested more than 64 deep.
     """
     # Imported here: most commands read no TOML.
     if sys.version_info >= (3, 11):
@@ -177,8 +177,9 @@ def fsync(path: Path) -> None:
 def lock(path: Path, *, wait: bool = True) -> int:
     """Lock a folder, or a file that is created where it is missing; return an open descriptor.
 
-    Closing it releases the lock; the kernel does so too when the process dies. BlockingIOError
-    without ``wait`` where another process has the lock, another OSError where a lock is impossible.
+    Closing it releases the lock; the kernel also releases it when the process dies. Without
+    ``wait``, BlockingIOError if another process has the lock; another OSError if a lock is not
+    possible.
     """
     try:
         import fcntl

@@ -21,7 +21,7 @@ def cache_dir() -> Path:
 def resource_dir(name: str) -> Path:
     """Return the folder ``calibration`` or ``engines``.
 
-    A wheel carries them as ``fer_edge/_resources/<name>``; a checkout has them beside the package.
+    In a wheel they are in ``fer_edge/_resources/<name>``, in a checkout beside the package.
     """
     package = Path(__file__).resolve().parent
     for candidate in (package / "_resources" / name, package.parent / name):

@@ -1,8 +1,8 @@
-"""How a long operation reports what it does: counts per stage, and notes for the person.
+"""How a long operation reports what it does: counts per stage, and notes for the user.
 
 Library functions take ``reporter: Reporter = SILENT`` and never print. A command passes a subclass
-that draws bars and writes notes to stderr. What nobody has to act on (which files were read, what
-the cache had, how long a stage took) goes to ``logger``, not to a reporter.
+that draws bars and writes notes to stderr. Details that a user need not read (which files were
+read, what the cache had, how long a stage took) go to ``logger``, not to a reporter.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Reporter:
         """``done`` of the ``total`` units of ``stage`` are finished; the first call may have 0."""
 
     def note(self, text: str) -> None:
-        """One line that the person should read, and that asks for no action."""
+        """One line that the user should read; no action is needed."""
 
     def stage(self, name: str) -> Advance:
         """Return :meth:`progress` of one stage, for functions that do not know its name."""

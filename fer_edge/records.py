@@ -10,7 +10,7 @@
     write_json(path, to_dict(side))
 
 A :class:`Record` refuses an unknown field. An :class:`OpenRecord` is for a part of a file that may
-hold more than this version reads: what it does not know is kept, and written again as it was.
+have more fields than this version reads: unknown fields are kept, and written back unchanged.
 Types are exact (JSON ``true`` is not the number 1); a whole number is accepted for a float.
 """
 
@@ -45,7 +45,7 @@ __all__ = [
 _LARGEST = sys.float_info.max
 
 Finite = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
-"""Any number but NaN and the infinities."""
+"""Any number except NaN and the infinities."""
 NonNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]
 """A finite number from 0."""
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -53,7 +53,7 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
 """A whole number from 0."""
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-"""What random generators take."""
+"""A seed of a random generator."""
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """A SHA-256 as 64 hex digits."""
 
@@ -65,7 +65,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OpenRecord(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Base of the records that keep what they do not know.
+    """Base of the records that keep unknown fields.
 
     ``as_read`` is the object that the record was read from, empty for one made here. A field that
     has its default is written only if it was read. A record inside it is open too. Give
@@ -76,7 +76,7 @@ class OpenRecord(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     as_read: dict[str, Any] = msgspec.field(default_factory=dict, name="(as read)")
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are written alike."""
+        """Whether both are written as equal JSON."""
         return type(self) is type(other) and to_dict(self) == to_dict(other)
 
     __hash__ = None  # type: ignore[assignment]

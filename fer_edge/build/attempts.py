@@ -50,7 +50,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Int8Result:
-    """The last attempt's graph and all attempts; ``passed`` says whether the last is good.
+    """The last attempt's graph and all attempts; ``passed`` is True if the last one passed.
 
     ``ranges`` are those of the last attempt.
     ``costs`` ranks the layers, costliest first; empty if the first attempt passed.

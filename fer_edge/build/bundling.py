@@ -101,8 +101,8 @@ def _add_verifications(
 ) -> list[dict[str, Any]]:
     """Add the results to ``verify.json``, where ``fer-edge verify`` writes its results, too.
 
-    Results of files that are not among ``digests`` any more, mostly of earlier weights, are left
-    out. Returns all results that the file contains.
+    Results of files that are no longer among ``digests``, mostly of earlier weights, are left out.
+    Returns all results that the file contains.
     """
     listed = base.find(path=VERIFY_FILE) if base else None
     text = base.file(listed).read_text(encoding="utf-8") if base and listed else None

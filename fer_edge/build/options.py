@@ -1,4 +1,4 @@
-"""Options of a build beside its source, precision and target: how INT8 is made, and the gate."""
+"""Options of a build except source, precision and target: how INT8 is made, and the gate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["CALIBRATION", "GateOptions", "Int8Options"]
 
 CALIBRATION = "stratified-512"
-"""The recipe of a build that is given none."""
+"""The calibration recipe of a build if the caller gives none."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Int8Options:
 
     @property
     def is_default(self) -> bool:
-        """Whether the caller asked for no recipe, no method and no excluded node."""
+        """Whether the caller gave no recipe, no method and no excluded node."""
         return self.calibration is None and self.method is None and not self.exclude
 
 

@@ -21,9 +21,9 @@ class BuildTarget:
     """A target of ``fer-edge build``.
 
     ``placement`` names that of its INT8 graph, and the target that the bundle's artifact is
-    marked with. ``backend`` runs that graph here for the gate; ``timed_here``: whether it is also
-    what the engine will run on, so that its speed says something. ``fallback``: the next higher
-    precision that the target runs well. ``remainder``: what is not INT8 in its INT8 graph.
+    marked with. ``backend`` runs that graph here for the gate; ``timed_here``: whether the engine
+    will also run on this backend, so that its speed counts. ``fallback``: the next higher precision
+    that the target runs well. ``remainder``: the precision of what is not INT8 in its INT8 graph.
     ``profile``: the device that a plan is built for; None where the graph is the engine.
     """
 
@@ -49,7 +49,7 @@ TARGETS: dict[str, BuildTarget] = {
 
 
 def find_target(name: str | None, reporter: Reporter = SILENT) -> BuildTarget:
-    """Return a target by its name; None chooses; a note says which and why.
+    """Return a target by its name; None chooses one, and a note gives its name and the reason.
 
     :class:`UsageError` suggests the nearest name.
     """

@@ -6,8 +6,8 @@
                                        |------ranges_from_onnx--> Ranges
                                        `------int8_from_onnx----> int8.<target>.onnx
 
-Precision is a transformation of graphs: what an engine runs can be read in the ONNX file.
-:func:`fer_edge.build.pipeline.build` strings them together and proves the result. Importing this
+Precision is a transformation of graphs: the ONNX file shows what an engine runs.
+:func:`fer_edge.build.pipeline.build` calls them in order and verifies the result. Importing this
 package loads neither torch nor onnx.
 """
 

@@ -1,4 +1,4 @@
-"""The golden self-test: synthetic images whose reference logits travel with a bundle."""
+"""The golden self-test: synthetic images and their reference logits, as a file of a bundle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FACES = 24
 def golden_images() -> np.ndarray:
     """Return u8[32,1,48,48]: 24 procedural faces, and 8 extreme inputs.
 
-    No image of a person: a bundle may be published. The array is not writable.
+    None is an image of a person, since a bundle may be published. The array is not writable.
     """
     from fer_edge.data.synthetic import MIN_COUNT, synthetic_faces
 
@@ -62,7 +62,7 @@ def golden_bytes(images: np.ndarray, logits: np.ndarray) -> bytes:
         for name, array in (("images", images), ("logits", logits.astype(np.float32))):
             entry = io.BytesIO()
             np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
-            # np.savez stamps the time of writing into each entry.
+            # np.savez would write the current time into each entry.
             info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, entry.getvalue())

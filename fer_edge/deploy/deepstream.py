@@ -1,10 +1,9 @@
 """Bundle -> a secondary classifier of NVIDIA DeepStream's nvinfer, after any face detector.
 
-nvinfer cuts a detector's boxes out, scales them to 48x48 and computes ``y = net-scale-factor *
-(x - offset)`` itself, so it gets the graph without its normalisation; and since its own parser of
-classifiers compares the output with ``classifier-threshold`` as a probability
-(``parseAttributesFromSoftmaxLayers``), the graph ends in a Softmax. Keys are those of
-gstnvinfer_property_parser.h.
+nvinfer itself cuts out a detector's boxes, scales them to 48x48 and computes ``y = net-scale-factor
+* (x - offset)``, so it gets the graph without its normalisation. Its parser of classifiers compares
+the output with ``classifier-threshold`` as a probability (``parseAttributesFromSoftmaxLayers``), so
+the graph ends in a Softmax. Keys are those of gstnvinfer_property_parser.h.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ CONFIG = "config_infer_secondary_fer.txt"
 LABELS = "labels.txt"
 OUTPUT = "probabilities"
 MAX_ABS = 1e-4
-"""How far the cut graph's probabilities may be from the whole one's on the golden images."""
+"""Largest difference of the cut graph's probabilities from the whole graph's (golden images)."""
 
 LumaRange = Literal["full", "video"]
 
@@ -98,9 +97,9 @@ def deepstream_from_bundle(
 ) -> dict[str, str]:
     """Write nvinfer's configuration, labels, graph and a README into the folder ``out``.
 
-    ``precision``: FP32 and FP16 engines nvinfer builds itself from the FP32 graph; INT8 takes the
-    TensorRT-shaped graph, whose engine must be built before (the README says how).
-    Returns the configuration.
+    ``precision``: nvinfer itself builds FP32 and FP16 engines from the FP32 graph; INT8 needs the
+    graph with TensorRT's placement, whose engine must be built before (see the README). Returns the
+    configuration.
 
     :class:`UsageError` if the bundle lacks the graph or its normalisation cannot be cut off;
     :class:`NumericsError` if the cut graph computes something else.

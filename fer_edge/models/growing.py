@@ -11,7 +11,7 @@ __all__ = ["fits_into", "grown"]
 
 
 def fits_into(small: Mapping[str, Tensor], large: Mapping[str, Tensor]) -> bool:
-    """Tell whether two state dicts have the same tensors, each of ``large`` at least as large."""
+    """Return whether two state dicts have the same tensors, each of ``large`` at least as large."""
     return small.keys() == large.keys() and all(
         tensor.dim() == large[name].dim()
         and all(one <= other for one, other in zip(tensor.shape, large[name].shape))

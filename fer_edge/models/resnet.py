@@ -13,7 +13,7 @@ __all__ = ["Resnet18Options", "build"]
 
 
 class Resnet18Options(Record, frozen=True):
-    """``dropout`` stands before the linear layer."""
+    """``dropout`` is before the linear layer."""
 
     dropout: Dropout = 0.5
 
@@ -21,8 +21,8 @@ class Resnet18Options(Record, frozen=True):
 def build(spec: ModelSpec) -> nn.Module:
     """Build the network of ``spec``; a :class:`UsageError` names a wrong option.
 
-    It is torchvision's but for the first convolution, which takes ``spec.channels``, and the
-    classifier. 48x48 pixels end as 2x2: the 7x7 stem and its pooling were made for 224x224.
+    It is torchvision's network except for the first convolution, which takes ``spec.channels``, and
+    the classifier. The last map of 48x48 pixels is 2x2: the stem was designed for 224x224.
     """
     options = options_from_mapping(Resnet18Options, spec.name, spec.options)
     model: nn.Module = resnet18(num_classes=spec.classes)

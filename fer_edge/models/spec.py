@@ -37,7 +37,7 @@ class ModelSpec:
         }
 
     def untrained(self) -> ModelSpec:
-        """Return the same network without weights from elsewhere, for one that brings its own."""
+        """Return the same network without pretrained weights, for a caller that has its weights."""
         kept = {key: value for key, value in self.options.items() if key != "pretrained"}
         return replace(self, options=kept)
 

@@ -15,7 +15,7 @@ from fer_edge.quantize.ranges import Ranges
 __all__ = ["WEIGHTED", "Choice", "Params", "choose"]
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
-"""The operators that hold the multiplications: what may be excluded to win accuracy back."""
+"""The operators with the multiplications: their nodes may be excluded to regain accuracy."""
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 """Fused into the Q that follows: its lower bound is their zero."""

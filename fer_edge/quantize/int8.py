@@ -200,7 +200,7 @@ class _Builder:
     def _rewire(self, node: Any) -> None:
         mine = self.choice.chosen.get(node.name, ())
         for at, name in enumerate(node.input):
-            # Where whole groups fuse, a float reader of the unquantised tensor would break one.
+            # For engines that fuse whole groups: a node that reads the float tensor breaks a group.
             if name in self.choice.params and (name in mine or self.placement.outputs):
                 node.input[at] = f"{name}/dq"
 

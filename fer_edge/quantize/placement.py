@@ -1,6 +1,6 @@
 """Where quantise/dequantise pairs go: one calibration, one placement per kind of runtime.
 
-Every runtime wants another INT8 graph, and runs a graph made for another one slowly or not at all.
+Every runtime needs another INT8 graph, and runs a graph for another runtime slowly or not at all.
 The differences are data (:class:`Placement`), which :mod:`fer_edge.quantize.int8` reads.
 """
 
@@ -58,7 +58,7 @@ class Placement:
 
 PLACEMENTS: dict[str, Placement] = {
     # Everything becomes QLinear* kernels: DQ -> op -> Q groups, int32 bias with the product of the
-    # scales, ReLU swallowed by the zero point of the Q that follows it. x86 without VNNI multiplies
+    # scales, ReLU absorbed by the zero point of the Q that follows it. x86 without VNNI multiplies
     # with vpmaddubsw, which saturates: hence the weight scales.
     "onnxruntime": Placement(
         name="onnxruntime",

@@ -11,10 +11,10 @@ __all__ = ["ENTROPY_LEVELS", "METHODS", "entropy_threshold", "percentile_thresho
 METHODS: tuple[str, ...] = ("minmax", "entropy", "percentile")
 
 ENTROPY_LEVELS = 128
-"""Magnitudes that a signed 8-bit integer has: what TensorRT's calibrator quantises to."""
+"""The number of magnitudes of a signed 8-bit integer, as in TensorRT's calibrator."""
 
 _CANDIDATE_STEP = 8
-"""A threshold every 8 of 2048 bins: 0.4 % of the range, and eight times fewer to try."""
+"""One candidate per 8 of 2048 bins: steps of 0.4 % of the range, and eight times fewer to try."""
 
 
 def percentile_threshold(histogram: np.ndarray, width: float, percentile: float) -> float:
@@ -35,13 +35,13 @@ def percentile_threshold(histogram: np.ndarray, width: float, percentile: float)
 def entropy_threshold(histogram: np.ndarray, width: float, levels: int = ENTROPY_LEVELS) -> float:
     """Return the magnitude at which clipping loses least information (TensorRT's calibrator).
 
-    For each candidate the values beyond it are piled onto the last bin (what clipping does) and
-    compared, by Kullback-Leibler divergence, with the same values in ``levels`` steps (what 8 bits
-    do): Migacz, "8-bit Inference with TensorRT", GTC 2017. The first bin is given its neighbour's
-    count: ReLU's exact zeros are exact at any threshold and would drown the rest.
+    For each candidate, the values beyond it are added to the last bin (as clipping does) and
+    compared, by Kullback-Leibler divergence, with the same values in ``levels`` steps (as with 8
+    bits): Migacz, "8-bit Inference with TensorRT", GTC 2017. The first bin gets its neighbour's
+    count: ReLU's exact zeros are exact at any threshold and would dominate the result.
 
-    With no more bins than levels nothing is ever lost, no candidate but the whole range exists, and
-    the result is minmax: ONNX Runtime's calibrator at its default of 128 bins.
+    With no more bins than levels, nothing is lost and the whole range is the only candidate. So the
+    result is minmax, as in ONNX Runtime's calibrator at its default of 128 bins.
     """
     counts = histogram.astype(np.float64)
     bins = len(counts)
@@ -76,8 +76,8 @@ def _divergence(reference: np.ndarray, quantised: np.ndarray) -> float:
     if not q.sum():
         return np.inf
     q = q / q.sum()
-    # A bin that only the clipped mass made occupied: q is 0 there, the divergence infinite. The
-    # smallest share that a histogram can hold is used in its place.
+    # In a bin that has only clipped mass, q is 0 and the divergence is infinite. The smallest share
+    # that a histogram can have replaces this 0.
     floor = 1e-12
     used = p > 0
     return float(np.sum(p[used] * np.log(p[used] / np.maximum(q[used], floor))))

@@ -39,7 +39,7 @@ def quantise_weights(
     pairs = _pair_sums(moved) if mode == "saturation-safe" else np.zeros_like(scale)
     # Rounding can add half a step to each of the two weights.
     scale = np.maximum(scale, pairs / (_PAIR_LIMIT - 1))
-    scale = np.maximum(scale, np.finfo(np.float32).tiny * 1e6)  # a dead channel
+    scale = np.maximum(scale, np.finfo(np.float32).tiny * 1e6)  # a channel of zeros
     if min_scale is not None:
         scale = np.maximum(scale, min_scale)
     scales: np.ndarray = _half(scale) if half_scales else scale.astype(np.float32)

@@ -186,7 +186,7 @@ def verification_numbers(verification: Verification) -> list[dict[str, Any]]:
 
 
 def verification_caption(verification: Verification) -> str:
-    """Return agreement, significance, numerics and the gate's verdict, one per line."""
+    """Return agreement, significance, numerics and the gate's result, one per line."""
     agreement, gate = verification.agreement, verification.gate
     low, high = agreement.delta_ci95
     lines = [

@@ -20,7 +20,7 @@ _REDRAW_S = 0.2
 
 def print_note(console: Console, text: str) -> None:
     """Print ``text`` on ``console`` as it is."""
-    # Paths in brackets are no markup, and a line in a log file is not folded.
+    # Paths in brackets are not markup, and a line in a log file is not wrapped.
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

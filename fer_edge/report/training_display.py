@@ -27,7 +27,7 @@ _TASK = "training"
 
 
 class CurvesReporter(TrainingReporter):
-    """Draws the learning curves of each run, ``curves.png``: now and then, and at its end."""
+    """Draws the learning curves of each run, ``curves.png``: from time to time, and at its end."""
 
     _drawn = float("-inf")
 

@@ -1,4 +1,4 @@
-"""``run.json`` and ``cv.json`` as records: what the folder of a run, or of all folds, says."""
+"""``run.json`` and ``cv.json`` as records: a run, and a cross-validation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Status = Literal["running", "interrupted", "failed", "pruned", "finished"]
 class InitInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     """The weights that a run started from.
 
-    ``name`` and ``commands``, where the weights came out of a bundle: the run that it was made
-    from, and how that was trained.
+    If the weights are from a bundle, ``name`` is the run that the bundle was made from, and
+    ``commands`` trained that run.
     """
 
     path: str
@@ -64,14 +64,14 @@ class RunInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
 
     @property
     def kind(self) -> Literal["trained", "qat", "soup"]:
-        """How the weights come about: by training, by fine-tuning for INT8, or as a mean."""
+        """How the weights are made: by training, by fine-tuning for INT8, or as a mean."""
         if self.soup:
             return "soup"
         return "trained" if self.qat is None else "qat"
 
 
 class FoldResult(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """What ``cv.json`` says of one finished fold: scores of the final and of the best weights."""
+    """One finished fold in ``cv.json``: scores of the final and of the best weights."""
 
     fold: str
     epochs: int

@@ -24,7 +24,7 @@ class Grid(Record, frozen=True):
 
 
 class Operation(Record, frozen=True):
-    """A node of the graph; ``quantised`` says of each input whether it is read rounded."""
+    """A node of the graph; ``quantised`` is True for each input that is read rounded."""
 
     name: str
     operator: str
@@ -40,8 +40,8 @@ class QatSetup(Record, frozen=True, kw_only=True):
     ``grids`` are those of the tensors, ``weights`` how the constants that become integers are
     scaled (``full`` or ``saturation-safe``), ``ranges`` all that was calibrated, by ``method``.
     ``bias_steps``: the scale of the input of each node whose bias becomes an integer.
-    ``shift``: where raw pixels are read, how far the normalised image is above zero at the pixel
-    that stands for zero; what pads the image differs from 0 by as much.
+    ``shift``: if raw pixels are read, the value of the normalised image at the pixel that is the
+    zero point. The padding of the image has this value, not 0.
     ``half_scales``: weights have only scales that FP16 holds exactly.
     """
 

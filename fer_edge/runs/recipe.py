@@ -60,8 +60,8 @@ class Optim(Record, frozen=True):
     """``batch_size`` is global: several processes share it. ``clip_norm`` 0 means no clipping.
 
     ``momentum`` is SGD's and Muon's (Nesterov); ``betas`` are AdamW's. BatchNorm and biases get no
-    ``weight_decay``. Muon leaves what is no hidden matrix (first and last layer, vectors) to AdamW
-    at ``vector_lr``, which follows the same schedule.
+    ``weight_decay``. With Muon, AdamW updates all but hidden matrices (first and last layer,
+    vectors), at ``vector_lr``, which follows the same schedule.
 
     ``sam`` is the rho of sharpness-aware minimisation (Foret et al. 2021, arXiv 2010.01412), 0 is
     off; it begins when ``sam_from`` of the run is done, and doubles the cost of a step.
@@ -85,7 +85,7 @@ class Schedule(Record, frozen=True):
     ``final`` is the last learning rate as a fraction of ``optim.lr`` (cosine and onecycle);
     ``factor`` and ``patience`` are plateau's, judged by ``stop.monitor``; ``peak`` is the part of
     the run at which onecycle peaks; ``decay`` is the last part of a ``wsd`` run (warm-up, stable,
-    decay: Hu et al. 2024, arXiv 2404.06395), in which the rate falls on a line.
+    decay: Hu et al. 2024, arXiv 2404.06395), in which the rate falls linearly.
     """
 
     name: Literal["cosine", "onecycle", "plateau", "constant", "wsd"] = "cosine"
@@ -114,7 +114,7 @@ class Loss(Record, frozen=True):
 
 
 class Distill(Record, frozen=True):
-    """How a student learns from the teachers that ``--teacher`` names; without any, nothing.
+    """How a student learns from the teachers of ``--teacher``; not used without a teacher.
 
     ``alpha`` T^2 KL(teacher || student) + (1 - ``alpha``) times the loss above, where T is the
     ``temperature`` of both.
@@ -135,16 +135,16 @@ class Augment(Record, frozen=True):
 
     ``flip`` and ``erase`` are probabilities; ``rotate`` is in degrees either way; ``scale``,
     ``shift`` (part of the side), ``brightness`` and ``contrast`` are fractions either way;
-    ``erase_area`` is the largest erased part of an image. ``fill`` says what lies outside the
-    image: its mirror image (``reflect``), its ``border``, or the mean gray (``mean``).
+    ``erase_area`` is the largest erased part of an image. ``fill`` replaces the pixels outside
+    the image: its mirror image (``reflect``), its ``border``, or the mean gray (``mean``).
 
-    ``warp`` is the part of the images that are rotated, scaled and shifted so; it smooths them, and
-    a network that has seen only smooth images does worse on images as they are. The others are
-    shifted by whole pixels, and stay sharp.
+    ``warp`` is the part of the images that are rotated, scaled and shifted so. This smooths them,
+    and a network that was trained on smooth images only is worse on unchanged images. The other
+    images are shifted by whole pixels, and stay sharp.
 
     Views grow from ``start_size`` pixels (0: full size throughout) to the full size, which they
-    reach when ``full_size_at`` of the run is done: small views cost less and teach the coarse
-    things first (progressive resizing, as in EfficientNetV2, arXiv 2104.00298).
+    reach when ``full_size_at`` of the run is done: small views are faster, and the network
+    learns coarse features first (progressive resizing, as in EfficientNetV2, arXiv 2104.00298).
     """
 
     flip: Fraction = 0.5
@@ -186,9 +186,10 @@ class Run(Record, frozen=True):
     """How the machine is used.
 
     ``precision``: auto, fp32, bf16 or fp16. ``compile`` (torch.compile): on, off, or auto, which is
-    off until a machine is measured where it pays. ``threads`` 0 takes all cores. ``replicas``: in
-    how many parts a CPU trains a batch side by side, each with BatchNorm statistics of its own; 0
-    takes one for each thread. ``save_minutes``: how much work a kill may cost inside a long epoch.
+    off until a machine is measured on which it is faster. ``threads`` 0 takes all cores.
+    ``replicas``: the number of parts of a batch that a CPU trains in parallel, each with its own
+    BatchNorm statistics; 0 takes one for each thread. ``save_minutes``: how much work a kill may
+    cost inside a long epoch.
     """
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -1,8 +1,8 @@
 """The images of a batch and their augmentation, drawn at random from (seed, epoch, step).
 
-A resumed run repeats the draws. Processes and replicas that share a batch make the same draws for
-the whole of it and keep their own part, so that the images of a step do not depend on how many
-share the work.
+A resumed run draws the same numbers again. Processes and replicas that share a batch draw the same
+numbers for the whole batch and use only their own part. So the images of a step do not depend on
+the number of processes and replicas.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def step_seed(seed: int, epoch: int, step: int, process: int) -> int:
 class Sources(NamedTuple):
     """The training images that the views of a part are made of.
 
-    ``rows`` i64[n, k] on the CPU: k is 2 under mixup, else 1; ``shares`` are the k weights, which
-    sum to 1, of these images in view and targets.
+    ``rows`` i64[n, k] on the CPU: k is 2 with mixup, else 1; ``shares`` are the k weights of these
+    images in view and targets. They sum to 1.
     """
 
     rows: Tensor
@@ -43,8 +43,8 @@ class Sources(NamedTuple):
 class Batches:
     """The training images in memory, ``images`` u8[N,1,H,W] and ``targets`` f32[N,C], in batches.
 
-    ``size`` is the recipe's batch size, or all images where there are fewer. The images left over
-    by an epoch's last whole batch wait for another epoch's shuffle.
+    ``size`` is the recipe's batch size, or all images if there are fewer. An epoch has only whole
+    batches: the images that remain after the last one are not used in this epoch.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Batches:
 
 
 class Batch:
-    """One batch with its draws; its parts are made where they are used."""
+    """One batch and its random numbers; each part is computed where it is used."""
 
     def __init__(
         self, batches: Batches, rows: Tensor, random: np.random.Generator, size: int
@@ -88,7 +88,7 @@ class Batch:
         size = len(self._rows) // parts
         places = torch.arange(index * size, (index + 1) * size)
         if self._mix is not None:
-            # Mixup's partner is the next image of the shuffled batch: one more than the part.
+            # Mixup needs the next image of the shuffled batch, so one image more than the part.
             places = torch.cat([places, (places[-1:] + 1) % len(self._rows)])
         rows = self._rows[places].to(self._of.images.device)
         view = augment(

@@ -39,11 +39,11 @@ Objective = Callable[[Tensor, Tensor, Sources], Callable[[Tensor], Tensor]]
 
 The view is f32[N,1,H,W] as the network saw it; targets and logits are f32[N,7]; the loss is a
 scalar. What does not depend on the student (a teacher's answers) is computed once per step.
-Called from several threads at once where a CPU trains replicas.
+If a CPU trains replicas, several threads call it at once.
 """
 
 _READ_STEPS = 50
-"""So many steps pass between two readings of a GPU's losses: it waits for each reading."""
+"""Number of steps between two readings of a GPU's losses: the GPU waits for each reading."""
 
 
 class TrainingReporter(Reporter):
@@ -100,7 +100,7 @@ def train(
                 f"improved for {session.monitor.stale} epochs"
             )
         if session.is_main:
-            # Again: a kill after the last commit may have left an older history.
+            # Write it again: a kill after the last commit may have left an older history.
             history = session.progress.history
             run.write_history(history)
             run.update(status="finished", best=session.best, last=history[-1])
@@ -114,7 +114,7 @@ def _board(session: Session) -> SummaryWriter | None:
     if not session.is_main:
         return None
     done = session.progress.epoch * session.batches.steps + session.progress.step
-    # What a killed process logged after its last commit is logged again: hide the first.
+    # Steps that a killed process logged after its last commit are logged again: hide the old log.
     folder = str(session.run.tensorboard)
     return SummaryWriter(folder, purge_step=done + 1 if done else None)
 
@@ -142,7 +142,7 @@ def _train_epoch(
     board: SummaryWriter | None,
     interrupts: Interrupts,
 ) -> None:
-    """Train the remaining steps of the present epoch."""
+    """Train the remaining steps of the current epoch."""
     now, steps, batch_size = session.progress, session.batches.steps, session.batches.size
     alone = session.accelerator.num_processes == 1
     session.replicas.train()
@@ -203,7 +203,7 @@ def train_step(session: Session, objective: Objective) -> Tensor:
         return loss.detach()
 
     def backward() -> Tensor:
-        # Dropout draws from torch's own generator: the same in both passes of one step.
+        # Dropout draws from torch's own generator: the same numbers in both passes of one step.
         torch.manual_seed(step_seed(recipe.seed, now.epoch, now.step, process))
         losses = session.workers.map(work, replicas)
         session.replicas.gather()
@@ -235,7 +235,7 @@ def _close_epoch(session: Session, board: SummaryWriter | None) -> dict[str, Any
         session.workers,
     )
     if not math.isfinite(scores["loss"]):
-        # A step's loss belongs to the weights before it: after the last step PUBLIC shows it first.
+        # A step's loss is that of the weights before it, so only PUBLIC tests the last update.
         raise _diverged(session, f"PUBLIC's loss is {scores['loss']} after epoch {now.epoch + 1}")
     loss = torch.tensor(now.loss_sum / steps, dtype=torch.float64, device=session.device)
     row = {
@@ -262,7 +262,7 @@ def _close_epoch(session: Session, board: SummaryWriter | None) -> dict[str, Any
 
 
 def recipe_objective(session: Session) -> Objective:
-    """Return the cross-entropy that the recipe asks for, or distillation where it has teachers."""
+    """Return the cross-entropy of the recipe, or distillation if the session has teachers."""
     weights = None
     if session.recipe.loss.class_weights:
         weights = class_weights(session.batches.targets)

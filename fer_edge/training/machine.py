@@ -20,7 +20,7 @@ __all__ = ["Interrupts", "Machine", "keep_freed_memory"]
 
 
 class Machine:
-    """One process's share of the machine, set up as the recipe says.
+    """One process's share of the machine, set up by the recipe.
 
     ``threads`` is the number of cores to keep busy.
     """
@@ -55,17 +55,17 @@ class Machine:
 def keep_freed_memory() -> bool:
     """Make the C library keep freed memory for the next allocation; return whether it accepted.
 
-    By default glibc gives the activations' memory back after each step and takes it again in the
-    next one: thousands of page faults, a tenth of the time of a step. It then holds on to its
-    largest use until the process ends. Another C library is left as it is.
+    By default glibc returns the activations' memory to the system after each step and requests it
+    again in the next one: thousands of page faults, a tenth of the time of a step. With this
+    setting, it keeps its largest use until the process ends. Another C library is not changed.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
         mallopt = libc.mallopt
     except (OSError, AttributeError):
         return False
-    # From malloc.h: M_MMAP_THRESHOLD (32 MiB is the most it takes), M_TRIM_THRESHOLD and
-    # M_ARENA_MAX. One arena, because those of other threads are always unmapped.
+    # From malloc.h: M_MMAP_THRESHOLD (at most 32 MiB), M_TRIM_THRESHOLD and M_ARENA_MAX. One
+    # arena, because the arenas of other threads are always unmapped.
     settings = ((-3, 32 << 20), (-1, 2**31 - 1), (-8, 1))
     taken = [mallopt(name, value) == 1 for name, value in settings]
     return all(taken)
@@ -80,7 +80,7 @@ def _bf16_feature(kind: str) -> str | None:
 class Interrupts:
     """Turns Ctrl-C and SIGTERM into a flag that the loop reads between two steps.
 
-    A second Ctrl-C interrupts at once. Outside the main thread nothing is installed.
+    A second Ctrl-C interrupts at once. Outside the main thread, signals are not changed.
     """
 
     def __init__(self) -> None:

@@ -108,11 +108,11 @@ class Muon(torch.optim.Optimizer):
         }
         super().__init__([group for group in groups if group["params"]], defaults)
         self.map: Callable[[Callable[[Tensor], None], Sequence[Tensor]], Any] = _one_by_one
-        """Applies a function to all hidden kernels, if wanted in several threads."""
+        """Applies a function to all hidden kernels; a replacement may use several threads."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Do one step with the present gradients."""
+        """Do one step with the current gradients."""
         for group in self.param_groups:
             change = partial(self._hidden if group["hidden"] else self._adam, group)
             present = [item for item in group["params"] if item.grad is not None]
@@ -171,7 +171,7 @@ def orthogonalised(matrix: Tensor, steps: int = 4) -> Tensor:
     """Return ``matrix``, f32[m, n], with its larger singular values brought near 1.
 
     Newton-Schulz iterations ``x <- (a + b x x' + c (x x')^2) x`` with the coefficients of Muon's
-    authors, which trade exactness (0.7 to 1.2) for speed. They are computed on the m x m matrix
+    authors, which are fast but not exact (0.7 to 1.2). They are computed on the m x m matrix
     ``x x'`` of the shorter side, which halves the arithmetic for the shapes of convolutions.
     """
     x = matrix / (matrix.norm() + 1e-7)
@@ -205,7 +205,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Update the average with the present state of ``model``."""
+        """Update the average with the current state of ``model``."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages: list[Tensor] = []
@@ -221,7 +221,7 @@ class Average:
 
 @dataclass
 class Monitor:
-    """Follows one measure of the PUBLIC split: the best epoch, plateaus and when to stop."""
+    """Tracks one score of the PUBLIC split: the best epoch, plateaus and when to stop."""
 
     best: float | None = None
     best_epoch: int = 0

@@ -112,9 +112,9 @@ class Replicas:
 
     @torch.no_grad()
     def gather(self) -> None:
-        """Add all gradients up in the first network, and average the running statistics in all.
+        """Sum all gradients in the first network, and average the running statistics in all.
 
-        Always in the same order, so that sums are rounded alike in each run.
+        The order is always the same, so that each run rounds the sums in the same way.
         """
         for parameters in self._parameters[1:]:
             pairs = [
@@ -134,7 +134,7 @@ class Replicas:
 
     @torch.no_grad()
     def spread_buffers(self) -> None:
-        """Give all networks the first one's running statistics."""
+        """Copy the running statistics of the first network to all networks."""
         for buffers in self._buffers[1:]:
             torch._foreach_copy_(buffers, self._buffers[0])
 

@@ -76,7 +76,7 @@ class Session:
     """A run, ready to train its next step: new, or as it was saved last.
 
     Raises :class:`UsageError` when the run was started with another recipe or other images, and
-    :class:`RecipeError` when the batch cannot be divided as asked.
+    :class:`RecipeError` when the batch cannot be divided as requested.
     """
 
     def __init__(self, run: RunFolder, recipe: Recipe, dataset: FerDataset) -> None:
@@ -231,7 +231,7 @@ class Session:
         )
 
     def save_model(self, *, best: bool) -> None:
-        """Write the averaged weights as the run's result, and as its best if they are."""
+        """Write the averaged weights as the run's result, and if ``best`` as its best weights."""
         row = self.progress.history[-1]
         state, more = self._result()
         content = {
@@ -287,7 +287,7 @@ class Session:
         for name, value in tensors.items():
             part, _, key = name.partition(".")
             parts[part][key] = value
-        # Each copies into the tensors that are there, so their memory layout stays.
+        # Each call copies into the existing tensors, so that their memory layout does not change.
         self.model.load_state_dict(parts["model"])
         self.average.model.load_state_dict(parts["average"])
         self.average.updates = content["average_updates"]

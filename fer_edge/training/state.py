@@ -93,7 +93,7 @@ def optimizer_from_state(
     tensors: Mapping[str, Tensor],
     numbers: Mapping[str, float],
 ) -> None:
-    """Put back what :func:`state_from_optimizer` took, into a fresh optimiser of equal groups."""
+    """Load what :func:`state_from_optimizer` returned into a new optimiser with equal groups."""
     plain = optimizer.state_dict()
     parameters = [item for group in optimizer.param_groups for item in group["params"]]
     state: dict[int, dict[str, Any]] = {}
@@ -101,7 +101,7 @@ def optimizer_from_state(
         index, _, key = name.partition(".")
         parameter = parameters[int(index)]
         if isinstance(value, Tensor) and value.shape == parameter.shape:
-            # In the parameter's memory layout, as it was: kernels may round by layout.
+            # In the parameter's memory layout, as before: a kernel's rounding may depend on it.
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": plain["param_groups"]})

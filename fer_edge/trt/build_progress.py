@@ -76,7 +76,7 @@ class BuildProgress:
 
 @contextmanager
 def watch_build(trt: ModuleType, config: Any, advance: Advance) -> Iterator[None]:
-    """Report a build's progress while the body runs; nothing where the release cannot (8.6)."""
+    """Report a build's progress while the body runs; TensorRT 8.6 cannot report any."""
     if not hasattr(trt, "IProgressMonitor"):
         yield
         return

@@ -59,7 +59,7 @@ def find_gpu() -> Gpu:
 
 @lru_cache(maxsize=1)
 def gpu_or_reason() -> tuple[Gpu | None, str]:
-    """Return ``(gpu, "")``, or ``(None, reason)``; asked once per process."""
+    """Return ``(gpu, "")``, or ``(None, reason)``; queried once per process."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -32,7 +32,7 @@ class PlanSidecar:
     target: str
     precision: str
     parent_sha256: str
-    """Of the ONNX file that it was built from."""
+    """The digest of the ONNX file that it was built from."""
     sha256: str
     size: int
     batch: dict[str, int]
@@ -84,7 +84,7 @@ class PlanSidecar:
             )
 
     def mismatch(self, package: str, tensorrt: str, sm: int | None) -> str | None:
-        """Say why the library and GPU here cannot load it, or None. ``sm`` is None without a GPU.
+        """Return why library and GPU here cannot load it, or None. ``sm`` is None without a GPU.
 
         TensorRT's plans load on one release (its first three numbers) and one compute capability;
         TensorRT-RTX's on one release.

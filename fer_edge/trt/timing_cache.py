@@ -22,20 +22,20 @@ __all__ = ["TimingCache", "timing_cache_path"]
 
 
 def timing_cache_path(package: str, version: str, gpu: Gpu) -> Path:
-    """Return the file for one library release on one device: timings mean nothing elsewhere."""
+    """Return the file for one library release on one device: timings are not valid elsewhere."""
     key = f"{package}-{version}-sm{gpu.sm}-{gpu.name}-{gpu.driver}-{gpu.multiprocessors}sm"
     return cache_dir() / "tensorrt" / f"{re.sub(r'[^A-Za-z0-9.]+', '-', key).lower()}.timings"
 
 
 class TimingCache:
-    """One device's timing cache file; ``status`` says what happened to it."""
+    """One device's timing cache file; ``status`` is what happened to it."""
 
     def __init__(self, trt: ModuleType, gpu: Gpu) -> None:
         self.path = timing_cache_path(flavour_of(trt).name, str(trt.__version__), gpu)
         self.status = "new"
 
     def give_to(self, config: Any) -> None:
-        """Let a build use it; one that the library refuses is replaced by an empty one."""
+        """Give it to a build; if the library refuses the file, give an empty cache."""
         content = self._stored()
         cache = config.create_timing_cache(content)
         # ignore_mismatch=False: timings of another device are worse than none.

@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 __all__ = ["MIN_FOR_IMPORTANCE", "Search", "SearchReporter", "StudyOptions", "Trial"]
 
 MIN_FOR_IMPORTANCE = 6
-"""Completed trials below which an estimate of importance would be noise."""
+"""With fewer completed trials, an estimate of importance would be noise."""
 
 _BEAT_SECONDS = 60.0
 _ATTEMPTS = 3
-"""How often a trial is tried whose process dies: the trial itself may be the cause."""
+"""How often a trial is tried if its process dies: the trial itself may be the cause."""
 _HOPELESS = 3
 """After so many failures without one success the set-up is wrong, not the hyper-parameters."""
 _INTERRUPTED = "interrupted"
@@ -69,7 +69,7 @@ class Trial:
 
     @property
     def counts(self) -> bool:
-        """Whether it counts as one of the trials asked for; an interrupted trial does not."""
+        """Whether it counts as one of the requested trials; an interrupted trial does not."""
         return self.state in ("running", "complete", "pruned", "failed")
 
 

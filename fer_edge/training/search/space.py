@@ -82,7 +82,7 @@ class FloatRange(_Range, frozen=True, tag="float"):
     """Numbers."""
 
     def suggest(self, trial: optuna.Trial, key: str) -> Any:
-        """Ask ``trial`` for a value of ``key``."""
+        """Let ``trial`` suggest a value of ``key``."""
         return trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
 
 
@@ -95,7 +95,7 @@ class IntRange(_Range, frozen=True, tag="int"):
     step: Annotated[int, Meta(ge=1)] | None = None
 
     def suggest(self, trial: optuna.Trial, key: str) -> Any:
-        """Ask ``trial`` for a value of ``key``."""
+        """Let ``trial`` suggest a value of ``key``."""
         return trial.suggest_int(key, self.low, self.high, step=self.step or 1, log=self.log)
 
 
@@ -116,7 +116,7 @@ class Choice(Record, frozen=True, tag_field="type", tag="categorical"):
         )
 
     def suggest(self, trial: optuna.Trial, key: str) -> Any:
-        """Ask ``trial`` for a value of ``key``."""
+        """Let ``trial`` suggest a value of ``key``."""
         return trial.suggest_categorical(key, list(self.corners))
 
 
