@@ -1,4 +1,4 @@
-"""Random changes of training images, made on whole batches: one warp, one gain, one mask."""
+"""Random changes of training images, a whole batch at once: warp, contrast, brightness, erasing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PADDING = {"reflect": "reflection", "border": "border", "mean": "zeros"}
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """What happens to each of N images: all tensors on the CPU.
+    """The random changes of N images. All tensors are on the CPU.
 
     ``theta`` f32[N, 2, 3] maps output to input coordinates, both in -1..1; ``contrast``
     and ``brightness`` f32[N] are factors; ``box`` f32[N, 4] is top, bottom, left, right of
@@ -33,12 +33,12 @@ class Draw:
     box: Tensor
 
     def rows(self, rows: Tensor) -> Draw:
-        """Return the draw of these rows, ``i64[n]``."""
+        """Return the changes of these rows, ``i64[n]``."""
         return Draw(self.theta[rows], self.contrast[rows], self.brightness[rows], self.box[rows])
 
 
 def draw_augmentation(count: int, recipe: Augment, random: np.random.Generator) -> Draw:
-    """Draw the changes of ``count`` images."""
+    """Draw random changes for ``count`` images."""
 
     def either_way(extent: float) -> np.ndarray:
         return random.uniform(-extent, extent, count)
@@ -46,7 +46,7 @@ def draw_augmentation(count: int, recipe: Augment, random: np.random.Generator) 
     angle = np.deg2rad(either_way(recipe.rotate))
     zoom = 1 + either_way(recipe.scale)
     mirror = np.where(random.random(count) < recipe.flip, -1.0, 1.0)
-    # The side is 2 long in grid coordinates.
+    # In grid coordinates an image has the width 2 and the height 2.
     across, down = 2 * either_way(recipe.shift), 2 * either_way(recipe.shift)
     if recipe.warp < 1:
         # With shifts by whole pixels, interpolation does not smooth the image.
@@ -84,7 +84,7 @@ def _whole_pixels(way: np.ndarray) -> np.ndarray:
 def view_size(recipe: Augment, full: int, part_done: float) -> int:
     """Return the side of the views when ``part_done`` (0..1) of the run is over.
 
-    Grows on a line in steps of 4 pixels, which keeps the maps of stride-2 stages nearly even.
+    It grows linearly in steps of 4 pixels, so that stride-2 stages halve it almost exactly.
     """
     start = min(recipe.start_size or full, full)
     if part_done >= recipe.full_size_at or start == full:
@@ -100,7 +100,7 @@ def augment(
     preprocessing: Preprocessing,
     size: int | None = None,
 ) -> Tensor:
-    """Return normalised ``f32[N, 1, H, W]`` from ``images``, u8 of the same shape, as drawn.
+    """Return ``images``, u8[N, 1, H, W], with the changes ``draw``: normalised f32, same shape.
 
     With ``size`` the views are that many pixels high and wide.
     """
@@ -113,8 +113,8 @@ def augment(
     if resized or recipe.rotate or recipe.scale or recipe.shift or recipe.flip:
         grid = _grid(draw.theta.to(device), height, width)
         x = F.grid_sample(x, grid, "bilinear", _PADDING[recipe.fill], align_corners=False)
-    # Brightness scales the pixel, contrast the distance from the image's own mean; the two and
-    # the division by std are one multiplication and one addition per pixel.
+    # Brightness scales a pixel; contrast scales its distance from the mean of the image. Both
+    # and the division by std are one multiplication and one addition per pixel.
     contrast = draw.contrast.to(device).view(-1, 1, 1, 1)
     brightness = draw.brightness.to(device).view(-1, 1, 1, 1)
     scale = 1.0 / (255.0 * preprocessing.std)
@@ -146,6 +146,6 @@ def _boxes(box: Tensor, height: int, width: int) -> Tensor:
 
 
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Return normalised f32 of ``images``, u8 of any shape: the arithmetic of the reference."""
+    """Return ``images``, u8 of any shape, as normalised f32, with the reference's arithmetic."""
     scale = 1.0 / (255.0 * preprocessing.std)
     return images.to(torch.float32) * scale - preprocessing.mean / preprocessing.std

@@ -54,7 +54,7 @@ def distillation_loss(
 
 @dataclass(frozen=True, eq=False)
 class StudentImages:
-    """The student's data set, and its training images u8[N,1,H,W] in the rows of :class:`Sources`.
+    """The student's data set and training images u8[N,1,H,W]; :class:`Sources` has their rows.
 
     The data set is the one that a cross-validation was split from.
     """
@@ -112,7 +112,7 @@ class Distillation:
     def __call__(
         self, view: Tensor, targets: Tensor, sources: Sources
     ) -> Callable[[Tensor], Tensor]:
-        """Ask the teachers; return the loss, as :data:`fer_edge.training.loop.Objective` does."""
+        """Run the teachers; return the loss, as :data:`fer_edge.training.loop.Objective` does."""
         teacher = self.probabilities(view, sources)
         recipe, weights = self.recipe, self._weights
         return lambda logits: distillation_loss(logits, teacher, targets, recipe, weights)
@@ -127,7 +127,7 @@ class Distillation:
 
 
 class _Network:
-    """A teacher's network, made fast, that takes a student's views f32[N, 1, H, W]."""
+    """A teacher's network, folded for speed, that takes a student's views f32[N, 1, H, W]."""
 
     def __init__(
         self,
@@ -169,19 +169,19 @@ class _OutOfFold:
         answer = view.new_zeros(len(view), self._classes, dtype=torch.float32)
         for fold, network in enumerate(self._networks):
             share = ((folds == fold) * shares).sum(1)
-            asked = share.nonzero()[:, 0]
-            if len(asked):
-                asked, share = asked.to(view.device), share[asked, None].to(view.device)
-                probabilities = network(view[asked], sources, temperature)
-                answer.index_add_(0, asked, share * probabilities)
+            rows = share.nonzero()[:, 0]
+            if len(rows):
+                rows, share = rows.to(view.device), share[rows, None].to(view.device)
+                probabilities = network(view[rows], sources, temperature)
+                answer.index_add_(0, rows, share * probabilities)
         return answer
 
 
 def _held_out(student: StudentImages, described: Sequence[DatasetInfo]) -> Tensor:
-    """Return i64[N]: which of the fold networks, ``described`` in order, was not fitted to a row.
+    """Return i64[N]: the number, from 0, of the fold network that was not fitted to each row.
 
-    The folds are split again as recorded. :class:`DataError` if they are not the images that the
-    networks were trained on.
+    ``described`` has the data record of each network; the folds are split again by it.
+    :class:`DataError` if the images are not those that the networks were trained on.
     """
     fold_of: dict[bytes, int] = {}
     for fold, info in enumerate(described):

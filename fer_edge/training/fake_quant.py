@@ -1,6 +1,6 @@
 """An INT8 graph that can be trained: float arithmetic, rounded where the engine will round.
 
-Rounding has no gradient: it is passed straight through inside the range and is zero outside
+Rounding has no gradient. The gradient is passed unchanged inside the range, and is zero outside
 (Jacob et al. 2018, arXiv 1712.05877). The rounding itself is torch's ``fake_quantize``.
 """
 
@@ -73,7 +73,7 @@ class FakeQuantised(nn.Module):
     def _rounded_constants(
         self, operation: Operation, weight: Tensor, bias: Tensor | None = None
     ) -> list[Tensor]:
-        """Return the weight, and the bias if there is one, as the engine's integers have them."""
+        """Return the weight, and the bias if there is one, rounded as in the engine."""
         setup = self.setup
         mode = setup.weights[operation.inputs[1]]
         scales = weight_scales(weight, mode, half=setup.half_scales)
@@ -99,7 +99,7 @@ def _key(name: str) -> str:
 def weight_scales(weight: Tensor, mode: str, *, half: bool = False) -> Tensor:
     """Return f32[C]: the step of each output channel of ``weight`` [C, ...].
 
-    With ``half`` it is the next higher number of FP16.
+    With ``half`` it is rounded up to a number of FP16.
     The rule is that of :func:`fer_edge.quantize.weights.quantise_weights`, which explains it.
     """
     channels = len(weight)
@@ -117,7 +117,7 @@ def weight_scales(weight: Tensor, mode: str, *, half: bool = False) -> Tensor:
     if not half:
         return scale
     near = scale.clamp(min=torch.finfo(torch.float16).tiny).half()
-    # The bits of a positive number, plus one, are those of the next.
+    # Plus one, the bits of a positive number are those of the next higher number.
     above = (near.view(torch.int16) + 1).view(torch.float16)
     return torch.where(near.float() < scale, above, near).float()
 
@@ -164,7 +164,7 @@ def _average_pool(inputs: list[Tensor], attributes: Mapping[str, Any]) -> Tensor
 
 
 def _padding(attributes: Mapping[str, Any]) -> list[int]:
-    """Return ONNX's pads of both sides as torch's one; they must be equal."""
+    """Return ONNX's pads as torch's padding; the pads of both sides must be equal."""
     pads = list(attributes.get("pads", [0, 0, 0, 0]))
     if pads[:2] != pads[2:] or attributes.get("auto_pad", "NOTSET") != "NOTSET":
         raise UsageError("a layer with uneven padding cannot be fine-tuned for INT8")
@@ -185,4 +185,4 @@ OPERATORS: dict[str, Callable[[list[Tensor], Mapping[str, Any]], Tensor]] = {
     "AveragePool": _average_pool,
     "Flatten": lambda x, a: x[0].flatten(a.get("axis", 1)),
 }
-"""The operators of ONNX that can be fine-tuned; constants may be a convolution's or Gemm's."""
+"""The operators of ONNX that can be fine-tuned; only a Conv or a Gemm may have constants."""

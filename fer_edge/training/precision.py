@@ -1,4 +1,4 @@
-"""Which floating-point type to train in: what the device does fast, and why."""
+"""Which floating-point type to train in: one that the device computes fast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Precision", "bf16_feature", "resolve_precision"]
 
 @dataclass(frozen=True)
 class Precision:
-    """``name`` is fp32, bf16 or fp16 (autocast); ``reason`` is for people."""
+    """``name`` is fp32, bf16 or fp16 (autocast); ``reason`` is shown to the user."""
 
     name: str
     reason: str
@@ -44,5 +44,5 @@ def resolve_precision(wanted: str, device: str, feature: str | None) -> Precisio
             "training in fp16 needs a GPU", fix='set run.precision to "auto", "bf16" or "fp32"'
         )
     if wanted == "bf16" and feature is None:
-        return Precision("bf16", f"as asked; this {name} emulates it, expect it to be slow")
-    return Precision(wanted, "as asked")
+        return Precision("bf16", f"as requested; this {name} emulates it, which is slow")
+    return Precision(wanted, "as requested")

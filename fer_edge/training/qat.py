@@ -1,8 +1,8 @@
 """Quantisation-aware fine-tuning: the network learns to answer as before with 8-bit numbers.
 
-An ordinary run, with three differences: the network is a :class:`FakeQuantised`, which
-rounds where the INT8 graph of a target will; the teacher is the FP32 network it started as; and its
-weights carry the ranges that they were tuned with, which a build then takes instead of calibrating.
+It is an ordinary run with three differences. The network is a :class:`FakeQuantised`, which rounds
+where the INT8 graph of a target rounds. The teacher is the FP32 network that it started from. The
+weights file has the ranges of the fine-tuning, which a build uses instead of a calibration.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ TUNING = (
     "run.precision=fp32",
     "run.compile=off",
 )
-"""What fine-tuning changes in the recipe of the network's own training."""
+"""The changes that fine-tuning makes to the recipe of the network."""
 
 _SAME = 1e-3
 
 
 def qat_recipe(info: WeightsInfo, overrides: Iterable[str] = ()) -> Recipe:
-    """Return the recipe to fine-tune weights with, whose file records ``info``."""
+    """Return the recipe to fine-tune weights; ``info`` is the record in their file."""
     recipe = recipe_from_dict(info.recipe) if info.recipe else Recipe()
     return with_overrides(recipe, (*TUNING, *overrides))
 
 
 class QatSession(Session):
-    """A session of a run whose ``run.json`` has ``qat``: the setup, for its one teacher's network.
+    """A session of a run whose ``run.json`` has ``qat``, the setup for the network of its teacher.
 
-    Raises what :class:`Session` and :meth:`Teacher.open` raise, :class:`UsageError` for a network
+    Raises what :class:`Session` and :func:`open_teacher` raise, :class:`UsageError` for a network
     that the setup does not fit.
     """
 
@@ -69,7 +69,7 @@ class QatSession(Session):
         source, weights = open_teacher(self.teachers[0])
         if weights.preprocessing != self.preprocessing:
             raise UsageError(
-                f"{weights.path} normalises its images in another way than training does",
+                f"{weights.path} normalises its images differently from training",
                 fix="fine-tune a network trained by this version of fer-edge",
             )
         self.spec = weights.spec
@@ -114,6 +114,6 @@ class QatSession(Session):
         }
 
     def overview(self) -> RunOverview:
-        """Return what is going to happen; the costs are the network's without the rounding."""
+        """Return what the run will do; the costs are those of the network without rounding."""
         parameters, macs = self._costs
         return replace(super().overview(), parameters=parameters, macs=macs)

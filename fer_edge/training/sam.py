@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: gradients from where the loss is worst nearby.
+"""Sharpness-aware minimisation: gradients at the nearby weights with the highest loss.
 
 Foret et al. 2021, arXiv 2010.01412: the update of ``w`` uses the gradient at ``w + rho g / |g|``.
 The training then ends where the loss is flat. Each step needs two passes. Most of the gain comes
@@ -20,7 +20,10 @@ __all__ = ["is_sharpness_aware", "uphill"]
 
 
 def is_sharpness_aware(recipe: Optim, done: int, total: int) -> bool:
-    """Return whether step ``done`` of ``total``, counted from 0, takes its gradient uphill."""
+    """Return whether step ``done`` of ``total``, counted from 0, takes its gradient uphill.
+
+    Uphill means: at weights that were shifted by :func:`uphill`.
+    """
     return recipe.sam > 0 and done >= recipe.sam_from * total
 
 
@@ -38,7 +41,7 @@ def uphill(networks: Sequence[nn.Module], rho: float) -> Iterator[None]:
         length = torch.stack(torch._foreach_norm(gradients)).norm()
         step = torch.where(length.isfinite() & (length > 0), rho / length, 0.0)
         kept = [item.detach().clone() for item in parameters]
-        # 0 * inf is not a number: what is not finite is left out before it is multiplied.
+        # 0 * inf is not a number, so values that are not finite become 0 before the product.
         finite = [gradient.nan_to_num(0, 0, 0) for gradient in gradients]
         torch._foreach_add_(parameters, list(torch._foreach_mul(finite, step)))
     for item in parameters:

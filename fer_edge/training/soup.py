@@ -37,7 +37,7 @@ __all__ = ["Ingredient", "find_ingredients", "make_soup", "mean_state"]
 
 @dataclass(frozen=True, eq=False)
 class Ingredient:
-    """A finished run's network, by the name that a user knows it by."""
+    """The network of a finished run, with the name that the user gave."""
 
     name: str
     weights: Weights
@@ -49,7 +49,7 @@ class Ingredient:
 
     @property
     def info(self) -> IngredientInfo:
-        """What the soup's files record of it: without the path, which belongs to one machine."""
+        """The record of it in the soup's files, without the path, which is valid on one machine."""
         top1 = self.weights.info.public_top1
         return IngredientInfo(name=self.name, sha256=self.weights.sha256, public_top1=top1)
 
@@ -105,7 +105,7 @@ def find_ingredients(
 def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return the mean of state dicts of one network; counters are the first one's.
 
-    BatchNorm's statistics are averaged too: near each other in one basin, as the weights are.
+    BatchNorm's statistics are averaged too: in one basin they are as similar as the weights.
     """
     mean: dict[str, Tensor] = {}
     for name, value in states[0].items():
@@ -126,9 +126,9 @@ def make_soup(
 ) -> RunFolder:
     """Write the run ``name`` below ``root``, finished, with the mean weights of ``ingredients``.
 
-    Its recipe is the first ingredient's; rows of TRAIN count as held out only where all
-    ingredients held the same ones out. Its history is one row: the rate is 0, the training loss
-    that of the plain images of TRAIN, single view. ``data`` says where ``dataset`` was read from.
+    Its recipe is the first ingredient's; rows of TRAIN count as held out only if all ingredients
+    held out the same ones. Its history is one row: the rate is 0, and the training loss is that of
+    the plain images of TRAIN, single view. ``data`` is the source of ``dataset``.
     UsageError if the ingredients learnt votes and ``dataset`` has none.
     """
     start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Starting a run: its folder is made by one process, and all processes know it."""
+"""Start a run: one process makes its folder, and all processes use it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = [
 class InitialWeights:
     """The weights that a run starts from.
 
-    ``origin`` is recorded where ``file`` is temporary: it has the ``path`` that it was made from.
+    If ``file`` is temporary, ``origin`` is recorded: its ``path`` is what the file was made from.
     """
 
     file: Path
@@ -67,7 +67,7 @@ def start_run(
     init: InitialWeights | None = None,
     qat: QatSetup | None = None,
 ) -> RunFolder:
-    """Make the folder of a new run below ``root``; ``data`` says where the images were read from.
+    """Make the folder of a new run below ``root``; ``data`` is the source of the images.
 
     The run will learn from ``teachers``. It starts from a copy of ``init``; without it, from random
     weights. With ``qat`` it fine-tunes its teacher for the INT8 graph of that setup.
@@ -84,7 +84,7 @@ def start_run(
     def create() -> Path:
         run = create_run(root, name, recipe, dataset.info(), location(data), teachers=teachers)
         if init is not None:
-            # A copy: the other run may be gone, or trained on, before this one is resumed.
+            # A copy: the other run may be deleted, or trained further, before this one is resumed.
             content = init.file.read_bytes()
             write_bytes(run.init, content)
             origin = dict(init.origin or {"path": location(str(init.file))})
@@ -126,7 +126,7 @@ def _check_init(init: InitialWeights, recipe: Recipe, dataset: FerDataset) -> No
     fits = fits_into(state, fresh)
     if weights.spec.name != wanted.name or not fits:
         raise UsageError(
-            f"{shown} holds {weights.spec.name} {dict(weights.spec.options)}, the recipe asks for "
+            f"{shown} holds {weights.spec.name} {dict(weights.spec.options)}, the recipe has "
             f"{wanted.name} {dict(wanted.options)}",
             fix=f"train the network of these weights, {_as_options(weights.spec)}, or a wider one",
         )
@@ -142,7 +142,7 @@ def _check_init(init: InitialWeights, recipe: Recipe, dataset: FerDataset) -> No
     before = recipe_from_dict(recorded).data if recorded else Data()
     if recipe.data != before and recipe.data.holdout:
         raise UsageError(
-            f"{shown} has seen images that this recipe holds out: its own [data] was "
+            f"{shown} was trained on images that this recipe holds out: its own [data] was "
             f"holdout {before.holdout:g}, seed {before.holdout_seed}",
             fix=f"--set data.holdout={before.holdout:g} --set "
             f"data.holdout_seed={before.holdout_seed}",
@@ -150,7 +150,7 @@ def _check_init(init: InitialWeights, recipe: Recipe, dataset: FerDataset) -> No
 
 
 def _as_options(spec: ModelSpec) -> str:
-    """Return the options of ``fer-edge train`` that ask for the network of ``spec``."""
+    """Return the options of ``fer-edge train`` that select the network of ``spec``."""
     words = ["--model", spec.name]
     for key, value in spec.options.items():
         words += ["--set", f"model.options.{key}={json.dumps(value)}"]
@@ -158,7 +158,7 @@ def _as_options(spec: ModelSpec) -> str:
 
 
 def location(data: str) -> str:
-    """Return ``data``, as a path that means the same after a change of folder if it is one."""
+    """Return ``data``; a path becomes absolute, so that it is valid in any working folder."""
     return str(Path(data).resolve()) if Path(data).exists() else data
 
 

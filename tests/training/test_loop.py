@@ -166,7 +166,7 @@ def test_bf16_trains_as_asked(faces: FerDataset, tiny: TinyRecipe, new_run: NewR
     recorder = Recorder()
     run = new_run(recipe)
     train(run, recipe, faces, reporter=recorder)
-    assert recorder.overviews[0].precision.startswith("bf16 (as asked")
+    assert recorder.overviews[0].precision.startswith("bf16 (as requested")
     assert all(value.dtype != torch.bfloat16 for value in weights_of(run).values())
 
 
@@ -346,7 +346,7 @@ def test_a_run_starts_from_the_weights_it_is_given(
     with pytest.raises(UsageError, match="holds compact") as raised:
         begin("other", "model.options.blocks=[2, 1]")
     assert "--model compact --set 'model.options." in str(raised.value.fix)
-    with pytest.raises(UsageError, match="has seen images that this recipe holds out"):
+    with pytest.raises(UsageError, match="was trained on images that this recipe holds out"):
         begin("leak", "data.holdout_seed=1")
     other = faces.take(range(len(faces) - 1))
     with pytest.raises(UsageError, match="not to TRAIN of"):
