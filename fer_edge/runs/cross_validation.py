@@ -35,7 +35,7 @@ __all__ = [
 
 SCHEMA = 1
 SCORES = ("top1", "macro_f1", "loss")
-"""What each fold is scored by, as fractions and nats."""
+"""The scores of each fold, as fractions and nats."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class CrossValidation:
         return tuple(RunFolder(self.path / f"fold-{i + 1}") for i in range(self.info().folds))
 
     def update(self) -> CrossValidationInfo:
-        """Rewrite ``cv.json`` from what its runs say, and return it."""
+        """Rewrite ``cv.json`` from the records of its runs, and return it."""
         info = self.info()
         results = tuple(_result(run) for run in self.runs if fold_status(run) == "finished")
         info = msgspec.structs.replace(
@@ -83,11 +83,11 @@ def fold_status(run: RunFolder) -> str | None:
 
 
 def _result(run: RunFolder) -> FoldResult:
-    """Return what ``cv.json`` says of one finished fold."""
+    """Return the record of one finished fold in ``cv.json``."""
     last, best = run.info().last, run.info().best
     if last is None or best is None:
         raise IntegrityError(
-            f"{run.path / 'run.json'} says finished, but has no scores",
+            f"{run.path / 'run.json'} has the status finished, but no scores",
             fix="train again under another --name",
         )
     content = {

@@ -239,7 +239,7 @@ def _list(wants: Wants) -> str:
 
 
 def _nothing(name: str | Path, root: Path, wants: Wants) -> UsageError:
-    """Return the error for a NAME that nothing known has; it says so where another thing has it."""
+    """Return the error for a NAME that nothing has, or only something of no known kind."""
     path = next((path for path in (Path(name), root / name) if path.exists()), None)
     if path is not None:
         fix = "a run's folder holds run.json, a bundle's folder manifest.json"

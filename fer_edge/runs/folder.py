@@ -162,7 +162,7 @@ class RunFolder:
         """Change fields of ``run.json``."""
         path = self.path / "run.json"
         content = to_dict(msgspec.structs.replace(self.info(), **values))
-        # Through the reader: what is written can be read again.
+        # Through the reader: it refuses content that could not be read again.
         write_json(path, to_dict(read_record(RunInfo, plain(content), str(path))))
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -188,7 +188,7 @@ def create_run(
     *,
     teachers: Sequence[TeacherInfo] = (),
 ) -> RunFolder:
-    """Make the folder of a new run; a :class:`UsageError` refuses a name that is taken or unfit."""
+    """Make the folder of a new run; :class:`UsageError` for a name that is taken or not allowed."""
     if name is None:
         name = f"{recipe.model.name}-{datetime.now():%Y%m%d-%H%M%S}"
     path = make_run_folder(root, name)
@@ -211,7 +211,7 @@ def create_run(
 
 
 def check_new_name(root: Path, name: str) -> None:
-    """Raise :class:`UsageError` where ``name`` is unfit for a run, or taken below ``root``."""
+    """Raise :class:`UsageError` if ``name`` is not allowed for a run, or taken below ``root``."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UsageError(
             f"{name!r} is not a name for a run",
