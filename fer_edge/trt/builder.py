@@ -46,7 +46,7 @@ __all__ = ["PlanReport", "plan_from_onnx"]
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan that was built: the file and what its sidecar says.
+    """A plan that was built: the file and the content of its sidecar.
 
     ``layers`` is the file of TensorRT's engine inspector; None without a GPU that loads the plan.
     """
@@ -71,7 +71,7 @@ class _Library:
         kind, version = flavour_of(trt), tensorrt_version(trt)
         if kind.name != target.package or not target.accepts(version):
             raise EngineMismatchError(
-                f"target {target.name} wants {target.package} {target.tensorrt}, "
+                f"target {target.name} needs {target.package} {target.tensorrt}, "
                 f"this is {kind.title} {version}",
                 fix=f"run on the device: {target.build_command()}",
             )
@@ -138,7 +138,7 @@ def plan_from_onnx(
     lib = _Library.open(import_tensorrt(target.package) if trt is None else trt, target, reporter)
     kind = lib.kind
     if gpu is None:
-        # Scar: without a driver 8.6 crashes here instead of returning an error.
+        # Without a driver, TensorRT 8.6 crashes here instead of returning an error.
         gpu = gpu_or_reason()[0] if kind.builds_without_gpu else find_gpu()
 
     content = src.read_bytes()
@@ -146,7 +146,7 @@ def plan_from_onnx(
     parsed = _parse(lib, builder, src, content, target)
     if precision is not None and precision != parsed.precision:
         raise UsageError(
-            f"{precision} was asked for, but {src} is a graph in {parsed.precision}",
+            f"{precision} was requested, but {src} is a graph in {parsed.precision}",
             fix=f"fer-edge build --precision {precision} --target {target.name}",
         )
     batches = {"min": 1, "opt": 1, "max": target.build.max_batch}
@@ -270,8 +270,8 @@ def _set_flags(trt: ModuleType, config: Any, precision: str) -> list[str]:
     """Set the builder's flags; return the names of those that differ from its defaults."""
     flags = []
     if precision == "fp32":
-        # On by default, TF32 rounds every convolution's inputs to 10 bits: not the FP32 that the
-        # numeric gate (1e-4) means.
+        # TF32, on by default, rounds every convolution's inputs to 10 bits: this is less exact than
+        # the FP32 that the numeric gate (1e-4) tests.
         config.clear_flag(trt.BuilderFlag.TF32)
         flags.append("no TF32")
     if not _is_strongly_typed(trt):

@@ -45,7 +45,7 @@ _CAUSES: tuple[tuple[str, str, str, str], ...] = (
     (
         r"^DequantizeLinear$",
         r"Int32|INT32|only activation types|can only run in DataType::kINT8",
-        "it dequantises an INT32 tensor (a quantised bias): TensorRT wants the bias in floating "
+        "it dequantises an INT32 tensor (a quantised bias): TensorRT needs the bias in floating "
         "point",
         _REBUILD_INT8,
     ),
@@ -144,7 +144,7 @@ def quiet_rewrites(
     for pattern, reason in _QUIET_REWRITES:
         if any(pattern.search(text) for text in warnings):
             return UsageError(
-                f"{title} would not compute what {source} says: {reason}",
+                f"{title} would not compute the same as {source}: {reason}",
                 fix=_REBUILD_INT8.format(target=target),
             )
     return None

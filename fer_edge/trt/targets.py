@@ -1,7 +1,7 @@
 """The devices that engines are built for: ``engines/targets/*.toml``, read and matched.
 
-A target says how its graph is typed and what its plan needs (TensorRT release, compute
-capability), so that a graph can be prepared on any machine and the plan be built on the device.
+A target has the types of its graph and the needs of its plan (TensorRT release, compute
+capability). So any machine can prepare the graph, and the device builds the plan.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TargetProfile(Record, frozen=True, kw_only=True):
     machine: str
     """``platform.machine()`` of the device."""
     precision: Literal["fp32", "fp16", "int8"]
-    """The one to try first."""
+    """The precision to try first."""
     build: Limits
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class TargetProfile(Record, frozen=True, kw_only=True):
     def strongly_typed(self) -> bool:
         """Whether its builder takes every tensor's type from the graph (TensorRT 10 and later).
 
-        Where not (8.6), Q/DQ and scales are FP32, and FP16 for the rest is the builder's choice.
+        If not (8.6), Q/DQ and scales are FP32, and for the rest the builder may choose FP16.
         """
         return self.package == "tensorrt-rtx" or _lowest(self.tensorrt) >= (10,)
 
@@ -91,7 +91,7 @@ class TargetProfile(Record, frozen=True, kw_only=True):
         except UnavailableError as error:
             return str(error)
         if not self.accepts(version):
-            return f"{self.name} wants {kind.title} {self.tensorrt}, this machine has {version}"
+            return f"{self.name} needs {kind.title} {self.tensorrt}, this machine has {version}"
         if kind.builds_without_gpu:
             return None
         gpu, reason = gpu_or_reason()
@@ -153,9 +153,9 @@ def local_target() -> TargetProfile:
     if not fitting:
         raise UnavailableError(
             f"no target profile fits TensorRT {version} on sm_{gpu.sm} ({platform.machine()})",
-            fix="add one to engines/targets/ (its README says how)",
+            fix="add one to engines/targets/ (see engines/README.md)",
         )
-    # One that names the compute capability knows the device better than one that takes any.
+    # A profile that names the compute capability is more specific than one that takes any.
     return min(fitting, key=lambda profile: (not profile.sm, profile.name))
 
 

@@ -48,7 +48,7 @@ class TimingCache:
             config.set_timing_cache(empty, False)
 
     def take_from(self, config: Any) -> None:
-        """Add a build's timings to the file, which another build may have changed meanwhile.
+        """Add a build's timings to the file, which another build may have changed since then.
 
         The cache only saves time, so a full disk is not an error.
         """

@@ -128,7 +128,7 @@ def test_a_machine_that_no_profile_fits_is_told_so(monkeypatch: pytest.MonkeyPat
     ("arch", "release", "gpu", "reason"),
     [
         ("x86_64", "10.3.0", H200, "orin-jp62 is aarch64, this machine is x86_64"),
-        ("aarch64", "8.6.2", ORIN, "wants TensorRT >=10.3,<10.4, this machine has 8.6.2"),
+        ("aarch64", "8.6.2", ORIN, "needs TensorRT >=10.3,<10.4, this machine has 8.6.2"),
         ("aarch64", "10.3.0", None, "libcuda.so.1"),
         ("aarch64", "10.3.0", THOR, r"is sm_87, this GPU \(Thor\) is sm_110"),
     ],
