@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["made_by", "weights_from_bundle"]
 
 _SAME = 1e-3
-"""How far the logits may be from the graph's, of their largest."""
+"""Limit of the difference from the graph's logits, as a fraction of the largest logit."""
 
 
 def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
@@ -94,7 +94,7 @@ def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
 def made_by(bundle: Bundle) -> tuple[str, list[str]]:
     """Return the name of the run that a bundle was made from, and the commands that trained it.
 
-    By its card; without one, the bundle's own name and no commands.
+    They are in its card; without one, they are the bundle's own name and no commands.
     """
     commands = bundle.manifest.card.training.commands
     trained = [command for command in commands if not command.startswith("python ")]
@@ -104,7 +104,7 @@ def made_by(bundle: Bundle) -> tuple[str, list[str]]:
 
 
 def _folded_names(model: nn.Module, size: int) -> list[str]:
-    """Return the names of what is left of ``model`` when it is folded, as its graph has them."""
+    """Return the names of the tensors of the folded ``model``, as its graph has them."""
     from fer_edge.models.folding import folded
 
     torch = require("torch", "train")

@@ -23,7 +23,7 @@ __all__ = ["FP32_MAX_ABS", "InputKind", "graph_from_module", "onnx_from_weights"
 InputKind = Literal["u8", "f32"]
 
 FP32_MAX_ABS = 1e-4
-"""How far an FP32 graph's logits may be from PyTorch's, anywhere on the golden images."""
+"""Largest difference of an FP32 graph's logits from PyTorch's on the golden images."""
 
 
 def onnx_from_weights(
@@ -31,14 +31,14 @@ def onnx_from_weights(
 ) -> Fp32Network:
     """Export a weights file to the FP32 graph ``out``, and return the network.
 
-    Its ``logits`` f32[G,7] are PyTorch's, of the golden images.
+    Its ``logits`` f32[G,7] are PyTorch's, for the golden images.
 
     The graph takes ``images`` and gives ``logits`` f32[N,7]; N is free. With ``input="u8"``
     images are u8[N,1,48,48] pixels and the normalisation is in the graph; with ``"f32"`` they are
     normalised f32[N,1,48,48]. BatchNorm is folded into the convolution before it. Equal weights
     give equal bytes.
 
-    :class:`NumericsError` where ONNX Runtime's logits differ from PyTorch's by more than
+    :class:`NumericsError` if ONNX Runtime's logits differ from PyTorch's by more than
     :data:`FP32_MAX_ABS`.
     """
     torch = require("torch", "train")
@@ -94,7 +94,7 @@ def _export(module: Any, example: Any, opset: int) -> Any:
     torch = require("torch", "train")
     onnx = require("onnx", "build")
     # dynamo=False: the other exporter writes global pooling as ReduceMean + Reshape, which no INT8
-    # kernel takes, and does not honour opset 17, which TensorRT 8.6 needs.
+    # kernel takes, and does not write opset 17, which TensorRT 8.6 needs.
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx")
@@ -125,7 +125,7 @@ def _compare(path: Path, expected: np.ndarray, preprocessing: Any) -> None:
         raise NumericsError(
             f"the exported graph's logits differ from PyTorch's by {worst:.2e} "
             f"(limit {FP32_MAX_ABS:.0e})",
-            fix="the network uses an operation that does not export faithfully: change it",
+            fix="the network has an operation that is exported with another result: replace it",
         )
 
 

@@ -43,11 +43,12 @@ def half_precision(model: Any) -> Any:
     for name, array in wires.constants.items():
         if array.dtype == np.float32 and array.size and np.abs(array).max() > _LARGEST:
             raise NumericsError(
-                f"{name} holds {np.abs(array).max():.3g}, which FP16 cannot", fix="use fp32"
+                f"{name} has the value {np.abs(array).max():.3g}, too large for FP16",
+                fix="use fp32",
             )
     affine = affine_input(model, wires)
     with warnings.catch_warnings():
-        # It warns of every weight under 1e-7, which is 1e-7 afterwards: nothing, next to others.
+        # It warns about every weight below 1e-7, which becomes 1e-7: too small to matter.
         warnings.filterwarnings("ignore", message=r"the float32 number .* will be truncated to")
         return converter.convert_float_to_float16(
             model,

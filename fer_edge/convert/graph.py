@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 FLOAT, UINT8 = 1, 2
-"""onnx.TensorProto's codes; the enum itself is not needed before onnx is."""
+"""onnx.TensorProto's codes, written here so that this module does not import onnx for them."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Wiring:
     outputs: tuple[str, ...]
 
     def sole_consumer(self, tensor: str) -> Any | None:
-        """Return the one node that reads ``tensor``, or None: several, none, or a graph output."""
+        """Return the only node that reads ``tensor``; None for several, none or a graph output."""
         readers = self.consumers.get(tensor, ())
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
@@ -60,7 +60,7 @@ class Wiring:
 
 @dataclass(frozen=True)
 class AffineInput:
-    """Pixels that a graph itself turns into ``x = pixel * scale + offset`` (``tensor``).
+    """Pixels that a graph itself converts to ``x = pixel * scale + offset`` (``tensor``).
 
     ``nodes`` are the names of the nodes that do so.
     """
@@ -99,9 +99,9 @@ def load_model(path: Path | str) -> Any:
 def read_graph(source: Graph | Path | str) -> Graph:
     """Parse and check an ONNX file, and name the nodes that have no name.
 
-    A :class:`Graph` is returned as it is. Constants that only an Identity names are read as
-    constants (:func:`inline_identities`). :class:`UsageError` where there is no file,
-    :class:`IntegrityError` where it is damaged.
+    A :class:`Graph` is returned unchanged. The Identity of a constant is replaced by the constant
+    (:func:`inline_identities`). :class:`UsageError` if there is no file, :class:`IntegrityError` if
+    it is damaged.
     """
     if isinstance(source, Graph):
         return source
@@ -125,7 +125,7 @@ def read_graph(source: Graph | Path | str) -> Graph:
 
 
 def inline_identities(model: Any) -> None:
-    """Let the readers of an Identity of a constant read the constant.
+    """Make the nodes that read the Identity of a constant read the constant itself.
 
     torch's exporter writes equal weights only once (such as the zero biases of a new network) and
     adds Identity nodes for their other names. A node that reads such a name then seems to have no
@@ -235,7 +235,7 @@ def set_metadata(model: Any, content: Mapping[str, Any]) -> None:
 def affine_input(model: Any, wires: Wiring) -> AffineInput | None:
     """Return how a graph of u8 pixels normalises them, or None if it does so in another way.
 
-    Understood: Cast, then any number of Mul, Div, Add, Sub with scalar constants.
+    Supported: Cast, then any number of Mul, Div, Add, Sub with scalar constants.
     """
     if len(model.graph.input) != 1 or model.graph.input[0].type.tensor_type.elem_type != UINT8:
         return None

@@ -75,6 +75,6 @@ def test_what_is_refused(fp32: Path, ranges: Ranges, tmp_path: Path) -> None:
         node("Flatten", ["g"], "logits")
 
     loud = saved(graph(build), tmp_path / "loud.onnx")
-    with pytest.raises(NumericsError, match="kernel holds 1e"):
+    with pytest.raises(NumericsError, match="kernel has the value 1e"):
         fp16_from_onnx(loud, tmp_path / "x.onnx")
     assert not (tmp_path / "x.onnx").exists()
