@@ -74,7 +74,7 @@ def _prove(report: PlanReport, bundle: Bundle, profile: TargetProfile, reporter:
     kind = backend_class(profile.package)
     reason = kind.unavailable_reason()
     if reason is not None:
-        reporter.note(f"the plan was built and not run: {reason}")
+        reporter.note(f"the plan was built but not run: {reason}")
         return
     sidecar = report.sidecar
     with kind(

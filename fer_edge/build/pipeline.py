@@ -37,7 +37,7 @@ _INT8, _GATE = Int8Options(), GateOptions()
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build made.
+    """The result of a build.
 
     ``asked`` is the precision that the caller gave. ``use`` is the precision to use: if the gate
     failed, it is a higher one, and ``error`` has the reason. ``engine`` is the file in the bundle
@@ -77,7 +77,7 @@ def build(
     holds the checkpoint, the FP32 graph, golden inputs with the reference's answers and the engine.
     ``data`` (a data set or its source) is needed for INT8, whose ranges come from the TRAIN images
     of a recipe, and to verify: every image of the gate's split goes through reference and engine,
-    and the gate judges. It is split as the network's training data was; DataError where that was a
+    and the gate judges. It is split as the network's training data was; DataError if that was a
     split of another data set.
 
     ``prior`` (natural, balanced, auto or a number, see :mod:`fer_edge.measure.prior`) corrects the
@@ -186,7 +186,7 @@ def _plan_only(
     assert target.profile is not None
     assert source.given is not None
     if source.output != source.given.path:
-        raise UsageError("a plan is added to the bundle that its graph is in", fix="leave -o away")
+        raise UsageError("a plan is added to the bundle that its graph is in", fix="remove -o")
     reporter.note(f"{source.described} has {target.artifact(precision)}: building the plan from it")
 
     start = time.perf_counter()

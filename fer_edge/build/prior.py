@@ -35,9 +35,9 @@ def with_prior(
 ) -> BuildSource:
     """Return ``source`` with weights in ``folder`` whose ``prior`` is another one.
 
-    The source itself stays as it is. The confidence is fitted anew, on the held-out part of TRAIN,
-    for the accuracy that the source's own was fitted for. A bundle without weights gives those of
-    its FP32 graph. UsageError for an ONNX file, and where nothing was held out.
+    The source itself is not changed. The confidence is fitted again, on the held-out part of TRAIN,
+    for the same accuracy as the source's confidence. If a bundle has no weights, those of its FP32
+    graph are used. UsageError for an ONNX file, and if nothing was held out.
     """
     from fer_edge.build.confidence import write_fitted
     from fer_edge.models.header import read_header

@@ -81,7 +81,7 @@ def _own_copy(path: Path, output: str | Path | None) -> Bundle:
     if output is None or is_packaged(output):
         raise UsageError(
             f"{path} is part of the installed package, which is not written to",
-            fix=f"say where its copy goes: fer-edge build {packaged_name(path)} -o {path.name}",
+            fix=f"give a folder for its copy: fer-edge build {packaged_name(path)} -o {path.name}",
         )
     if not (Path(output) / MANIFEST).is_file():
         with BundleWriter(output, base=Bundle.open(path)):
@@ -114,5 +114,5 @@ def _output(output: str | Path | None, default: Path) -> Path:
 
 
 def _existing(folder: Path) -> Bundle | None:
-    """Return the bundle in ``folder``, to be added to; None where there is none."""
+    """Return the bundle in ``folder``, to which files are added; None if there is none."""
     return Bundle.open(folder) if (folder / MANIFEST).is_file() else None

@@ -20,7 +20,7 @@ def with_training_votes(
     """Return ``dataset`` with the votes that a network learnt, or with the file ``votes``.
 
     ``run`` is the folder of the network's run, whose ``run.json`` names the file of votes. A
-    network that learnt FER2013's labels needs no votes. ``dataset`` comes back as it is where no
+    network that learnt FER2013's labels needs no votes. ``dataset`` is returned unchanged if no
     file is named or found. UsageError if the file is not the one that the network learnt.
     """
     from fer_edge.data.fer2013 import with_votes

@@ -53,12 +53,12 @@ class Ranges:
         except KeyError:
             raise UsageError(
                 f"the calibration has no range for the tensor {tensor!r}",
-                fix="calibrate this very graph: ranges belong to one ONNX file",
+                fix="calibrate this graph: ranges are valid for one ONNX file only",
             ) from None
 
 
 def calibration_tensors(model: Any) -> list[str]:
-    """Return the tensors to measure: computed f32, not swallowed by the activation after them.
+    """Return the tensors to measure: computed f32, not absorbed by the activation after them.
 
     The result of a convolution that only a ReLU reads never exists in an INT8 engine.
     """
@@ -95,7 +95,7 @@ def ranges_from_onnx(
     """Run ``src`` on the calibration images and return the range of each tensor.
 
     ``method`` overrides the recipe's: ``minmax`` keeps every value, ``percentile`` and ``entropy``
-    clip by magnitude (:mod:`fer_edge.quantize.thresholds`), never beyond what was seen. Results are
+    clip by magnitude (:mod:`fer_edge.quantize.thresholds`), within the measured values. Results are
     kept in the user's cache under the digest of all that they depend on; an entry that does not
     match, or is damaged, is measured again, with a ``note``.
     """
@@ -280,7 +280,7 @@ def _histogram(values: np.ndarray, limit: float, bins: int) -> np.ndarray:
     """Count |values| in ``bins`` equal bins over 0..limit."""
     if limit <= 0:
         return np.bincount([0], [values.size], minlength=bins).astype(np.int64)
-    # Three times as fast as np.histogram, which sorts out the rounding at each edge.
+    # Three times as fast as np.histogram, which corrects the rounding at each edge.
     at = (np.abs(values).ravel() * np.float32(bins / limit)).astype(np.int32)
     return np.bincount(np.minimum(at, bins - 1), minlength=bins)
 
