@@ -27,7 +27,7 @@ COLUMNS = (
     *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
     *("unknown", "NF"),
 )
-"""What a vote may say, in the order of the file; NF: not a face."""
+"""The choices of a vote, in the order of the file; NF: not a face."""
 
 _HEADER = ("Usage", "Image name", *COLUMNS)
 _VOTERS = 10

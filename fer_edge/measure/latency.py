@@ -298,7 +298,7 @@ def _repeat(
             if late < 0:
                 clock.sleep(-late / 1e9)
             else:
-                # A camera does not wait: all frames that came meanwhile are lost but the last one.
+                # A camera does not wait: of the frames that came meanwhile, only the last is used.
                 missed += late // period
                 due += late // period * period
             due += period

@@ -134,7 +134,7 @@ class ScoredImages:
 
 
 def labels_note(trained_on_votes: bool, dataset: FerDataset) -> str:
-    """Return what to say of a network that is scored by other labels than it learnt; "" if none."""
+    """Return the note for a network that is scored by other labels than it learnt; "" if none."""
     by_votes = dataset.voters is not None
     if trained_on_votes == by_votes:
         return ""

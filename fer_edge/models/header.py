@@ -1,7 +1,7 @@
 """The header of a weights file, read without torch and without the tensors.
 
 A weights file is safetensors with JSON in its header. Schema 1 of that metadata (all values are
-strings, as safetensors demands)::
+strings, as safetensors requires)::
 
     schema         "1"
     spec           JSON of ModelSpec.to_dict()
@@ -33,7 +33,7 @@ SCHEMA = "1"
 _MOST_BYTES = 100 << 20
 """The safetensors format's own limit of a header."""
 
-_FIX = "copy it again from where it came, or train again"
+_FIX = "copy it again from its source, or train again"
 
 _Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 
@@ -69,10 +69,10 @@ class WeightsHeader:
 
 
 def read_header(path: Path | str) -> WeightsHeader:
-    """Return what a weights file says of its network.
+    """Return what a weights file records of its network.
 
-    Raises :class:`UsageError` where there is no file or it is not one of ours, and
-    :class:`IntegrityError` where it is damaged.
+    Raises :class:`UsageError` if there is no file or fer-edge did not write it, and
+    :class:`IntegrityError` if it is damaged.
     """
     path = Path(path)
     if not path.is_file():

@@ -161,7 +161,7 @@ def _confidence(confidence: ConfidenceInfo | None) -> str:
     if confidence is None or confidence.temperature is None:
         return ""
     fitted, public = confidence.fitted_on, confidence.public
-    target = "the asked level" if confidence.target is None else f"{confidence.target:.0%}"
+    target = "the requested fraction" if confidence.target is None else f"{confidence.target:.0%}"
     text = (
         f"The logits are divided by a temperature of {confidence.temperature:.4f}, in the "
         f"weights of the last layer: {confidence.method}."
