@@ -164,7 +164,7 @@ class IngredientInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
 
 
 class AbstainPoint(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """What remains if only answers of confidence >= ``threshold`` count: fractions and a count."""
+    """The result if only answers of confidence >= ``threshold`` count: fractions and a count."""
 
     threshold: Finite
     coverage: Finite | None = None
@@ -223,10 +223,10 @@ class ConfidenceScores(OpenRecord, frozen=True, kw_only=True, eq=False):
 
 
 class ConfidenceInfo(ConfidenceScores, frozen=True, kw_only=True, eq=False):
-    """The temperature that is in the weights, and what confidence is worth with it.
+    """The temperature that is in the weights, and the scores of the confidence with it.
 
     The scores are those of the held-out images; ``public`` are PUBLIC's. ``target`` is the accuracy
-    (a fraction) that answers above the abstain threshold shall have.
+    (a fraction) that the answers above the abstain threshold must reach.
     """
 
     temperature: Annotated[float, Meta(gt=0, le=1e6)] | None = None
@@ -242,7 +242,7 @@ class _Holdout(OpenRecord, frozen=True, kw_only=True, eq=False):
 
 
 class QatInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """What weights were fine-tuned for INT8 with.
+    """The INT8 setup that weights were fine-tuned with.
 
     ``target`` is the placement, ``method`` the calibration; ``ranges`` has the lowest and the
     highest value of each tensor of the graph.
@@ -254,7 +254,7 @@ class QatInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
 
 
 class WeightsInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """What a weights file says of its making; a network from elsewhere says little.
+    """How the weights in a file were made; little is known of a network from elsewhere.
 
     ``recipe`` is the JSON form of the training recipe, ``metrics`` the scores on PUBLIC after
     ``epoch``. ``qat``: placement, method and ranges that the network was fine-tuned with for INT8.
@@ -278,12 +278,12 @@ class WeightsInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> WeightsInfo:
-        """Return the record of these fields, checked as one that is read from a file."""
+        """Return the record of these fields, with the same checks as for a file."""
         return read_record(cls, plain(content), "weights")
 
     @property
     def holdout(self) -> tuple[float, int] | None:
-        """The fraction of TRAIN that was held out and its seed; None where nothing was.
+        """The fraction of TRAIN that was held out and its seed; None if nothing was.
 
         :class:`~fer_edge.errors.IntegrityError` for a recipe of another shape.
         """
