@@ -32,7 +32,7 @@ _FER2013 = (
     "agree with each other on about two of three"
 )
 _NO_FEELING = "it names the expression that people would see, not what a person feels"
-_ONE_VIEW = "scored on one view of each image at batch 1, the very call that an application makes"
+_ONE_VIEW = "scored on one view of each image at batch 1, by the same call as in an application"
 _LICENCE = "Apache-2.0 for code; the weights are their maker's, by the licence of the images"
 _SCORES = ("top1", "top1_without_duplicates", "n_without_duplicates", "macro_f1", "ece")
 
@@ -86,7 +86,7 @@ def model_card(
 
 
 def foreign_card(results: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Return the card of a graph that this package did not train: it claims nothing of it."""
+    """Return the card of a graph that this package did not train: most of it is unknown."""
     return {
         "licence": "unknown: the graph was not made by fer-edge",
         "intended_use": "unknown",
@@ -112,7 +112,7 @@ def _trained_on(dataset: DatasetInfo, synthetic: bool) -> str:
 def measured_results(
     verifications: Sequence[Mapping[str, Any]], artifacts: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Return the scores of each engine and its reference, from ``Verification.to_dict()`` s.
+    """Return the scores of each engine and its reference, from ``Verification.to_dict()`` results.
 
     Verifications of files whose SHA-256 is not among ``artifacts`` are of another network.
     Accuracies are fractions; ``recall`` has n and recall of each emotion. ``labels`` is "votes"

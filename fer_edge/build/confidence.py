@@ -86,7 +86,7 @@ def write_fitted(
     """Write the weights ``path`` with a fitted confidence to ``out``; return what they record.
 
     ``run`` names the network in errors; the rest is as in :func:`fit_confidence`. ``path`` may have
-    a temperature and a prior already: both are fitted anew.
+    a temperature and a prior already: both are fitted again.
     """
     for module in ("torch", "safetensors"):
         require(module, "train")
@@ -162,7 +162,7 @@ class _Before:
         return logits.astype(np.float64) * self.temperature + _shift(self.prior, self.names)
 
     def moved(self, shift: np.ndarray | float) -> np.ndarray:
-        """Return what to take from the present logits for a new ``shift`` of z."""
+        """Return what to take from the current logits for a new ``shift`` of z."""
         return np.asarray((shift - _shift(self.prior, self.names)) / self.temperature, np.float64)
 
 

@@ -176,7 +176,7 @@ def dataset_from_rows(
     """Order rows by (split, id), check them, and compute their digest.
 
     Shapes and dtypes as in :class:`FerDataset`, in any order. ``read_as`` None means FER2013's
-    seven classes. Raises DataError when there is no row, a label has no class or an id stands
+    seven classes. Raises DataError when there is no row, a label has no class or an id occurs
     twice.
     """
     read_as = read_as or DEFAULT_CLASSES

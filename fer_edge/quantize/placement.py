@@ -59,7 +59,7 @@ class Placement:
 PLACEMENTS: dict[str, Placement] = {
     # Everything becomes QLinear* kernels: DQ -> op -> Q groups, int32 bias with the product of the
     # scales, ReLU absorbed by the zero point of the Q that follows it. x86 without VNNI multiplies
-    # with vpmaddubsw, which saturates: hence the weight scales.
+    # with vpmaddubsw, which saturates: this is the reason for the weight scales.
     "onnxruntime": Placement(
         name="onnxruntime",
         activation="uint8",

@@ -102,7 +102,7 @@ def _described(name: str, weights: Weights, dataset: FerDataset) -> TeacherInfo:
     """Check that a network may teach; return its record."""
     if weights.labels != dataset.classes.names or weights.spec.channels != 1:
         raise UsageError(
-            f"the teacher {name} takes {weights.spec.channels} channels and knows the labels "
+            f"the teacher {name} takes {weights.spec.channels} channels and has the labels "
             f"{shown(weights.labels)}: another task than this one, with the labels "
             f"{shown(dataset.classes.names)}",
             fix="give a network trained by `fer-edge train` with the student's --classes",
