@@ -67,7 +67,7 @@ def model_card(
             f"{'name' if own else 'label'} and this package therefore cannot measure",
             "not for decisions about people: hiring, education, policing, health, borders",
         ],
-        **({} if synthetic or own else {"biases": _biases()}),
+        **({} if synthetic or own else {"biases": _biases(made)}),
         "data": to_dict(made.dataset),
         "protocol": _protocol(made),
         "training": {
@@ -162,7 +162,18 @@ def _voted(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {name: scores[name] for name in kept}
 
 
-def _biases() -> list[str]:
+def _biases(made: WeightsInfo) -> list[str]:
+    return [
+        *(_biases_of_votes(made) if made.by_votes else _biases_of_labels()),
+        "web images: found by an image search for emotion words in English, so prototypical and "
+        "posed expressions (actors, stock photographs) are over-represented",
+        "age, gender, skin colour and culture of the people are not recorded, so it is unknown how "
+        "accuracy differs by them",
+        "near and exact duplicates across splits: see the results without TRAIN's duplicates",
+    ]
+
+
+def _biases_of_labels() -> list[str]:
     counts = OFFICIAL_COUNTS[Split.TRAIN]
     total = sum(counts)
     most, least = (pick(range(7), key=counts.__getitem__) for pick in (max, min))
@@ -172,12 +183,22 @@ def _biases() -> list[str]:
         f"class imbalance: {counts[most]:,} of {total:,} TRAIN images are {EMOTIONS[most]} "
         f"({counts[most] / total:.0%}), {counts[least]:,} are {EMOTIONS[least]} "
         f"({counts[least] / total:.1%}), so that its recall is measured on few images",
-        "web images: found by an image search for emotion words in English, so prototypical and "
-        "posed expressions (actors, stock photographs) are over-represented",
-        "age, gender, skin colour and culture of the people are not recorded, so it is unknown how "
-        "accuracy differs by them",
-        "near and exact duplicates across splits: see the results without TRAIN's duplicates",
     ]
+
+
+def _biases_of_votes(made: WeightsInfo) -> list[str]:
+    lines = [
+        "label noise: ten people voted on each image, and they often disagree; see how often one "
+        "person agrees with the majority of the others in the scores by votes"
+    ]
+    if made.prior is not None:
+        shares = made.prior.shares
+        most, least = (pick(shares, key=shares.__getitem__) for pick in (max, min))
+        lines.append(
+            f"class imbalance: of the votes for TRAIN's images {shares[most]:.0%} are for {most} "
+            f"and {shares[least]:.1%} for {least}, so that its recall is measured on few images"
+        )
+    return lines
 
 
 def _fitted_on(made: WeightsInfo) -> str:

@@ -271,7 +271,9 @@ def _score(
         if answers is None:
             continue
         agreement = None if answers is reference else images.compare(reference, answers)
-        candidate.row = candidate.row.with_accuracy(answers.side.accuracy, agreement)
+        candidate.row = candidate.row.with_accuracy(
+            answers.side.accuracy, agreement, answers.side.votes
+        )
         if agreement is None:
             candidate.row = replace(candidate.row, note="reference")
     return reference.side.kind, note

@@ -20,6 +20,7 @@ from fer_edge.files import write_text
 from fer_edge.measure.accuracy import Accuracy, Agreement
 from fer_edge.measure.environment import machine_of
 from fer_edge.measure.latency import LatencySamples
+from fer_edge.measure.votes import VoteScores
 from fer_edge.records import read_record
 
 __all__ = ["SCHEMA", "BenchResult", "BenchRow", "RowStatus"]
@@ -36,7 +37,8 @@ class BenchRow:
     ``delta_top1``, ``agreement``, ``flips`` and ``mcnemar_p`` compare with the bench's reference.
     ``speedup`` is the p50 of FP32 on the same backend divided by this p50, both of this run.
     ``p50_range_ms`` has the lowest and the highest p50 of the repeats, ``cv`` their coefficient of
-    variation, and ``ns`` the raw samples, which a summary omits.
+    variation, and ``ns`` the raw samples, which a summary omits. ``votes`` has the scores by the
+    votes of FER+ (:class:`~fer_edge.measure.votes.VoteScores`), if these judge.
     """
 
     backend: str
@@ -67,6 +69,7 @@ class BenchRow:
     missed_frames: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
     accuracy: dict[str, Any] | None = None
+    votes: dict[str, Any] | None = None
     ns: tuple[tuple[int, ...], ...] | None = None
 
     @property
@@ -74,7 +77,9 @@ class BenchRow:
         """Backend and precision, for people."""
         return f"{self.backend} {self.precision}".strip()
 
-    def with_accuracy(self, accuracy: Accuracy, agreement: Agreement | None) -> BenchRow:
+    def with_accuracy(
+        self, accuracy: Accuracy, agreement: Agreement | None, votes: VoteScores | None = None
+    ) -> BenchRow:
         """Return this row with its scores; ``agreement`` is None for the reference itself."""
         row = replace(
             self,
@@ -82,6 +87,7 @@ class BenchRow:
             top1=accuracy.top1,
             macro_f1=accuracy.macro_f1,
             accuracy=accuracy.to_dict(),
+            votes=None if votes is None else votes.to_dict(),
         )
         if agreement is None:
             return row

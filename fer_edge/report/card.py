@@ -121,11 +121,11 @@ def _recalls(results: Sequence[Scores], names: Sequence[str]) -> str:
     # The reference and INT8 only: FP32 and FP16 differ from the reference by a label or two.
     shown = [row for row in results if "flips" not in row or row["precision"] == "int8"]
     rows = []
-    for emotion in names:
-        scores = [result["recall"][emotion] for result in shown]
-        rows.append([emotion, *(f"{percent(s['recall']) or '-'} (n {s['n']:,})" for s in scores)])
+    for name in names:
+        scores = [result["recall"][name] for result in shown]
+        rows.append([name, *(f"{percent(s['recall']) or '-'} (n {s['n']:,})" for s in scores)])
     heads = [f"{_engine(result)}, {_split(result)}" for result in shown]
-    return _table("Recall of each emotion", ["emotion", *heads], rows)
+    return _table("Recall of each class", ["class", *heads], rows)
 
 
 def _prior(prior: PriorInfo | None, classes: Sequence[str]) -> str:

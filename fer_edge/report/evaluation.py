@@ -18,7 +18,7 @@ from fer_edge.report.faces import draw_mistakes
 from fer_edge.report.history import draw_histories, read_history
 from fer_edge.report.reliability import draw_reliability
 from fer_edge.report.rows import column
-from fer_edge.report.table import percent
+from fer_edge.report.table import nats, percent, vote_values
 
 __all__ = [
     "evaluation_numbers",
@@ -81,31 +81,25 @@ def vote_rows(evaluation: Evaluation) -> list[Row]:
     scores = evaluation.votes
     if scores is None:
         return []
-    values = {
-        f"accuracy, majority (n {scores.n_majority:,})": percent(scores.majority),
-        f"accuracy, most votes (n {scores.n_winner:,})": percent(scores.winner),
-        "mean recall, majority": percent(scores.mean_recall),
-        f"share of votes for the answer (n {scores.n:,})": percent(scores.share),
-        "KL of the shares (nats)": f"{scores.kl:.4f}",
-        "ECE, by shares": percent(scores.ece),
-        "one person, by the majority of the others": percent(scores.ceiling),
-    }
-    return [{"score by votes": name, "value": value} for name, value in values.items()]
+    return [
+        {"score by votes": name, "value": (percent if fraction else nats)(value)}
+        for name, value, fraction in vote_values(scores)
+    ]
 
 
 def per_class_rows(evaluation: Evaluation) -> list[Row]:
-    """Return one row of text per emotion, of the single view."""
+    """Return one row of text per class, of the single view."""
     accuracy = evaluation.accuracy
     return [
         {
-            "emotion": emotion,
+            "class": name,
             "n": f"{score.n:,}",
             "precision": percent(score.precision),
             "recall": percent(score.recall),
             "F1": percent(score.f1),
             "most often taken for": _taken_for(accuracy, place),
         }
-        for place, (emotion, score) in enumerate(accuracy.per_class.items())
+        for place, (name, score) in enumerate(accuracy.per_class.items())
     ]
 
 
@@ -124,14 +118,13 @@ def mistake_rows(evaluation: Evaluation, count: int) -> list[Row]:
 
 
 def evaluation_numbers(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Return every score as a fraction, for CSV: views, passes, score, emotion, value."""
+    """Return every score as a fraction, for CSV: views, passes, score, class, value."""
     rows = []
     for views, accuracy in evaluation.scores.items():
         scores = [(field, "", getattr(accuracy, field)) for field in _SCORES.values()]
-        for emotion, score in accuracy.per_class.items():
+        for name, score in accuracy.per_class.items():
             scores += [
-                (field, emotion, getattr(score, field))
-                for field in ("n", "precision", "recall", "f1")
+                (field, name, getattr(score, field)) for field in ("n", "precision", "recall", "f1")
             ]
         if views == "single" and evaluation.votes is not None:
             voted = evaluation.votes.to_dict()
@@ -142,10 +135,10 @@ def evaluation_numbers(evaluation: Evaluation) -> list[dict[str, Any]]:
                 "views": views,
                 "passes": VIEWS[views],
                 "score": score_name,
-                "emotion": emotion,
+                "class": name,
                 "value": value,
             }
-            for score_name, emotion, value in scores
+            for score_name, name, value in scores
         ]
     return rows
 

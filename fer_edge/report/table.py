@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fer_edge.data.resplit import resplit_label
@@ -10,6 +10,7 @@ from fer_edge.measure.comparison import ComparedRow, Comparison
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.measure.proof import Verification
 from fer_edge.measure.result import BenchResult, BenchRow
+from fer_edge.measure.votes import VoteScores
 from fer_edge.provenance import DatasetInfo
 from fer_edge.records import read_record
 
@@ -23,12 +24,14 @@ __all__ = [
     "comparison_rows",
     "megabytes",
     "milliseconds",
+    "nats",
     "percent",
     "points",
     "verification_caption",
     "verification_numbers",
     "verification_rows",
     "verification_title",
+    "vote_values",
 ]
 
 Row = dict[str, str | None]
@@ -67,6 +70,24 @@ def points(fraction: float | None) -> str | None:
     return None if fraction is None else f"{100 * fraction:+.2f}".replace("-0.00", "+0.00")
 
 
+def nats(value: float | None) -> str | None:
+    """Return ``0.4013``, or None for None."""
+    return None if value is None else f"{value:.4f}"
+
+
+def vote_values(scores: VoteScores) -> list[tuple[str, float | None, bool]]:
+    """Return the scores by votes: a name, the value, and whether it is a fraction (else nats)."""
+    return [
+        (f"accuracy, majority (n {scores.n_majority:,})", scores.majority, True),
+        (f"accuracy, most votes (n {scores.n_winner:,})", scores.winner, True),
+        ("mean recall, majority", scores.mean_recall, True),
+        (f"share of votes for the answer (n {scores.n:,})", scores.share, True),
+        ("KL of the shares (nats)", scores.kl, False),
+        ("ECE, by shares", scores.ece, True),
+        ("one person, by the majority of the others", scores.ceiling, True),
+    ]
+
+
 def milliseconds(value: float | None) -> str | None:
     """Return ``0.312``, or None for None."""
     return None if value is None else f"{value:.3f}"
@@ -102,6 +123,7 @@ def bench_caption(result: BenchResult) -> str:
         f"{provider} ({', '.join(dict.fromkeys(precisions))})"
         for provider, precisions in providers.items()
     ]
+    lines += _votes_lines(result)
     gaps = [(row.delta_ci95, row.name) for row in result.rows if row.precision == "int8"]
     lines += [
         f"{name}: 95 % confidence interval of delta {points(ci[0])} .. {points(ci[1])} points"
@@ -116,7 +138,8 @@ def bench_caption(result: BenchResult) -> str:
 def bench_rows(result: BenchResult) -> list[Row]:
     """Return one row of text per backend and precision; a bundle column if there are several."""
     several = len(result.bundles) > 1
-    return [_bench_row(row, several) for row in result.rows]
+    votes = any(row.votes for row in result.rows)
+    return [_bench_row(row, several, votes) for row in result.rows]
 
 
 def bench_tables(result: BenchResult) -> tuple[list[Row], list[Row], str]:
@@ -166,23 +189,22 @@ def comparison_rows(comparison: Comparison) -> list[Row]:
 
 def verification_rows(verification: Verification) -> list[Row]:
     """Return every score of reference and engine, one row of text each."""
-    return [
-        {
-            "score": name,
-            verification.reference.kind: percent(before),
-            verification.engine.kind: percent(after),
-            "delta": None if before is None or after is None else points(after - before),
-        }
+    rows = [
+        _compared_scores(verification, name, before, after, percent, points)
         for name, before, after in _scores(verification)
     ]
+    for name, before, after, fraction in _vote_scores(verification):
+        value, delta = (percent, points) if fraction else (nats, _nats_delta)
+        rows.append(_compared_scores(verification, f"votes: {name}", before, after, value, delta))
+    return rows
 
 
 def verification_numbers(verification: Verification) -> list[dict[str, Any]]:
-    """Return the same rows with unrounded numbers (fractions), for CSV."""
-    return [
-        {"score": name, "reference": before, "engine": after}
-        for name, before, after in _scores(verification)
-    ]
+    """Return the same rows with unrounded numbers (fractions; KL in nats), for CSV."""
+    scores = _scores(verification)
+    for name, before, after, _ in _vote_scores(verification):
+        scores.append((f"votes: {name}", before, after))
+    return [{"score": name, "reference": before, "engine": after} for name, before, after in scores]
 
 
 def verification_caption(verification: Verification) -> str:
@@ -225,10 +247,45 @@ def _scores(verification: Verification) -> list[tuple[str, float | None, float |
     n = b.n_without_duplicates
     without = "top-1 without TRAIN duplicates" + ("" if n is None else f" (n {n:,})")
     scores.append((without, a.top1_without_duplicates, b.top1_without_duplicates))
-    for emotion in a.per_class:
-        before, after = a.per_class[emotion], b.per_class[emotion]
-        scores.append((f"recall {emotion} (n {after.n:,})", before.recall, after.recall))
+    for name in a.per_class:
+        before, after = a.per_class[name], b.per_class[name]
+        scores.append((f"recall {name} (n {after.n:,})", before.recall, after.recall))
     return scores
+
+
+def _vote_scores(
+    verification: Verification,
+) -> list[tuple[str, float | None, float | None, bool]]:
+    """Return the scores by votes, but not the majority's accuracy, which is top-1; [] without."""
+    reference, engine = verification.reference.votes, verification.engine.votes
+    if reference is None or engine is None:
+        return []
+    return [
+        (name, before, after, fraction)
+        for (name, before, fraction), (_, after, _) in zip(
+            vote_values(reference)[1:], vote_values(engine)[1:], strict=True
+        )
+    ]
+
+
+def _compared_scores(
+    verification: Verification,
+    name: str,
+    before: float | None,
+    after: float | None,
+    value: Callable[[float | None], str | None],
+    delta: Callable[[float | None], str | None],
+) -> Row:
+    return {
+        "score": name,
+        verification.reference.kind: value(before),
+        verification.engine.kind: value(after),
+        "delta": None if before is None or after is None else delta(after - before),
+    }
+
+
+def _nats_delta(value: float | None) -> str | None:
+    return None if value is None else f"{value:+.4f}".replace("-0.0000", "+0.0000")
 
 
 def _images(dataset: Mapping[str, Any], split: str) -> str:
@@ -242,7 +299,19 @@ def _images(dataset: Mapping[str, Any], split: str) -> str:
     return f"{synthetic}{dataset['source']}, {split}{resplit}{votes}, n = {dataset['n']:,}"
 
 
-def _bench_row(row: BenchRow, several: bool) -> Row:
+def _votes_lines(result: BenchResult) -> list[str]:
+    scores = next((row.votes for row in result.rows if row.votes), None)
+    if scores is None:
+        return []
+    return [
+        f"top-1 and mean recall: by the majority of FER+'s votes (n {scores['n_majority']:,}); one "
+        f"person agrees with the majority of the others on {percent(scores['ceiling'])}",
+        f"votes share: mean share of the votes that the answer gets (n {scores['n']:,}); KL: from "
+        "the shares to the probabilities, in nats",
+    ]
+
+
+def _bench_row(row: BenchRow, several: bool, votes: bool) -> Row:
     floor = row.backend == "null"
     dash = "-" if floor else None
     reference = row.status == "ok" and row.flips is None
@@ -258,6 +327,7 @@ def _bench_row(row: BenchRow, several: bool) -> Row:
         "top-1": dash or percent(row.top1),
         "delta": "-" if reference else points(row.delta_top1),
         "macro-F1": dash or percent(row.macro_f1),
+        **(_voted(row, dash) if votes else {}),
         "flips": "-" if reference else _count(row.flips),
         "p50 ms": milliseconds(row.p50_ms),
         "p90 ms": milliseconds(row.p90_ms),
@@ -266,6 +336,16 @@ def _bench_row(row: BenchRow, several: bool) -> Row:
         "note": "; ".join(notes) or "-",
     }
     return cells
+
+
+def _voted(row: BenchRow, dash: str | None) -> Row:
+    """Return the cells of a bench that the votes of FER+ judge."""
+    scores = row.votes or {}
+    return {
+        "mean recall": dash or percent(scores.get("mean_recall")),
+        "votes share": dash or percent(scores.get("share")),
+        "KL": dash or nats(scores.get("kl")),
+    }
 
 
 def _compared(row: ComparedRow, several: bool) -> Row:

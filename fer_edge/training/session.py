@@ -35,7 +35,7 @@ from fer_edge.training.state import (
     state_from_optimizer,
 )
 from fer_edge.training.teachers import public_info
-from fer_edge.training.vote_targets import fitted_targets, judged_by
+from fer_edge.training.vote_targets import LEAST_VOTES, fitted_targets, judged_by
 from fer_edge.version import __version__
 
 __all__ = ["Progress", "RunOverview", "Session"]
@@ -99,7 +99,9 @@ class Session:
         self.device: torch.device = self.accelerator.device
 
         self.preprocessing = Preprocessing()
+        labelled = len(train_set)
         train_set, targets = fitted_targets(train_set, recipe.loss)
+        self._without_target = labelled - len(train_set)
         images, _ = _tensors(train_set, self.device)
         learnt = torch.tensor(targets, device=self.device)
         self.batches = Batches(images, learnt, recipe, self.preprocessing)
@@ -143,13 +145,17 @@ class Session:
         self.model.load_state_dict(grown(state, fresh))
 
     def _target_notes(self) -> list[str]:
-        """Return a note if the labels are not those of FER2013."""
+        """Return notes if the labels are not those of FER2013."""
         target = self.recipe.loss.target
         if target == "label":
             return []
+        left = f"{self._without_target:,} images of TRAIN without"
         return [
             f"learns the {target} of FER+; PUBLIC is scored by the majority of ten people "
-            f"(n = {len(self.public[0]):,}), not by FER2013's labels"
+            f"(n = {len(self.public[0]):,}), not by FER2013's labels",
+            f"{left} a majority are left out"
+            if target == "majority"
+            else f"{left} at least {LEAST_VOTES} votes for its expressions are left out",
         ]
 
     def _network(self, *, resumed: bool) -> nn.Module:

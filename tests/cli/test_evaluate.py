@@ -146,7 +146,7 @@ def test_tables(ask: Ask) -> None:
         assert words in text
     code, text, _ = ask("evaluate", "mine", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
-    assert {row["emotion"] for row in rows if row["score"] == "recall"} >= {"angry", "neutral"}
+    assert {row["class"] for row in rows if row["score"] == "recall"} >= {"angry", "neutral"}
     assert ask("evaluate", "mine", "--format", "markdown")[1].startswith("**runs/mine, pytorch")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from fixtures_votes import write_voted
 from fer_edge.bundle import Bundle
 from fer_edge.cli import main
 from fer_edge.data import load
+from fer_edge.measure.latency import LatencyProtocol
 
 TINY = ("--recipe", "quick", "--set", "model.options.widths=[16]", "--set")
 SMALL = (*TINY, "model.options.blocks=[1]", "--set", "optim.batch_size=32")
@@ -21,7 +23,7 @@ SMALL = (*TINY, "model.options.blocks=[1]", "--set", "optim.batch_size=32")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Drawn faces in faces.npz, their votes in fer2013new.csv: one of eight is contempt."""
     folder = tmp_path_factory.mktemp("votes")
-    write_voted(load("synthetic:420:3", cache=False), folder)
+    write_voted(load("synthetic:700:3", cache=False), folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("FER_EDGE_DATA", raising=False)
@@ -95,6 +97,53 @@ def test_build_and_verify_judge_by_the_votes_that_the_run_learnt(
     assert code == 0
     assert "## Scores by votes" in out
     assert "## Prior" in out
+
+
+def test_verify_and_bench_show_the_scores_by_votes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = LatencyProtocol(warmup_s=0, warmup_queries=2, measure_s=0, min_queries=70, repeats=1)
+    monkeypatch.setattr("fer_edge.cli.bench._protocol", lambda quick, pace: short)
+    words = ("build", "second", *DATA, "--precision", "fp32", "--target", "onnxruntime")
+    code, _, err = run(capsys, *words)
+    assert code == 0, err
+    verify = ("verify", "second", *DATA, *VOTES, "--precision", "fp32")
+    code, out, _ = run(capsys, *verify, "--format", "json")
+    assert code == 0
+    scores = json.loads(out)["engine"]["votes"]
+    code, out, _ = run(capsys, *verify, "--format", "csv")
+    rows = {row["score"]: row["engine"] for row in csv.DictReader(out.splitlines())}
+    for name, field in (("mean recall, majority", "mean_recall"), ("ECE, by shares", "ece")):
+        assert float(rows[f"votes: {name}"]) == pytest.approx(scores[field])
+    assert float(rows["votes: KL of the shares (nats)"]) == pytest.approx(scores["kl"])
+    code, out, _ = run(capsys, *verify, "--format", "markdown")
+    assert f"| votes: KL of the shares (nats) | {scores['kl']:.4f} | {scores['kl']:.4f} |" in out
+    assert "one person, by the majority of the others" in out
+    words = ("bench", "second", *DATA, *VOTES, "--backend", "onnxruntime", "--quick")
+    code, out, err = run(capsys, *words, "--save", "bench.json", "--format", "markdown")
+    assert code == 0, err
+    assert "| mean recall | votes share | KL |" in out
+    assert f"| {100 * scores['share']:.2f} % | {scores['kl']:.4f} |" in out
+    assert "one person agrees with the majority of the others" in out
+    saved = json.loads(Path("bench.json").read_text())
+    # The null backend, the reference, and two precisions that this bundle does not have.
+    voted = {row["backend"] + row["precision"]: row["votes"] for row in saved["rows"]}
+    assert voted["onnxruntimefp32"] == scores
+    assert voted["null"] is None
+    # The result is read again with its votes.
+    code, out, _ = run(capsys, "bench", "compare", "bench.json", "bench.json", "--format", "json")
+    assert code == 0
+
+
+def test_qat_learns_votes(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("qat", "voted", *DATA, "--epochs", "1", "--name", "fake-quantised")
+    code, _, err = run(capsys, *words)
+    assert code == 0, err
+    info = json.loads(Path("runs/fake-quantised/run.json").read_text())
+    assert info["recipe"]["loss"]["target"] == "votes"
+    code, out, err = run(capsys, "evaluate", "fake-quantised", *DATA, "--format", "json")
+    assert code == 0, err
+    assert json.loads(out)["dataset"]["labels"] == "votes"
 
 
 def test_evaluate_says_which_labels_judge(capsys: pytest.CaptureFixture[str]) -> None:
