@@ -31,9 +31,9 @@ def onnx_from_weights(
 ) -> Fp32Network:
     """Export a weights file to the FP32 graph ``out``, and return the network.
 
-    Its ``logits`` f32[G,7] are PyTorch's, for the golden images.
+    Its ``logits`` f32[G,C] are PyTorch's, for the golden images.
 
-    The graph takes ``images`` and gives ``logits`` f32[N,7]; N is free. With ``input="u8"``
+    The graph takes ``images`` and gives ``logits`` f32[N,C]; N is free. With ``input="u8"``
     images are u8[N,1,48,48] pixels and the normalisation is in the graph; with ``"f32"`` they are
     normalised f32[N,1,48,48]. BatchNorm is folded into the convolution before it. Equal weights
     give equal bytes.

@@ -24,7 +24,7 @@ __all__ = ["Fp32Network", "data_of_graph", "network_from_onnx"]
 class Fp32Network:
     """An FP32 graph and the records of its network, read once and used by all later steps.
 
-    ``logits`` f32[G,7] are the reference's answers to :func:`golden_images`. ``model`` is what the
+    ``logits`` f32[G,C] are the reference's answers to :func:`golden_images`. ``model`` is what the
     manifest records of the architecture, ``info`` what the weights file records of the training.
     """
 

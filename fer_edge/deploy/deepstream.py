@@ -26,6 +26,7 @@ from fer_edge.convert.graph import (
     wiring,
 )
 from fer_edge.errors import NumericsError, UsageError, require
+from fer_edge.labels import FER2013, FERPLUS
 from fer_edge.preprocessing import SIZE, Preprocessing
 
 __all__ = [
@@ -101,13 +102,20 @@ def deepstream_from_bundle(
     graph with TensorRT's placement, whose engine must be built before (see the README). Returns the
     configuration.
 
-    :class:`UsageError` if the bundle lacks the graph or its normalisation cannot be cut off;
-    :class:`NumericsError` if the cut graph computes something else.
+    :class:`UsageError` if the bundle lacks the graph, its normalisation cannot be cut off, or a
+    class cannot be written in nvinfer's file of labels; :class:`NumericsError` if the cut graph
+    computes something else.
     """
     if precision not in _MODES:
         raise UsageError(f"precision is one of {', '.join(_MODES)}, not {precision!r}")
     if batch < 1 or not 0 <= threshold < 1:
         raise UsageError("a batch is at least 1, a threshold from 0 to below 1")
+    parted = [name for name in bundle.labels if ";" in name]
+    if parted:
+        raise UsageError(
+            f"nvinfer parts labels at ';', so it cannot show the class {parted[0]!r}",
+            fix="train with another name: --classes",
+        )
     target = "tensorrt" if precision == "int8" else ""
     artifact = bundle.artifact(
         format="onnx", precision="int8" if precision == "int8" else "fp32", target=target
@@ -128,7 +136,7 @@ def deepstream_from_bundle(
 
 
 def _write_graph(bundle: Bundle, artifact: Artifact, out: Path) -> None:
-    """Write the graph from normalised f32[N,1,48,48] to probabilities f32[N,7], and compare it."""
+    """Write the graph from normalised f32[N,1,48,48] to probabilities f32[N,C], and compare it."""
     model = load_model(bundle.file(artifact))
     cut_normalisation(model, bundle.preprocessing)
     _append_softmax(model)
@@ -231,9 +239,13 @@ def _settings(
         "input-object-min-height": "24",
         "secondary-reinfer-interval": "0",
         "classifier-async-mode": "0",
-        "classifier-type": "emotion",
+        "classifier-type": "emotion" if _of_expressions(bundle) else "class",
         "classifier-threshold": f"{threshold:g}",
     }
+
+
+def _of_expressions(bundle: Bundle) -> bool:
+    return bundle.labels in (FER2013.names, FERPLUS.names)
 
 
 _COMMENTS = {
@@ -271,6 +283,7 @@ def _readme(settings: dict[str, str], bundle: Bundle, precision: str, batch: int
     graph = settings["onnx-file"]
     keys = ("gie-unique-id", "operate-on-gie-id", "operate-on-class-ids")
     return _README.format(
+        kind="Expressions" if _of_expressions(bundle) else "Classes",
         labels=", ".join(bundle.labels),
         config=CONFIG,
         ids="\n".join(f"{key}={settings[key]}" for key in keys),
@@ -287,7 +300,7 @@ def _readme(settings: dict[str, str], bundle: Bundle, precision: str, batch: int
 
 _README = """# A secondary classifier for DeepStream
 
-Seven expressions of faces: {labels}.
+{kind} of faces: {labels}.
 Put it after a face detector, in deepstream-app for example:
 
 ```

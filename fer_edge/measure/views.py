@@ -33,7 +33,7 @@ def view_logits(
     batch: int = 1,
     advance: Advance | None = None,
 ) -> np.ndarray:
-    """Return f32[N,7] logits of u8[N,48,48] images; ``views`` is a name of :data:`VIEWS`.
+    """Return f32[N,C] logits of u8[N,48,48] images; ``views`` is a name of :data:`VIEWS`.
 
     For more than one view, they are the logarithms of the mean probabilities; their softmax gives
     the mean probabilities.

@@ -68,7 +68,7 @@ class GradCam:
     def __call__(
         self, images: np.ndarray, targets: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return f32[N,7] logits and f32[N,48,48] maps, 0..1, of u8[N,48,48] ``images``.
+        """Return f32[N,C] logits and f32[N,48,48] maps, 0..1, of u8[N,48,48] ``images``.
 
         ``targets`` (N label ids) are the classes to explain; None means the predicted ones. The
         highest value of a map is 1. A map without any evidence for the class is 0 everywhere.

@@ -64,7 +64,7 @@ class Trial(Generic[Name]):
 
 
 def compare(name: Name, reference: np.ndarray, logits: np.ndarray) -> Trial[Name]:
-    """Compare a variant's logits, f64[N,7], with the reference's on the same images."""
+    """Compare a variant's logits, f64[N,C], with the reference's on the same images."""
     p, q = softmax(reference), softmax(logits)
     kl = (p * np.log(np.maximum(p, 1e-12) / np.maximum(q, 1e-12))).sum(axis=1)
     flips = logits.argmax(axis=1) != reference.argmax(axis=1)
@@ -187,7 +187,7 @@ def best_weight_scales(
 
 
 def step_by_step(model: Any, images: np.ndarray) -> np.ndarray:
-    """Return f64[N,7] logits of u8[N,48,48] images, executing the graph as it is written.
+    """Return f64[N,C] logits of u8[N,48,48] images, executing the graph as it is written.
 
     ONNX Runtime without its optimiser: float arithmetic between exact Q and DQ. So the result for a
     graph of another engine does not depend on the kernels of ONNX Runtime.

@@ -82,7 +82,7 @@ class Batch:
     def part(self, index: int, parts: int) -> tuple[Tensor, Tensor]:
         """Return one of ``parts`` equal parts: augmented views f32[n,1,size,size], targets.
 
-        The targets are f32[n,7].
+        The targets are f32[n,C].
         ``parts`` divides the batch size. May be called from several threads.
         """
         size = len(self._rows) // parts

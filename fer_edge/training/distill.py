@@ -40,8 +40,8 @@ def distillation_loss(
 ) -> Tensor:
     """Return ``alpha T^2 KL(teacher || student) + (1 - alpha) CE``, a scalar.
 
-    ``logits`` [N, 7] are the student's, ``teacher`` f32[N, 7] probabilities at the temperature T;
-    ``targets`` f32[N, 7] and ``weights`` f32[7] are for the cross-entropy alone. T^2 keeps the size
+    ``logits`` [N,C] are the student's, ``teacher`` f32[N,C] probabilities at the temperature T;
+    ``targets`` f32[N,C] and ``weights`` f32[C] are for the cross-entropy alone. T^2 keeps the size
     of the gradient independent of T.
     """
     student = F.log_softmax(logits.float() / recipe.temperature, 1)
@@ -89,7 +89,7 @@ class Distillation:
     ) -> None:
         """Open ``teachers`` for a student of ``preprocessing``.
 
-        ``weights`` f32[7] are the cross-entropy's. The networks of a cross-validation need the
+        ``weights`` f32[C] are the cross-entropy's. The networks of a cross-validation need the
         ``student``'s images.
         """
         self.recipe, self._weights, self._autocast = recipe, weights, autocast
@@ -119,7 +119,7 @@ class Distillation:
 
     @torch.no_grad()
     def probabilities(self, view: Tensor, sources: Sources) -> Tensor:
-        """Return the teachers' mean answer to ``view``, f32[N, 7] at the recipe's temperature."""
+        """Return the teachers' mean answer to ``view``, f32[N,C] at the recipe's temperature."""
         with self._autocast():
             temperature = self.recipe.temperature
             answers = [member(view, sources, temperature) for member in self._members]

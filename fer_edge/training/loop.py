@@ -37,7 +37,7 @@ __all__ = ["Objective", "TrainingReporter", "recipe_objective", "train", "train_
 Objective = Callable[[Tensor, Tensor, Sources], Callable[[Tensor], Tensor]]
 """Takes a part's view, targets and sources; returns the loss as a function of the logits.
 
-The view is f32[N,1,H,W] as the network saw it; targets and logits are f32[N,7]; the loss is a
+The view is f32[N,1,H,W] as the network saw it; targets and logits are f32[N,C]; the loss is a
 scalar. What does not depend on the student (a teacher's answers) is computed once per step.
 If a CPU trains replicas, several threads call it at once.
 """
