@@ -1,4 +1,4 @@
-"""Grad-CAM as pictures: face, map and both together; and mean maps per emotion."""
+"""Grad-CAM as pictures: face, map and both together; and mean maps per class."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ __all__ = ["MeanMap", "draw_explanations", "draw_mean_maps", "mean_maps", "overl
 
 _SIDE, _GAP, _HEAD, _FOOT = 1.2, 0.06, 0.26, 0.42
 _LEAST = 6.5
+_COLUMNS = 10
 _MAP = "inferno"
 
 
 @dataclass(frozen=True, eq=False)
 class MeanMap:
-    """One emotion: the mean f32[48,48] map (0..1) and face (0..255) of its ``n`` right answers.
+    """One class: the mean f32[48,48] map (0..1) and face (0..255) of its ``n`` right answers.
 
-    ``of`` is the number of images of the emotion. Both means are None if ``n`` is 0.
+    ``of`` is the number of images of the class. Both means are None if ``n`` is 0.
     """
 
-    emotion: str
+    name: str
     n: int
     of: int
     map: np.ndarray | None
@@ -34,16 +35,16 @@ class MeanMap:
 
 
 def mean_maps(
-    images: np.ndarray, maps: np.ndarray, answers: Sequence[Answer], emotions: Sequence[str]
+    images: np.ndarray, maps: np.ndarray, answers: Sequence[Answer], names: Sequence[str]
 ) -> list[MeanMap]:
     """Average f32[N,48,48] ``maps`` and u8[N,48,48] ``images`` over the right answers."""
     means = []
-    for emotion in emotions:
-        of = [i for i, answer in enumerate(answers) if answer.true == emotion]
+    for name in names:
+        of = [i for i, answer in enumerate(answers) if answer.true == name]
         right = [i for i in of if answers[i].right]
         means.append(
             MeanMap(
-                emotion=emotion,
+                name=name,
                 n=len(right),
                 of=len(of),
                 map=maps[right].mean(axis=0) if right else None,
@@ -108,15 +109,19 @@ def draw_explanations(
 def draw_mean_maps(
     means: Sequence[MeanMap], path: Path | str, *, title: str, subtitle: str, notice: str = ""
 ) -> Path:
-    """Draw each emotion's mean map, alone and over the mean face."""
+    """Draw each class's mean map, alone and over the mean face; up to ten classes in a row."""
     side = 1.35
-    width = max(2 * MARGIN + len(means) * (side + 0.12) - 0.12, _LEAST)
-    height = TOP + _HEAD + 2 * side + 0.06 + _FOOT
+    columns = min(len(means), _COLUMNS)
+    rows = -(-len(means) // columns)
+    down = _HEAD + 2 * side + 0.06
+    width = max(2 * MARGIN + columns * (side + 0.12) - 0.12, _LEAST)
+    height = TOP + rows * down + (rows - 1) * 0.12 + _FOOT
     subtitle = f"{subtitle}; means over the correctly classified images"
     sheet = Sheet(width, height, title=title, subtitle=subtitle)
     for place, mean in enumerate(means):
-        x, y = MARGIN + place * (side + 0.12), TOP + _HEAD
-        sheet.text(x, y - 0.13, mean.emotion, size=9, bold=True)
+        x = MARGIN + place % columns * (side + 0.12)
+        y = TOP + _HEAD + place // columns * (down + 0.12)
+        sheet.text(x, y - 0.13, mean.name, size=9, bold=True)
         count = f"{mean.n:,} of {mean.of:,}"
         sheet.text(x + side, y - 0.13, count, size=7, colour=MUTED, align="right")
         if mean.map is None or mean.face is None:

@@ -31,7 +31,7 @@ from fer_edge.report.evaluation import (
     write_evaluation,
 )
 from fer_edge.report.faces import draw_predictions, short_id
-from fer_edge.report.gradcam import draw_explanations, draw_mean_maps, mean_maps, overlay
+from fer_edge.report.gradcam import MeanMap, draw_explanations, draw_mean_maps, mean_maps, overlay
 from fer_edge.report.history import draw_histories, read_history
 
 HISTORY = """epoch,lr,train_loss,public_loss,public_top1,public_macro_f1,images_per_s,seconds
@@ -233,6 +233,16 @@ def test_maps_are_drawn_even_where_nobody_was_right(evaluation: Evaluation, tmp_
     means = pixels_of(draw_mean_maps(nobody, tmp_path / "m.png", **options))
     for pixels in (each, means):
         assert np.ptp(pixels.astype(int), axis=2).max() > 60, "a heat map has colours"
+
+
+def test_mean_maps_of_many_classes_are_in_rows(tmp_path: Path) -> None:
+    options = {"title": "mine", "subtitle": "layer"}
+    face, heat = np.full((48, 48), 120, np.float32), np.eye(48, dtype=np.float32)
+    many = [MeanMap(f"class {i}", 1, 2, heat, face) for i in range(23)]
+    ten = pixels_of(draw_mean_maps(many[:10], tmp_path / "ten.png", **options))
+    drawn = pixels_of(draw_mean_maps(many, tmp_path / "many.png", **options))
+    assert drawn.shape[1] == ten.shape[1]
+    assert drawn.shape[0] > 2 * ten.shape[0]
 
 
 # -- histories -------------------------------------------------------------------------------------
