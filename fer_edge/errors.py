@@ -25,6 +25,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import ClassVar
 
+from fer_edge.printable import one_line
+
 __all__ = [
     "DataError",
     "EngineMismatchError",
@@ -42,13 +44,16 @@ __all__ = [
 
 
 class FerEdgeError(Exception):
-    """Base of all errors raised on purpose; ``fix`` is what the user can type or change."""
+    """Base of all errors raised on purpose; ``fix`` is what the user can type or change.
+
+    Both are one line each, without characters that control a terminal: they quote files and names.
+    """
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, fix: str | None = None) -> None:
-        super().__init__(message)
-        self.fix = fix
+        super().__init__(one_line(message))
+        self.fix = None if fix is None else one_line(fix)
 
 
 class UsageError(FerEdgeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,16 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from fer_edge.errors import FerEdgeError, IntegrityError, UsageError
 
 __all__ = [
     "atomic_path",
     "fsync",
+    "inside",
     "lock",
+    "open_regular",
     "parse_json",
     "parse_toml",
+    "read_bounded",
     "read_json",
     "read_toml",
     "sha256_bytes",
@@ -30,8 +34,9 @@ __all__ = [
     "write_text",
 ]
 
-_LARGEST_JSON = 256 << 20
+_LARGEST_JSON = 16 << 20
 _LARGEST_TOML = 1 << 20
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _DEEPEST = 64
 """How deep tables may be nested: far above what any file here needs, below Python's limit."""
 
@@ -77,9 +82,14 @@ def write_json(path: Path | str, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str, error: type[FerEdgeError] = IntegrityError) -> Any:
-    """Return what a JSON file holds. Raises ``error`` as :func:`parse_json`, or if unreadable."""
-    return parse_json(_read(path, _LARGEST_JSON, error), str(path), error)
+def read_json(
+    path: Path | str, error: type[FerEdgeError] = IntegrityError, *, limit: int = _LARGEST_JSON
+) -> Any:
+    """Return what a JSON file of up to ``limit`` bytes (16 MiB) holds.
+
+    Raises ``error`` as :func:`parse_json` and :func:`read_bounded`.
+    """
+    return parse_json(read_bounded(path, limit, error), str(path), error)
 
 
 def parse_json(content: bytes | str, where: str, error: type[FerEdgeError] = IntegrityError) -> Any:
@@ -97,7 +107,7 @@ def parse_json(content: bytes | str, where: str, error: type[FerEdgeError] = Int
 
 def read_toml(path: Path | str, error: type[FerEdgeError] = UsageError) -> dict[str, Any]:
     """Return what a TOML file holds. Raises ``error`` as :func:`parse_toml`, or if unreadable."""
-    return parse_toml(_read(path, _LARGEST_TOML, error), str(path), error)
+    return parse_toml(read_bounded(path, _LARGEST_TOML, error), str(path), error)
 
 
 def parse_toml(
@@ -122,15 +132,61 @@ def parse_toml(
         raise error(f"{where} is not TOML: {problem}", fix="correct that line") from None
 
 
-def _read(path: Path | str, largest: int, error: type[FerEdgeError]) -> bytes:
+@contextmanager
+def open_regular(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a regular file to read its bytes; a link to one is followed.
+
+    OSError, whose ``strerror`` says what it is, for a folder, a pipe, a socket or a device. None of
+    these is opened: opening a pipe waits for its writer, and some devices act on being opened.
+    """
+    _require_regular(Path(path).stat().st_mode)
+    # Another process may put a pipe there in between: it must not block, and is refused below.
+    with open(os.open(path, os.O_RDONLY | _NO_WAIT), "rb") as file:
+        _require_regular(os.fstat(file.fileno()).st_mode)
+        yield file
+
+
+def read_bounded(
+    path: Path | str,
+    limit: int,
+    error: type[FerEdgeError] = IntegrityError,
+    *,
+    fix: str | None = None,
+) -> bytes:
+    """Return the bytes of a regular file of at most ``limit`` bytes: what can be valid for it.
+
+    The size is checked before anything is read, and again while it is read, for a file that grows.
+    Raises ``error``, which names the file and the reason, with ``fix``.
+    """
     try:
-        with open(path, "rb") as file:
-            content = file.read(largest + 1)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = b"" if size > limit else file.read(limit + 1)
     except OSError as problem:
-        raise error(f"{path} cannot be read: {problem.strerror or problem}") from None
-    if len(content) > largest:
-        raise error(f"{path} cannot be read: it is larger than {largest >> 20} MiB")
+        raise error(f"{path} cannot be read: {problem.strerror or problem}", fix=fix) from None
+    if max(size, len(content)) > limit:
+        raise error(f"{path} cannot be read: it is larger than {_bytes(limit)}", fix=fix)
     return content
+
+
+def inside(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is below ``folder`` once all links are followed; a loop is followed too."""
+    # Path.resolve raises RuntimeError for a loop in some versions of Python.
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _require_regular(mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    kind = kinds.get(stat.S_IFMT(mode), "a device")
+    raise OSError(errno.EINVAL, f"it is {kind}, not a file")
+
+
+def _bytes(count: int) -> str:
+    return f"{count >> 20:,} MiB" if count >= 1 << 20 else f"{count:,} bytes"
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -157,10 +213,17 @@ def sha256_bytes(content: bytes | memoryview) -> str:
 
 
 def sha256_file(path: Path | str) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hex digits."""
+    """Return the SHA-256 of a file's bytes as 64 hex digits.
+
+    OSError as :func:`open_regular`, and for a file that grows meanwhile: it might never end.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
+    with open_regular(path) as file:
+        left = os.fstat(file.fileno()).st_size
+        while chunk := file.read(min(1 << 20, left + 1)):
+            left -= len(chunk)
+            if left < 0:
+                raise OSError(errno.EFBIG, f"{path} grows while it is read")
             digest.update(chunk)
     return digest.hexdigest()
 

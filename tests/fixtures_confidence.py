@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,8 @@ import pytest
 
 from fer_edge.data import FerDataset
 from fer_edge.data.dataset import dataset_from_rows
+from fer_edge.runs.folder import create_run
+from fer_edge.runs.recipe import Recipe
 
 __all__ = ["TRUTH", "logits_of", "make_run", "noisy", "run"]
 
@@ -45,8 +46,8 @@ def make_run(folder: Path, weights: Path, dataset: FerDataset, **data: float) ->
     from fer_edge.models.weights import load_weights, save_weights
 
     loaded = load_weights(weights)
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"status": "finished"}))
+    made = create_run(folder.parent, folder.name, Recipe(), dataset.info(), "noisy.npz")
+    made.update(status="finished")
     meta = {
         "dataset": {"sha256": dataset.sha256, "source": dataset.source, "synthetic": True},
         "recipe": {"epochs": 3, "seed": 5, "data": data, "ema": {"decay": 0.99}},

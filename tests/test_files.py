@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from fer_edge.files import atomic_path, sha256_bytes, sha256_file, write_bytes, write_json
+from fer_edge.errors import IntegrityError
+from fer_edge.files import (
+    atomic_path,
+    inside,
+    read_bounded,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -66,3 +80,96 @@ def test_digest_of_a_file_is_the_digest_of_its_bytes(tmp_path: Path) -> None:
     content = os.urandom(3_000_001)  # more than two read chunks, and not a multiple of one
     (tmp_path / "x").write_bytes(content)
     assert sha256_file(tmp_path / "x") == sha256_bytes(content)
+
+
+@contextmanager
+def odd_files(folder: Path) -> Iterator[dict[str, Path]]:
+    """Make one of each thing that is not a file of bounded size: description -> path."""
+    found = {name: folder / name for name in ("pipe", "loop", "dangling", "folder", "sparse")}
+    os.mkfifo(found["pipe"])
+    found["loop"].symlink_to(found["loop"])
+    found["dangling"].symlink_to(folder / "nothing")
+    found["folder"].mkdir()
+    with open(found["sparse"], "wb") as file:
+        file.truncate(1 << 40)
+    # A socket's path has at most 107 bytes.
+    with tempfile.TemporaryDirectory() as short, socket.socket(socket.AF_UNIX) as listening:
+        found["socket"] = Path(short) / "socket"
+        listening.bind(str(found["socket"]))
+        found["device"] = Path("/dev/zero")
+        for name in ("pipe", "socket", "device"):
+            found[f"link to {name}"] = folder / f"link-to-{name}"
+            found[f"link to {name}"].symlink_to(found[name])
+        yield found
+
+
+ODD = (
+    "pipe",
+    "loop",
+    "dangling",
+    "folder",
+    "sparse",
+    "socket",
+    "device",
+    "link to pipe",
+    "link to socket",
+    "link to device",
+)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_only_a_regular_file_of_bounded_size_is_read(tmp_path: Path, name: str) -> None:
+    with odd_files(tmp_path) as found:
+        assert set(found) == set(ODD)
+        with pytest.raises(IntegrityError, match="cannot be read: ") as raised:
+            read_bounded(found[name], 1 << 20)
+        assert str(found[name]) in str(raised.value)
+        with pytest.raises(IntegrityError):
+            read_json(found[name])
+        if name != "sparse":
+            with pytest.raises(OSError):
+                sha256_file(found[name])
+
+
+def test_the_bound_is_exact(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"1234")
+    (tmp_path / "link").symlink_to("x")
+    assert read_bounded(tmp_path / "link", 4) == b"1234"
+    with pytest.raises(IntegrityError, match="larger than 3 bytes"):
+        read_bounded(tmp_path / "x", 3)
+
+
+def _grows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``path`` have more bytes each time it is asked for its size."""
+    fstat = os.fstat
+
+    def grown(descriptor: int) -> os.stat_result:
+        status = fstat(descriptor)
+        with open(path, "ab") as file:
+            file.write(bytes(2048))
+        return status
+
+    monkeypatch.setattr(os, "fstat", grown)
+
+
+@pytest.mark.parametrize("read", [lambda path: read_bounded(path, 2000), sha256_file])
+def test_a_file_that_grows_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(bytes(1000))
+    _grows(path, monkeypatch)
+    with pytest.raises((IntegrityError, OSError), match=r"larger than 2,000 bytes|grows while"):
+        read(path)
+
+
+def test_links_are_followed_before_a_path_counts_as_inside(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(folder)
+    (folder / "out").symlink_to(tmp_path / "secret")
+    (folder / "loop").symlink_to("loop")
+    assert inside(tmp_path / "link" / "sub" / "x", folder)
+    assert not inside(folder / "out", folder)
+    assert not inside(folder / "sub" / ".." / ".." / "x", folder)
+    assert inside(folder / "loop", folder)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,7 +25,7 @@ from fer_edge.measure.prior import AUTO, adjusted, chosen_tau, parse_prior, prio
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.provenance import ConfidenceInfo, PriorInfo, WeightsInfo, learnt_target
 from fer_edge.records import plain, read_record, to_dict
-from fer_edge.runs.folder import CONFIDENCE_FILES, CONFIDENCE_WEIGHTS
+from fer_edge.runs.folder import CONFIDENCE_FILES, CONFIDENCE_WEIGHTS, RunFolder
 from fer_edge.runs.recipe import Loss
 from fer_edge.training.vote_targets import fitted_targets, require_votes
 
@@ -57,16 +58,20 @@ def fit_confidence(
     is their file, None the one that the run recorded. Raises UsageError for a run that trained on
     all of TRAIN, and DataError for another data set.
     """
-    content = write_fitted(
-        run / "model.safetensors",
-        run / CONFIDENCE_WEIGHTS,
-        dataset,
-        run=run,
-        accuracy=accuracy,
-        prior=prior,
-        votes=votes,
-        reporter=reporter,
-    )
+    # Locked: a run that trains has other weights a moment later, and writes run.json, too.
+    with RunFolder(run).locked(), TemporaryDirectory(prefix="fer-edge-confidence-") as folder:
+        fitted = Path(folder) / CONFIDENCE_WEIGHTS
+        content = write_fitted(
+            run / "model.safetensors",
+            fitted,
+            dataset,
+            run=run,
+            accuracy=accuracy,
+            prior=prior,
+            votes=votes,
+            reporter=reporter,
+        )
+        RunFolder(run).write_weights({CONFIDENCE_WEIGHTS: fitted.read_bytes()})
     for name in CONFIDENCE_FILES[1:]:
         (run / name).unlink(missing_ok=True)
     return content

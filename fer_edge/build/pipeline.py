@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from fer_edge.build.votes import with_training_votes
 from fer_edge.convert.export import InputKind
 from fer_edge.errors import FerEdgeError, UnavailableError, UsageError
 from fer_edge.measure.proof import Proven
+from fer_edge.models.recorded import read_weights
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.quantize.ranges import Ranges
 
@@ -172,8 +172,9 @@ def _with_copied_weights(source: BuildSource, folder: Path) -> BuildSource:
     """Return ``source`` with a copy of its weights: a run that still trains replaces the file."""
     if source.weights is None:
         return source
-    copy = shutil.copy2(source.weights, folder / "copied.safetensors")
-    return replace(source, weights=Path(copy))
+    copy = folder / "copied.safetensors"
+    copy.write_bytes(read_weights(source.weights)[0])
+    return replace(source, weights=copy)
 
 
 def _plan_only(

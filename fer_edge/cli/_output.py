@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from fer_edge.printable import printable
 from fer_edge.report.terminal import TerminalReporter, print_note
 
 __all__ = [
@@ -82,7 +83,8 @@ def print_json(content: Any) -> None:
 
 
 def print_text(text: str) -> None:
-    """Print ``text`` to stdout unchanged: no wrapping, no markup."""
+    """Print ``text`` to stdout: no wrapping, no markup, no control characters."""
+    text = printable(text)
     out.file.write(text if text.endswith("\n") else text + "\n")
     out.file.flush()
 
@@ -96,12 +98,17 @@ def print_rows(
 ) -> None:
     """Print rows with equal keys as a table, JSON, CSV or Markdown; a missing value is ``n/a``.
 
-    Values are printed unchanged, so the caller formats numbers. ``title`` and ``caption`` appear in
+    The caller formats numbers. ``title`` and ``caption`` appear in
     tables and Markdown; JSON and CSV have only the rows.
     """
     from fer_edge.report.rows import format_rows, rich_table
 
     if fmt == "table" and out.is_terminal:
-        out.print(rich_table(rows, title=title, caption=caption))
+        shown = [{key: _shown(value) for key, value in row.items()} for row in rows]
+        out.print(rich_table(shown, title=title, caption=caption))
     else:
         print_text(format_rows(rows, fmt, title=title, caption=caption))
+
+
+def _shown(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value

@@ -13,6 +13,7 @@ strings, as safetensors requires)::
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,18 +21,18 @@ from typing import Annotated, Any
 from msgspec import Meta, field
 
 from fer_edge.errors import IntegrityError, UsageError
-from fer_edge.files import parse_json
+from fer_edge.files import open_regular, parse_json
 from fer_edge.models.spec import ModelSpec
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.provenance import WeightsInfo
 from fer_edge.records import Finite, OpenRecord, read_record
 
-__all__ = ["SCHEMA", "WeightsHeader", "read_header"]
+__all__ = ["SCHEMA", "WeightsHeader", "header_of", "read_header"]
 
 SCHEMA = "1"
 
-_MOST_BYTES = 100 << 20
-"""The safetensors format's own limit of a header."""
+_MOST_BYTES = 16 << 20
+"""Of a header; the format's own limit is 100 MB, the longest that is known has 200 KB."""
 
 _FIX = "copy it again from its source, or train again"
 
@@ -69,51 +70,68 @@ class WeightsHeader:
 
 
 def read_header(path: Path | str) -> WeightsHeader:
-    """Return what a weights file records of its network.
+    """Return what a weights file records of its network; the tensors are not read or checked.
 
-    Raises :class:`UsageError` if there is no file or fer-edge did not write it, and
-    :class:`IntegrityError` if it is damaged.
+    Raises :class:`UsageError` if there is no file, it cannot be read or fer-edge did not write it,
+    and :class:`IntegrityError` if its header is damaged.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise UsageError(f"there is no weights file {path}", fix="train one: `fer-edge train`")
-    metadata = _metadata(path)
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(8)
+            length = int.from_bytes(head, "little")
+            if len(head) == 8 and length <= _MOST_BYTES:
+                head += file.read(length)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+    return header_of(head, path, size)
+
+
+def header_of(content: bytes, path: Path, size: int | None = None) -> WeightsHeader:
+    """Return the header in the bytes of a weights file; ``path`` names it in errors.
+
+    ``content`` may end after the header if ``size``, that of the whole file, is given. Raises as
+    :func:`read_header`.
+    """
+    metadata = _metadata(content, path, len(content) if size is None else size)
     if metadata.get("schema") != SCHEMA:
         found = f"schema {metadata['schema']}" if "schema" in metadata else "no fer-edge header"
         raise UsageError(
             f"{path} has {found}; this version reads schema {SCHEMA}",
             fix="give a model.safetensors written by `fer-edge train`",
         )
-    content = {
+    fields = {
         name: parse_json(str(metadata[name]).encode(), f"{path}: {name}")
         for name in ("spec", "preprocessing", "labels", "meta")
         if name in metadata
     }
-    header = read_record(_Header, content, str(path), fix=_FIX)
+    header = read_record(_Header, fields, str(path), fix=_FIX)
     if len(header.labels) != header.spec.classes:
         raise IntegrityError(
             f"{path}: {header.spec.classes} logits, but the labels {list(header.labels)}", fix=_FIX
         )
     return WeightsHeader(
-        spec=ModelSpec.from_dict(content["spec"]),
-        preprocessing=Preprocessing.from_dict(content["preprocessing"]),
+        spec=ModelSpec.from_dict(fields["spec"]),
+        preprocessing=Preprocessing.from_dict(fields["preprocessing"]),
         labels=header.labels,
         info=header.meta,
     )
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def _metadata(head: bytes, path: Path, size: int) -> dict[str, Any]:
     """Return the strings of the safetensors header."""
     try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(_MOST_BYTES, path.stat().st_size - 8):
-                raise ValueError("its header has no valid length")
-            content = json.loads(file.read(length))
+        length = int.from_bytes(head[:8], "little")
+        if not 2 <= length <= min(_MOST_BYTES, size - 8, len(head) - 8):
+            raise ValueError("its header has no valid length")
+        content = json.loads(head[8 : 8 + length])
         metadata = content.get("__metadata__") or {}
         if not isinstance(metadata, dict):
             raise ValueError("its metadata is not an object")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise IntegrityError(
             f"{path} is not a readable safetensors file: {error}",
             fix=_FIX,

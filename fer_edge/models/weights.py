@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from fer_edge.errors import IntegrityError
-from fer_edge.files import sha256_bytes, sha256_file, write_bytes
+from fer_edge.files import sha256_bytes, write_bytes
 from fer_edge.models import build_model
-from fer_edge.models.header import SCHEMA, read_header
+from fer_edge.models.header import SCHEMA, header_of
+from fer_edge.models.recorded import read_weights
 from fer_edge.models.spec import ModelSpec
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.provenance import WeightsInfo
 from fer_edge.records import to_dict
 
-__all__ = ["Weights", "load_weights", "model_from_weights", "save_weights"]
+__all__ = ["Weights", "load_weights", "model_from_weights", "save_weights", "weights_bytes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,22 @@ def save_weights(
 ) -> str:
     """Write ``model`` (a network or its state dict) atomically; return the file's SHA-256.
 
+    The file has the bytes of :func:`weights_bytes`. A run writes its weights by
+    :meth:`fer_edge.runs.folder.RunFolder.write_weights`, which records their digests.
+    """
+    content = weights_bytes(model, spec, preprocessing, info)
+    write_bytes(path, content)
+    return sha256_bytes(content)
+
+
+def weights_bytes(
+    model: nn.Module | Mapping[str, Tensor],
+    spec: ModelSpec,
+    preprocessing: Preprocessing,
+    info: WeightsInfo | Mapping[str, Any] | None = None,
+) -> bytes:
+    """Return the bytes of a weights file of ``model``, a network or its state dict.
+
     Its labels are those of the data in ``info``. Equal content gives equal bytes.
     """
     if not isinstance(info, WeightsInfo):
@@ -64,23 +81,22 @@ def save_weights(
         "labels": _json(list(info.dataset.labels)),
         "meta": _json(to_dict(info)),
     }
-    content = _canonical(save(tensors, metadata=header))
-    write_bytes(path, content)
-    return sha256_bytes(content)
+    return _canonical(save(tensors, metadata=header))
 
 
 def load_weights(path: Path | str) -> Weights:
     """Read a weights file.
 
     Raises :class:`UsageError` if it is missing or was not written by fer-edge, and
-    :class:`IntegrityError` if it is truncated or damaged.
+    :class:`IntegrityError` if it is truncated or damaged, or not the file that its run recorded.
     """
     path = Path(path)
-    header = read_header(path)
+    # Read once: what is used has the digest that was checked, whatever happens to the file.
+    content, digest = read_weights(path)
+    header = header_of(content, path)
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        state = load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
         raise IntegrityError(
             f"{path} is not a readable safetensors file: {error}",
             fix="copy it again from its source, or train again",
@@ -92,7 +108,7 @@ def load_weights(path: Path | str) -> Weights:
         state=state,
         info=header.info,
         path=path,
-        sha256=sha256_file(path),
+        sha256=digest,
     )
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fer_edge.printable import printable
 from fer_edge.progress import Reporter
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ _REDRAW_S = 0.2
 
 
 def print_note(console: Console, text: str) -> None:
-    """Print ``text`` on ``console`` as it is."""
+    """Print ``text`` on ``console`` as it is, but without control characters."""
     # Paths in brackets are not markup, and a line in a log file is not wrapped.
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 class TerminalReporter(Reporter):

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from fer_edge.errors import UsageError
-from fer_edge.files import lock, read_json, sha256_file, write_json, write_text
+from fer_edge.files import lock, read_json, sha256_bytes, write_bytes, write_json, write_text
 from fer_edge.models.header import read_header
+from fer_edge.models.recorded import read_weights
 from fer_edge.provenance import DatasetInfo, TeacherInfo
 from fer_edge.records import check_schema, plain, read_record, to_dict
 from fer_edge.runs.find import TO_RESUME, find, runs_below
@@ -165,6 +166,29 @@ class RunFolder:
         # Through the reader: it refuses content that could not be read again.
         write_json(path, to_dict(read_record(RunInfo, plain(content), str(path))))
 
+    def write_weights(self, contents: Mapping[str, bytes]) -> None:
+        """Write weights files (name -> bytes), each atomically, and record their digests.
+
+        ``run.json`` first allows the old and the new digest of each file, and the old one no more
+        when the file is there: if the process is killed, the files that it left are still valid.
+        """
+        new = {name: sha256_bytes(content) for name, content in contents.items()}
+        before = self.info().weights
+        both = {name: (digest, *before.get(name, ())) for name, digest in new.items()}
+        self.update(weights={**before, **both})
+        for name, content in contents.items():
+            write_bytes(self.path / name, content)
+        self.update(weights={**before, **{name: (digest,) for name, digest in new.items()}})
+
+    def check_weights(self) -> None:
+        """Compare the weights files that are there with their recorded digests.
+
+        Raises :class:`IntegrityError` for the first that differs.
+        """
+        for name in self.info().weights:
+            if (self.path / name).is_file():
+                read_weights(self.path / name)
+
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rewrite ``history.csv``."""
         text = io.StringIO()
@@ -255,14 +279,15 @@ def run_to_resume(name: str | None, root: Path) -> RunFolder:
 def confidence_weights(run: Path) -> Path | None:
     """Return a run's weights with the temperature folded in, or None if no confidence was fitted.
 
-    UsageError if they were made from other weights than the run has now.
+    UsageError if they were made from other weights than the run has now, IntegrityError if those
+    are not the ones that the run recorded.
     """
     path = next((run / name for name in CONFIDENCE_FILES if (run / name).is_file()), None)
     if path is None:
         return None
     info = read_header(path).info
     made_from = info.without_confidence_sha256 or info.uncalibrated_sha256
-    if made_from != sha256_file(run / "model.safetensors"):
+    if made_from != read_weights(run / "model.safetensors")[1]:
         raise UsageError(
             f"{path} was made from other weights than {run / 'model.safetensors'} has now",
             fix=f"fer-edge confidence {run}",

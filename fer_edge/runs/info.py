@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from msgspec import field
+
 from fer_edge.provenance import DatasetInfo, IngredientInfo, TeacherInfo
-from fer_edge.records import Finite, OpenRecord
+from fer_edge.records import Finite, OpenRecord, Sha256
 from fer_edge.runs.qat import QatSetup
 
 __all__ = ["CrossValidationInfo", "FoldResult", "HistoryRow", "InitInfo", "RunInfo", "Spread"]
@@ -45,6 +47,8 @@ class RunInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     ``recipe`` is its JSON form; ``data`` and ``votes`` are where the images and FER+'s votes were
     read from. ``best`` and ``last`` are rows of the history. ``init``: the weights it started from;
     ``qat``: the INT8 setup that it fine-tunes for; ``soup``: the runs whose weights are averaged.
+    ``weights``: the SHA-256 of each weights file that it wrote; two while it replaces a file. Runs
+    of version 0.1.0 have none.
     """
 
     schema: int
@@ -61,6 +65,7 @@ class RunInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     soup: tuple[IngredientInfo, ...] = ()
     best: HistoryRow | None
     last: HistoryRow | None
+    weights: dict[str, tuple[Sha256, ...]] = field(default_factory=dict)
 
     @property
     def kind(self) -> Literal["trained", "qat", "soup"]:

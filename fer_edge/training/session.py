@@ -18,7 +18,7 @@ from fer_edge.models import build_model
 from fer_edge.models.growing import grown
 from fer_edge.models.logits import with_fresh_logits
 from fer_edge.models.profile import count_macs, count_parameters
-from fer_edge.models.weights import load_weights, save_weights
+from fer_edge.models.weights import load_weights, weights_bytes
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.provenance import WeightsInfo
 from fer_edge.runs.folder import RunFolder
@@ -196,6 +196,7 @@ class Session:
                 fix="give the --data that it was started with, or start a new run with another "
                 "--name",
             )
+        self.run.check_weights()
 
     @property
     def parts(self) -> int:
@@ -251,8 +252,9 @@ class Session:
         if self.teachers:
             content["teachers"] = [public_info(teacher) for teacher in self.teachers]
         info = WeightsInfo.from_dict(content)
-        for path in [self.run.model, self.run.best][: 1 + best]:
-            save_weights(path, state, self.spec, self.preprocessing, info)
+        file = weights_bytes(state, self.spec, self.preprocessing, info)
+        written = [self.run.model, self.run.best][: 1 + best]
+        self.run.write_weights({path.name: file for path in written})
 
     def save(self) -> None:
         """Save all that a resumed run needs."""

@@ -20,7 +20,7 @@ from fer_edge.data import FerDataset
 from fer_edge.data.fitted import require_fitted_to, without_holdout
 from fer_edge.errors import UsageError
 from fer_edge.models import build_model
-from fer_edge.models.weights import Weights, load_weights, save_weights
+from fer_edge.models.weights import Weights, load_weights, weights_bytes
 from fer_edge.provenance import IngredientInfo, WeightsInfo
 from fer_edge.runs.find import A_RUN, find
 from fer_edge.runs.folder import RunFolder, create_run
@@ -188,8 +188,8 @@ def make_soup(
         for ingredient, path in zip(ingredients, paths, strict=True)
     ]
     run.update(soup=tuple(located), votes=dataset.voters.path if dataset.voters else None)
-    for path in (run.model, run.best):
-        save_weights(path, model.cpu(), first.spec, first.preprocessing, info)
+    file = weights_bytes(model.cpu(), first.spec, first.preprocessing, info)
+    run.write_weights({path.name: file for path in (run.model, run.best)})
     run.write_history([row])
     run.update(status="finished", best=row, last=row)
     return run

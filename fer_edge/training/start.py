@@ -17,10 +17,11 @@ from accelerate.utils import broadcast_object_list
 from fer_edge.data import FerDataset
 from fer_edge.data.fitted import require_fitted_to
 from fer_edge.errors import UsageError
-from fer_edge.files import sha256_bytes, write_bytes
+from fer_edge.files import write_bytes
 from fer_edge.models import ModelSpec, build_model
 from fer_edge.models.growing import fits_into
 from fer_edge.models.logits import with_fresh_logits
+from fer_edge.models.recorded import read_weights
 from fer_edge.models.weights import load_weights
 from fer_edge.provenance import TeacherInfo
 from fer_edge.records import read_record
@@ -85,10 +86,10 @@ def start_run(
         run = create_run(root, name, recipe, dataset.info(), location(data), teachers=teachers)
         if init is not None:
             # A copy: the other run may be deleted, or trained further, before this one is resumed.
-            content = init.file.read_bytes()
+            content, digest = read_weights(init.file)
             write_bytes(run.init, content)
             origin = dict(init.origin or {"path": location(str(init.file))})
-            origin["sha256"] = sha256_bytes(content)
+            origin["sha256"] = digest
             run.update(init=read_record(InitInfo, origin, "init"))
         if qat is not None:
             run.update(qat=qat)
