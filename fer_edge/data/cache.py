@@ -21,11 +21,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fer_edge.data.containers import (
+    list_folder,
+    open_regular,
+    sha256_regular,
+    stat_source,
+)
 from fer_edge.data.dataset import FerDataset
-from fer_edge.data.readers_images import list_folder
+from fer_edge.data.kinds import TABLES
+from fer_edge.data.readers_images import MOST_IMAGE_BYTES
 from fer_edge.data.readers_npz import SCHEMA, npz_from_dataset, read_npz
-from fer_edge.errors import DataError
-from fer_edge.files import sha256_bytes, sha256_file, write_text
+from fer_edge.data.tree import is_foreign
+from fer_edge.errors import DataError, FerEdgeError
+from fer_edge.files import sha256_bytes, write_text
 from fer_edge.paths import cache_dir
 from fer_edge.progress import logger
 
@@ -33,6 +41,7 @@ __all__ = ["cached_entry", "cached_source", "source_digest"]
 
 # Longer than the resolution of time stamps on any usual file system (FAT: 2 s).
 _SETTLED_NS = 3_000_000_000
+_LARGEST_INDEX = 1 << 16
 
 
 def cached_source(path: Path, read: Callable[[], FerDataset], variant: str = "") -> FerDataset:
@@ -42,8 +51,9 @@ def cached_source(path: Path, read: Callable[[], FerDataset], variant: str = "")
     DataError if the source changes while it is read; then nothing is written.
     """
     before = _snapshot(path)
-    index = cache_dir() / "data" / "index" / f"{before.key}.json"
-    digest = _indexed(index) or source_digest(path)
+    folder, _ = _cache_folder()
+    index = folder / "index" / f"{before.key}.json" if folder else None
+    digest = (index and _indexed(index)) or source_digest(path)
 
     def read_unchanged() -> FerDataset:
         logger.info("decoding %s", path)
@@ -54,7 +64,7 @@ def cached_source(path: Path, read: Callable[[], FerDataset], variant: str = "")
 
     key = sha256_bytes(f"{digest}\0{variant}".encode()) if variant else digest
     dataset = cached_entry(key, read_unchanged)
-    if time.time_ns() - before.newest_ns > _SETTLED_NS:
+    if index and time.time_ns() - before.newest_ns > _SETTLED_NS:
         # The index only saves time. If it cannot be written, the source is hashed each time.
         with suppress(OSError):
             write_text(index, json.dumps({"source": str(path), "sha256": digest}))
@@ -62,36 +72,69 @@ def cached_source(path: Path, read: Callable[[], FerDataset], variant: str = "")
 
 
 def cached_entry(key: str, make: Callable[[], FerDataset]) -> FerDataset:
-    """Return the entry of a digest, else ``make()`` it and write it to the cache."""
-    entry = cache_dir() / "data" / f"{key[:40]}-v{SCHEMA}.npz"
-    note = ""
-    if entry.exists():
+    """Return the entry of a digest, else ``make()`` it and write it to the cache.
+
+    A cache that cannot be read or written is a note of the data set, not an error.
+    """
+    folder, note = _cache_folder()
+    entry = folder / f"{key[:40]}-v{SCHEMA}.npz" if folder else None
+    damage = ""
+    if entry and _is_there(entry):
         try:
             dataset = read_npz(entry)
         except DataError as error:
-            note = f"a damaged cache entry was rebuilt ({error})"
+            damage = str(error)
         else:
             logger.info("read %s", entry)
             return dataset
     dataset = make()
-    try:
-        npz_from_dataset(dataset, entry)
-        logger.info("wrote %s", entry)
-    except OSError as error:
-        note = f"the cache {entry.parent} cannot be written ({error.strerror}): not kept"
+    if entry and folder:
+        try:
+            npz_from_dataset(dataset, entry)
+        except OSError as error:
+            note = f"the cache {folder} cannot be written ({error.strerror or error}): not kept"
+        else:
+            logger.info("wrote %s", entry)
+            note = f"a damaged cache entry was rebuilt ({damage})" if damage else ""
     return replace(dataset, notes=(*dataset.notes, note)) if note else dataset
 
 
+def _cache_folder() -> tuple[Path | None, str]:
+    """Return the folder of decoded data, or None and the note that says why there is none."""
+    try:
+        return cache_dir() / "data", ""
+    except (FerEdgeError, RuntimeError, OSError) as error:  # no home folder, or no such user
+        return None, f"no cache: {error}; FER_EDGE_CACHE=FOLDER names one"
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def source_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, or of all paths and bytes below a folder."""
-    if path.is_file():
-        return sha256_file(path)
+    """Return the SHA-256 of a file's bytes, or of all paths and bytes below a folder.
+
+    Of files in a folder that are no images and no tables by their names, and of those that are too
+    large for images, only the names count.
+    """
+    if not path.is_dir():
+        return sha256_regular(path)
     digest = hashlib.sha256(b"fer-edge folder 1\0")
     files, folders = list_folder(path)
     for folder in sorted(folders):
         digest.update(os.fsencode(folder) + b"/\0")
     for name in sorted(files):
-        digest.update(os.fsencode(name) + b"\0" + bytes.fromhex(sha256_file(path / name)))
+        if name.lower().endswith(TABLES):
+            content = sha256_regular(path / name)
+        elif is_foreign(name):
+            content = ""
+        else:
+            content = sha256_regular(path / name, MOST_IMAGE_BYTES)
+        digest.update(os.fsencode(name) + b"\0" + bytes.fromhex(content))
     return digest.hexdigest()
 
 
@@ -106,11 +149,12 @@ def _snapshot(path: Path) -> _Snapshot:
     paths = [path]
     if path.is_dir():
         files, folders = list_folder(path)
-        paths += [path / name for name in sorted([*files, *folders])]
+        paths += [path / name for name in sorted([*files, *folders]) if not is_foreign(name)]
+        paths += [path / name for name in sorted(files) if name.lower().endswith(TABLES)]
     digest = hashlib.sha256(f"{SCHEMA}\0".encode() + os.fsencode(path.resolve()))
     newest = 0
     for entry in paths:
-        stat = entry.stat()
+        stat = stat_source(entry)
         newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
         fields = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         digest.update(os.fsencode(entry.name) + b"\0" + repr(fields).encode())
@@ -120,7 +164,8 @@ def _snapshot(path: Path) -> _Snapshot:
 def _indexed(index: Path) -> str:
     """Return the source digest in an index file, or "" if the file cannot be used."""
     try:
-        digest = json.loads(index.read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        with open_regular(index) as file:
+            digest = json.loads(file.read(_LARGEST_INDEX))["sha256"]
+    except (DataError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
     return digest if isinstance(digest, str) and len(digest) == 64 else ""

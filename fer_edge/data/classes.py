@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from shlex import quote
 
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, UsageError
@@ -168,12 +169,18 @@ class ClassFolders:
             )
         else:
             why = f"is not one of the classes {shown(labels.names)}"
+        if set(folder) & set(",="):
+            return why, f"rename it: {','!r} and '=' cannot be in the name of a class"
+        numbers = _numbers([folder, *others])
+        if numbers and self.choice.is_default:
+            return why, (
+                f"if they are the numbers of {numbers[0]}: --classes {numbers[1]}; for the "
+                "folders' own names: --classes own"
+            )
         near = {}
         for other in sorted({folder, *others}):
-            if self.label_of(other) is None:
-                found = get_close_matches(normal(other), [normal(name) for name in known], n=1)
-                if found:
-                    near[other] = known[[normal(name) for name in known].index(found[0])]
+            if self.label_of(other) is None and (name := _similar(other, known)):
+                near[other] = name
         if folder in near:
             pairs = ",".join(f"{other}={name}" for other, name in near.items())
             first = f"rename it, or read it as {near[folder]!r}: --classes {self._with(pairs)}"
@@ -190,7 +197,34 @@ class ClassFolders:
     def _with(self, pairs: str) -> str:
         """Return the value of ``--classes`` with more pairs."""
         option = self.choice.option if not self.choice.is_default else ""
-        return ",".join(filter(None, (option, pairs)))
+        return quote(",".join(filter(None, (option, pairs))))
+
+
+_NUMBERED = {
+    "FER2013": dict(zip("0123456", EMOTIONS)),
+    "RAF-DB": dict(
+        zip("1234567", ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"))
+    ),
+}
+"""Data sets whose class folders are numbers, and what the numbers mean."""
+
+
+def _numbers(folders: Iterable[str]) -> tuple[str, str] | None:
+    """Return the data set whose numbers the folders are, and ``--classes`` for it, or None."""
+    for name, classes in _NUMBERED.items():
+        if set(folders) == set(classes):
+            return name, ",".join(f"{number}={class_}" for number, class_ in classes.items())
+    return None
+
+
+def _similar(folder: str, names: Sequence[str]) -> str | None:
+    """Return the class that a folder's name may mean: a misspelling, or its first letters."""
+    by_text = {normal(name): name for name in names}
+    text = normal(folder)
+    near = get_close_matches(text, by_text, n=1)
+    if not near and len(text) > 1:
+        near = [name for name in by_text if name.startswith(text)]
+    return by_text[near[0]] if len(near) == 1 else None
 
 
 def shown(names: Sequence[str], most: int = 10) -> str:

@@ -21,6 +21,7 @@ from fer_edge.provenance import DatasetInfo
 from fer_edge.records import read_record
 
 __all__ = [
+    "SPLIT_TRAIN",
     "FerDataset",
     "as_numbered",
     "content_digest",
@@ -29,6 +30,9 @@ __all__ = [
     "image_keys",
     "with_official_counts",
 ]
+
+SPLIT_TRAIN = "to train without PUBLIC, split TRAIN: fer-edge train --split 80/10/10"
+"""What helps where a data set has no PUBLIC."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +88,11 @@ class FerDataset:
         for split in wanted:
             if split not in present:
                 missing = split.label if name == split.label else f"{name} needs {split.label}"
-                raise DataError(
-                    f"{self.source} has no images of the split {missing}",
-                    fix=f"use one of {', '.join(s.label for s in present)}, or give a data set "
-                    f"that has {split.label}",
-                )
+                fix = f"use one of {', '.join(s.label for s in present)}, or give a data set "
+                fix += f"that has {split.label}"
+                if split is Split.PUBLIC and self.resplit is None:
+                    fix += f"; {SPLIT_TRAIN}"
+                raise DataError(f"{self.source} has no images of the split {missing}", fix=fix)
         return self.take(np.flatnonzero(np.isin(self.split, wanted)))
 
     def take(self, rows: np.ndarray | Sequence[int]) -> FerDataset:

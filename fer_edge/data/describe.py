@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.data.dataset import FerDataset
+from fer_edge.data.dataset import SPLIT_TRAIN, FerDataset
 from fer_edge.data.ferplus import COLUMNS
 from fer_edge.data.splits import Split, compare_official
 from fer_edge.data.votes import human_ceiling, majority, winner_column
@@ -33,7 +33,10 @@ def describe(dataset: FerDataset) -> dict[str, Any]:
             "counts": counts,
             "official": "synthetic" if dataset.synthetic else verdict,
         }
-    train = dataset.split == Split.TRAIN
+    train, public = dataset.split == Split.TRAIN, dataset.split == Split.PUBLIC
+    notes = [*dataset.notes]
+    if train.any() and not public.any():
+        notes.append(f"no PUBLIC images, on which a network is selected; {SPLIT_TRAIN}")
     mean, std = pixel_statistics(dataset.images[train] if train.any() else dataset.images)
     return {
         "source": dataset.source,
@@ -42,7 +45,7 @@ def describe(dataset: FerDataset) -> dict[str, Any]:
         "n": len(dataset),
         "splits": splits,
         "pixels": {"of": "train" if train.any() else "all", "mean": mean, "std": std},
-        "notes": list(dataset.notes),
+        "notes": notes,
         **({} if dataset.voters is None else {"votes": vote_statistics(dataset)}),
     }
 

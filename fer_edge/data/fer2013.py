@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,10 @@ import numpy as np
 
 from fer_edge.data.cache import cached_entry, cached_source
 from fer_edge.data.classes import DEFAULT_CLASSES, ClassChoice, Classes, class_choice, shown
+from fer_edge.data.containers import stat_source
 from fer_edge.data.dataset import FerDataset, as_numbered, content_digest
 from fer_edge.data.ferplus import is_ferplus_id, read_votes, vote_rows
+from fer_edge.data.kinds import source_kind
 from fer_edge.data.readers_csv import read_csv
 from fer_edge.data.readers_images import read_folder, read_zip
 from fer_edge.data.readers_npz import read_npz
@@ -72,11 +73,19 @@ def load(
         return as_numbered(_labelled_by_votes(dataset, votes), choice)
     if votes is not None:
         return with_votes(dataset, votes)
-    beside = Path(source).expanduser().parent / VOTES
-    if beside.is_file() and not dataset.synthetic:
+    beside = None if dataset.synthetic else _votes_beside(source)
+    if beside:
         note = f"{beside} is not used: --votes {beside} adds the votes of ten people per image"
         return replace(dataset, notes=(*dataset.notes, note))
     return dataset
+
+
+def _votes_beside(source: str | Path) -> Path | None:
+    beside = Path(source).expanduser().parent / VOTES
+    try:
+        return beside if beside.is_file() else None
+    except OSError:
+        return None
 
 
 def with_votes(dataset: FerDataset, path: str | Path) -> FerDataset:
@@ -147,12 +156,12 @@ def _load(
     text, advance = str(source), reporter.stage("reading images")
     if text.partition(":")[0] == "synthetic":
         return as_numbered(_load_synthetic(text, cache, advance), choice)
-    path = Path(text).expanduser()
-    if not path.exists():
-        raise DataError(f"{path} does not exist", fix=_GET_FER2013)
-    if path.suffix.lower() == ".npz":
+    path = _existing(text)
+    kind = "folder" if path.is_dir() else source_kind(path)
+    if kind == "npz":
         return _require_classes(replace(read_npz(path), source=path.name), choice)
-    read, is_table = _reader(path)
+    is_table = kind == "csv"
+    read = _READERS[kind]()
     choice = choice or DEFAULT_CLASSES
 
     def read_whole() -> FerDataset:
@@ -184,23 +193,25 @@ def _require_classes(dataset: FerDataset, choice: ClassChoice | None) -> FerData
     return dataset
 
 
-def _reader(path: Path) -> tuple[Callable[..., FerDataset], bool]:
-    """Return the reader of a source, and whether it is one CSV, whose classes are numbers."""
-    if path.is_dir():
-        return read_folder, False
+_READERS: dict[str, Callable[[], Callable[..., FerDataset]]] = {
+    "folder": lambda: read_folder,
+    "zip": lambda: read_zip,
+    "csv": lambda: read_csv,
+}
+
+
+def _existing(text: str) -> Path:
+    """Return the path of a source; DataError that says why there is nothing to read."""
     try:
-        if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
-            return read_zip, False
-        if path.suffix.lower() in {".csv", ".txt"}:
-            with open(path, "rb"):
-                return read_csv, True
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    raise DataError(
-        f"{path} is not in a format of FER2013 that fer-edge can read",
-        fix="give the Kaggle zip, its folder, fer2013.csv, icml_face_data.csv or an npz of "
-        "fer-edge (unpack a tar first)",
-    )
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            f"{text[:80]!r} cannot be found: {error}", fix="give the whole path"
+        ) from None
+    if not os.path.lexists(path) and len(path.name) < 256:
+        raise DataError(f"{path} does not exist", fix=_GET_FER2013)
+    stat_source(path)
+    return path
 
 
 def _load_synthetic(text: str, cache: bool, advance: Advance) -> FerDataset:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_edge.data.containers import open_regular
 from fer_edge.data.splits import Split, split_from_usage
+from fer_edge.data.tables import Table
 from fer_edge.errors import DataError
 
-__all__ = ["COLUMNS", "VotesFile", "is_ferplus_id", "read_votes", "vote_rows"]
+__all__ = ["COLUMNS", "VotesFile", "is_ferplus_id", "is_votes_header", "read_votes", "vote_rows"]
 
 COLUMNS = (
     *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
@@ -30,6 +33,7 @@ COLUMNS = (
 """The choices of a vote, in the order of the file; NF: not a face."""
 
 _HEADER = ("Usage", "Image name", *COLUMNS)
+_LOWER = tuple(cell.lower() for cell in _HEADER)
 _VOTERS = 10
 _MOST_BYTES = 64 << 20
 _FIX = "download fer2013new.csv of FER+ again (https://github.com/microsoft/FERPlus)"
@@ -62,31 +66,22 @@ def read_votes(path: str | Path) -> VotesFile:
     without an image have none.
     """
     path = Path(path)
+    content = _content(path)
+    votes: list[list[int]] = []
+    splits: list[int] = []
+    names: list[str] = []
+    table = None
     try:
-        if not path.is_file():
-            raise DataError(f"{path} is not a file: the votes of FER+ are one CSV file", fix=_FIX)
-        if path.stat().st_size > _MOST_BYTES:
-            raise DataError(f"{path} is too large to be the votes of FER+", fix=_FIX)
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    lines = csv.reader(content.decode("utf-8-sig", errors="replace").splitlines(), strict=True)
-    votes, splits, names = [], [], []
-    try:
-        header = tuple(cell.strip() for cell in next(lines, []))
-        if tuple(cell.lower() for cell in header) != tuple(cell.lower() for cell in _HEADER):
-            raise DataError(
-                f"{path}, line 1: the header is not that of FER+ ({', '.join(_HEADER)})", fix=_FIX
-            )
-        for row in lines:
-            if not any(cell.strip() for cell in row):
-                continue
+        table = Table(io.BytesIO(content), _LOWER)
+        _require_header(table.header, path)
+        for row in table:
             usage, name, counts = _row(row)
             splits.append(usage)
             names.append(name)
             votes.append(counts)
     except (csv.Error, ValueError) as error:
-        raise DataError(f"{path}, line {lines.line_num}: {error}", fix=_FIX) from None
+        line = 1 if table is None else table.line
+        raise DataError(f"{path}, line {line}: {error}", fix=_FIX) from None
     if not votes:
         raise DataError(f"{path} has a header and no rows", fix=_FIX)
     return VotesFile(
@@ -96,6 +91,34 @@ def read_votes(path: str | Path) -> VotesFile:
         path.name,
         hashlib.sha256(content).hexdigest(),
         str(path.resolve()),
+    )
+
+
+def _content(path: Path) -> bytes:
+    if path.is_dir():
+        raise DataError(f"{path} is not a file: the votes of FER+ are one CSV file", fix=_FIX)
+    with open_regular(path) as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise DataError(f"{path} is too large to be the votes of FER+", fix=_FIX)
+    return content
+
+
+def is_votes_header(header: Sequence[str]) -> bool:
+    """Return whether a table with these columns (lower case) is FER+'s file."""
+    return tuple(header) == _LOWER
+
+
+def _require_header(header: Sequence[str], path: Path) -> None:
+    if is_votes_header(header):
+        return
+    if "pixels" in header:
+        raise DataError(
+            f"{path} is FER2013's table, not the votes of FER+",
+            fix=f"--votes needs fer2013new.csv: {_FIX}",
+        )
+    raise DataError(
+        f"{path}, line 1: the header is not that of FER+ ({', '.join(_HEADER)})", fix=_FIX
     )
 
 

@@ -8,41 +8,49 @@ would import the caller's main module again, for a read that happens once.
 from __future__ import annotations
 
 import io
-import os
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
 
 from fer_edge.data.classes import ClassChoice
+from fer_edge.data.containers import (
+    list_folder,
+    open_regular,
+    opened_zip,
+    posix_folders,
+    posix_names,
+    unreadable,
+)
 from fer_edge.data.dataset import (
     FerDataset,
     as_numbered,
     dataset_from_rows,
     with_official_counts,
 )
-from fer_edge.data.readers_csv import read_csv, read_csv_stream
-from fer_edge.data.tree import Tree, is_junk, tree_from_paths
+from fer_edge.data.kinds import TABLES, no_images
+from fer_edge.data.readers_csv import header_of, read_csv, read_csv_stream
+from fer_edge.data.tree import Tree, is_foreign, is_image_name, is_junk, tree_from_paths
 from fer_edge.errors import DataError, UsageError
 from fer_edge.faces import face_from_image, formats, gray_from_picture, quiet
 from fer_edge.preprocessing import SIZE
 from fer_edge.progress import Advance
 
-__all__ = ["CSV_NAMES", "list_folder", "read_folder", "read_zip"]
+__all__ = ["CSV_NAMES", "MOST_IMAGE_BYTES", "read_folder", "read_zip"]
 
 CSV_NAMES = ("icml_face_data.csv", "fer2013.csv")
 """FER2013 as one CSV. A zip or a folder is searched for it before class folders."""
 
 # A FER2013 image has about 1.6 KB. A larger file is not one, or is a zip bomb.
-_MAX_IMAGE_BYTES = 4 << 20
-_MAX_PHOTO_BYTES = 64 << 20
+_MAX_FER2013_BYTES = 4 << 20
+MOST_IMAGE_BYTES = 64 << 20
 _MAX_PIXELS = 64_000_000
 _MAX_CSV_BYTES = 2 << 30
-_MAX_MEMBERS = 1_000_000
+_HEAD = 4096
 
 
 def read_zip(
@@ -52,81 +60,133 @@ def read_zip(
 
     Raises DataError, which names the member, for a truncated, damaged or encrypted zip.
     """
-    with _zip_errors(str(path)), zipfile.ZipFile(path) as archive:
-        members = {m.filename: m for m in archive.infolist() if not m.is_dir()}
-        if len(archive.infolist()) > _MAX_MEMBERS:
-            raise DataError(f"{path} has {len(archive.infolist()):,} members: not FER2013")
-        if csv := _find_csv(list(members)):
-            name = f"{path}: {csv}"
-            size = _checked_size(members[csv], name, _MAX_CSV_BYTES)
-            with archive.open(members[csv]) as stream:
-                return as_numbered(read_csv_stream(stream, name, size, advance=advance), choice)
-        folders = {m.filename.rstrip("/") for m in archive.infolist() if m.is_dir()}
-        tree = tree_from_paths(list(members), folders, str(path), choice)
-        if len(members) != sum(not m.is_dir() for m in archive.infolist()):
-            raise DataError(f"{path} has two members of the same name", fix="download it again")
+    with opened_zip(path) as found:
 
-        def read(member: str) -> bytes:
-            name = f"{path}: {member}"
-            _checked_size(members[member], name, _most_bytes(tree))
-            with _zip_errors(name):
-                return archive.read(members[member])
+        def open_member(name: str) -> AbstractContextManager[tuple[IO[bytes], int]]:
+            return found.open(name, _MAX_CSV_BYTES)
 
-        return _decode_tree(tree, read, path, advance)
+        table, notes = _find_table(list(found.members), open_member, str(path), is_zip=True)
+        notes = [*found.notes, *notes]
+        if table:
+            with open_member(table) as (stream, size):
+                dataset = read_csv_stream(stream, f"{path}: {table}", size, advance=advance)
+            return _noted(as_numbered(dataset, choice), notes)
+        _require_images(found.members, str(path), is_zip=True)
+        tree = tree_from_paths(list(found.members), found.folders, str(path), choice, is_zip=True)
+        most = _most_bytes(tree)
+        return _noted(_decode_tree(tree, lambda name: found.read(name, most), path, advance), notes)
 
 
 def read_folder(
     path: Path, *, choice: ClassChoice | None = None, advance: Advance | None = None
 ) -> FerDataset:
-    """Read FER2013 (class folders, or one CSV), or another tree of class folders."""
-    files, folders = list_folder(path)
-    if csv := _find_csv(files):
-        return as_numbered(read_csv(path / csv, advance=advance), choice)
-    tree = tree_from_paths(files, folders, str(path), choice)
+    """Read FER2013 (class folders, or one CSV), or another tree of class folders.
+
+    Raises DataError, which names the file, for what cannot be read.
+    """
+    files, found_folders = list_folder(path)
+    names, notes = posix_names(files, str(path))
+    folders = posix_folders(found_folders, names)
+
+    @contextmanager
+    def open_file(name: str) -> Iterator[tuple[IO[bytes], int]]:
+        with open_regular(path / names[name]) as file:
+            yield file, 0
+
+    table, more = _find_table(list(names), open_file, str(path), is_zip=False)
+    notes += more
+    if table:
+        dataset = read_csv(path / names[table], advance=advance)
+        return _noted(as_numbered(dataset, choice), notes)
+    _require_images(names, str(path), is_zip=False)
+    tree = tree_from_paths(list(names), folders, str(path), choice)
     most = _most_bytes(tree)
 
-    def read(member: str) -> bytes:
-        try:
-            with open(path / member, "rb") as file:
+    def read(name: str) -> bytes:
+        member = path / names[name]
+        with open_regular(member) as file:
+            try:
                 content = file.read(most + 1)
-        except OSError as error:
-            raise DataError(f"{path / member} cannot be read: {error.strerror}") from None
+            except OSError as error:
+                raise unreadable(member, error) from None
         if len(content) > most:
             raise DataError(
-                f"{path / member} is too large for a {SIZE}x{SIZE} image"
+                f"{member} is too large for a {SIZE}x{SIZE} image"
                 if _has_fer2013_size(tree)
-                else f"{path / member} is larger than {most >> 20} MB",
+                else f"{member} is larger than {most >> 20} MB",
                 fix="resize or remove it",
             )
         return content
 
-    return _decode_tree(tree, read, path, advance)
+    return _noted(_decode_tree(tree, read, path, advance), notes)
 
 
-def list_folder(path: Path) -> tuple[list[str], list[str]]:
-    """Return relative posix paths of all files and all folders below ``path``, without junk."""
-    files: list[str] = []
-    folders: list[str] = []
-    visited: set[str] = set()
-    for parent, children, names in os.walk(path, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:  # links may form a circle
-            children.clear()
-            continue
-        visited.add(real)
-        children[:] = sorted(child for child in children if not is_junk(child))
-        below = Path(parent).relative_to(path)
-        files += [(below / name).as_posix() for name in sorted(names) if not is_junk(name)]
-        folders += [(below / child).as_posix() for child in children]
-    return files, folders
+def _noted(dataset: FerDataset, notes: Sequence[str]) -> FerDataset:
+    return replace(dataset, notes=(*dataset.notes, *notes)) if notes else dataset
 
 
-def _find_csv(paths: list[str]) -> str | None:
+def _require_images(paths: Iterable[str], source: str, *, is_zip: bool) -> None:
+    """Raise DataError that says what is there instead, where no file can be an image."""
+    paths = [path for path in paths if not is_junk(path)]
+    if all(is_foreign(path) for path in paths):
+        what, fix = no_images(paths, source, is_zip=is_zip)
+        if what:
+            raise DataError(f"{source} has no images: {what}", fix=fix)
+
+
+def _find_table(
+    paths: Sequence[str],
+    open_: Callable[[str], AbstractContextManager[tuple[IO[bytes], int]]],
+    source: str,
+    *,
+    is_zip: bool,
+) -> tuple[str | None, list[str]]:
+    """Return the table that has the images, or None, and notes on what else is there.
+
+    FER2013's two names come first. A table of another name is taken where there are no images, if
+    its header has the pixels: one with all three columns, else one without Usage.
+    """
+    paths = sorted((path for path in paths if not is_junk(path)), key=lambda p: (p.count("/"), p))
+    images = sum(map(is_image_name, paths))
     for wanted in CSV_NAMES:
-        for path in paths:
-            if not is_junk(path) and path.rpartition("/")[2].lower() == wanted:
-                return path
-    return None
+        named = [path for path in paths if path.rpartition("/")[2].lower() == wanted]
+        if named:
+            return _one_table(named, paths, images, source, is_zip=is_zip)
+    if images:
+        return None, []
+    complete: list[str] = []
+    partial: list[str] = []
+    for path in paths:
+        if path.lower().endswith(TABLES):
+            with open_(path) as (stream, _):
+                header = header_of(stream.read(_HEAD))
+            if {"emotion", "pixels"} <= set(header):
+                (complete if "usage" in header else partial).append(path)
+    tables = complete or partial
+    return _one_table(tables, paths, 0, source, is_zip=is_zip) if tables else (None, [])
+
+
+def _one_table(
+    tables: Sequence[str], paths: Sequence[str], images: int, source: str, *, is_zip: bool
+) -> tuple[str, list[str]]:
+    if len(tables) > 1:
+        raise DataError(
+            f"{source} has {len(tables)} tables of images: {tables[0]!r} and {tables[1]!r}",
+            fix=f"unzip it and give {tables[0]}"
+            if is_zip
+            else f"give one of them, such as {source}/{tables[0]}",
+        )
+    table = tables[0]
+    notes = [] if table.rpartition("/")[2].lower() in CSV_NAMES else [f"read from {table!r}"]
+    if images:
+        notes.append(f"the {images:,} image files beside {table!r} are not read")
+    names = [path.rpartition("/")[2].lower() for path in paths]
+    notes += [
+        f"{paths[place]!r} is not read: {table!r} is"
+        for place, name in enumerate(names)
+        if name in CSV_NAMES and paths[place] != table
+    ]
+    return table, notes
 
 
 def _decode_tree(
@@ -171,7 +231,7 @@ def _decode_tree(
 
 
 def _most_bytes(tree: Tree) -> int:
-    return _MAX_IMAGE_BYTES if _has_fer2013_size(tree) else _MAX_PHOTO_BYTES
+    return _MAX_FER2013_BYTES if _has_fer2013_size(tree) else MOST_IMAGE_BYTES
 
 
 def _has_fer2013_size(tree: Tree) -> bool:
@@ -214,24 +274,4 @@ def _gray_from_bytes(
         raise DataError(
             f"{name} is not an image that can be read: {reason}",
             fix="remove the file, or download the data set again",
-        ) from None
-
-
-def _checked_size(member: zipfile.ZipInfo, name: str, limit: int) -> int:
-    if member.flag_bits & 0x1:
-        raise DataError(
-            f"{name} is encrypted", fix="unzip it with its password and give the folder"
-        )
-    if member.file_size > limit:
-        raise DataError(f"{name} would unpack to {member.file_size:,} bytes: refused")
-    return member.file_size
-
-
-@contextmanager
-def _zip_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(
-            f"{name} is truncated, damaged or not a zip: {error}", fix="download it again"
         ) from None

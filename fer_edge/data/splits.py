@@ -10,11 +10,16 @@ has folder names, with these meanings:
 * ``test`` is PRIVATE if there is also a PUBLIC folder, else PUBLIC: a run needs a split to select
   on, and a split that was selected on is not a final test. The notes of the data set say so;
 * in a tree without such folders, all images are TRAIN, and the notes say so.
+
+Case, separators and words such as "set" or "images" do not count: ``Train_Set``, ``val-images`` and
+``FER2013Test`` are split folders too.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from enum import IntEnum
 
 from fer_edge.emotions import EMOTIONS
@@ -25,6 +30,7 @@ __all__ = [
     "Split",
     "compare_official",
     "is_split_folder",
+    "similar_split_folder",
     "split_from_folder",
     "split_from_prefix",
     "split_from_usage",
@@ -73,9 +79,17 @@ _FOLDERS: dict[str, Split | None] = {
     "publictest": Split.PUBLIC,
     "private": Split.PRIVATE,
     "privatetest": Split.PRIVATE,
+    "eval": Split.PUBLIC,
+    "evaluation": Split.PUBLIC,
     "test": None,  # depends on the other split folders
     "testing": None,
 }
+
+_FILLERS = (
+    *("datasets", "dataset", "data", "sets", "set", "split", "images", "image", "imgs", "img"),
+    *("faces", "face", "fer2013", "fer", "emotions", "emotion", "folder", "files"),
+)
+"""Words of a split folder's name that say nothing about the split: ``train_set``, ``testdata``."""
 
 
 def split_from_usage(usage: str) -> Split | None:
@@ -91,15 +105,21 @@ def split_from_prefix(file_name: str) -> Split | None:
 
 def is_split_folder(name: str) -> bool:
     """Return True if the name of a folder means a split."""
-    return _normal(name) in _FOLDERS
+    return _known(name) is not None
+
+
+def similar_split_folder(name: str) -> str | None:
+    """Return the name of a split folder that ``name`` may be a misspelling of, or None."""
+    near = get_close_matches(_normal(name), _FOLDERS, n=1, cutoff=0.7)
+    return near[0] if near and not is_split_folder(name) else None
 
 
 def split_from_folder(name: str, *, siblings: frozenset[str]) -> Split:
     """Return the split of a split folder. ``siblings`` are all split folders of the tree."""
-    split = _FOLDERS[_normal(name)]
+    split = _FOLDERS[_known(name) or name]
     if split is not None:
         return split
-    selectable = any(_FOLDERS[_normal(other)] is Split.PUBLIC for other in siblings)
+    selectable = any(_FOLDERS[_known(other) or other] is Split.PUBLIC for other in siblings)
     return Split.PRIVATE if selectable else Split.PUBLIC
 
 
@@ -123,5 +143,18 @@ def compare_official(split: Split, counts: Sequence[int]) -> str:
     return f"differs: {wrong}"
 
 
+def _known(name: str) -> str | None:
+    """Return the split folder's name that ``name`` means, or None."""
+    text = _normal(name)
+    while text and text not in _FOLDERS:
+        shorter = text
+        for word in _FILLERS:
+            shorter = shorter.removeprefix(word).removesuffix(word)
+        if shorter == text:
+            return None
+        text = shorter
+    return text or None
+
+
 def _normal(name: str) -> str:
-    return name.strip().lower().replace("_", "").replace("-", "")
+    return re.sub(r"[\s_.()-]+", "", name.lower())

@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from shlex import quote
 
 from fer_edge.data.classes import (
     DEFAULT_CLASSES,
@@ -23,14 +24,37 @@ from fer_edge.data.classes import (
     class_folders,
     shown,
 )
-from fer_edge.data.splits import Split, is_split_folder, split_from_folder, split_from_prefix
+from fer_edge.data.splits import (
+    Split,
+    is_split_folder,
+    similar_split_folder,
+    split_from_folder,
+    split_from_prefix,
+)
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError
-from fer_edge.labels import CONTEMPT, FERPLUS
+from fer_edge.labels import CONTEMPT, FERPLUS, normal
 
-__all__ = ["Tree", "TreeFile", "is_junk", "tree_from_paths"]
+__all__ = [
+    "Tree",
+    "TreeFile",
+    "is_foreign",
+    "is_image_name",
+    "is_junk",
+    "is_left_out_image",
+    "tree_from_paths",
+]
 
-_JUNK_NAMES = {"thumbs.db", "desktop.ini", "icon\r"}
+_JUNK_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+_JUNK_FOLDERS = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "lost+found"}
+_FOREIGN_SUFFIXES = {
+    *(".txt", ".md", ".rst", ".pdf", ".doc", ".docx", ".html", ".htm", ".log", ".url", ".lnk"),
+    *(".csv", ".tsv", ".xls", ".xlsx", ".json", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
+    *(".py", ".ipynb", ".sh", ".bat", ".m", ".db", ".sqlite", ".pkl", ".npy", ".npz", ".mat"),
+    *(".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".sha256", ".md5", ".parquet", ".arrow"),
+    *(".mp4", ".avi", ".mov", ".h5", ".hdf5", ".pt", ".pth", ".onnx", ".safetensors"),
+}
+_FOREIGN_NAMES = {"readme", "license", "licence", "copying", "makefile", "changelog", "authors"}
 _IMAGE_SUFFIXES = {
     ".jpg",
     ".jpeg",
@@ -42,6 +66,9 @@ _IMAGE_SUFFIXES = {
     ".tif",
     ".tiff",
     ".gif",
+    ".jfif",
+    ".jp2",
+    ".avif",
 }
 _FERPLUS = re.compile(r"(?:.*/)?(FER2013Train|FER2013Valid|FER2013Test)/(fer\d{7})\.png", re.ASCII)
 _FERPLUS_SPLITS = {
@@ -86,11 +113,39 @@ class Tree:
 
 def is_junk(path: str) -> bool:
     """Return True for files that file managers create: .DS_Store, __MACOSX, Thumbs.db."""
-    parts = PurePosixPath(path).parts
+    parts = path.replace("\\", "/").split("/")
     return (
-        any(part.startswith(".") or part == "__MACOSX" for part in parts)
-        or (parts[-1].lower() if parts else "") in _JUNK_NAMES
+        any(_is_hidden(part) or part in _JUNK_FOLDERS for part in parts)
+        or parts[-1].lower() in _JUNK_NAMES
     )
+
+
+def is_left_out_image(path: str) -> bool:
+    """Return True for an image that is junk by a name like ``.1.png``: it is left out, and said.
+
+    The ``._1.png`` and ``__MACOSX`` of a Mac are no images, whatever their names.
+    """
+    parts = path.replace("\\", "/").split("/")
+    return (
+        is_image_name(path)
+        and is_junk(path)
+        and not any(part.startswith("._") or part in _JUNK_FOLDERS for part in parts)
+    )
+
+
+def is_foreign(path: str) -> bool:
+    """Return True for a file that is no image by its name: a README, a table, an archive."""
+    name = PurePosixPath(path)
+    return name.suffix.lower() in _FOREIGN_SUFFIXES or name.name.lower() in _FOREIGN_NAMES
+
+
+def is_image_name(path: str) -> bool:
+    """Return True for a file with the suffix of a picture."""
+    return PurePosixPath(path).suffix.lower() in _IMAGE_SUFFIXES
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") and part not in {".", ".."}
 
 
 def tree_from_paths(
@@ -98,18 +153,21 @@ def tree_from_paths(
     folders: Iterable[str],
     source: str,
     choice: ClassChoice | None = None,
+    *,
+    is_zip: bool = False,
 ) -> Tree:
     """Interpret the relative posix paths of all files, and of all folders (for empty ones).
 
-    ``choice`` None means FER2013's seven classes. Raises DataError for an unknown, missing or empty
-    class folder, for an image outside all class folders, for two trees and for two files with one
-    id.
+    ``choice`` None means FER2013's seven classes. ``is_zip`` is for the advice in errors.
+    Raises DataError for an unknown, missing or empty class folder, for an image outside all class
+    folders, for two trees and for two files with one id.
     """
     choice = choice or ClassChoice()
+    hidden = sorted(path for path in paths if is_left_out_image(path))
     paths = sorted(path for path in paths if not is_junk(path))
     if any(_FERPLUS.fullmatch(path) for path in paths):
         return _ferplus_tree(paths, source)
-    above = {PurePosixPath(path).parent.name for path in paths if _is_image(path)} - {""}
+    above = {PurePosixPath(path).parent.name for path in paths if is_image_name(path)} - {""}
     named = {folder for folder, _ in choice.folders} | set(choice.names or ())
     there = {name for name in above if name in named or not is_split_folder(name)}
     classes = class_folders(choice, there, source)
@@ -124,9 +182,13 @@ def tree_from_paths(
     _refuse_loose_images(loose, source, classes)
     if all(place.label == LEFT_OUT for _, place in in_classes):
         raise DataError(f"{source} has no images in class folders", fix=_layout(classes))
-    _check_roots([place for _, place in in_classes], source)
+    _check_roots([place for _, place in in_classes], source, is_zip=is_zip)
     _check_classes([place for _, place in in_classes], folders, source, classes)
-    return _tree(in_classes, loose, source, classes)
+    tree = _tree(in_classes, loose, source, classes)
+    if not hidden:
+        return tree
+    note = f"{len(hidden):,} hidden images are left out, such as {hidden[0]!r}"
+    return replace(tree, notes=(*tree.notes, note))
 
 
 @dataclass(frozen=True)
@@ -155,10 +217,6 @@ def _ferplus_tree(paths: Sequence[str], source: str) -> Tree:
     return Tree(tuple(files.values()), tuple(notes), claims_usage=False, is_ferplus=True)
 
 
-def _is_image(path: str) -> bool:
-    return PurePosixPath(path).suffix.lower() in _IMAGE_SUFFIXES
-
-
 def _layout(classes: ClassFolders) -> str:
     return _LAYOUT if classes.labels.names == EMOTIONS else _ANY_LAYOUT
 
@@ -171,10 +229,19 @@ def _place(path: str, classes: ClassFolders, others: Iterable[str], source: str)
     if is_split_folder(folder) and not classes.is_named(folder):
         return None
     label = classes.label_of(folder)
+    if is_foreign(path):
+        return None
     if label is None:
-        if not _is_image(path):
+        if not is_image_name(path):
             return None
         why = f"first file: {path}"
+        if above and classes.label_of(above[-1]) is not None:
+            inside = str(PurePosixPath(*above))
+            raise DataError(
+                f"{source}: {'/'.join((inside, folder))!r} is a folder inside the class folder "
+                f"{inside!r} ({why})",
+                fix=f"move its images up into {inside!r}, or its folder out of it",
+            )
         _refuse_class(folder, str(PurePosixPath(*above, folder)), why, source, classes, others)
     assert label is not None
     if above and is_split_folder(above[-1]):
@@ -191,21 +258,33 @@ def _refuse_class(
 
 def _refuse_loose_images(loose: Sequence[str], source: str, classes: ClassFolders) -> None:
     for path in loose:
-        if _is_image(path):
+        if is_image_name(path):
             raise DataError(
                 f"{source}: the image {path!r} is in no class folder, so it has no label",
                 fix=_layout(classes),
             )
 
 
-def _check_roots(places: Sequence[_Place], source: str) -> None:
+def _check_roots(places: Sequence[_Place], source: str, *, is_zip: bool) -> None:
     roots = sorted({(place.root, bool(place.split)) for place in places})
-    if len(roots) > 1:
-        names = " and ".join(repr(root or ".") for root, _ in roots[:2])
-        raise DataError(
-            f"{source} has more than one tree of class folders: {names}",
-            fix="unzip it and give the folder of one tree",
-        )
+    if len(roots) < 2:
+        return
+    names = " and ".join(repr(root or ".") for root, _ in roots[:2])
+    first = next(root for root, _ in roots if root)
+    fixes = [
+        "unzip it and give the folder of one of them"
+        if is_zip
+        else f"give one of them, such as {PurePosixPath(source) / first}"
+    ]
+    unsplit = [PurePosixPath(root).name for root, has_splits in roots if root and not has_splits]
+    near = [(name, found) for name in unsplit if (found := similar_split_folder(name))]
+    if near:
+        fixes.insert(0, f"rename the folder {near[0][0]!r} to {near[0][1]!r}")
+    elif unsplit:
+        fixes.insert(0, "name the folders of splits train, val and test")
+    raise DataError(
+        f"{source} has more than one tree of class folders: {names}", fix="; or ".join(fixes)
+    )
 
 
 def _check_classes(
@@ -239,10 +318,26 @@ def _check_classes(
             raise DataError(
                 f"{source}: {where} has no images of {shown(missing)}: the class folder "
                 f"{'/'.join(filter(None, (folder, missing[0])))!r} is missing or empty",
-                fix=_LAYOUT
-                if names == EMOTIONS
-                else f"add images of it, or name the classes that every split has; {_ANY_LAYOUT}",
+                fix=_fix_of_missing(places, labels_in.values(), classes),
             )
+
+
+def _fix_of_missing(
+    places: Sequence[_Place], labels_in: Iterable[set[int]], classes: ClassFolders
+) -> str:
+    """Return the fix where a split lacks a class: the layout, and --classes for the others."""
+    names = classes.labels.names
+    fix = _LAYOUT if names == EMOTIONS else f"add images of it; {_ANY_LAYOUT}"
+    everywhere = set(range(len(names))).intersection(*labels_in)
+    if len(everywhere) < 2 or classes.choice.folders:
+        return fix
+    option = [names[label] for label in sorted(everywhere)]
+    for folder, label in sorted({(place.folder, place.label) for place in places}):
+        if label not in everywhere:
+            option.append(f"{folder}=")
+        elif normal(folder) != normal(names[label]):
+            option.append(f"{folder}={names[label]}")
+    return f"{fix}; for the classes that every split has: --classes {quote(','.join(option))}"
 
 
 def _tree(

@@ -192,11 +192,18 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(forms, tmp_path, place, bit
     assert got.sha256 == faces.sha256
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x05\x06" + bytes(18)])
-def test_what_is_no_npz_of_ours_is_refused(tmp_path, refused, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "is empty"),
+        (b"hello", "is not a data set of fer-edge"),
+        (b"PK\x05\x06" + bytes(18), "is not a data set of fer-edge"),
+    ],
+)
+def test_what_is_no_npz_of_ours_is_refused(tmp_path, refused, content: bytes, what: str) -> None:
     path = tmp_path / "x.npz"
     path.write_bytes(content)
-    assert "x.npz is not a data set of fer-edge" in refused(path)
+    assert f"x.npz {what}" in refused(path)
 
 
 def test_pickled_arrays_are_not_loaded(tmp_path, refused) -> None:

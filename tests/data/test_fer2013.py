@@ -76,7 +76,7 @@ def test_the_option_wins_over_the_environment(monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("nowhere.zip", "does not exist"), ("fer2013.tar.gz", "not in a format of FER2013")],
+    [("nowhere.zip", "does not exist"), ("fer2013.tar.gz", "is a tar packed with gzip")],
 )
 def test_what_is_no_source_is_an_error(tmp_path, name: str, what: str) -> None:
     path = tmp_path / name

@@ -54,7 +54,8 @@ def test_a_file_is_read(votes_file: Make) -> None:
 @pytest.mark.parametrize(
     ("rows", "header", "message"),
     [
-        ([GOOD], "emotion,pixels,Usage", "line 1: the header is not that of FER+"),
+        ([GOOD], "emotion,pixels,Usage", "is FER2013's table, not the votes of FER+"),
+        ([GOOD], "Usage,Image,a", "line 1: the header is not that of FER+"),
         ([GOOD, GOOD[:-2]], HEADER, "line 3: it has 11 cells instead of 12"),
         ([GOOD.replace("Training", "train?")], HEADER, "line 2: Usage is 'train?'"),
         ([GOOD.replace(",4,", ",x,")], HEADER, "line 2: neutral has 'x' votes"),
@@ -73,8 +74,8 @@ def test_a_wrong_file_is_refused_with_its_line(
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none.csv"):
-        with pytest.raises(DataError, match="is not a file"):
+    for path, what in ((tmp_path, "is not a file"), (tmp_path / "none.csv", "does not exist")):
+        with pytest.raises(DataError, match=what):
             read_votes(path)
 
 

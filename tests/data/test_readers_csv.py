@@ -72,8 +72,10 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, refused, row: str, what: 
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("", "no column 'emotion'"),
-        ("emotion,pixels\n", "no column 'usage'"),
+        ("", "is empty"),
+        ("\n", "no column 'emotion' in the header (it is empty)"),
+        ("emotion,pixels\n", "has no images"),
+        ("pixels,Usage\n", "no column 'emotion' in the header ('pixels', 'usage')"),
         ("emotion,pixels,Usage\n", "has no images"),
         ("\x00\x01", "no column"),
     ],
