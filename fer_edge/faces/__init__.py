@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from fer_edge.faces.detect import DETECTORS, NO_FACES, Detections, Detector, detector
+from fer_edge.faces.picture import Picture
 from fer_edge.faces.reading import (
     BACKGROUND,
-    Picture,
     PictureSource,
     face_from_image,
     formats,
@@ -15,8 +16,13 @@ from fer_edge.faces.silence import quiet
 
 __all__ = [
     "BACKGROUND",
+    "DETECTORS",
+    "NO_FACES",
+    "Detections",
+    "Detector",
     "Picture",
     "PictureSource",
+    "detector",
     "face_from_image",
     "formats",
     "gray_from_picture",

@@ -7,13 +7,13 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, Union
 
 import numpy as np
 
 from fer_edge.errors import UsageError
+from fer_edge.faces.picture import Picture
 from fer_edge.faces.silence import quiet
 from fer_edge.preprocessing import SIZE
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKGROUND",
-    "Picture",
     "PictureSource",
     "face_from_image",
     "formats",
@@ -53,32 +52,6 @@ _MOST_BYTES = 512 << 20
 """No file of a picture is longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """The pixels of one picture, upright and without transparency.
-
-    ``gray`` is u8[H,W] by ITU-R 601, as FER2013 is; ``color`` is u8[H,W,3] RGB, or None for a gray
-    picture; ``name`` is the picture's name in errors.
-    """
-
-    gray: np.ndarray
-    color: np.ndarray | None
-    name: str
-
-    @property
-    def rgb(self) -> np.ndarray:
-        """The picture as u8[H,W,3]; read-only if it is gray."""
-        if self.color is not None:
-            return self.color
-        return np.broadcast_to(self.gray[:, :, None], (*self.gray.shape, 3))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height, in pixels."""
-        height, width = self.gray.shape
-        return width, height
-
-
 def face_from_image(image: PictureSource) -> np.ndarray:
     """Return u8[48,48] of a face crop. No face is detected: the whole picture is the face.
 
@@ -100,19 +73,22 @@ def picture_from_image(image: PictureSource, *, bgr: bool = False) -> Picture:
     ``bgr`` True means that the colours of an array are in OpenCV's order. Raises
     :class:`UsageError` that names a picture that cannot be used.
     """
-    if bgr and isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] in {3, 4}:
-        image = image[:, :, [2, 1, 0, 3][: image.shape[2]]]
+    if isinstance(image, np.ndarray):
+        pixels = _checked_array(image)
+        if pixels.ndim == 2 or pixels.shape[2] == 3:
+            return Picture(pixels, name_of_picture(image), bgr and pixels.ndim == 3)
+        if bgr:
+            image = pixels[:, :, [2, 1, 0, 3]]
+    return _read(image, _picture)
 
-    def pixels(opened: Image, name: str) -> Picture:
-        opaque = _opaque(opened, name)
-        if 0 in opaque.size:
-            raise UsageError(f"{name} is empty")
-        gray = np.asarray(_gray(opaque), np.uint8)
-        if opaque.mode in {"L", "1"}:
-            return Picture(gray, None, name)
-        return Picture(gray, np.asarray(opaque.convert("RGB"), np.uint8), name)
 
-    return _read(image, pixels)
+def _picture(opened: Image, name: str) -> Picture:
+    opaque = _opaque(opened, name)
+    if 0 in opaque.size:
+        raise UsageError(f"{name} is empty")
+    if opaque.mode in {"L", "1"}:
+        return Picture(np.asarray(_gray(opaque), np.uint8), name)
+    return Picture(np.asarray(opaque.convert("RGB"), np.uint8), name)
 
 
 def name_of_picture(image: PictureSource) -> str:
@@ -131,7 +107,7 @@ def name_of_picture(image: PictureSource) -> str:
 
 def _read(image: PictureSource, convert: Callable[[Image, str], T]) -> T:
     """Open ``image``, and return what ``convert`` makes of it; all failures are a UsageError."""
-    from PIL.Image import Image as PillowImage
+    from PIL import Image as Pillow
 
     name = name_of_picture(image)
     if isinstance(image, (str, os.PathLike)):
@@ -139,8 +115,8 @@ def _read(image: PictureSource, convert: Callable[[Image, str], T]) -> T:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return _opened(io.BytesIO(image), name, convert)
     if isinstance(image, np.ndarray):
-        image = _pillow_from_array(image)
-    if isinstance(image, PillowImage):
+        image = Pillow.fromarray(np.ascontiguousarray(_checked_array(image)))
+    if isinstance(image, Pillow.Image):
         opened: Image = image
         with quiet(), _as_usage_error(name):
             return convert(opened, name)
@@ -246,9 +222,8 @@ def _prepare_heif(file: Path | io.BytesIO, name: str) -> None:
     pillow_heif.register_heif_opener()
 
 
-def _pillow_from_array(array: np.ndarray) -> Image:
-    from PIL import Image
-
+def _checked_array(array: np.ndarray) -> np.ndarray:
+    """Return u8[H,W], u8[H,W,3] or u8[H,W,4]; raises UsageError for any other array."""
     if array.dtype != np.uint8:
         raise UsageError(
             f"an image array holds uint8 pixels 0..255, not {array.dtype}",
@@ -264,7 +239,7 @@ def _pillow_from_array(array: np.ndarray) -> Image:
             if array.ndim == 4
             else "move the channels last, for example numpy.moveaxis(image, 0, -1)",
         )
-    return Image.fromarray(np.ascontiguousarray(array))
+    return array
 
 
 def _resized(gray: Image, where: str) -> np.ndarray:

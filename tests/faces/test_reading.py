@@ -282,7 +282,7 @@ def test_a_picture_has_its_colours_and_its_gray() -> None:
     frame = picture_from_image(red[:, :, ::-1], bgr=True)
     np.testing.assert_array_equal(frame.rgb, red)
     gray = picture_from_image(GRAY)
-    assert gray.color is None
+    assert gray.is_gray
     np.testing.assert_array_equal(gray.rgb[:, :, 1], GRAY)
 
 
