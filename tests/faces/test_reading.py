@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
+import threading
+import types
+import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures_pictures import damaged, encoded, encoded_pictures
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from fer_edge.errors import UsageError
-from fer_edge.faces import face_from_image
+from fer_edge.faces import face_from_image, picture_from_image, quiet
 
 RANDOM = np.random.default_rng(0)
 GRAY = RANDOM.integers(0, 256, (48, 48), dtype=np.uint8)
@@ -145,6 +151,141 @@ def test_no_damage_of_exif_is_another_error(
     assert face_from_image(path).shape == (48, 48)
 
 
+FILES = encoded_pictures()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_is_read_from_a_file_bytes_and_an_open_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(FILES[name])
+    face = face_from_image(tmp_path / name)
+    for same in (
+        FILES[name],
+        bytearray(FILES[name]),
+        io.BytesIO(FILES[name]),
+        str(tmp_path / name),
+    ):
+        np.testing.assert_array_equal(face_from_image(same), face)
+    with (tmp_path / name).open("rb") as file:
+        np.testing.assert_array_equal(face_from_image(file), face)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_files_are_a_usage_error_or_a_picture(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a codec raises, it is one error, and no library prints anything."""
+
+    @given(damaged(FILES[name]))
+    def check(content: bytes) -> None:
+        try:
+            picture = picture_from_image(content)
+        except UsageError as error:
+            text = str(error)
+            assert "the bytes" in text
+            assert text.isprintable()
+        else:
+            assert picture.gray.dtype == np.uint8
+            assert picture.rgb.shape == (*picture.gray.shape, 3)
+
+    check()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_damage_is_found_in_each_format() -> None:
+    """Cut in the middle, no file is a picture; so the test above sees both ends."""
+    for name, content in FILES.items():
+        if name not in {"a.bmp", "a.ppm"}:
+            with pytest.raises(UsageError):
+                face_from_image(content[:30])
+        assert face_from_image(content).shape == (48, 48)
+
+
+@pytest.mark.parametrize("kind", [OSError, KeyError, MemoryError, RecursionError, TypeError])
+def test_any_failure_of_a_codec_is_a_usage_error(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise kind("broken <_io.BytesIO object at 0x7f>")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(UsageError, match="the bytes") as raised:
+        face_from_image(FILES["a.jpg"])
+    assert "0x7f" not in str(raised.value)
+
+
+def test_formats_that_are_not_read_are_named() -> None:
+    for format_ in ("DDS", "ICO", "PCX", "TGA", "SGI"):
+        with pytest.raises(UsageError, match=r"can(not)? be read"):
+            face_from_image(encoded(format_))
+
+
+def test_a_heic_photograph_names_its_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(UsageError, match="HEIC") as raised:
+        face_from_image(photo)
+    assert "pip install pillow-heif" in str(raised.value.fix)
+    # Where the plug-in is installed, it is used without being asked.
+    called = []
+    plug_in = types.ModuleType("pillow_heif")
+    plug_in.register_heif_opener = lambda: called.append(1)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", plug_in)
+    with pytest.raises(UsageError):
+        face_from_image(photo)
+    assert called
+
+
+def test_no_warning_is_shown_and_no_filter_stays(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)
+    before = list(warnings.filters)
+    # pytest turns warnings into errors, so a shown one would raise.
+    assert face_from_image(encoded("PNG")).shape == (48, 48)
+    assert list(warnings.filters) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_quiet_in_many_threads_restores_the_filters() -> None:
+    before = list(warnings.filters)
+    barrier = threading.Barrier(8)
+
+    def work() -> None:
+        barrier.wait()
+        for _ in range(200):
+            with quiet():
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(warnings.filters) == before
+
+
+def test_paths_that_are_none(tmp_path: Path) -> None:
+    for path in ("", ".", "a\0b", "x" * 5000, str(tmp_path / ("y" * 300))):
+        with pytest.raises(UsageError):
+            face_from_image(path)
+    with pytest.raises(UsageError, match="not bytes"):
+        face_from_image(io.StringIO("text"))  # type: ignore[arg-type]
+
+
+def test_a_picture_has_its_colours_and_its_gray() -> None:
+    red = np.zeros((5, 9, 3), np.uint8)
+    red[:, :, 0] = 255
+    picture = picture_from_image(red)
+    assert picture.size == (9, 5)
+    np.testing.assert_array_equal(picture.rgb, red)
+    np.testing.assert_array_equal(picture.gray, 76)
+    frame = picture_from_image(red[:, :, ::-1], bgr=True)
+    np.testing.assert_array_equal(frame.rgb, red)
+    gray = picture_from_image(GRAY)
+    assert gray.is_gray
+    np.testing.assert_array_equal(gray.rgb[:, :, 1], GRAY)
+
+
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", Path("/dev/zero")):
@@ -195,8 +336,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         "cut.jpg": content[: len(content) // 2],
         "header.png": b"\x89PNG\r\n\x1a\n" + b"\x00" * 40,
     }
-    for name, damaged in cases.items():
-        (tmp_path / name).write_bytes(damaged)
+    for name, bad in cases.items():
+        (tmp_path / name).write_bytes(bad)
         with pytest.raises(UsageError, match=name.replace(".", r"\.")):
             face_from_image(tmp_path / name)
     for missing in (tmp_path / "none.jpg", tmp_path):

