@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fer_edge.errors import unknown
+
 if TYPE_CHECKING:
     from fer_edge.data.classes import Classes
     from fer_edge.measure.gate import GatePolicy
 
-__all__ = ["CALIBRATION", "GateOptions", "Int8Options"]
+__all__ = ["CALIBRATION", "HALVES", "ROUNDINGS", "GateOptions", "Int8Options"]
 
 CALIBRATION = "stratified-512"
 """The calibration recipe of a build if the caller gives none."""
+
+ROUNDINGS = ("auto", "nearest", "gptq")
+HALVES = ("auto", "none", "stem", "early", "additions")
 
 
 @dataclass(frozen=True)
@@ -24,20 +29,33 @@ class Int8Options:
     ``calibration`` is a recipe of calibration images: a name, or a TOML file; None is
     :data:`CALIBRATION`. ``method`` is minmax, entropy, percentile, or auto (the method that loses
     least); None is the method in the recipe, or auto where ``calibration`` is None. The nodes in
-    ``exclude`` stay in higher precision. Where the gate fails, the other methods are tried if the
-    method is auto; then costly layers stay in higher precision, ``retries`` times at most. With 0
-    retries neither is done.
+    ``exclude`` stay in higher precision. ``rounding`` of the weights is nearest, gptq, or auto (the
+    one that loses least). ``half`` names the early layers that TensorRT's graph keeps in half
+    precision (:data:`fer_edge.quantize.early.HALF`); auto keeps as few as flip few labels. While
+    too many labels flip, costly layers stay in higher precision, ``retries`` times at most. What
+    loses least is measured on images of TRAIN; the images of the gate choose nothing.
     """
 
     calibration: str | Path | None = None
     method: str | None = None
     exclude: Sequence[str] = ()
     retries: int = 3
+    rounding: str = "auto"
+    half: str = "auto"
+
+    def __post_init__(self) -> None:
+        for what, word, known in (
+            ("way of rounding", self.rounding, ROUNDINGS),
+            ("group of early layers", self.half, HALVES),
+        ):
+            if word not in known:
+                raise unknown(what, word, known)
 
     @property
     def is_default(self) -> bool:
-        """Whether the caller gave no recipe, no method and no excluded node."""
-        return self.calibration is None and self.method is None and not self.exclude
+        """Whether the caller left open how the graph is made, except for ``retries``."""
+        named = (self.calibration, self.method, *self.exclude)
+        return not any(each is not None for each in named) and self.rounding == self.half == "auto"
 
 
 @dataclass(frozen=True)

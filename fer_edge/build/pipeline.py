@@ -86,8 +86,9 @@ def build(
 
     The images are read with the classes that the network was trained with.
 
-    When INT8 fails its gate after all attempts, the bundle is written without it. Then its manifest
-    records the reason, and ``error`` of the report is the GateError.
+    How INT8 is made is chosen on images of TRAIN (:mod:`fer_edge.build.choosing`). Then the gate
+    judges it once. If it fails, the bundle is written without it, its manifest records the reason,
+    and ``error`` of the report is the GateError.
 
     If the source is a bundle with the graph of a TensorRT target, the plan is built from that graph
     without data, torch and onnx, unless ``int8`` asks for another calibration.
@@ -137,15 +138,12 @@ def build(
         result = ranges = calibrated = None
         synthetic = trained_on.synthetic
         if precision == "int8" and dataset is not None:
-            chosen_images, by_method, calibrated = work.calibrate(
-                dataset, int8.calibration, int8.method
-            )
+            made = work.calibrate(dataset, int8.calibration, int8.method)
             synthetic = synthetic or dataset.synthetic
             result, error = work.make_int8(
-                by_method, chosen_images.images(dataset), int8, speed=gate.speed
+                made, made.images.images(dataset), int8, speed=gate.speed
             )
-            ranges = result.ranges
-            calibrated["method"] = ranges.method
+            ranges, calibrated = result.ranges, made.described
         use = precision if error is None else work.fallback(precision)
         with work.stage("write"):
             write_bundle(work, int8=result, calibration=calibrated, synthetic=synthetic)

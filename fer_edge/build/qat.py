@@ -39,7 +39,7 @@ def setup_from_weights(
     with tempfile.TemporaryDirectory(prefix="fer-edge-qat-") as folder:
         source = find_source(weights, folder)
         work = Work.start(source, chosen, Path(folder), reporter=reporter)
-        _, (ranges, *_), _ = work.calibrate(dataset)
+        ranges = work.calibrate(dataset).ranges
         half = chosen.remainder == "fp16"
         return qat_setup(work.network.graph, ranges, chosen.placement, half_scales=half)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,20 +25,37 @@ from fer_edge.errors import FerEdgeError, GateError, NumericsError, UsageError
 from fer_edge.labels import FER2013
 from fer_edge.measure.proof import Engine, Proof, Proven, SplitImages, gate_without_proof
 from fer_edge.progress import SILENT, Reporter, logger
-from fer_edge.provenance import QatInfo
-from fer_edge.quantize.ranges import Ranges, calibration_tensors, ranges_by_method
+from fer_edge.provenance import QatInfo, WeightsInfo
+from fer_edge.quantize.ranges import (
+    Ranges,
+    calibration_tensors,
+    images_digest,
+    ranges_by_method,
+)
 from fer_edge.quantize.thresholds import METHODS
-from fer_edge.quantize.trials import AUTO, best_method
+from fer_edge.quantize.trials import AUTO, Trials, best_method
 
 if TYPE_CHECKING:
     from fer_edge.data import CalibrationSet, FerDataset
     from fer_edge.measure.gate import GatePolicy
 
-__all__ = ["CHECKPOINT", "FP16", "FP32", "Work"]
+__all__ = ["CHECKPOINT", "FP16", "FP32", "Calibrated", "Work"]
 
 FP32, FP16, CHECKPOINT = "model.fp32.onnx", "model.fp16.onnx", "checkpoint.safetensors"
 
-_METHOD_IMAGES = 256
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The calibration of a build.
+
+    ``images`` are those that were run, ``ranges`` those of the chosen method, ``described`` is what
+    the manifest records. ``trials`` has the images on which all further choices are made.
+    """
+
+    images: CalibrationSet
+    ranges: Ranges
+    described: dict[str, Any]
+    trials: Trials
 
 
 @dataclass
@@ -147,18 +164,18 @@ class Work:
 
     def calibrate(
         self, dataset: FerDataset, recipe: str | Path | None = None, method: str | None = None
-    ) -> tuple[CalibrationSet, list[Ranges], dict[str, Any]]:
+    ) -> Calibrated:
         """Choose the calibration images and measure the FP32 graph's ranges on them.
 
-        ``recipe`` and ``method`` are those of :class:`Int8Options`. With the method ``auto`` the
-        ranges by all methods are returned. Those that lose least for this target come first. A
-        network that was fine-tuned for INT8 keeps the ranges of the fine-tuning instead. The last
-        result is what the manifest records of the calibration.
+        ``recipe`` and ``method`` are those of :class:`Int8Options`. With the method ``auto`` all
+        methods are measured, and the one that loses least for this target on the trial images is
+        taken. A network that was fine-tuned for INT8 keeps the ranges of the fine-tuning instead.
         """
         from msgspec.structs import replace as replace_record
 
         from fer_edge.data import load_calibration_recipe, select_calibration
         from fer_edge.data.calibration import calibration_candidates
+        from fer_edge.data.trial_images import select_trial_images
 
         graph, qat = self.network.graph, self.network.info.qat
         with self.stage("calibrate"):
@@ -171,43 +188,51 @@ class Work:
                     f"TRAIN has only {there:,} images to calibrate with: all are used"
                 )
             chosen = select_calibration(dataset, wanted)
+            tries = select_trial_images(dataset, chosen, self._holdout())
+            trials = Trials(graph, tries.images, reporter=self.reporter)
+            described = {**chosen.to_dict(), "chosen_on": tries.to_dict()}
+            if tries.calibrated_on:
+                self.notes.append(f"INT8 is chosen on {tries.origin}")
             name = method or (AUTO if recipe is None else chosen.recipe.method)
             if name == AUTO and qat:
-                tuned = _tuned_ranges(graph, chosen, qat)
+                tuned = _tuned_ranges(graph, dataset, chosen, qat)
                 self.reporter.note(f"ranges of the fine-tuning for {qat.target}")
-                return chosen, [tuned], {**chosen.to_dict(), "method": tuned.method}
+                return Calibrated(chosen, tuned, {**described, "method": tuned.method}, trials)
             tried = METHODS if name == AUTO else (name,)
             measured = ranges_by_method(graph, dataset, chosen, tried, reporter=self.reporter)
-            described, order = chosen.to_dict(), list(tried)
             if name == AUTO:
                 scores = best_method(
-                    graph,
-                    measured,
-                    self.target.placement,
-                    chosen.images(dataset)[:_METHOD_IMAGES],
-                    reporter=self.reporter,
+                    graph, measured, self.target.placement, tries.images, trials=trials
                 )
-                order = [score.name for score in scores]
-                name = order[0]
+                name = scores[0].name
                 described["compared"] = [score.to_dict("method") for score in scores]
-                nats = ", ".join(f"{score.name} {score.kl:.1e}" for score in scores)
-                self.reporter.note(f"{name} calibration loses least (nats from FP32: {nats})")
+                self.reporter.note(
+                    f"{name} calibration loses least (KL from FP32 x 1e3 on {scores[0].n:,} TRAIN "
+                    f"images: {'; '.join(str(score) for score in scores)})"
+                )
             described["method"] = name
         self.notes += [ranges.note for ranges in measured.values() if ranges.note]
-        return chosen, [measured[method] for method in order], described
+        return Calibrated(chosen, measured[name], described, trials)
+
+    def _holdout(self) -> tuple[float, int] | None:
+        """Return what the network's training left out of TRAIN, if that is recorded."""
+        info = self.network.info
+        if info.recipe is None and self.source.given is not None:
+            info = WeightsInfo(recipe=self.source.given.manifest.card.training.recipe)
+        return info.holdout
 
     def make_int8(
         self,
-        ranges: Sequence[Ranges],
+        calibrated: Calibrated,
         images: np.ndarray,
         options: Int8Options,
         *,
         speed: bool,
     ) -> tuple[Int8Result, FerEdgeError | None]:
-        """Quantise within the gate; return the attempts, and the error if all of them failed.
+        """Choose, quantise and judge; return the result, and the error if the gate failed.
 
-        ``ranges`` are those by each method to try, best first. ``images`` u8[N,48,48] are the
-        calibration images. ``speed=False`` leaves the speed undecided.
+        ``images`` u8[N,48,48] are the calibration images. ``speed=False`` leaves the speed
+        undecided.
         """
         target = self.target
         fp32 = self.engine("fp32", FP32)
@@ -222,21 +247,21 @@ class Work:
             result = int8_within_gate(
                 fp32,
                 self.engine("int8", target.artifact("int8")),
-                ranges,
+                calibrated.ranges,
                 Int8Layout(target.placement, target.remainder),
                 Acceptance(check, self.proof, higher if speed and target.timed_here else None),
                 images=images,
+                trials=calibrated.trials,
                 options=options,
                 graph=self.network.graph,
                 reporter=self.reporter,
             )
-        self._record_int8(result)
+        self._record_int8(result, calibrated.described)
         if result.passed:
             return result, None
-        count = len(result.attempts)
         return result, GateError(
-            f"INT8 failed its gate{f' {count} times' if count > 1 else ''}: "
-            f"{result.attempts[-1].failure}; the bundle has {higher_precision} instead",
+            f"INT8 failed its gate: {result.attempts[-1].failure}; "
+            f"the bundle has {higher_precision} instead",
             fix=f"use --precision {higher_precision}, "
             "or calibrate with other images or another --method",
         )
@@ -253,7 +278,7 @@ class Work:
         self.proven[precision] = proven
         self.gates.append(proven.to_gate(target))
 
-    def _record_int8(self, result: Int8Result) -> None:
+    def _record_int8(self, result: Int8Result, calibrated: dict[str, Any]) -> None:
         placement, last = self.target.placement, result.attempts[-1]
         if result.proven is not None:
             self._adopt("int8", result.proven, placement)
@@ -263,10 +288,17 @@ class Work:
             self.gates.append(gate_without_proof("int8", placement, last.failure))
         gate = self.gates[-1]
         gate["attempts"] = [attempt.to_dict() for attempt in result.attempts]
+        gate["choice"] = {
+            "images": calibrated["chosen_on"],
+            "method": result.ranges.method,
+            **({"methods": calibrated["compared"]} if "compared" in calibrated else {}),
+            **result.choice.to_dict(),
+        }
         if result.weight_scales:
             gate["weights"] = [score.to_dict("weights") for score in result.weight_scales]
         if not result.passed:
             gate["use_instead"] = self.fallback("int8")
+        if result.costs:
             gate["costs"] = [cost.to_dict("node") for cost in result.costs]
 
 
@@ -282,7 +314,9 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         logger.info("%s took %.3f s", name, passed)
 
 
-def _tuned_ranges(graph: Graph, calibration: CalibrationSet, qat: QatInfo) -> Ranges:
+def _tuned_ranges(
+    graph: Graph, dataset: FerDataset, calibration: CalibrationSet, qat: QatInfo
+) -> Ranges:
     """Return the ranges that a network was fine-tuned with, as those of its FP32 graph."""
     wanted = calibration_tensors(graph.model)
     known = qat.ranges
@@ -294,7 +328,7 @@ def _tuned_ranges(graph: Graph, calibration: CalibrationSet, qat: QatInfo) -> Ra
     return Ranges(
         values={name: (float(known[name][0]), float(known[name][1])) for name in wanted},
         graph_sha256=graph.sha256,
-        calibration_sha256=calibration.sha256,
+        calibration_sha256=images_digest(calibration.images(dataset)),
         method="qat",
         count=len(calibration.ids),
         key={},

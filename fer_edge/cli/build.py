@@ -57,6 +57,22 @@ __all__ = ["command"]
     "the one that loses least.  [default: auto, or the method of the recipe of --calibration]",
 )
 @click.option(
+    "--rounding",
+    type=click.Choice(["auto", "nearest", "gptq"]),
+    default="auto",
+    show_default=True,
+    help="How INT8 weights are rounded: to the nearest, by GPTQ (to the least error of each "
+    "layer's results), or as loses least on images of TRAIN.",
+)
+@click.option(
+    "--half",
+    type=click.Choice(["auto", "none", "stem", "early", "additions"]),
+    default="auto",
+    show_default=True,
+    help="The layers that INT8 for TensorRT keeps in half precision: none, the stem, also the "
+    "layers of its image size, also all additions; auto takes as few as flip few labels.",
+)
+@click.option(
     "--prior",
     metavar="natural|balanced|auto|TAU",
     help="Correct how much the network favours frequent classes: 0 (natural) to 1 (balanced); auto "
@@ -99,7 +115,7 @@ __all__ = ["command"]
     type=click.IntRange(min=0),
     default=3,
     show_default=True,
-    help="How often a failed INT8 build keeps more layers in float; 0 also tries no other method.",
+    help="How often more layers stay in float while INT8 flips too many labels of TRAIN images.",
 )
 @threads_option
 @format_option
@@ -114,6 +130,8 @@ def command(
     output: Path | None,
     calibration: str | None,
     method: str | None,
+    rounding: str,
+    half: str,
     prior: str | None,
     input_: str,
     exclude: tuple[str, ...],
@@ -129,9 +147,9 @@ def command(
     Without SOURCE, the newest run is used. The bundle (by default RUN/bundle) gets the weights, the
     FP32 graph, the engine and the results of its verification. Calibration uses TRAIN images only.
     The gate: top-1 drops by at most 0.5 point, the recall of a class by at most 3 points (disgust
-    5), and INT8 is faster than the higher precision that was timed with it. If INT8 fails, the
-    layers that lose most stay in higher precision. If it still fails, the bundle is written without
-    it, and the exit code is 3.
+    5), and INT8 is faster than the higher precision that was timed with it. How INT8 is made is
+    chosen on images of TRAIN; those of the gate judge it once. If it fails, the bundle is written
+    without it, and the exit code is 3.
 
     \b
     Example:
@@ -151,7 +169,7 @@ def command(
             data=data,
             output=output,
             input=input_,  # type: ignore[arg-type]  # click has checked it
-            int8=Int8Options(calibration, method, exclude, retries),
+            int8=Int8Options(calibration, method, exclude, retries, rounding, half),
             gate=GateOptions(verify, speed, split, threads=threads, votes=votes, classes=classes),
             prior=prior,
             reporter=reporter,

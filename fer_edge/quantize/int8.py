@@ -28,12 +28,14 @@ from fer_edge.convert.graph import (
     wiring,
 )
 from fer_edge.errors import UsageError, require, unknown
+from fer_edge.progress import Advance
 from fer_edge.quantize.choice import WEIGHTED, Choice, Params, choose
+from fer_edge.quantize.gptq import Grams, Source, gram_matrices
 from fer_edge.quantize.placement import Placement, WeightScales, placement_for
 from fer_edge.quantize.ranges import Ranges
 from fer_edge.quantize.weights import quantise_weights
 
-__all__ = ["WEIGHTED", "Quantised", "Remainder", "int8_from_onnx", "quantise"]
+__all__ = ["WEIGHTED", "Quantised", "Remainder", "grams_of", "int8_from_onnx", "quantise"]
 
 Remainder = Literal["fp32", "fp16"]
 
@@ -60,6 +62,7 @@ def int8_from_onnx(
     exclude: Mapping[str, str] | Collection[str] = (),
     remainder: Remainder = "fp32",
     weight_scales: WeightScales | None = None,
+    grams: Grams | None = None,
 ) -> Quantised:
     """Write the INT8 graph of ``src`` to ``out``, with the pairs of the named ``placement``.
 
@@ -67,6 +70,7 @@ def int8_from_onnx(
     Input and output keep their names, types and shapes. ``remainder="fp16"`` writes all that is not
     INT8 in half precision, scales included. It needs opset 19, the first that allows this. A
     strongly typed TensorRT runs such a graph fastest. ``weight_scales`` overrides the placement's.
+    ``grams`` (:func:`grams_of`) round the weights by GPTQ.
 
     :class:`UsageError` if ``src`` is quantised already, the ranges are another graph's, or nothing
     can be quantised.
@@ -77,13 +81,13 @@ def int8_from_onnx(
             f"the calibration belongs to another graph than {graph.path}",
             fix="calibrate this file: fer-edge build --precision int8",
         )
-    rules = placement_for(placement)
-    if weight_scales is not None:
-        rules = replace(rules, weight_scales=weight_scales)
+    rules = placement_for(placement).with_weights(weight_scales)
     model = graph.model
     if remainder == "fp16":
         model = _with_opset(model, 19)
-    model, report = quantise(model, ranges, rules, exclude, half_scales=remainder == "fp16")
+    model, report = quantise(
+        model, ranges, rules, exclude, half_scales=remainder == "fp16", grams=grams
+    )
     if remainder == "fp16":
         model = half_precision(model)
     report = replace(report, meta={**report.meta, "remainder": remainder})
@@ -101,10 +105,12 @@ def quantise(
     exclude: Mapping[str, str] | Collection[str] = (),
     *,
     half_scales: bool = False,
+    grams: Grams | None = None,
 ) -> tuple[Any, Quantised]:
     """Return a quantised copy of a model, and the result for each of its nodes.
 
-    ``half_scales`` uses only scales that FP16 represents exactly.
+    ``half_scales`` uses only scales that FP16 represents exactly. ``grams`` are those of
+    :func:`grams_of`: weights are then rounded by GPTQ, else to the nearest integer.
     """
     _check_source(model, exclude)
     reasons = dict(exclude) if isinstance(exclude, Mapping) else dict.fromkeys(exclude, "asked for")
@@ -117,13 +123,49 @@ def quantise(
             "there is no convolution or matrix product to quantise in this graph",
             fix="use --precision fp16 or fp32",
         )
-    result = _Builder(model, wires, choice, placement, half_scales).build()
+    result = _Builder(model, wires, choice, placement, half_scales, grams).build()
     check(result)
-    return result, _report(choice, placement, ranges, weighted)
+    return result, _report(choice, placement, ranges, weighted, grams)
+
+
+def grams_of(
+    model: Any,
+    ranges: Ranges,
+    placement: Placement,
+    images: np.ndarray,
+    exclude: Mapping[str, str] | Collection[str] = (),
+    *,
+    advance: Advance | None = None,
+) -> Grams:
+    """Return the Gram matrices for :func:`quantise` with the same arguments, by GPTQ.
+
+    ``images`` u8[N,48,48] are those of the calibration. Each layer's inputs are those of the INT8
+    graph whose weights are rounded to the nearest, so they have the rounding of the activations.
+    """
+    nearest, _ = quantise(model, ranges, placement, exclude)
+    reasons = dict(exclude) if isinstance(exclude, Mapping) else dict.fromkeys(exclude, "asked for")
+    wires = wiring(model)
+    choice = choose(model, wires, ranges, placement, reasons)
+    nodes = {node.name: node for node in model.graph.node}
+    sources = []
+    for name in choice.chosen:
+        node = nodes[name]
+        if node.op_type not in WEIGHTED:
+            continue
+        tensor = node.input[0]
+        if choice.raw is not None and tensor == choice.raw.tensor:
+            sources.append(Source(name, choice.raw.pixels, choice.raw_params.zero))
+        else:
+            sources.append(Source(name, f"{tensor}/q", choice.params[tensor].zero))
+    return gram_matrices(nearest, sources, nodes, wires, images, advance=advance)
 
 
 def _report(
-    choice: Choice, placement: Placement, ranges: Ranges, weighted: tuple[str, ...]
+    choice: Choice,
+    placement: Placement,
+    ranges: Ranges,
+    weighted: tuple[str, ...],
+    grams: Grams | None,
 ) -> Quantised:
     excluded = tuple(choice.left.items())
     symmetry = "symmetric" if placement.symmetric else "asymmetric"
@@ -138,6 +180,8 @@ def _report(
             "bias": placement.bias,
             "input": "raw pixels" if choice.raw else "normalised",
             "method": ranges.method,
+            # Without the key: rounded to the nearest, as graphs of earlier versions are.
+            **({} if grams is None else {"rounding": "gptq"}),
             "calibration_sha256": ranges.calibration_sha256,
             "quantised": list(choice.chosen),
             "excluded": [{"node": name, "reason": reason} for name, reason in excluded],
@@ -155,7 +199,9 @@ class _Builder:
         choice: Choice,
         placement: Placement,
         half_scales: bool,
+        grams: Grams | None,
     ) -> None:
+        self.grams = grams
         self.onnx = require("onnx", "build")
         self.model = model
         self.wires = wires
@@ -222,6 +268,7 @@ class _Builder:
             mode=self.placement.weight_scales,
             min_scale=floor,
             half_scales=self.half_scales,
+            gram=None if self.grams is None else self.grams.matrices.get(node.name),
         )
         name = f"{node.name}.weight"
         self._integers(name, quantised, scales, axis)

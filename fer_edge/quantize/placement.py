@@ -6,7 +6,7 @@ The differences are data (:class:`Placement`), which :mod:`fer_edge.quantize.int
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fer_edge.errors import unknown
@@ -35,7 +35,8 @@ class Placement:
     ``raw_pixels``: a graph of u8 pixels whose normalisation becomes the first convolution's scale
     and zero point, so that nothing is computed in float before it. ``saturates``: on x86 without
     VNNI the engine adds products in 16 bits and has no exact mode, so that there a build tries both
-    kinds of weight scales (:mod:`fer_edge.quantize.trials`).
+    kinds of weight scales (:mod:`fer_edge.quantize.trials`). ``early_in_half``: early layers may
+    stay in half precision (:mod:`fer_edge.quantize.early`).
     """
 
     name: str
@@ -48,12 +49,17 @@ class Placement:
     residual: Literal["both", "shortcut"]
     raw_pixels: bool
     saturates: bool = False
+    early_in_half: bool = False
     reasons: tuple[tuple[str, str], ...] = ()
     """Why an operator that could be quantised is not, by operator."""
 
     def reason(self, operator: str) -> str:
         """Return why an operator stays in higher precision."""
         return dict(self.reasons).get(operator, f"{self.name} has no INT8 form of {operator}")
+
+    def with_weights(self, kind: WeightScales | None) -> Placement:
+        """Return this placement with another kind of weight scales; None keeps its own."""
+        return self if kind is None else replace(self, weight_scales=kind)
 
 
 PLACEMENTS: dict[str, Placement] = {
@@ -100,6 +106,7 @@ PLACEMENTS: dict[str, Placement] = {
         outputs=False,
         residual="shortcut",
         raw_pixels=False,
+        early_in_half=True,
         reasons=(
             ("Gemm", "TensorRT's placement keeps fully connected layers in higher precision"),
             ("MatMul", "TensorRT's placement keeps fully connected layers in higher precision"),

@@ -21,7 +21,13 @@ from fer_edge.quantize.thresholds import METHODS, entropy_threshold, percentile_
 if TYPE_CHECKING:
     from fer_edge.data import CalibrationRecipe, CalibrationSet, FerDataset
 
-__all__ = ["Ranges", "calibration_tensors", "ranges_by_method", "ranges_from_onnx"]
+__all__ = [
+    "Ranges",
+    "calibration_tensors",
+    "images_digest",
+    "ranges_by_method",
+    "ranges_from_onnx",
+]
 
 Values = dict[str, tuple[float, float]]
 
@@ -33,8 +39,10 @@ _BATCH = 32
 class Ranges:
     """The ranges that INT8 has to represent: ``values[tensor] = (low, high)``, low <= 0 <= high.
 
-    ``graph_sha256`` is the FP32 file's; ``key`` contains all that the values depend on; ``cached``:
-    whether they came from the cache; ``note``: why a cache entry was not used.
+    ``graph_sha256`` is the FP32 file's; ``calibration_sha256`` that of the pixels that were run, in
+    order: nothing else of the data set has a part in it. ``key`` contains all that the values
+    depend on; ``cached``: whether they came from the cache; ``note``: why a cache entry was not
+    used.
     """
 
     values: Mapping[str, tuple[float, float]]
@@ -121,6 +129,7 @@ def ranges_by_method(
                 fix=f"choose from: {', '.join(METHODS)}",
             )
     graph = read_graph(src)
+    images_sha256 = images_digest(calibration.images(dataset))
     tensors = calibration_tensors(graph.model)
     keys = {method: _key(graph, calibration, method) for method in methods}
     entries = {method: _entry(key) for method, key in keys.items()}
@@ -147,7 +156,7 @@ def ranges_by_method(
         method: Ranges(
             values=values[method] or {},
             graph_sha256=str(keys[method]["graph_sha256"]),
-            calibration_sha256=calibration.sha256,
+            calibration_sha256=images_sha256,
             method=method,
             count=len(calibration.ids),
             key=keys[method],
@@ -156,6 +165,11 @@ def ranges_by_method(
         )
         for method in methods
     }
+
+
+def images_digest(images: np.ndarray) -> str:
+    """Return the SHA-256 of the pixels of images, in their order."""
+    return sha256_bytes(np.ascontiguousarray(images).tobytes())
 
 
 def _key(graph: Graph, calibration: CalibrationSet, method: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 from fixtures_progress import Recorder
 
 from fer_edge.backends import backend_class
-from fer_edge.build.attempts import Acceptance
+from fer_edge.build import choosing
 from fer_edge.build.options import CALIBRATION, GateOptions, Int8Options
 from fer_edge.build.pipeline import BuildReport, build
 from fer_edge.build.source import find_source
@@ -297,8 +297,8 @@ def test_one_build_reads_the_weights_and_parses_the_graph_once(
     monkeypatch.setattr(onnx, "load_model_from_string", parse)
     monkeypatch.setattr(weights_file, "safe_open", open_tensors)
     monkeypatch.setattr(weights_file, "read_header", open_header)
-    # INT8 always fails: all methods are tried, the layers are ranked, one is left out.
-    monkeypatch.setattr(Acceptance, "judge", lambda *args: (None, "it is bad"))
+    # All methods and roundings are tried, the layers are ranked, one is left out.
+    monkeypatch.setattr(choosing, "MAX_FLIPS", -1.0)
     report = build(
         weights if kind == "weights" else fp32,
         data=faces,
@@ -307,8 +307,8 @@ def test_one_build_reads_the_weights_and_parses_the_graph_once(
         int8=Int8Options("stratified-128", "auto", retries=1),
     )
     assert report.int8 is not None
-    assert len(report.int8.attempts) == 4
     assert report.int8.costs
+    assert report.int8.choice.roundings
     assert Bundle.open(tmp_path / "b").find(precision="fp16")
     graph = (tmp_path / "b" / "model.fp32.onnx").read_bytes()
     assert parsed.count(graph) == parses
@@ -367,11 +367,9 @@ def test_int8_that_loses_too_much_is_not_in_the_bundle(own: Path, faces: FerData
     proof = gate(bundle, "int8", "onnxruntime")
     assert proof["passed"] is False
     assert proof["use_instead"] == "fp32"
-    assert len(proof["attempts"]) == 2
-    assert len(proof["costs"]) == 10
-    assert set(proof["costs"][0]) == {"node", "kl", "flips"}
+    assert len(proof["attempts"]) == 1, "the gate judges, it does not choose"
+    assert proof["choice"]["rounding"] in {"nearest", "gptq"}
     assert require_engine(bundle, backend_class("onnxruntime")).precision == "fp32"
-    assert any("ranking its layers" in text for text in recorder.notes)
     from fer_edge.classifier import Classifier
 
     classifier = Classifier(bundle)

@@ -15,6 +15,7 @@ from fixtures_progress import Recorder
 from onnx import TensorProto, helper, numpy_helper
 
 from fer_edge.build.attempts import Acceptance, Int8Layout, int8_within_gate
+from fer_edge.build.options import Int8Options
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.golden import golden_images
 from fer_edge.convert.graph import load_model, metadata, wiring
@@ -463,10 +464,11 @@ def test_weights_are_tried_where_an_engine_saturates_alone(
     result = int8_within_gate(
         engine(fp32, "fp32"),
         engine(out, "int8"),
-        [ranges],
+        ranges,
         Int8Layout(target),
         Acceptance(lambda engine: ""),
         images=faces.images[:16],
+        options=Int8Options(rounding="nearest"),
         reporter=recorder,
     )
     assert bool(result.weight_scales) == bool(recorder.notes) == compared

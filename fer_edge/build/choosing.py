@@ -1,0 +1,310 @@
+"""Which INT8 graph is made: every choice is by KL divergence and flips on held-out TRAIN images.
+
+No image of a test split and no label has a part in it. The gate judges the result, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fer_edge.build.options import Int8Options
+from fer_edge.convert.graph import wiring
+from fer_edge.errors import UsageError
+from fer_edge.progress import SILENT, Reporter
+from fer_edge.quantize.early import early_layers
+from fer_edge.quantize.gptq import Grams
+from fer_edge.quantize.int8 import Remainder, grams_of, quantise
+from fer_edge.quantize.placement import WeightScales, placement_for
+from fer_edge.quantize.trials import (
+    AUTO,
+    Trial,
+    Trials,
+    best_first,
+    best_weight_scales,
+    rank_layers,
+)
+
+if TYPE_CHECKING:
+    from fer_edge.measure.proof import Engine
+    from fer_edge.quantize.ranges import Ranges
+
+__all__ = ["HALF_FLIPS", "MAX_FLIPS", "Int8Choice", "Int8Layout", "choose_int8"]
+
+MAX_FLIPS = 0.03
+"""With surely more flips than this share, the layers that cost most stay in higher precision."""
+
+HALF_FLIPS = 0.01
+"""Early layers stay in half precision until surely at most this share of the labels flips."""
+
+_RANKING_IMAGES = 128
+_SURE = 2
+"""Standard errors by which a share of flips lies surely above or below a limit."""
+
+
+@dataclass(frozen=True)
+class Int8Layout:
+    """The placement of the Q/DQ pairs, and the precision of what is not quantised."""
+
+    placement: str
+    remainder: Remainder = "fp32"
+
+
+@dataclass(frozen=True)
+class Int8Choice:
+    """How one INT8 graph is made, and the trials that chose it.
+
+    ``exclude`` names the nodes left in higher precision, with the reason; ``grams`` are None for
+    rounding to the nearest; ``weight_scales`` None is the placement's own kind. The trials are
+    empty where there was no choice: ``kinds`` of weight scales and ``roundings``, best first;
+    ``halves``, the groups of early layers in order; ``costs`` of single layers, costliest first.
+    ``trial`` is that of the chosen graph.
+    """
+
+    exclude: Mapping[str, str]
+    grams: Grams | None
+    weight_scales: WeightScales | None
+    half: str
+    trial: Trial[str]
+    kinds: tuple[Trial[WeightScales], ...] = ()
+    roundings: tuple[Trial[str], ...] = ()
+    halves: tuple[Trial[str], ...] = ()
+    costs: tuple[Trial[str], ...] = ()
+
+    @property
+    def rounding(self) -> str:
+        """``gptq`` or ``nearest``."""
+        return "nearest" if self.grams is None else "gptq"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the manifest records, beside the trials of weight scales and layers."""
+        half = {"half": self.half} if self.half else {}
+        return {
+            **half,
+            "rounding": self.rounding,
+            "trial": self.trial.to_dict("graph"),
+            **({"roundings": _dicts(self.roundings, "rounding")} if self.roundings else {}),
+            **({"halves": _dicts(self.halves, "half")} if self.halves else {}),
+        }
+
+
+def choose_int8(
+    fp32: Engine,
+    engine: Engine,
+    ranges: Ranges,
+    layout: Int8Layout,
+    trials: Trials,
+    calibration: np.ndarray,
+    options: Int8Options,
+    *,
+    reporter: Reporter = SILENT,
+) -> Int8Choice:
+    """Choose weights' kind, early layers in half precision, rounding, and layers left out.
+
+    In this order, each with what was chosen before it. ``calibration`` u8[N,48,48] are the images
+    of ``ranges``; GPTQ sums their Gram matrices. :class:`UsageError` for an option that this
+    placement does not have.
+    """
+    return _Chooser(fp32, engine, ranges, layout, trials, calibration, options, reporter).choose()
+
+
+class _Chooser:
+    def __init__(
+        self,
+        fp32: Engine,
+        engine: Engine,
+        ranges: Ranges,
+        layout: Int8Layout,
+        trials: Trials,
+        calibration: np.ndarray,
+        options: Int8Options,
+        reporter: Reporter,
+    ) -> None:
+        self.fp32, self.engine, self.ranges = fp32, engine, ranges
+        self.layout, self.trials, self.calibration = layout, trials, calibration
+        self.options, self.reporter = options, reporter
+        self.rules = placement_for(layout.placement)
+        self.exclude: dict[str, str] = dict.fromkeys(options.exclude, "asked for")
+        self.grams: Grams | None = None
+        self.scales: WeightScales | None = None
+
+    def choose(self) -> Int8Choice:
+        kinds = self._weight_scales()
+        half, halves = self._half()
+        roundings = self._rounding()
+        known = next(iter(roundings), None)
+        trial, costs = self._layers(known)
+        return Int8Choice(
+            exclude=self.exclude,
+            grams=self.grams,
+            weight_scales=self.scales,
+            half=half,
+            trial=trial,
+            kinds=tuple(kinds),
+            roundings=tuple(roundings),
+            halves=tuple(halves),
+            costs=tuple(costs),
+        )
+
+    def _make(
+        self, exclude: Mapping[str, str] | None = None, grams: Grams | None = None
+    ) -> Callable[[], Any]:
+        rules, half = self.rules.with_weights(self.scales), self.layout.remainder == "fp16"
+        left = self.exclude if exclude is None else exclude
+        return lambda: quantise(
+            self.trials.graph.model, self.ranges, rules, left, half_scales=half, grams=grams
+        )[0]
+
+    def _weight_scales(self) -> list[Trial[WeightScales]]:
+        kinds = best_weight_scales(
+            self.fp32,
+            self.engine,
+            self.ranges,
+            self.layout.placement,
+            self.trials.images,
+            exclude=self.exclude,
+            remainder=self.layout.remainder,
+            graph=self.trials.graph,
+        )
+        if kinds:
+            self.scales = kinds[0].name
+            self._say(f"{kinds[0].name} weight scales lose least on this CPU", kinds)
+        return kinds
+
+    def _half(self) -> tuple[str, list[Trial[str]]]:
+        """Choose the smallest group of early layers in half precision that flips few labels."""
+        asked = self.options.half
+        if not self.rules.early_in_half:
+            if asked not in {AUTO, "none"}:
+                raise UsageError(
+                    f"the {self.rules.name} placement has no half precision beside INT8",
+                    fix="name the layers to keep in float: --exclude NODE; or --target tensorrt",
+                )
+            return "", []
+        if asked == "none" or (asked == AUTO and self.ranges.method == "qat"):
+            return "none", []  # fine-tuned weights learnt which layers round
+        model = self.trials.graph.model
+        _, whole = quantise(model, self.ranges, self.rules, self.exclude)
+        groups = early_layers(model, wiring(model), whole.quantised)
+        if asked != AUTO:
+            taken = _nearest_group(asked, groups)
+            self._leave(groups[taken], f"in half precision: --half {asked}")
+            return taken, []
+        found: list[Trial[str]] = []
+        for name, nodes in groups.items():
+            left = self.exclude | dict.fromkeys(nodes, "in half precision")
+            found += self.trials.run({name: self._make(left)}, f"early layers in half: {name}")
+            if _surely_below(found[-1], HALF_FLIPS):
+                break
+        chosen = found[-1]
+        reason = (
+            f"in half precision: with all in INT8, {found[0].flips:.2%} of the labels of "
+            f"{found[0].n:,} TRAIN images flip, with this group ({chosen.name}) {chosen.flips:.2%}"
+        )
+        self._leave(groups[chosen.name], reason)
+        self._say(f"early layers in half precision: {chosen.name}", found)
+        return chosen.name, found
+
+    def _rounding(self) -> list[Trial[str]]:
+        asked = self.options.rounding
+        if asked == "nearest" or (asked == AUTO and self.ranges.method == "qat"):
+            return []  # fine-tuned weights learnt where the nearest integer is
+        grams = grams_of(
+            self.trials.graph.model,
+            self.ranges,
+            self.rules,
+            self.calibration,
+            self.exclude,
+            advance=self.reporter.stage("gptq: inputs of the layers"),
+        )
+        if asked == "gptq":
+            self.grams = grams
+            return []
+        found = best_first(
+            self.trials.run(
+                {"nearest": self._make(), "gptq": self._make(grams=grams)}, "comparing roundings"
+            )
+        )
+        self.grams = grams if found[0].name == "gptq" else None
+        self._say(f"{found[0].name} rounding loses least", found)
+        return found
+
+    def _layers(self, known: Trial[str] | None) -> tuple[Trial[str], list[Trial[str]]]:
+        """Leave out the costliest layers while too many labels flip; return the last trial."""
+
+        def tried(name: str) -> Trial[str]:
+            (found,) = self.trials.run({name: self._make(grams=self.grams)}, "trial of the graph")
+            return found
+
+        trial = known or tried("nearest" if self.grams is None else "gptq")
+        costs: list[Trial[str]] = []
+        asked = dict(self.exclude)
+        for attempt in range(self.options.retries):
+            if not _surely_above(trial, MAX_FLIPS):
+                break
+            if not costs:
+                self.reporter.note(
+                    f"INT8 flips {trial.flips:.1%} of the labels of {trial.n:,} TRAIN images "
+                    f"(limit {MAX_FLIPS:.0%}); ranking its layers by what they cost"
+                )
+                costs = self._ranked()
+            worst = costs[: 2**attempt]
+            if len(worst) >= len(costs) or len(worst) < 2**attempt:
+                break  # no layer of importance would stay INT8
+            self.exclude = asked | {cost.name: _reason(cost) for cost in worst}
+            self.reporter.note(
+                f"trying again with {', '.join(cost.name for cost in worst)} in higher precision"
+            )
+            trial = tried(f"{len(worst)} layers left out")
+        return trial, costs
+
+    def _ranked(self) -> list[Trial[str]]:
+        _, whole = quantise(self.trials.graph.model, self.ranges, self.rules, self.exclude)
+        return rank_layers(
+            self.trials.graph,
+            self.ranges,
+            self.layout.placement,
+            self.trials.images[:_RANKING_IMAGES],
+            layers=whole.weighted,
+            reporter=self.reporter,
+        )
+
+    def _leave(self, nodes: Sequence[str], reason: str) -> None:
+        self.exclude |= {name: reason for name in nodes if name not in self.exclude}
+
+    def _say(self, text: str, trials: Sequence[Trial[Any]]) -> None:
+        described = "; ".join(str(trial) for trial in trials)
+        self.reporter.note(
+            f"{text} (KL from FP32 x 1e3 on {trials[0].n:,} TRAIN images: {described})"
+        )
+
+
+def _nearest_group(asked: str, groups: Mapping[str, Sequence[str]]) -> str:
+    """Return the group asked for; a network may have no layer of its own in it."""
+    order = ("none", "stem", "early", "additions")
+    for name in reversed(order[: order.index(asked) + 1]):
+        if name in groups:
+            return name
+    return "none"
+
+
+def _surely_below(trial: Trial[Any], limit: float) -> bool:
+    return trial.flips + _SURE * trial.flips_error <= limit
+
+
+def _surely_above(trial: Trial[Any], limit: float) -> bool:
+    return trial.flips - _SURE * trial.flips_error > limit
+
+
+def _dicts(trials: Sequence[Trial[Any]], kind: str) -> list[dict[str, Any]]:
+    return [trial.to_dict(kind) for trial in trials]
+
+
+def _reason(cost: Trial[str]) -> str:
+    return (
+        f"quantised alone it moves the probabilities by {cost.kl:.2e} nats "
+        f"and flips {cost.flips:.1%} of the labels"
+    )
