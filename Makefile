@@ -1,6 +1,7 @@
 # Everything is installed into .venv in this folder; no other folder is changed.
 #   make demo   train, build FP16 and INT8, bench, print the table (a few minutes; no data needed)
 #   make test   lint, types, tests
+#   make fuzz   hostile inputs for ten minutes, and a table
 #   make ship RUN=runs/NAME   put a finished run's network into the package (fer_edge/pretrained)
 # With FER_EDGE_DATA=/path/to/fer2013.zip, `make demo` and `make test` use the real FER2013.
 
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit bench frontier reproduction ship clean
+.PHONY: demo test lint types unit fuzz bench frontier reproduction ship clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +32,10 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=15
+
+# Hostile inputs of every kind for ten minutes, and the table of what failed.
+fuzz: $(STAMP)
+	$(BIN)/python tests/fuzz/fuzz.py --minutes 10
 
 # People read these times; `make test` does not check any times.
 bench: $(STAMP)

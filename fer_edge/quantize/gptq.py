@@ -117,7 +117,8 @@ def unfold(
     n, channels, height, width = windows.shape[:4]
     per_group = windows.reshape(n, group, channels // group, height, width, *kernel)
     rows = per_group.transpose(1, 0, 3, 4, 2, 5, 6)
-    return rows.reshape(group, n * height * width, -1)
+    unfolded: np.ndarray = rows.reshape(group, n * height * width, -1)
+    return unfolded
 
 
 def round_by_gram(steps: np.ndarray, gram: np.ndarray, limits: Limits | None = None) -> np.ndarray:
@@ -129,13 +130,14 @@ def round_by_gram(steps: np.ndarray, gram: np.ndarray, limits: Limits | None = N
     is always 0 does not matter: its weights are rounded to the nearest.
     """
     weights = steps.astype(np.float64).copy()
-    rounded = np.zeros_like(weights)
+    rounded: np.ndarray = np.zeros_like(weights)
     hessian = gram.astype(np.float64).copy()
     dead = np.diag(hessian) <= 0
     hessian[dead, dead] = 1.0
     alive = np.diag(hessian)[~dead]
     if not len(alive):
-        return np.clip(np.rint(weights), -127, 127)
+        nearest: np.ndarray = np.clip(np.rint(weights), -127, 127)
+        return nearest
     index = np.arange(len(hessian))
     hessian[index, index] += np.where(dead, 0.0, _DAMPING * alive.mean())
     order = np.argsort(-np.where(dead, 0.0, np.diag(hessian)), kind="stable")

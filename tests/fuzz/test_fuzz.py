@@ -1,12 +1,12 @@
-"""A minute of the fuzzing that ``make fuzz`` does for ten (tests/fuzz/run.py)."""
+"""A minute of the fuzzing that ``make fuzz`` does for ten (tests/fuzz/fuzz.py)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from kinds import KINDS
-from run import fuzz
+from fuzz import fuzz
+from hostile import KINDS
 
 SECONDS = 60 / len(KINDS)
 

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["bytes_of", "json_of", "text_of", "value", "zip_of"]
+__all__ = ["bytes_of", "dumped", "json_of", "text_of", "value", "zip_of"]
 
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF)
 _WORDS = (
@@ -146,26 +146,9 @@ def zip_of(files: dict[str, bytes], rng: random.Random) -> bytes:
     for _ in range(rng.choice((1, 1, 2, 4))):
         name = rng.choice(names)
         content = files.pop(name, b"")
-        match rng.randrange(9):
-            case 0:
-                files[name.replace("/", "\\")] = content
-            case 1:
-                files[rng.choice(("../" + name, "/" + name, "a/../" + name, name + "/"))] = content
-            case 2:
-                files[name.replace("train", rng.choice(("Training", "train_set", "x", "")))] = content
-            case 3:
-                files[name] = bytes_of(content, rng)
-            case 4:
-                files["__MACOSX/._" + name] = files["Thumbs.db"] = b"junk"
-                files[name] = content
-            case 5:
-                files[name.upper()] = content
-            case 6:
-                files[name] = b""
-            case 7:
-                files[str(rng.choice(_WORDS)).encode("utf-8", "replace").decode() or "x"] = content
-            case _:
-                files[name] = rng.choice((bytes(3_000_000), b"P5\n60000 60000\n255\n", content))
+        files[_member(name, rng)] = _content(content, rng)
+        if rng.randrange(4) == 0:
+            files[f"__MACOSX/._{name}"] = files["Thumbs.db"] = b"junk"
     buffer = io.BytesIO()
     methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
     with zipfile.ZipFile(buffer, "w", rng.choice(methods)) as archive:
@@ -173,3 +156,21 @@ def zip_of(files: dict[str, bytes], rng: random.Random) -> bytes:
             archive.writestr(zipfile.ZipInfo(name[:60_000]), content)
     packed = buffer.getvalue()
     return bytes_of(packed, rng) if rng.randrange(2) else packed
+
+
+def _member(name: str, rng: random.Random) -> str:
+    split = rng.choice(("Training", "train_set", "x", ""))
+    word = str(rng.choice(_WORDS)).encode("utf-8", "replace").decode() or "x"
+    return rng.choice(
+        (
+            *(name, name, name, name.replace("/", "\\"), name.upper(), word),
+            *("../" + name, "/" + name, "a/../" + name, name + "/", name.replace("train", split)),
+        )
+    )
+
+
+def _content(content: bytes, rng: random.Random) -> bytes:
+    if rng.randrange(2):
+        return content
+    bomb, large = bytes(3_000_000), b"P5\n60000 60000\n255\n"
+    return rng.choice((bytes_of(content, rng), b"", bomb, large))

@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/fuzz/run.py --minutes 10
-    python tests/fuzz/run.py --kind "data: zip" --seed 1234      # one input again
+    python tests/fuzz/fuzz.py --minutes 10
+    python tests/fuzz/fuzz.py --kind "data: zip" --seed 1234      # one input again
 
 The memory of the process is limited, so an input that unpacks to more than it may becomes a
 failure. Exit code 1 if any input failed.
@@ -27,7 +27,8 @@ from types import FrameType
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from kinds import KINDS, Kind, Wrong, fault_of
+import click
+from hostile import KINDS, Kind, WrongError, fault_of
 
 from fer_edge.errors import FerEdgeError
 from fer_edge.report.rows import format_rows
@@ -40,7 +41,7 @@ LONGEST_S = 120
 """Seconds after which an input counts as one that hangs; much more than a busy machine needs."""
 
 
-class Hang(Exception):
+class HangError(Exception):
     """An input took longer than ``LONGEST_S``."""
 
 
@@ -75,9 +76,9 @@ def one(kind: Kind, seed: int, tally: Tally) -> None:
             tally.failures.append((seed, fault))
         else:
             tally.refused += 1
-    except Wrong as error:
+    except WrongError as error:
         tally.failures.append((seed, str(error)))
-    except (Exception, Hang, MemoryError):
+    except (Exception, HangError, MemoryError):
         tally.failures.append((seed, _where()))
     else:
         tally.read += read
@@ -97,7 +98,7 @@ def fuzz(kind: Kind, seconds: float, first: int = 0) -> Tally:
 
 
 def _hang(signum: int, frame: FrameType | None) -> None:
-    raise Hang(f"no end after {LONGEST_S} s")
+    raise HangError(f"no end after {LONGEST_S} s")
 
 
 def _where() -> str:
@@ -143,13 +144,13 @@ def main() -> int:
                     "failures before (commit cff834c)": KINDS[name].before,
                 }
             )
-            print(f"{name}: {tally.tried:,} inputs, {len(tally.failures):,} failures", file=sys.stderr)
-    print(format_rows(rows, "markdown"))
+            click.echo(f"{name}: {tally.tried:,} inputs, {len(tally.failures):,} failed", err=True)
+    click.echo(format_rows(rows, "markdown"))
     seen: set[str] = set()
     for name, seed, text in failed:
         if f"{name}{text[:60]}" not in seen:
             seen.add(f"{name}{text[:60]}")
-            print(f'failed: --kind "{name}" --seed {seed}: {text}')
+            click.echo(f'failed: --kind "{name}" --seed {seed}: {text}')
     return 1 if failed else 0
 
 

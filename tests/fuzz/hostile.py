@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 from fixtures_bundle import TinyNet, golden_bytes
 from fixtures_classes import THREE, write_tree
+from mutations import bytes_of, dumped, json_of, text_of, value, zip_of
 from PIL import Image
 
 from fer_edge.bundle import Bundle, BundleWriter
@@ -35,16 +36,15 @@ from fer_edge.data import load
 from fer_edge.errors import FerEdgeError
 from fer_edge.measure.result import BenchResult
 from fer_edge.pretrained import pretrained_path
-from mutate import bytes_of, dumped, json_of, text_of, value, zip_of
 
-__all__ = ["KINDS", "Kind", "Wrong", "fault_of"]
+__all__ = ["KINDS", "Kind", "WrongError", "fault_of"]
 
 EXIT_CODES = {0, 1, 2, 3, 4, 5, 6, 130}
 _DIGEST = "manifest_sha256"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-class Wrong(AssertionError):
+class WrongError(AssertionError):
     """An input was handled in a wrong way, without an exception."""
 
 
@@ -73,14 +73,14 @@ class Kind(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         self.prepare()
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 (a kind may need no seed)
         """Make the valid seed in ``self.folder``."""
 
     @abstractmethod
     def run(self, rng: random.Random) -> bool:
         """Make one input and give it to its reader; return whether it was read.
 
-        :class:`FerEdgeError` is a refusal; every other exception, and :class:`Wrong`, a failure.
+        :class:`FerEdgeError` is a refusal; every other exception is a failure.
         """
 
     def file(self, name: str, content: bytes) -> Path:
@@ -92,7 +92,7 @@ class Kind(ABC):
 
 
 def command(*words: str) -> tuple[int, str, str]:
-    """Run a ``fer-edge`` command in this process; :class:`Wrong` for a code or text that is not."""
+    """Run a ``fer-edge`` command here; :class:`WrongError` for a wrong exit code or output."""
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -102,13 +102,13 @@ def command(*words: str) -> tuple[int, str, str]:
             code = int(exit_.code or 0)
     for text in (out.getvalue(), err.getvalue()):
         if "Traceback" in text:
-            raise Wrong(f"a traceback: {text[-300:]!r}")
+            raise WrongError(f"a traceback: {text[-300:]!r}")
         if _CONTROL.search(text.replace("\t", " ")):
-            raise Wrong(f"control characters in the output of {words[:2]}: {text[-200:]!r}")
+            raise WrongError(f"control characters in the output of {words[:2]}: {text[-200:]!r}")
     if code not in EXIT_CODES:
-        raise Wrong(f"exit code {code}")
+        raise WrongError(f"exit code {code}")
     if code not in {0, 3, 130} and not err.getvalue().strip():
-        raise Wrong(f"exit code {code} without a word")
+        raise WrongError(f"exit code {code} without a word")
     return code, out.getvalue(), err.getvalue()
 
 
@@ -159,7 +159,7 @@ class Pictures(Kind):
         path = self.file(f"face.{suffix}", bytes_of(content, rng))
         face = face_from_image(path)
         if face.dtype != np.uint8 or face.shape[-2:] != (48, 48):
-            raise Wrong(f"a face {face.dtype}{face.shape}")
+            raise WrongError(f"a face {face.dtype}{face.shape}")
         return True
 
 
@@ -264,7 +264,7 @@ class Packed(Kind):
         path = self.file("x.fer", mutant)
         bundle = unpack_bundle(path, self.folder / "out", replace=True)
         if bundle.manifest.sha256 != self.identity:
-            raise Wrong("a changed bundle was unpacked")
+            raise WrongError("a changed bundle was unpacked")
         return True
 
 
@@ -330,7 +330,8 @@ class Trees(Kind):
             path.write_bytes(content)
         for _ in range(rng.choice((1, 2, 4))):
             path = root / rng.choice(list(self.files))
-            _disturb(path, rng)
+            with contextlib.suppress(OSError):  # A folder was renamed before.
+                rng.choice(_DISTURB)(path, rng)
         _loaded(root, "own")
         return True
 
@@ -357,7 +358,7 @@ class Tables(Kind):
         return True
 
 
-class Arrays2(Kind):
+class NpzFiles(Kind):
     """npz files of damaged bytes, other arrays, and headers that promise too much."""
 
     name = "data: npz"
@@ -430,7 +431,8 @@ class Records(Kind):
         if rng.randrange(2):
             changed = json_of(self.bench, rng)
             content = dumped(changed)
-            path = self.file("bench.json", bytes_of(content, rng) if rng.randrange(5) == 0 else content)
+            content = bytes_of(content, rng) if rng.randrange(5) == 0 else content
+            path = self.file("bench.json", content)
             BenchResult.load(path)
             code, _, _ = command("bench", "compare", str(path), str(path))
             return code == 0
@@ -533,7 +535,7 @@ class CommandLines(Kind):
         before = dict(os.environ)
         os.environ["FER_EDGE_DATA"] = str(self.folder / "none.zip")
         os.environ["FER_EDGE_RUNS"] = str(self.folder / "runs")
-        place = os.getcwd()
+        place = Path.cwd()
         try:
             os.chdir(self.folder)
             code, _, _ = command(*words)
@@ -561,9 +563,9 @@ def _bundle(path: Path) -> Path:
 def _loaded(path: Path, classes: str | None = None) -> Any:
     data = load(str(path), cache=False, classes=classes)
     if data.images.dtype != np.uint8 or len(data.images) != len(data.labels):
-        raise Wrong("a data set that does not fit together")
+        raise WrongError("a data set that does not fit together")
     if len(data) and int(data.labels.max()) >= len(data.class_names):
-        raise Wrong("a label without a class")
+        raise WrongError("a label without a class")
     return data
 
 
@@ -585,45 +587,52 @@ def _odd_npz(rng: random.Random) -> bytes:
     return buffer.getvalue()
 
 
-def _disturb(path: Path, rng: random.Random) -> None:
-    folder = path.parent
-    match rng.randrange(11):
-        case 0:
-            (folder / "Thumbs.db").write_bytes(b"junk")
-            (folder / "._1.png").write_bytes(b"junk")
-        case 1:
-            path.unlink(missing_ok=True)
-            path.symlink_to(folder / "nowhere.png")
-        case 2:
-            path.unlink(missing_ok=True)
-            os.mkfifo(path)
-        case 3:
-            path.unlink(missing_ok=True)
-            path.symlink_to("/dev/zero")
-        case 4:
-            with contextlib.suppress(OSError):
-                (folder / "loop").symlink_to(folder.parent)
-        case 5 if path.is_file() and not path.is_symlink():
-            path.write_bytes(bytes_of(path.read_bytes(), rng))
-        case 6:
-            name = f"train\\\\glad\\{rng.randrange(99)}.png"
-            (folder / name).write_bytes(b"junk")
-        case 7:
-            with contextlib.suppress(OSError):
-                folder.rename(folder.with_name(rng.choice(("suprise", "Angry ", "x" * 200, "\x1b[2J"))))
-        case 8:
-            (folder / "empty.png").write_bytes(b"")
-            (folder / "notes.txt").write_text("text")
-        case 9:
-            path.unlink(missing_ok=True)
-            path.mkdir(exist_ok=True)
-        case _:
-            with contextlib.suppress(OSError):
-                os.rename(bytes(path), bytes(folder) + b"/\xff\xfe.png")
+def _junk(path: Path, rng: random.Random) -> None:
+    (path.parent / "Thumbs.db").write_bytes(b"junk")
+    (path.parent / "._1.png").write_bytes(b"junk")
+    (path.parent / "empty.png").write_bytes(b"")
+    (path.parent / "notes.txt").write_text("text")
+    (path.parent / f"train\\glad\\{rng.randrange(99)}.png").write_bytes(b"junk")
+
+
+def _link(path: Path, rng: random.Random) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(rng.choice((path.parent / "nowhere.png", path, Path("/dev/zero"))))
+
+
+def _pipe(path: Path, rng: random.Random) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def _loop(path: Path, rng: random.Random) -> None:
+    (path.parent / "loop").symlink_to(path.parents[1])
+
+
+def _damage(path: Path, rng: random.Random) -> None:
+    if path.is_file() and not path.is_symlink():
+        path.write_bytes(bytes_of(path.read_bytes(), rng))
+
+
+def _other_folder(path: Path, rng: random.Random) -> None:
+    names = ("suprise", "Angry ", "x" * 200, "\x1b[2J", "train_set")
+    path.parent.rename(path.parent.with_name(rng.choice(names)))
+
+
+def _folder_for_file(path: Path, rng: random.Random) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir(exist_ok=True)
+
+
+def _no_utf8(path: Path, rng: random.Random) -> None:
+    path.rename(os.fsdecode(bytes(path.parent) + b"/\xff\xfe.png"))
+
+
+_DISTURB = (_junk, _link, _pipe, _loop, _damage, _other_folder, _folder_for_file, _no_utf8)
 
 
 def _kinds() -> Iterator[type[Kind]]:
-    yield from (Pictures, Arrays, Zips, Trees, Tables, Arrays2, Votes, Manifests, Golden, Packed)
+    yield from (Pictures, Arrays, Zips, Trees, Tables, NpzFiles, Votes, Manifests, Golden, Packed)
     yield from (WeightFiles, Records, Graphs, Recipes, CommandLines)
 
 
