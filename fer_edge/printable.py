@@ -14,6 +14,10 @@ _UNSAFE = re.compile(
 )
 
 
+_LONGEST = 1600
+"""Characters of an error; the longest that this package writes itself has 600."""
+
+
 def printable(text: str) -> str:
     r"""Return ``text`` with every character that can control a terminal as ``\u001b``.
 
@@ -23,10 +27,16 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` as :func:`printable`, with each run of white space that has a newline as one
-    space.
+    """Return ``text`` as :func:`printable` on one line: newlines are spaces, a long middle is "...".
+
+    An error quotes what it was given, which may have megabytes.
     """
-    return printable(re.sub(r"\s*[\n\t]\s*", " ", text))
+    if len(text) > 3 * _LONGEST:
+        text = text[: 2 * _LONGEST] + text[-_LONGEST:]
+    line = printable(re.sub(r"\s*[\n\t]\s*", " ", text))
+    if len(line) <= _LONGEST:
+        return line
+    return f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 4 :]}"
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -54,3 +54,11 @@ def test_output_is_safe(fmt: str, capsys: pytest.CaptureFixture[str]) -> None:
     print_rows([{"name": HOSTILE}], fmt, title=HOSTILE)
     print_text(HOSTILE)
     assert not _controls(capsys.readouterr().out)
+
+
+def test_an_error_that_quotes_megabytes_is_short() -> None:
+    assert one_line("short") == "short"
+    text = str(UsageError("first " + "x" * 5_000_000 + " last"))
+    assert len(text) < 2000
+    assert text.startswith("first xxx")
+    assert text.endswith("xxx last")

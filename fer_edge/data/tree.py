@@ -270,7 +270,12 @@ def _check_roots(places: Sequence[_Place], source: str, *, is_zip: bool) -> None
     if len(roots) < 2:
         return
     names = " and ".join(repr(root or ".") for root, _ in roots[:2])
-    first = next(root for root, _ in roots if root)
+    first = next((root for root, _ in roots if root), "")
+    if not first:
+        raise DataError(
+            f"{source} has class folders inside and outside of its folders of splits",
+            fix="move all class folders into train, val and test, or none",
+        )
     fixes = [
         "unzip it and give the folder of one of them"
         if is_zip
