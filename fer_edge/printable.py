@@ -27,7 +27,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` as :func:`printable` on one line: newlines are spaces, a long middle is "...".
+    """Return ``text`` as :func:`printable` on one line; a long middle is "...".
 
     An error quotes what it was given, which may have megabytes.
     """
