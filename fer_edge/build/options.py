@@ -31,7 +31,7 @@ class Int8Options:
     least); None is the method in the recipe, or auto where ``calibration`` is None. The nodes in
     ``exclude`` stay in higher precision. ``rounding`` of the weights is nearest, gptq, or auto (the
     one that loses least). ``half`` names the early layers that TensorRT's graph keeps in half
-    precision (:data:`fer_edge.quantize.early.HALF`); auto keeps as few as flip few labels. While
+    precision (:data:`fer_edge.quantize.early.HALF`); auto keeps as few as lose little. While
     too many labels flip, costly layers stay in higher precision, ``retries`` times at most. What
     loses least is measured on images of TRAIN; the images of the gate choose nothing.
     """

@@ -70,7 +70,7 @@ __all__ = ["command"]
     default="auto",
     show_default=True,
     help="The layers that INT8 for TensorRT keeps in half precision: none, the stem, also the "
-    "layers of its image size, also all additions; auto takes as few as flip few labels.",
+    "layers of its image size, also all additions; auto takes as few as lose little.",
 )
 @click.option(
     "--prior",
