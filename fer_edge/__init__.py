@@ -6,6 +6,7 @@ The names below are the public API. They are resolved on first use, so that
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from fer_edge.classifier import Classifier, Prediction
     from fer_edge.emotions import EMOTIONS
     from fer_edge.errors import FerEdgeError
+
+# ONNX Runtime 1.32 sends usage data, and its thread for that makes a forked child hang at its exit.
+# The library reads this variable when it is imported; 0 allows it again.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["EMOTIONS", "Bundle", "Classifier", "FerEdgeError", "Prediction", "__version__"]
 

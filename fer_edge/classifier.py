@@ -10,20 +10,22 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fer_edge.backends import backend_from_bundle
 from fer_edge.backends.base import softmax, softmax_row
+from fer_edge.backends.fork import Turn
 from fer_edge.backends.selftest import SelfTest, self_test
 from fer_edge.bundle import Bundle
+from fer_edge.errors import UsageError
 from fer_edge.faces import face_from_image
 from fer_edge.pretrained import pretrained_path
 
@@ -62,6 +64,10 @@ class Classifier:
     gate has not failed. The attributes ``precision``, ``engine_path`` and ``provider`` show which
     engine runs, and on what. Several threads may call one object; they take turns.
 
+    An object may go to other processes. A pickled object opens its bundle again there, and so does
+    a copy. In a forked child, an object works with ONNX Runtime, and with one thread also with
+    OpenVINO and PyTorch; else it raises :class:`~fer_edge.errors.UnavailableError`.
+
     :class:`~fer_edge.errors.IntegrityError` if a file does not match its digest,
     :class:`~fer_edge.errors.NumericsError` if the engine fails the self-test,
     :class:`~fer_edge.errors.UsageError` if the bundle has no such engine, or if every engine failed
@@ -81,7 +87,9 @@ class Classifier:
         self.bundle = bundle
         self.labels = bundle.labels
         self.threshold = bundle.threshold
-        self._lock = threading.Lock()
+        # For a process that opens it again, maybe in another working folder.
+        self._folder = bundle.path.absolute()
+        self._turn = Turn()
         self._backend = backend_from_bundle(self.bundle, backend, precision, threads=threads)
         self._backend.load()
         self.backend = self._backend.name
@@ -102,8 +110,7 @@ class Classifier:
         """
         face = face_from_image(image)[None, None]
         started = time.perf_counter_ns()
-        with self._lock:
-            logits = self._backend.infer(face)
+        logits = self._infer(face)
         row = softmax_row(logits[0])
         elapsed = time.perf_counter_ns() - started
         return self._prediction(row, elapsed / 1e6)
@@ -115,12 +122,27 @@ class Classifier:
         for first in range(0, len(faces), _BATCH):
             chunk = np.stack(faces[first : first + _BATCH])[:, None]
             started = time.perf_counter_ns()
-            with self._lock:
-                logits = self._backend.infer(chunk)
+            logits = self._infer(chunk)
             rows: list[list[float]] = softmax(logits).tolist()
             latency_ms = (time.perf_counter_ns() - started) / 1e6 / len(chunk)
             predictions += [self._prediction(row, latency_ms) for row in rows]
         return predictions
+
+    def _infer(self, images: np.ndarray) -> np.ndarray:
+        turn = self._turn
+        if turn.is_mine:
+            raise UsageError(
+                "predict was called within predict, by a signal handler",
+                fix="let the handler only set a flag, and predict after the running call",
+            )
+        with turn.lock:
+            turn.owner = get_ident()
+            try:
+                if self._backend.inherited:
+                    self._backend.adopt(interrupted=turn.interrupted)
+                return self._backend.infer(images)
+            finally:
+                turn.owner = 0
 
     def _prediction(self, row: list[float], latency_ms: float) -> Prediction:
         confidence = max(row)
@@ -134,8 +156,18 @@ class Classifier:
 
     def close(self) -> None:
         """Release the engine; may be called more than once."""
-        with self._lock:
+        if self._turn.is_mine:
+            raise UsageError(
+                "close was called within predict, by a signal handler",
+                fix="let the handler only set a flag, and close after the running call",
+            )
+        with self._turn.lock:
             self._backend.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy as the request for the same engine: the other object opens it itself."""
+        arguments = (type(self), self._folder, self.backend, self.precision, self.threads)
+        return (_open_again, arguments)
 
     def __enter__(self) -> Self:
         return self
@@ -153,3 +185,9 @@ class Classifier:
             f"Classifier({str(self.bundle.path)!r}, backend={self.backend!r}, "
             f"precision={self.precision!r}, threads={self.threads})"
         )
+
+
+def _open_again(
+    kind: type[Classifier], folder: Path, backend: str, precision: str, threads: int
+) -> Classifier:
+    return kind(folder, backend=backend, precision=precision, threads=threads)

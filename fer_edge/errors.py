@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fer_edge.printable import one_line
 
@@ -54,6 +54,10 @@ class FerEdgeError(Exception):
     def __init__(self, message: str, *, fix: str | None = None) -> None:
         super().__init__(one_line(message))
         self.fix = None if fix is None else one_line(fix)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without calling ``__init__`` again: an error goes from a worker to its parent."""
+        return (_error_again, (type(self), self.args, self.__dict__))
 
 
 class UsageError(FerEdgeError):
@@ -108,6 +112,14 @@ class IntegrityError(FerEdgeError):
     """A file's bytes do not match its digest."""
 
     exit_code = 6
+
+
+def _error_again(
+    kind: type[FerEdgeError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> FerEdgeError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 def require(module: str, extra: str) -> ModuleType:

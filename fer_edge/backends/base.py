@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from math import exp
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from fer_edge.backends.fork import Inherited, keep_for_ever, runtime_inherited
 from fer_edge.bundle.usable import require_engine
-from fer_edge.errors import UsageError
+from fer_edge.errors import IntegrityError, UnavailableError, UsageError
+from fer_edge.files import sha256_file
 from fer_edge.labels import FER2013, MOST_CLASSES
 from fer_edge.preprocessing import SIZE, Preprocessing
 
@@ -20,17 +23,22 @@ if TYPE_CHECKING:
 
     from fer_edge.bundle import Bundle
 
-__all__ = ["Backend", "check_images", "check_shapes", "softmax", "softmax_row"]
+__all__ = ["Backend", "check_images", "check_shapes", "is_native", "softmax", "softmax_row"]
 
 _UINT8 = np.dtype(np.uint8)
 _SHAPE = (1, SIZE, SIZE)
 
 
-class Backend(ABC):
+MOST_THREADS = 1024
+"""More threads than any CPU here has; libraries crash or use all memory with millions."""
+
+
+class Backend(Inherited, ABC):
     """A runtime for networks: u8[N,1,48,48] images in, f32[N,C] logits out, synchronous.
 
     Creating an object is fast; :meth:`load` reads the model. ``threads`` is a limit, not a hint. A
-    backend does not measure time. Only one thread at a time may use an object.
+    backend does not measure time. Only one thread at a time may use an object. In a forked child,
+    the first :meth:`infer` calls :meth:`adopt`.
     """
 
     name: ClassVar[str]
@@ -38,6 +46,8 @@ class Backend(ABC):
     """The artifact formats that it loads."""
     placement: ClassVar[str] = ""
     """The placement of the INT8 graph that it takes, or that its plans are built from."""
+
+    _loaded_from: Path | None = None
 
     def __init__(
         self,
@@ -48,10 +58,18 @@ class Backend(ABC):
         preprocessing: Preprocessing | None = None,
     ) -> None:
         """``preprocessing`` normalises the pixels for graphs with a float32 input."""
+        super().__init__()
         self.classes: int | None = None
         """The number C of logits that the engine must give; None: not known before it runs."""
-        if threads < 1:
-            raise UsageError(f"threads must be at least 1, not {threads}")
+        self.sha256: str | None = None
+        """The digest of the file in its bundle; None if it is in no bundle."""
+        if not isinstance(threads, int) or isinstance(threads, bool):
+            raise UsageError(f"threads is a whole number, not {threads!r}", fix="threads=1")
+        if not 1 <= threads <= MOST_THREADS:
+            raise UsageError(
+                f"threads must be from 1 to {MOST_THREADS:,}, not {_short(threads)}",
+                fix=f"take at most the CPU cores of this machine: {os.cpu_count()}",
+            )
         self.path = None if path is None else Path(path)
         self.precision = precision
         self.threads = threads
@@ -85,6 +103,7 @@ class Backend(ABC):
             preprocessing=bundle.preprocessing,
         )
         backend.classes = len(bundle.labels)
+        backend.sha256 = engine.artifact.sha256 if engine.artifact else None
         return backend
 
     @abstractmethod
@@ -102,6 +121,51 @@ class Backend(ABC):
     @abstractmethod
     def versions(self) -> dict[str, str]:
         """Return the versions of the libraries in use."""
+
+    def adopt(self, *, interrupted: bool = False) -> None:
+        """Make an engine that a parent process loaded work in this forked child.
+
+        ``interrupted``: the parent was in an inference at the fork. Raises
+        :class:`~fer_edge.errors.UnavailableError` if this runtime does not work in a forked child.
+        """
+        if self.natives():
+            self.after_fork(interrupted)
+        self.inherited = False
+
+    def after_fork(self, interrupted: bool) -> None:
+        """Do what :meth:`adopt` promises for a loaded engine, or raise; by default nothing."""
+
+    def _load_again(self) -> None:
+        """Load the same file again in a forked child; the parent's copy is not destroyed."""
+        path = self._loaded_from
+        if path is not None and self.sha256 is not None and sha256_file(path) != self.sha256:
+            raise IntegrityError(
+                f"{path} has changed since the parent process loaded it, and a forked child with "
+                f"{self.threads} threads must load it again",
+                fix="open the Classifier again in the child process",
+            )
+        self.path = path
+        self._forget()
+        self.load()
+
+    def _forget(self) -> None:
+        """Drop the references to the loaded engine, without destroying it."""
+        keep_for_ever(self.natives())
+        self.close()
+
+    def _refuse_fork(self, what: str = "") -> UnavailableError:
+        """Return the error for a forked child in which this runtime does not work."""
+        return UnavailableError(
+            f"{self.name}{what} does not work in a process that was forked after the parent "
+            "process used it",
+            fix="start the processes with multiprocessing.get_context('spawn')"
+            + (", or use threads=1" if self.threads > 1 else ""),
+        )
+
+    def _check_threads_after_fork(self) -> None:
+        """Refuse to load with several threads where the parent has used their pool."""
+        if self.threads > 1 and runtime_inherited(self.name):
+            raise self._refuse_fork(f" with {self.threads} threads")
 
     def __enter__(self) -> Self:
         self.load()
@@ -121,12 +185,34 @@ class Backend(ABC):
             raise UsageError(f"the {self.name} backend needs a model file")
         if not self.path.is_file():
             raise UsageError(f"there is no model file {self.path}", fix="fer-edge build")
+        # A forked child may have to load it again, and from another working folder.
+        self._loaded_from = self.path.absolute()
         return self.path
 
     def _not_loaded(self) -> UsageError:
         return UsageError(
             f"the {self.name} backend is not loaded", fix="call load(), or use it in a with block"
         )
+
+
+def is_native(error: BaseException, *packages: str) -> bool:
+    """Return whether a runtime in Python ``packages`` raised ``error``, and not a signal handler.
+
+    A signal handler runs inside whatever call the main thread is in. What it raises has a frame of
+    the handler last, or a type that no runtime raises; it must stay what it is.
+    """
+    if type(error).__module__.partition(".")[0] not in {"builtins", *packages}:
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = str(trace.tb_frame.f_globals.get("__name__", "")) if trace else ""
+    return module.startswith("fer_edge.backends.") or module.partition(".")[0] in packages
+
+
+def _short(number: int) -> str:
+    """Return a number for a message; int() of thousands of digits is refused by Python."""
+    return str(number) if abs(number) < 10**18 else "such a large number"
 
 
 def check_images(images: np.ndarray) -> np.ndarray:

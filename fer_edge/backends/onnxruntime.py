@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fer_edge.backends.base import Backend, check_images, check_shapes
+from fer_edge.backends.base import Backend, check_images, check_shapes, is_native
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.errors import (
     FerEdgeError,
@@ -103,6 +103,8 @@ class OnnxRuntimeBackend(Backend):
                 str(path), options, providers=[self.execution_provider], enable_fallback=0
             )
         except Exception as error:
+            if not is_native(error, "onnxruntime"):
+                raise
             raise _load_error(path, error) from None
 
     def _adopt(self, session: Any, path: Path) -> None:
@@ -123,6 +125,8 @@ class OnnxRuntimeBackend(Backend):
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return f32[N,C] logits for u8[N,1,48,48]."""
         images = check_images(images)
+        if self.inherited:
+            self.adopt()
         if self._session is None:
             raise self._not_loaded()
         if self._floats:
@@ -130,6 +134,8 @@ class OnnxRuntimeBackend(Backend):
         try:
             logits: np.ndarray = self._session.run(self._outputs, {self._input: images})[0]
         except Exception as error:
+            if not is_native(error, "onnxruntime"):
+                raise
             raise NumericsError(
                 f"onnxruntime failed on {self.path} with a batch of {len(images)}: "
                 f"{_first_line(error)}"
@@ -140,6 +146,17 @@ class OnnxRuntimeBackend(Backend):
         """Release the session."""
         self._session = None
         self.provider = ""
+
+    def natives(self) -> list[Any]:
+        """Return the session."""
+        return [] if self._session is None else [self._session]
+
+    def after_fork(self, interrupted: bool) -> None:
+        """Load the graph again where the session needs threads that the child does not have."""
+        if self.execution_provider != "CPUExecutionProvider":
+            raise self._refuse_fork(f" with {self.execution_provider}")
+        if self.threads > 1 or interrupted:
+            self._load_again()
 
     def versions(self) -> dict[str, str]:
         """Return onnxruntime's version."""

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fer_edge.backends.base import Backend, check_images, check_shapes
+from fer_edge.backends.base import Backend, check_images, check_shapes, is_native
+from fer_edge.backends.fork import runtime_used
 from fer_edge.errors import IntegrityError, NumericsError, UnavailableError, UsageError, require
 from fer_edge.preprocessing import SIZE, Preprocessing
 
@@ -60,7 +61,9 @@ class OpenVINOBackend(Backend):
         if self._one is not None:
             return
         path = self._model_path()
+        self._check_threads_after_fork()
         self._ov = require("openvino", "openvino")
+        runtime_used(self.name)
         self._core = self._ov.Core()
         model = self._read(path)
         if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -82,6 +85,8 @@ class OpenVINOBackend(Backend):
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return f32[N,C] logits for u8[N,1,48,48]."""
         images = check_images(images)
+        if self.inherited:
+            self.adopt()
         if self._one is None:
             raise self._not_loaded()
         if self._floats:
@@ -100,6 +105,8 @@ class OpenVINOBackend(Backend):
             # A copy: the next inference overwrites the output of the request.
             logits: np.ndarray = request.get_output_tensor(0).data.astype(np.float32)
         except RuntimeError as error:
+            if not is_native(error, "openvino"):
+                raise
             raise NumericsError(
                 f"openvino failed on {self.path} with a batch of {len(images)}: {_reason(error)}"
             ) from None
@@ -109,6 +116,18 @@ class OpenVINOBackend(Backend):
         """Release the networks."""
         self._pixels = self._one = self._many = self._core = None
         self.provider = ""
+
+    def natives(self) -> list[Any]:
+        """Return the networks, and the core that they belong to."""
+        objects = (self._pixels, self._one, self._many, self._core)
+        return [native for native in objects if native is not None]
+
+    def after_fork(self, interrupted: bool) -> None:
+        """Refuse what needs OpenVINO's threads: they are not in the child, and it would hang."""
+        if self.threads > 1:
+            raise self._refuse_fork(f" with {self.threads} threads")
+        if interrupted:
+            raise self._refuse_fork(" whose inference the fork interrupted")
 
     def versions(self) -> dict[str, str]:
         """Return openvino's version."""
@@ -129,6 +148,8 @@ class OpenVINOBackend(Backend):
         try:
             return frontend.convert(frontend.load(str(path)))
         except Exception as error:
+            if not is_native(error, "openvino"):
+                raise
             # By name: the classes are in a private module of openvino.
             if type(error).__name__ == "OpConversionFailure":
                 raise UnavailableError(
@@ -149,6 +170,8 @@ class OpenVINOBackend(Backend):
         try:
             return self._core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
+            if not is_native(error, "openvino"):
+                raise
             raise UnavailableError(
                 f"openvino cannot run {self.path} on this CPU: {_reason(error)}"
             ) from None

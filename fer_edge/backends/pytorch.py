@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fer_edge.backends.base import Backend, check_images
+from fer_edge.backends.fork import runtime_used
 from fer_edge.errors import require
 
 __all__ = ["PyTorchBackend"]
@@ -41,6 +42,7 @@ class PyTorchBackend(Backend):
         if self._model is not None:
             return
         path = self._model_path()
+        self._check_threads_after_fork()
         torch = require("torch", "train")
         require("safetensors", "train")
         from fer_edge.models.reference import reference_from_weights
@@ -51,11 +53,14 @@ class PyTorchBackend(Backend):
         # PyTorch recommends this layout for convolutions. At batch 1 it is about five times faster
         # than the default, and a slow reference would make every engine look good.
         self._torch, self._model = torch, model.to(memory_format=torch.channels_last)
+        runtime_used(self.name)
         self.provider = "CPU eager channels_last"
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return f32[N,C] logits for u8[N,1,48,48]."""
         images = check_images(images)
+        if self.inherited:
+            self.adopt()
         if self._model is None:
             raise self._not_loaded()
         torch = self._torch
@@ -73,6 +78,15 @@ class PyTorchBackend(Backend):
             self._torch.set_num_threads(self._threads_before)
             self._model = None
             self.provider = ""
+
+    def natives(self) -> list[Any]:
+        """Return the network."""
+        return [] if self._model is None else [self._model]
+
+    def after_fork(self, interrupted: bool) -> None:
+        """Refuse several threads: OpenMP's are not in the child, and it would hang."""
+        if self.threads > 1:
+            raise self._refuse_fork(f" with {self.threads} threads")
 
     def versions(self) -> dict[str, str]:
         """Return torch's version."""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fer_edge.backends.base import Backend, check_images, check_shapes
+from fer_edge.backends.fork import runtime_inherited, runtime_used
 from fer_edge.errors import UnavailableError, UsageError
 from fer_edge.files import write_bytes
 from fer_edge.paths import cache_dir
@@ -37,6 +38,8 @@ __all__ = ["TensorRTBackend", "TensorRTRTXBackend"]
 
 
 _OPTIONS = LaneOptions()
+_CUDA = "CUDA"
+"""One name for both libraries: what a fork breaks is CUDA."""
 
 
 class TensorRTBackend(Backend):
@@ -126,6 +129,8 @@ class TensorRTBackend(Backend):
         if self._engine is not None:
             return
         path = self._model_path()
+        if runtime_inherited(_CUDA):
+            raise self._refuse_fork()
         content = path.read_bytes()
         sidecar = PlanSidecar.read(path)
         sidecar.check_bytes(path, content)
@@ -138,6 +143,7 @@ class TensorRTBackend(Backend):
             raise UnavailableError(
                 f"{gpu.name} cannot map host memory", fix="use LaneOptions(mapped=False)"
             )
+        runtime_used(_CUDA)
         if self._cuda is None:
             self._cuda = open_cuda()
         try:
@@ -156,6 +162,8 @@ class TensorRTBackend(Backend):
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return f32[N,C] logits for u8[N,1,48,48]; more than the plan's batch run in batches."""
         images = check_images(images)
+        if self.inherited:
+            self.adopt()
         plan, cuda = self._plan, self._cuda
         if plan is None or cuda is None:
             raise self._not_loaded()
@@ -172,7 +180,15 @@ class TensorRTBackend(Backend):
             return np.concatenate([lane.run(images[i : i + step]) for i in range(0, n, step)])
 
     def close(self) -> None:
-        """Free the plan and all threads' buffers; may be called again."""
+        """Free the plan and all threads' buffers; may be called again.
+
+        In a forked child nothing is freed: all of it is the parent's.
+        """
+        if self.inherited:
+            self._lanes = {}
+            self._plan = self._engine = self._runtime = self._logger = self._cuda = None
+            self.provider = ""
+            return
         lanes, self._lanes = list(self._lanes.values()), {}
         if self._cuda is not None and (lanes or self._engine is not None):
             with self._cuda.current():
@@ -183,6 +199,15 @@ class TensorRTBackend(Backend):
                 self._plan = self._engine = self._runtime = None
         self._plan = self._engine = self._runtime = self._logger = None
         self.provider = ""
+
+    def natives(self) -> list[Any]:
+        """Return all that CUDA and the library have made."""
+        objects = (self._engine, self._runtime, self._logger, self._plan, *self._lanes.values())
+        return [native for native in objects if native is not None]
+
+    def after_fork(self, interrupted: bool) -> None:
+        """Refuse: CUDA does not work in a process that was forked after it was used."""
+        raise self._refuse_fork()
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the library, of CUDA for Python and of the driver."""

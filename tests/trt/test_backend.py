@@ -6,6 +6,7 @@ Where streams do their work only when they are waited for, a logit that is right
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -504,3 +505,33 @@ def test_a_bundle_without_plans_names_the_build_command(bundle: Callable[..., Bu
 def test_versions_name_library_cuda_and_driver(rig: Rig) -> None:
     versions = rig.backend(cuda=None).versions()
     assert versions == {"tensorrt": "10.3.0", "cuda driver": "12.6"}
+
+
+def test_a_forked_child_is_told_and_frees_nothing(rig: Rig) -> None:
+    """CUDA does not survive a fork: the child gets an error, and must not free what is shared."""
+    rig.write()
+    with rig.backend() as backend:
+        logits = backend.infer(IMAGES[:1])
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                told = []
+                for call in (lambda: backend.infer(IMAGES[:1]), lambda: rig.backend().load()):
+                    try:
+                        call()
+                    except UnavailableError as error:
+                        told.append(f"{error} ({error.fix})")
+                before = rig.cudart.alive()
+                backend.close()
+                told.append(f"freed {before != rig.cudart.alive()}")
+                os.write(writer, "\n".join(told).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        first, second, freed = os.read(reader, 1 << 16).decode().splitlines()
+        assert "tensorrt does not work in a process that was forked" in first
+        assert "get_context('spawn')" in first
+        assert second == first
+        assert freed == "freed False"
+        np.testing.assert_array_equal(backend.infer(IMAGES[:1]), logits)
