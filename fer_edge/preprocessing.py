@@ -13,6 +13,8 @@ __all__ = ["SIZE", "Preprocessing"]
 SIZE = 48
 """Height and width of a FER2013 image, in pixels."""
 
+_LARGEST = 1e9
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -40,5 +42,14 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Preprocessing:
-        """Read what :meth:`to_dict` wrote."""
-        return cls(mean=float(content["mean"]), std=float(content["std"]))
+        """Read what :meth:`to_dict` wrote; ValueError for anything else."""
+        if not isinstance(content, dict):
+            raise ValueError("it is not a table")
+        values = []
+        for name in ("mean", "std"):
+            value: Any = content.get(name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not abs(value) < _LARGEST or (name == "std" and value <= 0):
+                raise ValueError(f"{name} is not a {'positive ' * (name == 'std')}number")
+            values.append(float(value))
+        return cls(*values)

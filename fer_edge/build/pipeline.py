@@ -26,8 +26,9 @@ from fer_edge.progress import SILENT, Reporter
 from fer_edge.quantize.ranges import Ranges
 
 if TYPE_CHECKING:
+    from fer_edge.convert.onnx_file import OnnxFile
     from fer_edge.data import FerDataset
-    from fer_edge.data.classes import Classes
+    from fer_edge.data.classes import ClassChoice, Classes
 
 __all__ = ["BuildReport", "build"]
 
@@ -59,7 +60,7 @@ class BuildReport:
 
 
 def build(
-    source: str | Path | None = None,
+    source: str | Path | OnnxFile | None = None,
     *,
     precision: str = "int8",
     target: str | None = None,
@@ -73,7 +74,9 @@ def build(
 ) -> BuildReport:
     """Build an engine of ``precision`` for ``target`` from ``source`` and write it into a bundle.
 
-    ``source``: a run, weights, an FP32 ONNX file or a bundle; None is the newest run. The bundle
+    ``source``: a run, weights, an ONNX file or a bundle; None is the newest run. An
+    :class:`~fer_edge.convert.onnx_file.OnnxFile` says what a graph from elsewhere takes and gives;
+    GateError if another scaling or order of its classes scores far better. The bundle
     holds the checkpoint, the FP32 graph, golden inputs with the reference's answers and the engine.
     ``data`` (a data set or its source) is needed for INT8, whose ranges come from the TRAIN images
     of a recipe, and to verify: every image of the gate's split goes through reference and engine,
@@ -112,7 +115,7 @@ def build(
     if gate.verify:
         _require_backend(chosen)
     needs_data = gate.verify or precision == "int8" or prior is not None
-    dataset = _dataset(data, found, gate.classes, reporter) if needs_data else None
+    found, dataset = _opened(found, data if needs_data else _NO_DATA, gate.classes, reporter)
     with tempfile.TemporaryDirectory(prefix="fer-edge-build-") as folder:
         copied = _with_copied_weights(found, Path(folder))
         if prior is not None and dataset is not None:
@@ -209,17 +212,49 @@ def _require_backend(target: BuildTarget) -> None:
         )
 
 
-def _dataset(
-    data: FerDataset | str | Path | None,
+class _NoData:
+    """No data is needed, not even that of FER_EDGE_DATA."""
+
+
+_NO_DATA = _NoData()
+
+
+def _opened(
     source: BuildSource,
+    data: FerDataset | str | Path | _NoData | None,
     classes: Classes | None,
     reporter: Reporter,
+) -> tuple[BuildSource, FerDataset | None]:
+    """Parse the source's graph, if it is one, and read the data with its classes."""
+    source = source.opened()
+    foreign = source.foreign
+    if foreign is not None:
+        from fer_edge.data import FerDataset
+        from fer_edge.data.classes import class_choice
+
+        choice = class_choice(classes)
+        names = choice.names
+        if choice.own and not isinstance(data, _NoData | FerDataset):
+            data = _dataset(data, choice, reporter)
+        if isinstance(data, FerDataset):
+            names = data.classes.names
+        foreign = foreign.with_classes(names)
+        source = replace(source, foreign=foreign)
+        reporter.note(foreign.described())
+    if isinstance(data, _NoData):
+        return source, None
+    from fer_edge.data.classes import classes_as_recorded
+
+    choice = classes_as_recorded(source.data(), classes, source.described)
+    return source, _dataset(data, choice, reporter)
+
+
+def _dataset(
+    data: FerDataset | str | Path | None, choice: ClassChoice, reporter: Reporter
 ) -> FerDataset:
     from fer_edge.data import FerDataset, load, resolve_source
-    from fer_edge.data.classes import classes_as_recorded
 
     if isinstance(data, FerDataset):
         return data
-    choice = classes_as_recorded(source.data(), classes, source.described)
     location = resolve_source(None if data is None else str(data))
     return load(location, classes=choice, reporter=reporter)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fer_edge.build.foreign import Foreign, open_graph
 from fer_edge.bundle import MANIFEST, Bundle, BundleWriter
+from fer_edge.convert.graph import Graph, read_graph
 from fer_edge.convert.network import data_of_graph
+from fer_edge.convert.onnx_file import OnnxFile, refuse_other_format
 from fer_edge.errors import UsageError
 from fer_edge.models.header import read_header
 from fer_edge.pretrained import is_packaged, packaged_name
@@ -24,6 +27,8 @@ class BuildSource:
     Exactly one of ``weights`` (safetensors) and ``onnx`` (an FP32 graph) is set. ``base`` is the
     bundle whose other files are kept, if there is one; ``given`` is the source itself where that
     is a bundle. ``name`` becomes the bundle's name. ``run`` is the folder of the run, if it is one.
+    ``graph`` is the parsed graph where ``onnx`` has the form of ours, ``foreign`` one from
+    elsewhere; both are None until :meth:`opened`.
     """
 
     described: str
@@ -34,6 +39,20 @@ class BuildSource:
     output: Path
     given: Bundle | None = None
     run: Path | None = None
+    file: OnnxFile | None = None
+    graph: Graph | None = None
+    foreign: Foreign | None = None
+
+    def opened(self) -> BuildSource:
+        """Return the source with its graph parsed, if it is one; :class:`UsageError` as that."""
+        if self.onnx is None:
+            return self
+        if self.file is None:
+            return replace(self, graph=read_graph(self.onnx))
+        found = open_graph(self.file)
+        if isinstance(found, Graph):
+            return replace(self, graph=found)
+        return replace(self, foreign=found)
 
     def data(self) -> DatasetInfo:
         """Return the record of the data that the network was trained on."""
@@ -41,19 +60,32 @@ class BuildSource:
             return read_header(self.weights).info.dataset
         if self.given is not None:
             return self.given.manifest.dataset
-        assert self.onnx is not None
-        return data_of_graph(self.onnx)
+        if self.foreign is not None:
+            return self.foreign.data
+        assert self.graph is not None
+        return data_of_graph(self.graph)
 
 
-def find_source(name: str | Path | None, output: str | Path | None = None) -> BuildSource:
+def find_source(
+    name: str | Path | OnnxFile | None, output: str | Path | None = None
+) -> BuildSource:
     """Return the source that ``name`` means: a run, a weights or ONNX file, or a bundle.
 
     None is the newest run. The bundle goes to ``output``, else to the run's ``bundle`` folder,
     beside the file, or back into the bundle itself. A copy of the bundle in the package is made in
     ``output``. :class:`UsageError` as :func:`fer_edge.runs.find.find`.
     """
-    found = find(name, wants=TO_BUILD)
+    file = name if isinstance(name, OnnxFile) else None
+    place = name.path if isinstance(name, OnnxFile) else name
+    refuse_other_format(place)
+    found = find(place, wants=TO_BUILD)
     path = found.path
+    if file is not None and file.given and found.kind != "ONNX file":
+        raise UsageError(
+            f"{', '.join(file.given)} describe an ONNX file from elsewhere; the {found.kind} "
+            f"{path} says itself what its classes and pixels are",
+            fix=f"leave {', '.join(file.given)} away",
+        )
     if found.kind == "run":
         return _from_run(found, output)
     if found.kind == "bundle":
@@ -64,7 +96,15 @@ def find_source(name: str | Path | None, output: str | Path | None = None) -> Bu
         parent = path.parent.resolve().name
         return BuildSource(f"the weights {path}", parent, path, None, _existing(folder), folder)
     folder = _output(output, path.with_name(f"{path.stem}-bundle"))
-    return BuildSource(f"the graph {path}", path.stem, None, path, _existing(folder), folder)
+    return BuildSource(
+        f"the graph {path}",
+        path.stem,
+        None,
+        path,
+        _existing(folder),
+        folder,
+        file=file.at(path) if file else OnnxFile(path),
+    )
 
 
 def _from_run(run: Found, output: str | Path | None) -> BuildSource:

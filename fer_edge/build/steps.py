@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_edge.build.attempts import Acceptance, Int8Layout, Int8Result, int8_within_gate
+from fer_edge.build.foreign import refuse_other_order, refuse_other_scaling
 from fer_edge.build.options import CALIBRATION, Int8Options
 from fer_edge.build.source import BuildSource
 from fer_edge.build.target import BuildTarget
@@ -20,7 +21,7 @@ from fer_edge.convert.export import InputKind, onnx_from_weights
 from fer_edge.convert.fp16 import fp16_from_onnx
 from fer_edge.convert.golden import golden_failure, golden_images
 from fer_edge.convert.graph import Graph
-from fer_edge.convert.network import Fp32Network, network_from_onnx
+from fer_edge.convert.network import Fp32Network, network_from_graph
 from fer_edge.errors import FerEdgeError, GateError, NumericsError, UsageError
 from fer_edge.labels import FER2013
 from fer_edge.measure.proof import Engine, Proof, Proven, SplitImages, gate_without_proof
@@ -88,16 +89,13 @@ class Work:
         threads: int = 1,
         reporter: Reporter = SILENT,
     ) -> Work:
-        """Write the FP32 graph into ``folder``: export the weights, or copy the source's graph."""
+        """Write the FP32 graph into ``folder``: export the weights, copy or adapt the graph."""
         out, seconds = folder / FP32, dict[str, float]()
         with _timed(seconds, "export"):
             if source.weights is not None:
                 network = onnx_from_weights(source.weights, out, input=input)
             else:
-                assert source.onnx is not None
-                shutil.copyfile(source.onnx, out)
-                manifest = source.given.manifest if source.given else None
-                network = network_from_onnx(out, manifest)
+                network = _network_of_graph(source, out, input)
         confidence = network.info.confidence
         if confidence is not None and confidence.temperature is not None:
             reporter.note(f"the weights contain temperature {confidence.temperature:.4f}")
@@ -121,14 +119,23 @@ class Work:
             reference = replace(
                 reference, path=self.source.weights, backend="pytorch", artifact=CHECKPOINT
             )
+        images, foreign = SplitImages(dataset, split), self.source.foreign
+        if foreign is not None:
+            with self.stage("scaling"):
+                refuse_other_scaling(foreign, images.selected, reporter=self.reporter)
         with self.stage("reference"):
             self.proof = Proof.against(
                 reference,
                 self.source.name,
-                SplitImages(dataset, split),
+                images,
                 threads=self.threads,
                 policy=policy,
                 reporter=self.reporter,
+            )
+        if self.source.file is not None:
+            accuracy = self.proof.reference.side.accuracy
+            refuse_other_order(
+                foreign, self.source.file.path, self.network.labels, accuracy.confusion
             )
 
     def judge_fp32(self) -> None:
@@ -300,6 +307,21 @@ class Work:
             gate["use_instead"] = self.fallback("int8")
         if result.costs:
             gate["costs"] = [cost.to_dict("node") for cost in result.costs]
+
+
+def _network_of_graph(source: BuildSource, out: Path, input: InputKind) -> Fp32Network:
+    """Write the FP32 graph of a source that is one to ``out``: as it is, or adapted."""
+    foreign = source.foreign
+    if foreign is not None:
+        graph, _ = foreign.write(out, pixels=input == "u8")
+        return network_from_graph(graph, shown=foreign.graph.path)
+    assert source.onnx is not None
+    assert source.graph is not None
+    shutil.copyfile(source.onnx, out)
+    graph = replace(source.graph, path=out)
+    return network_from_graph(
+        graph, source.given.manifest if source.given else None, shown=source.onnx
+    )
 
 
 @contextmanager

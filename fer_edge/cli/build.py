@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -23,6 +24,50 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def graph_options(command: F) -> F:
+    """Add the options that say what an ONNX file from elsewhere takes and gives."""
+    options = (
+        click.option(
+            "--labels",
+            metavar="NAMES",
+            help="ONNX file: the classes in the order of its outputs, such as angry,happy,sad; "
+            "noface= leaves an output out.  [default: as its metadata says]",
+        ),
+        click.option(
+            "--mean",
+            metavar="X[,X,X]",
+            help="ONNX file: its input is (pixel * scale - mean) / std; one value, or R,G,B.",
+        ),
+        click.option("--std", metavar="X[,X,X]", help="ONNX file: see --mean."),
+        click.option(
+            "--scale",
+            metavar="X",
+            help="ONNX file: see --mean; 1 for pixels from 0 to 255.  [default: 1/255]",
+        ),
+        click.option(
+            "--layout",
+            type=click.Choice(["nchw", "nhwc"]),
+            help="ONNX file: the order of its input.  [default: by its shape]",
+        ),
+        click.option(
+            "--colour",
+            type=click.Choice(["gray", "rgb", "bgr"]),
+            help="ONNX file: its channels; mean and std are given as R,G,B.  "
+            "[default: by its shape]",
+        ),
+        click.option(
+            "--size",
+            metavar="N|WxH",
+            help="ONNX file: the size of its images where the graph has none.  [default: 48]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
 
 @click.command()
 @click.argument("source", required=False)
@@ -30,6 +75,7 @@ __all__ = ["command"]
 @data_option
 @classes_option
 @votes_option
+@graph_options
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
@@ -141,8 +187,9 @@ def command(
     retries: int,
     threads: int,
     fmt: str,
+    **graph: str | None,
 ) -> None:
-    """Build a verified engine from SOURCE: a run, weights, an FP32 ONNX file, or a bundle.
+    """Build a verified engine from SOURCE: a run, weights, an ONNX file, or a bundle.
 
     Without SOURCE, the newest run is used. The bundle (by default RUN/bundle) gets the weights, the
     FP32 graph, the engine and the results of its verification. Calibration uses TRAIN images only.
@@ -151,19 +198,28 @@ def command(
     chosen on images of TRAIN; those of the gate judge it once. If it fails, the bundle is written
     without it, and the exit code is 3.
 
+    An ONNX file from elsewhere may have another order of the classes, scaling, size, colour or
+    layout, and a softmax at its end. Its metadata is read, and the options marked "ONNX file" say
+    what it does not. Where another scaling or order scores far better on the images of --split,
+    nothing is built; the error has the options that work.
+
     \b
     Example:
       fer-edge build --precision int8 --data fer2013.zip
       fer-edge build runs/mine --precision int8 --target openvino --data fer2013.zip
+      fer-edge build theirs.onnx --labels happiness,sadness,... --mean 0 --std 1
     """
     from fer_edge.build.options import GateOptions, Int8Options
     from fer_edge.build.pipeline import build
+    from fer_edge.convert.onnx_file import OnnxFile, refuse_other_format
     from fer_edge.runs.find import TO_BUILD
 
+    refuse_other_format(source)
     taken = found(source, root, TO_BUILD)
+    file = OnnxFile.from_text(taken.path, **graph)
     with terminal_reporter() as reporter:
         report = build(
-            taken.path,
+            file if file.given or taken.kind == "ONNX file" else taken.path,
             precision=precision,
             target=target,
             data=data,

@@ -12,7 +12,13 @@ import numpy as np
 
 from fer_edge.bundle.manifest import Network
 from fer_edge.convert.golden import golden_images
-from fer_edge.convert.graph import Graph, inline_identities, save_model, set_metadata
+from fer_edge.convert.graph import (
+    Graph,
+    constants_to_initializers,
+    inline_identities,
+    save_model,
+    set_metadata,
+)
 from fer_edge.convert.network import Fp32Network
 from fer_edge.errors import NumericsError, UsageError, require
 from fer_edge.records import to_dict
@@ -131,14 +137,13 @@ def _compare(path: Path, expected: np.ndarray, preprocessing: Any) -> None:
 
 def _tidy(model: Any) -> None:
     """Name everything after the network's modules; remove what depends on the machine."""
-    onnx = require("onnx", "build")
     graph = model.graph
     # Stack traces of the exporting machine, with its paths.
     model.doc_string = graph.doc_string = ""
     model.producer_name, model.producer_version = "fer-edge", __version__
     graph.name = "fer-edge"
     del graph.value_info[:]
-    _constants_to_initializers(onnx, graph)
+    constants_to_initializers(model)
     inline_identities(model)
     outputs = {each.name for each in graph.output}
     renamed: dict[str, str] = {}
@@ -160,19 +165,6 @@ def _tidy(model: Any) -> None:
         node.output[:] = [renamed.get(name, name) for name in node.output]
     for each in graph.initializer:
         each.name = renamed.get(each.name, each.name)
-
-
-def _constants_to_initializers(onnx: Any, graph: Any) -> None:
-    kept = []
-    for node in graph.node:
-        value = next((each.t for each in node.attribute if each.name == "value"), None)
-        if node.op_type == "Constant" and value is not None:
-            array = onnx.numpy_helper.to_array(value)
-            graph.initializer.append(onnx.numpy_helper.from_array(array, node.output[0]))
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
 
 
 def _readable(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fer_edge.errors import IntegrityError, UsageError, require
-from fer_edge.files import sha256_bytes, write_bytes
+from fer_edge.files import parse_json, sha256_bytes, write_bytes
 
 __all__ = [
     "FLOAT",
@@ -22,9 +22,11 @@ __all__ = [
     "affine_input",
     "attribute",
     "check",
+    "constants_to_initializers",
     "inline_identities",
     "load_model",
     "metadata",
+    "name_nodes",
     "read_graph",
     "save_model",
     "set_metadata",
@@ -119,7 +121,7 @@ def read_graph(source: Graph | Path | str) -> Graph:
             f"{path} is not a valid ONNX file: {reason[0] if reason else type(error).__name__}",
             fix="export it again",
         ) from None
-    _name_nodes(model)
+    name_nodes(model)
     inline_identities(model)
     return Graph(path, sha256_bytes(content), model)
 
@@ -149,7 +151,35 @@ def inline_identities(model: Any) -> None:
         graph.node.extend(kept)
 
 
-def _name_nodes(model: Any) -> None:
+def constants_to_initializers(model: Any) -> None:
+    """Make the Constant nodes of the top graph initializers: later steps look only there."""
+    onnx = require("onnx", "build")
+    graph = model.graph
+    kept = []
+    for node in graph.node:
+        array = _constant(onnx, node) if node.op_type == "Constant" else None
+        if array is None:
+            kept.append(node)
+        else:
+            graph.initializer.append(onnx.numpy_helper.from_array(array, node.output[0]))
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _constant(onnx: Any, node: Any) -> np.ndarray | None:
+    """Return the value of a Constant node; None for text and sparse tensors."""
+    for each in node.attribute:
+        if each.name == "value":
+            array: np.ndarray = onnx.numpy_helper.to_array(each.t)
+            return array
+        if each.name in {"value_float", "value_floats"}:
+            return np.asarray(onnx.helper.get_attribute_value(each), np.float32)
+        if each.name in {"value_int", "value_ints"}:
+            return np.asarray(onnx.helper.get_attribute_value(each), np.int64)
+    return None
+
+
+def name_nodes(model: Any) -> None:
     """Give every node a unique name, since reports and exclusions use the names."""
     taken = {node.name for node in model.graph.node}
     seen: set[str] = set()
@@ -212,12 +242,15 @@ def attribute(node: Any, name: str, default: Any = None) -> Any:
 
 
 def metadata(model: Any) -> dict[str, Any]:
-    """Return the metadata that :func:`set_metadata` wrote; other strings stay strings."""
+    """Return the metadata that :func:`set_metadata` wrote; other strings stay strings.
+
+    So do texts that only look like JSON: NaN, very deep tables, numbers of thousands of digits.
+    """
     content: dict[str, Any] = {}
     for entry in model.metadata_props:
         try:
-            content[entry.key] = json.loads(entry.value)
-        except ValueError:
+            content[entry.key] = parse_json(entry.value, entry.key)
+        except IntegrityError:
             content[entry.key] = entry.value
     return content
 

@@ -10,14 +10,14 @@ import numpy as np
 
 from fer_edge.bundle.manifest import Manifest, Network, Tensor
 from fer_edge.convert.golden import golden_images
-from fer_edge.convert.graph import UINT8, Graph, metadata, read_graph
+from fer_edge.convert.graph import UINT8, Graph, metadata
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import UsageError
 from fer_edge.preprocessing import SIZE, Preprocessing
 from fer_edge.provenance import DatasetInfo, WeightsInfo
 from fer_edge.records import read_record, to_dict
 
-__all__ = ["Fp32Network", "data_of_graph", "network_from_onnx"]
+__all__ = ["Fp32Network", "data_of_graph", "network_from_graph", "preprocessing_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,44 +56,62 @@ class Fp32Network:
         return read_record(Tensor, content, str(self.graph.path))
 
 
-def network_from_onnx(path: Path, manifest: Manifest | None = None) -> Fp32Network:
-    """Return the network of an FP32 ONNX file, whose own logits are the reference.
+def network_from_graph(
+    graph: Graph, manifest: Manifest | None = None, *, shown: Path | None = None
+) -> Fp32Network:
+    """Return the network of an FP32 graph, whose own logits are the reference.
 
     ``manifest`` is that of the bundle that the file comes from. What it records of the model and
-    the training data is kept, because the graph itself records less. :class:`UsageError` if the
-    graph is quantised.
+    the training data is kept, because the graph itself records less. ``shown`` is the user's file,
+    for errors. :class:`UsageError` if the graph is quantised, or has other classes than it says.
     """
     from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 
-    graph = read_graph(path)
+    where = shown or graph.path
     if any(node.op_type in {"QuantizeLinear", "QLinearConv"} for node in graph.model.graph.node):
-        raise UsageError("this graph is quantised already", fix="give the FP32 graph")
+        raise UsageError(f"{where} is quantised already", fix="give the FP32 graph")
     content = metadata(graph.model)
-    recorded = content.get("fer_edge.preprocessing")
-    preprocessing = Preprocessing.from_dict(recorded) if recorded else Preprocessing()
+    preprocessing = preprocessing_of(content, where)
     model, dataset = manifest and manifest.model, manifest and manifest.dataset
     if not (model and model.spec):
         parameters = sum(int(np.prod(each.dims)) for each in graph.model.graph.initializer)
         model = Network(spec={"name": "onnx", "options": {}}, parameters=parameters)
     if not (dataset and to_dict(dataset)):
-        dataset = _dataset(content, path)
-    with OnnxRuntimeBackend(path, preprocessing=preprocessing) as backend:
+        dataset = _dataset(content, where)
+    with OnnxRuntimeBackend(graph.path, preprocessing=preprocessing) as backend:
         logits = backend.infer(golden_images().copy())
     if logits.shape[1] != len(dataset.labels):
         raise UsageError(
-            f"{path} gives {logits.shape[1]} logits, but its labels are "
+            f"{where} gives {logits.shape[1]} logits, but its labels are "
             f"{', '.join(dataset.labels)}",
-            fix="build from the run or the weights that it was made from",
+            fix="name them in their order: --labels NAME,NAME,...",
         )
     return Fp32Network(graph, logits, preprocessing, model, WeightsInfo(dataset=dataset))
 
 
-def data_of_graph(path: Path) -> DatasetInfo:
+def preprocessing_of(content: dict[str, Any], where: Any) -> Preprocessing:
+    """Return the scaling in a graph's metadata, the default if it has none.
+
+    :class:`UsageError` for one that is incomplete or no scaling.
+    """
+    recorded = content.get("fer_edge.preprocessing")
+    if not recorded:
+        return Preprocessing()
+    try:
+        return Preprocessing.from_dict(recorded)
+    except ValueError as error:
+        raise UsageError(
+            f"the metadata of {where} has a wrong fer_edge.preprocessing: {error}",
+            fix="name the scaling: --mean 0.5077 --std 0.255 is that of fer-edge's own networks",
+        ) from None
+
+
+def data_of_graph(graph: Graph) -> DatasetInfo:
     """Return the record of the training data that an ONNX file has in its metadata."""
-    return _dataset(metadata(read_graph(path).model), path)
+    return _dataset(metadata(graph.model), graph.path)
 
 
-def _dataset(content: dict[str, Any], path: Path) -> DatasetInfo:
+def _dataset(content: dict[str, Any], path: Any) -> DatasetInfo:
     """Return the training data that the metadata of a graph names."""
     dataset: dict[str, Any] = {"synthetic": bool(content.get("fer_edge.synthetic", False))}
     for name in ("sha256", "resplit"):
@@ -101,6 +119,12 @@ def _dataset(content: dict[str, Any], path: Path) -> DatasetInfo:
         if value:
             dataset[name] = value
     labels = content.get("fer_edge.labels")
-    if labels and tuple(labels) != EMOTIONS:
+    if labels and labels != list(EMOTIONS):
         dataset["classes"] = labels
-    return read_record(DatasetInfo, dataset, str(path))
+    return read_record(
+        DatasetInfo,
+        dataset,
+        f"the metadata of {path}",
+        UsageError,
+        fix="name the classes: --labels NAME,NAME,...",
+    )
