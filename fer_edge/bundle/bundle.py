@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,11 +18,20 @@ from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fer_edge.bundle.manifest import MANIFEST, Artifact, Gate, Manifest, path_problem, plain_json
+from fer_edge.bundle.golden import LARGEST_GOLDEN, golden_from_bytes
+from fer_edge.bundle.manifest import (
+    LARGEST_MANIFEST,
+    MANIFEST,
+    Artifact,
+    Gate,
+    Manifest,
+    path_problem,
+    plain_json,
+)
 from fer_edge.bundle.swap import new_folder, refuse_taken, settled
 from fer_edge.errors import IntegrityError, UsageError
-from fer_edge.files import sha256_file
-from fer_edge.preprocessing import SIZE, Preprocessing
+from fer_edge.files import inside, read_bounded, sha256_bytes, sha256_file
+from fer_edge.preprocessing import Preprocessing
 from fer_edge.pretrained import is_packaged, packaged_name
 from fer_edge.records import read_record, to_dict
 from fer_edge.version import __version__
@@ -35,6 +44,7 @@ __all__ = ["GOLDEN", "MANIFEST", "Artifact", "Bundle", "BundleWriter", "Manifest
 GOLDEN = "golden.npz"
 """About 32 synthetic ``images`` u8[G,1,48,48] and the FP32 reference's ``logits`` f32[G,C]."""
 
+_COPY_AGAIN = "copy the bundle again from where it was made, or build it again: fer-edge build"
 _MAKE_ONE = "make a bundle from the newest training run: fer-edge build --precision int8"
 
 
@@ -72,26 +82,22 @@ class Bundle:
         for artifact in self.manifest.artifacts:
             fault = self.fault(artifact)
             if fault:
-                raise IntegrityError(
-                    f"{self.path / artifact.path}: {fault}",
-                    fix="copy the bundle again from where it was made, or build it again: "
-                    "fer-edge build",
-                )
+                raise IntegrityError(f"{self.path / artifact.path}: {fault}", fix=_COPY_AGAIN)
 
     def fault(self, artifact: Artifact) -> str | None:
         """Return what is wrong with one file (missing, outside, size, digest), or None."""
         path = self.path / artifact.path
+        if not inside(path, self.path):
+            return "a link leads out of the bundle"
         try:
-            if not path.resolve().is_relative_to(self.path.resolve()):
-                return "a link leads out of the bundle"
-            if not path.is_file():
-                return "the file is missing"
             size = path.stat().st_size
             if size != artifact.size:
                 return f"it has {size:,} bytes, the manifest says {artifact.size:,}"
             digest = sha256_file(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return "the file is missing"
         except OSError as error:
-            return f"it cannot be read: {error.strerror}"
+            return f"it cannot be read: {error.strerror or error}"
         if digest != artifact.sha256:
             return f"SHA-256 is {digest[:12]}..., the manifest says {artifact.sha256[:12]}..."
         return None
@@ -157,6 +163,19 @@ class Bundle:
         """Return the path of an artifact."""
         return self.path / artifact.path
 
+    def read(self, artifact: Artifact) -> bytes:
+        """Return the bytes of an artifact, compared with their digest; IntegrityError if not equal.
+
+        These bytes are what was checked, also if the file changes afterwards.
+        """
+        path = self.file(artifact)
+        if not inside(path, self.path):
+            raise IntegrityError(f"{path}: a link leads out of the bundle", fix=_COPY_AGAIN)
+        content = read_bounded(path, artifact.size, fix=_COPY_AGAIN)
+        if sha256_bytes(content) != artifact.sha256:
+            raise IntegrityError(f"{path} does not match its digest", fix=_COPY_AGAIN)
+        return content
+
     def parent(self, artifact: Artifact) -> Artifact | None:
         """Return the file that ``artifact`` was made from, if it is in the bundle."""
         for candidate in self.manifest.artifacts:
@@ -170,29 +189,13 @@ class Bundle:
 
     def golden(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the self-test: ``images`` u8[G,1,48,48] and reference ``logits`` f32[G,C]."""
-        import numpy as np
-
-        path = self.file(self.artifact(path=GOLDEN))
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                images, logits = arrays["images"], arrays["logits"]
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise IntegrityError(f"{path} is not a golden self-test: {error}") from None
-        count = len(images)
-        if (
-            images.dtype != np.uint8
-            or images.shape != (count, 1, SIZE, SIZE)
-            or logits.dtype != np.float32
-            or logits.shape != (count, len(self.labels))
-            or not count
-            or not np.isfinite(logits).all()
-        ):
+        artifact = self.artifact(path=GOLDEN)
+        where = str(self.file(artifact))
+        if artifact.size > LARGEST_GOLDEN:
             raise IntegrityError(
-                f"{path}: expected images u8[G,1,{SIZE},{SIZE}] and finite logits "
-                f"f32[G,{len(self.labels)}], got {images.dtype}{list(images.shape)} and "
-                f"{logits.dtype}{list(logits.shape)}"
+                f"{where} is not a golden self-test: it has {artifact.size:,} bytes"
             )
-        return images, logits
+        return golden_from_bytes(self.read(artifact), len(self.labels), where)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -376,11 +379,11 @@ class BundleWriter:
         path = self.path / MANIFEST
         if self._stage is None:
             refuse_taken(self.path, MANIFEST, "a bundle", replace=True)
-            if path.is_file():
-                self._before = path.read_bytes()
+            self._before = _manifest_bytes_of(self.path)
+            if self._before is not None:
                 Manifest.from_bytes(self._before, str(path))
             return
-        if (path.read_bytes() if path.is_file() else None) != self._before:
+        if _manifest_bytes_of(self.path) != self._before:
             raise UsageError(
                 f"another process changed {self.path} at the same time",
                 fix="run the command again",
@@ -391,10 +394,10 @@ class BundleWriter:
     def _copy_base(self, base: Bundle) -> None:
         for artifact in base.manifest.artifacts:
             staged = self._staged(artifact.path)
-            try:
-                shutil.copyfile(base.file(artifact), staged)
-            except OSError as error:
-                raise IntegrityError(f"{base.file(artifact)}: {error.strerror}") from None
+            fault = base.fault(artifact)
+            if fault:
+                raise IntegrityError(f"{base.file(artifact)}: {fault}", fix=_COPY_AGAIN)
+            shutil.copyfile(base.file(artifact), staged)
             if sha256_file(staged) != artifact.sha256:
                 raise IntegrityError(f"{base.file(artifact)} does not match its digest")
             self._artifacts[artifact.path] = artifact
@@ -433,24 +436,39 @@ class BundleWriter:
                 shutil.copy2(self.path / name, kept, follow_symlinks=False)
 
 
-def _manifest_bytes(path: Path) -> bytes:
+def _manifest_bytes_of(folder: Path) -> bytes | None:
+    """Return the bytes of a folder's manifest, None if there is none.
+
+    UsageError if it cannot be read, IntegrityError for a link that leads out of the folder.
+    """
+    path = folder / MANIFEST
     try:
-        return (path / MANIFEST).read_bytes()
-    except OSError:
-        pass
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    if not inside(path, folder):
+        raise IntegrityError(f"{path}: a link leads out of the bundle", fix=_COPY_AGAIN)
+    return read_bounded(path, LARGEST_MANIFEST, UsageError)
+
+
+def _manifest_bytes(path: Path) -> bytes:
+    with suppress(UsageError):
+        content = _manifest_bytes_of(path)
+        if content is not None:
+            return content
     # A writer may be between its two renames, or may have died there: read again under the lock.
-    with settled(path.resolve()):
-        try:
-            return (path / MANIFEST).read_bytes()
-        except OSError as error:
-            if not path.exists():
-                problem = f"the bundle {path} does not exist"
-            elif not path.is_dir():
-                problem = f"{path} is a file: a bundle is a folder with a {MANIFEST}"
-            elif isinstance(error, FileNotFoundError):
-                problem = f"{path} is not a bundle: it has no {MANIFEST}"
-            else:
-                raise UsageError(f"{path / MANIFEST} cannot be read: {error.strerror}") from None
+    with settled(Path(os.path.realpath(path))):
+        content = _manifest_bytes_of(path)
+        if content is not None:
+            return content
+    if not path.exists():
+        problem = f"the bundle {path} does not exist"
+    elif not path.is_dir():
+        problem = f"{path} is a file: a bundle is a folder with a {MANIFEST}"
+    else:
+        problem = f"{path} is not a bundle: it has no {MANIFEST}"
     raise UsageError(problem, fix=_MAKE_ONE)
 
 

@@ -15,11 +15,11 @@ they keep the keys that another version or a script added, and write them back u
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
+import msgspec
 from msgspec import Meta, field
 
 from fer_edge.emotions import EMOTIONS
@@ -27,6 +27,7 @@ from fer_edge.errors import IntegrityError
 from fer_edge.files import parse_json, sha256_bytes
 from fer_edge.labels import labels_problem
 from fer_edge.preprocessing import SIZE, Preprocessing
+from fer_edge.printable import one_line
 from fer_edge.provenance import (
     ConfidenceInfo,
     DatasetInfo,
@@ -48,24 +49,37 @@ from fer_edge.records import (
 
 __all__ = [
     "FORMATS",
+    "LARGEST_ARTIFACT",
+    "LARGEST_MANIFEST",
     "MANIFEST",
     "PRECISIONS",
     "SCHEMA",
     "Artifact",
     "Card",
+    "ClassScore",
     "DatasetInfo",
     "Gate",
     "Manifest",
     "Network",
     "Pixels",
+    "Result",
     "Tensor",
     "Training",
+    "VoteScores",
     "path_problem",
     "plain_json",
 ]
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+LARGEST_MANIFEST = 4 << 20
+"""Bytes; manifests with many results have about 100 KB."""
+LARGEST_ARTIFACT = 2 << 30
+"""Bytes; the limit of an ONNX file."""
+_MOST_ARTIFACTS = 1024
+_MOST_RESULTS = 4096
+_LONGEST_NAME, _LONGEST_PATH = 255, 1024
+"""Bytes of a file's name and of a path that every file system allows."""
 Format = Literal["safetensors", "onnx", "plan", "npz", "json"]
 Precision = Literal["", "fp32", "fp16", "int8"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -89,7 +103,7 @@ class Artifact(Record, frozen=True):
     precision: Precision
     target: str
     sha256: Sha256
-    size: Count
+    size: Annotated[int, Meta(ge=0, le=LARGEST_ARTIFACT)]
     parent_sha256: Sha256 | None
     meta: dict[str, Any]
 
@@ -104,8 +118,8 @@ class Pixels(OpenRecord, frozen=True, kw_only=True, eq=False):
 
     size: int
     color: str
-    mean: Finite
-    std: Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+    mean: Annotated[float, Meta(ge=-1e6, le=1e6)]
+    std: Annotated[float, Meta(ge=1e-6, le=1e6)]
 
     def __post_init__(self) -> None:
         if (self.size, self.color) != (SIZE, "gray"):
@@ -122,6 +136,16 @@ class Tensor(OpenRecord, frozen=True, kw_only=True, eq=False):
     shape: tuple[int | str, ...]
 
 
+class _Spec(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """What :class:`fer_edge.models.spec.ModelSpec` reads."""
+
+    name: str = "unknown"
+    options: dict[str, Any] = field(default_factory=dict)
+    size: Annotated[int, Meta(ge=1, le=1 << 20)] = SIZE
+    channels: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
+    classes: Annotated[int, Meta(ge=1, le=1 << 20)] = len(EMOTIONS)
+
+
 class Network(OpenRecord, frozen=True, kw_only=True, eq=False):
     """The network: its ``ModelSpec`` as JSON, and its size; all None for an ONNX source."""
 
@@ -129,6 +153,13 @@ class Network(OpenRecord, frozen=True, kw_only=True, eq=False):
     parameters: int | None = None
     macs: int | None = None
     """Multiply-accumulates of one image."""
+
+    def __post_init__(self) -> None:
+        if self.spec is not None:
+            try:
+                msgspec.convert(self.spec, _Spec)
+            except (msgspec.ValidationError, ValueError, OverflowError) as error:
+                raise ValueError(f"has a spec that is none: {error}") from None
 
     @property
     def name(self) -> str:
@@ -178,6 +209,51 @@ class Training(OpenRecord, frozen=True, kw_only=True, eq=False):
     teachers: tuple[TeacherInfo, ...] = ()
 
 
+class ClassScore(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """The recall of one class, a fraction, and its number of images."""
+
+    n: int | None = None
+    recall: Finite | None = None
+
+
+class VoteScores(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """Scores by FER+'s votes: fractions, numbers of images, and ``kl`` in nats."""
+
+    mean_recall: Finite | None = None
+    n_winner: int | None = None
+    winner: Finite | None = None
+    n: int | None = None
+    share: Finite | None = None
+    kl: Finite | None = None
+    ece: Finite | None = None
+    ceiling: Finite | None = None
+
+
+class Result(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """The scores of one engine on one split, as fractions.
+
+    The reference has no ``flips`` and no ``delta_top1``. ``recall`` has the classes by name.
+    """
+
+    split: str | None = None
+    dataset: str | None = None
+    synthetic: bool = False
+    backend: str = "unknown"
+    precision: str = ""
+    artifact: str = ""
+    n: int | None = None
+    top1: Finite | None = None
+    top1_without_duplicates: Finite | None = None
+    n_without_duplicates: int | None = None
+    macro_f1: Finite | None = None
+    ece: Finite | None = None
+    recall: dict[str, ClassScore] = field(default_factory=dict)
+    labels: str | None = None
+    votes: VoteScores | None = None
+    flips: int | None = None
+    delta_top1: Finite | None = None
+
+
 class Card(OpenRecord, frozen=True, kw_only=True, eq=False):
     """The model card of the network (Mitchell et al. 2019, arXiv 1810.03993)."""
 
@@ -188,7 +264,7 @@ class Card(OpenRecord, frozen=True, kw_only=True, eq=False):
     data: DatasetInfo = DatasetInfo()
     protocol: tuple[str, ...] = ()
     training: Training = Training()
-    results: tuple[dict[str, Any], ...] = ()
+    results: Annotated[tuple[Result, ...], Meta(max_length=_MOST_RESULTS)] = ()
     confidence: ConfidenceInfo | None = None
     prior: PriorInfo | None = None
 
@@ -211,9 +287,9 @@ class Manifest(Record, frozen=True):
     input: Tensor = Tensor(name="images", dtype="uint8", shape=("N", 1, SIZE, SIZE))
     output: Tensor = Tensor(name="logits", dtype="float32", shape=("N", len(EMOTIONS)))
     model: Network = Network()
-    artifacts: tuple[Artifact, ...] = ()
+    artifacts: Annotated[tuple[Artifact, ...], Meta(max_length=_MOST_ARTIFACTS)] = ()
     calibration: dict[str, Any] | None = None
-    gates: tuple[Gate, ...] = ()
+    gates: Annotated[tuple[Gate, ...], Meta(max_length=_MOST_ARTIFACTS)] = ()
     dataset: DatasetInfo = DatasetInfo()
     environment: dict[str, Any] = field(default_factory=dict)
     card: Card = Card()
@@ -237,10 +313,7 @@ class Manifest(Record, frozen=True):
             raise ValueError(f"has {len(self.labels)} labels, but a network of {logits} classes")
         if self.output.dtype != "float32":
             raise ValueError(f"has an output of {self.output.dtype}, not float32")
-        paths = [artifact.path for artifact in self.artifacts]
-        for path in paths:
-            if paths.count(path) > 1:
-                raise ValueError(f"lists {path} twice")
+        _check_places([artifact.path for artifact in self.artifacts])
 
     @property
     def by_votes(self) -> bool:
@@ -282,9 +355,26 @@ class Manifest(Record, frozen=True):
         return manifest
 
 
+def _check_places(paths: Sequence[str]) -> None:
+    """Raise ValueError if two files would have one place, or one is in another as in a folder."""
+    files: set[str] = {MANIFEST}
+    for path in paths:
+        if path in files:
+            raise ValueError(f"lists {path} twice")
+        files.add(path)
+    for path in paths:
+        for folder in PurePosixPath(path).parents:
+            if str(folder) in files:
+                raise ValueError(f"lists {path}, which is below the file {folder}")
+
+
 def path_problem(path: str) -> str | None:
     """Return why ``path`` is not allowed in a manifest, or None: it must be inside the bundle."""
     parts = path.split("/")
+    if one_line(path) != path:
+        return "has characters that control a terminal"
+    if len(path.encode()) > _LONGEST_PATH or max(map(len, map(str.encode, parts))) > _LONGEST_NAME:
+        return "is too long"
     if not path or "\\" in path or "\0" in path or path != str(PurePosixPath(path)):
         return "is not a plain relative path"
     if path.startswith("/") or ":" in parts[0]:

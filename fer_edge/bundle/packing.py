@@ -10,6 +10,7 @@ detects damage, not an attack: it is not a signature.
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,10 +18,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fer_edge.bundle.bundle import Bundle
-from fer_edge.bundle.manifest import MANIFEST, Artifact, Manifest, path_problem
+from fer_edge.bundle.manifest import (
+    LARGEST_MANIFEST,
+    MANIFEST,
+    Artifact,
+    Manifest,
+    path_problem,
+)
 from fer_edge.bundle.swap import new_folder, refuse_taken
 from fer_edge.errors import IntegrityError, UsageError
-from fer_edge.files import atomic_path
+from fer_edge.files import atomic_path, inside, open_regular
 
 __all__ = ["SUFFIX", "Packed", "pack_bundle", "unpack_bundle"]
 
@@ -28,7 +35,6 @@ SUFFIX = ".fer"
 
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 1 << 20
-_LARGEST_MANIFEST = 16 << 20
 _TOO_LARGE = 8**11
 """Bytes that the size field of an ustar header cannot hold."""
 _TYPES = {
@@ -67,8 +73,10 @@ def pack_bundle(bundle: Bundle, out: Path | str) -> Packed:
         for artifact in bundle.manifest.artifacts:
             archive.write(_header(artifact.path, artifact.size))
             source = bundle.file(artifact)
+            if not inside(source, bundle.path):
+                raise IntegrityError(f"{source}: a link leads out of the bundle")
             try:
-                with open(source, "rb") as file:
+                with open_regular(source) as file:
                     _copy(file, archive, artifact, str(source))
                     if file.read(1):
                         raise IntegrityError(f"{source} is longer than the manifest says")
@@ -90,9 +98,14 @@ def unpack_bundle(archive: Path | str, out: Path | str, *, replace: bool = False
     :class:`IntegrityError` for an archive that is damaged, incomplete, or not written by
     :func:`pack_bundle`; :class:`UsageError` if ``out`` exists.
     """
-    archive, out = Path(archive), Path(out).resolve()
-    if not archive.is_file():
-        raise UsageError(f"the file {archive} does not exist")
+    archive, out = Path(archive), Path(os.path.realpath(out))
+    try:
+        with open_regular(archive):
+            pass
+    except FileNotFoundError:
+        raise UsageError(f"the file {archive} does not exist") from None
+    except OSError as error:
+        raise UsageError(f"{archive} cannot be read: {error.strerror or error}") from None
     missing = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -100,7 +113,7 @@ def unpack_bundle(archive: Path | str, out: Path | str, *, replace: bool = False
             new_folder(
                 out, lambda: refuse_taken(out, MANIFEST, "a bundle", replace=replace)
             ) as folder,
-            open(archive, "rb") as file,
+            open_regular(archive) as file,
         ):
             _extract(file, str(archive), folder)
     except BaseException:
@@ -113,11 +126,15 @@ def unpack_bundle(archive: Path | str, out: Path | str, *, replace: bool = False
 
 def _extract(file: BinaryIO, where: str, folder: Path) -> None:
     size = _member(file, where, MANIFEST, None, ())
-    if size > _LARGEST_MANIFEST:
+    if size > LARGEST_MANIFEST:
         raise _refused(where, f"its manifest claims {size:,} bytes")
     content = _exactly(file, size, where)
     _zeros(file, _padding(size), where)
     manifest = Manifest.from_bytes(content, f"{where}: {MANIFEST}")
+    # Before anything large is written. More bytes than that have a better message, at the end.
+    listed = sum(_BLOCK + each.size + len(_padding(each.size)) for each in manifest.artifacts)
+    if os.fstat(file.fileno()).st_size < file.tell() + listed + 2 * _BLOCK:
+        raise _refused(where, "it is incomplete")
     (folder / MANIFEST).write_bytes(content)
     seen = [MANIFEST]
     for artifact in manifest.artifacts:

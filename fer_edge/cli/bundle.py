@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from fer_edge.cli._names import open_bundle
 from fer_edge.cli._options import runs_option
 from fer_edge.cli._output import note, print_text
+from fer_edge.printable import one_line
 
 __all__ = ["command"]
 
@@ -45,11 +47,16 @@ def pack(bundle: str | None, root: Path, out: Path | None) -> None:
     from fer_edge.bundle.packing import SUFFIX, pack_bundle
 
     opened = open_bundle(bundle, root)
-    packed = pack_bundle(opened, out or Path(opened.manifest.name.replace("/", "_") + SUFFIX))
+    packed = pack_bundle(opened, out or Path(_file_name(opened.manifest.name) + SUFFIX))
     for name in packed.left_out:
         note(f"left out, not in the manifest: {name}")
     note(f"{packed.files} files, {packed.size / 1e6:.1f} MB")
     print_text(str(packed.path))
+
+
+def _file_name(name: str) -> str:
+    """Return a bundle's name as the name of a file; a manifest may have any text there."""
+    return re.sub(r"[/\0]|\\u[0-9a-f]{4}", "_", one_line(name))[:60].strip() or "bundle"
 
 
 @command.command()

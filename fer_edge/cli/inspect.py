@@ -234,21 +234,27 @@ def _gate(gate: Gate) -> str:
 
 def _environment(content: Mapping[str, Any]) -> str:
     """Return machine, system, versions and commit; ``--format json`` shows the rest."""
-    machine = content.get("machine")
+    machine, packages = content.get("machine"), content.get("packages")
     if not isinstance(machine, dict):
         return _pairs(content)
-    git = content.get("git") or {}
+    git, gpus = content.get("git"), machine.get("gpu")
+    git = git if isinstance(git, dict) else {}
     facts = [
         machine.get("cpu"),
         _count(machine.get("cores"), "cores"),
-        *(gpu if isinstance(gpu, str) else _pairs(gpu) for gpu in machine.get("gpu") or []),
+        *(_pairs(gpu) if isinstance(gpu, dict) else gpu for gpu in _items(gpus)),
         content.get("os"),
         f"python {content['python']}" if content.get("python") else "",
-        _pairs(content.get("packages")),
+        _pairs(packages) if isinstance(packages, dict) else packages,
         f"commit {str(git['commit'])[:12]}" if git.get("commit") else "",
         "with local changes" if git.get("dirty") else "",
     ]
-    return ", ".join(str(fact) for fact in facts if fact)
+    return ", ".join(fact if isinstance(fact, str) else _short(fact) for fact in facts if fact)
+
+
+def _items(value: Any) -> list[Any]:
+    # No code but this one reads the environment, so the manifest allows any value in it.
+    return value if isinstance(value, list) else [value]
 
 
 def _pairs(content: Mapping[str, Any] | None) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from fer_edge.bundle.manifest import Card, Manifest, Training
+from fer_edge.bundle.manifest import Card, ClassScore, Manifest, Result, Training
 from fer_edge.provenance import AbstainPoint, ConfidenceInfo, ConfidenceScores, PriorInfo
 from fer_edge.report.rows import markdown_table
 from fer_edge.report.table import percent, points
 
 __all__ = ["card_markdown", "confidence_line"]
-
-Scores = Mapping[str, Any]
 
 
 def card_markdown(manifest: Manifest) -> str:
@@ -73,57 +71,58 @@ def _data(card: Card) -> str:
     return _list("Data and protocol", [*lines, *card.protocol])
 
 
-def _results(results: Sequence[Scores]) -> str:
+def _results(results: Sequence[Result]) -> str:
     rows = []
     for result in results:
-        n = result["n_without_duplicates"]
-        without = percent(result["top1_without_duplicates"])
+        n = result.n_without_duplicates
+        without = percent(result.top1_without_duplicates)
         rows.append(
             [
                 _split(result),
                 _engine(result),
-                f"{result['n']:,}",
-                percent(result["top1"]),
+                _number(result.n),
+                percent(result.top1),
                 f"{without} (n {n:,})" if without and n else None,
-                percent(result["macro_f1"]),
-                percent(result.get("votes", result)["ece"]),
-                f"{result['flips']:,}" if "flips" in result else "reference",
-                points(result["delta_top1"]) if "delta_top1" in result else "-",
+                percent(result.macro_f1),
+                percent((result.votes or result).ece),
+                "reference" if result.flips is None else f"{result.flips:,}",
+                "-" if result.delta_top1 is None else points(result.delta_top1),
             ]
         )
     heads = ["split", "engine", "n", "top-1", "top-1 without TRAIN's duplicates", "macro-F1", "ECE"]
     return _table("Results", [*heads, "flips", "delta"], rows)
 
 
-def _votes(results: Sequence[Scores]) -> str:
+def _votes(results: Sequence[Result]) -> str:
     rows = [
         [
             _split(result),
             _engine(result),
-            percent(result["top1"]),
-            percent(votes["mean_recall"]),
-            f"{percent(votes['winner'])} (n {votes['n_winner']:,})",
-            percent(votes["share"]),
-            f"{votes['kl']:.4f}",
-            percent(votes["ece"]),
-            percent(votes["ceiling"]),
+            percent(result.top1),
+            percent(votes.mean_recall),
+            f"{percent(votes.winner) or '-'} (n {_number(votes.n_winner) or '-'})",
+            percent(votes.share),
+            None if votes.kl is None else f"{votes.kl:.4f}",
+            percent(votes.ece),
+            percent(votes.ceiling),
         ]
         for result in results
-        if (votes := result.get("votes")) is not None
+        if (votes := result.votes) is not None
     ]
     heads = ["split", "engine", "majority", "mean recall", "winner", "share of votes", "KL (nats)"]
     return _table("Scores by votes", [*heads, "ECE", "one person"], rows)
 
 
-def _recalls(results: Sequence[Scores], names: Sequence[str]) -> str:
+def _recalls(results: Sequence[Result], names: Sequence[str]) -> str:
     if not results:
         return ""
     # The reference and INT8 only: FP32 and FP16 differ from the reference by a label or two.
-    shown = [row for row in results if "flips" not in row or row["precision"] == "int8"]
+    shown = [row for row in results if row.flips is None or row.precision == "int8"]
     rows = []
     for name in names:
-        scores = [result["recall"][name] for result in shown]
-        rows.append([name, *(f"{percent(s['recall']) or '-'} (n {s['n']:,})" for s in scores)])
+        scores = [result.recall.get(name, ClassScore()) for result in shown]
+        cells = [f"{percent(s.recall) or '-'} (n {_number(s.n) or '-'})" for s in scores]
+        rows.append([name, *cells])
     heads = [f"{_engine(result)}, {_split(result)}" for result in shown]
     return _table("Recall of each class", ["class", *heads], rows)
 
@@ -148,7 +147,7 @@ def _prior(prior: PriorInfo | None, classes: Sequence[str]) -> str:
             f"{point.tau:g}",
             percent(point.accuracy),
             percent(point.mean_recall),
-            *(percent(point.recall[name]) for name in names),
+            *(percent(point.recall.get(name)) for name in names),
         ]
         for point in prior.curve
     ]
@@ -250,19 +249,23 @@ def _training(training: Training) -> str:
     return "\n\n".join(parts) if len(parts) > 1 or lines else ""
 
 
-def _split(result: Scores) -> str:
-    if result["synthetic"]:
-        return f"{result['split']} of SYNTHETIC faces"
-    split = str(result["split"])
+def _split(result: Result) -> str:
+    split = result.split or "unknown"
+    if result.synthetic:
+        return f"{split} of SYNTHETIC faces"
     name = {"public": "PublicTest", "private": "PrivateTest"}.get(split, split)
-    return f"{name}, by votes" if result.get("labels") == "votes" else name
+    return f"{name}, by votes" if result.labels == "votes" else name
 
 
-def _engine(result: Scores) -> str:
-    name = f"{result['backend']} {result['precision']}"
+def _engine(result: Result) -> str:
+    name = f"{result.backend} {result.precision}"
     # ONNX Runtime also runs the INT8 graph for TensorRT, to verify it.
-    other = result["precision"] == "int8" and f".{result['backend']}." not in result["artifact"]
-    return f"{name} ({result['artifact']})" if other else name
+    other = result.precision == "int8" and f".{result.backend}." not in result.artifact
+    return f"{name} ({result.artifact})" if other else name
+
+
+def _number(count: int | None) -> str | None:
+    return None if count is None else f"{count:,}"
 
 
 def _text(title: str, text: Any) -> str:

@@ -32,7 +32,7 @@ from fer_edge.measure.latency import LatencyProtocol, LatencySamples
 from fer_edge.measure.record import record_bench
 from fer_edge.measure.verification import measured_speedup, verify_bundle
 from fer_edge.models import weights as weights_file
-from fer_edge.models.header import read_header
+from fer_edge.models.header import header_of
 from fer_edge.models.weights import load_weights, save_weights
 from fer_edge.progress import Reporter
 from fer_edge.records import to_dict
@@ -280,7 +280,7 @@ def test_one_build_reads_the_weights_and_parses_the_graph_once(
     """The exporter has the graph already. The weights are read by it and by the reference."""
     parsed: list[bytes] = []
     opened: dict[str, int] = {"header": 0, "tensors": 0}
-    from_bytes, safe_open, header = onnx.load_model_from_string, weights_file.safe_open, read_header
+    from_bytes, read, header = onnx.load_model_from_string, weights_file.load, header_of
 
     def parse(content: bytes, *args: Any, **options: Any) -> Any:
         parsed.append(content)
@@ -288,15 +288,15 @@ def test_one_build_reads_the_weights_and_parses_the_graph_once(
 
     def open_tensors(*args: Any, **options: Any) -> Any:
         opened["tensors"] += 1
-        return safe_open(*args, **options)
+        return read(*args, **options)
 
-    def open_header(path: Path) -> Any:
+    def open_header(content: bytes, path: Path) -> Any:
         opened["header"] += 1
-        return header(path)
+        return header(content, path)
 
     monkeypatch.setattr(onnx, "load_model_from_string", parse)
-    monkeypatch.setattr(weights_file, "safe_open", open_tensors)
-    monkeypatch.setattr(weights_file, "read_header", open_header)
+    monkeypatch.setattr(weights_file, "load", open_tensors)
+    monkeypatch.setattr(weights_file, "header_of", open_header)
     # All methods and roundings are tried, the layers are ranked, one is left out.
     monkeypatch.setattr(choosing, "MAX_FLIPS", -1.0)
     report = build(

@@ -134,8 +134,9 @@ def test_a_failure_leaves_the_bundle_that_was_there(packed: Path, there: Path) -
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.fer", tmp_path):
-        with pytest.raises(UsageError, match="does not exist"):
+    reasons = {tmp_path / "none.fer": "does not exist", tmp_path: "Is a directory"}
+    for path, reason in reasons.items():
+        with pytest.raises(UsageError, match=reason):
             unpack_bundle(path, tmp_path / "out")
 
 
