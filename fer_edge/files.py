@@ -9,12 +9,13 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO, NoReturn
 
 from fer_edge.errors import FerEdgeError, IntegrityError, UsageError
+from fer_edge.oserrors import blame
 
 __all__ = [
     "atomic_path",
@@ -50,20 +51,31 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{token_hex(8)}.part{path.suffix}")
-    # Created here for its mode: the kernel applies the umask, which no thread-safe call can read.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-    os.close(descriptor)
+    # A long name is cut, so that the temporary one is not longer than a name may be.
+    stem = os.fsdecode(os.fsencode(path.stem)[:200])
+    temporary = path.with_name(f".{stem}.{token_hex(8)}.part{path.suffix}")
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if path.exists() and not path.is_file():
+            # Replacing /dev/null by a file would break the whole system.
+            raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
+        # Created here for its mode: the kernel applies the umask, which no thread-safe call reads.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        os.close(descriptor)
         yield temporary
         # The body may have put a file of another mode here.
         temporary.chmod(mode)
         fsync(temporary)
         temporary.replace(path)
         fsync(path.parent)
+    except OSError as error:
+        blame(error, temporary, path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -79,7 +91,9 @@ def write_text(path: Path | str, content: str) -> None:
 
 def write_json(path: Path | str, content: Any) -> None:
     """Write ``content`` as indented JSON to ``path`` atomically; NaN and infinity are refused."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name that is not UTF-8 has lone surrogates; as \\udcff they are JSON.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(

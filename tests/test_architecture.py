@@ -30,6 +30,7 @@ LEVELS: dict[str, int] = {
     "data": 2,
     "trt": 2,
     "errors": 1,
+    "oserrors": 1,
     "emotions": 1,
     "faces": 1,
     "labels": 1,

@@ -45,6 +45,7 @@ GOLDEN = "golden.npz"
 """About 32 synthetic ``images`` u8[G,1,48,48] and the FP32 reference's ``logits`` f32[G,C]."""
 
 _COPY_AGAIN = "copy the bundle again from where it was made, or build it again: fer-edge build"
+_UNREADABLE = "it cannot be read"
 _MAKE_ONE = "make a bundle from the newest training run: fer-edge build --precision int8"
 
 
@@ -81,6 +82,11 @@ class Bundle:
         """Compare every file with its digest; :class:`IntegrityError` names the first bad one."""
         for artifact in self.manifest.artifacts:
             fault = self.fault(artifact)
+            if fault and fault.startswith(_UNREADABLE):
+                # Not damage: the bytes may well be right.
+                raise UsageError(
+                    f"{self.path / artifact.path}: {fault}", fix="let this user read the file"
+                )
             if fault:
                 raise IntegrityError(f"{self.path / artifact.path}: {fault}", fix=_COPY_AGAIN)
 
@@ -97,7 +103,7 @@ class Bundle:
         except (FileNotFoundError, NotADirectoryError):
             return "the file is missing"
         except OSError as error:
-            return f"it cannot be read: {error.strerror or error}"
+            return f"{_UNREADABLE}: {error.strerror or error}"
         if digest != artifact.sha256:
             return f"SHA-256 is {digest[:12]}..., the manifest says {artifact.sha256[:12]}..."
         return None
@@ -395,6 +401,10 @@ class BundleWriter:
         for artifact in base.manifest.artifacts:
             staged = self._staged(artifact.path)
             fault = base.fault(artifact)
+            if fault and fault.startswith(_UNREADABLE):
+                raise UsageError(
+                    f"{base.file(artifact)}: {fault}", fix="let this user read the file"
+                )
             if fault:
                 raise IntegrityError(f"{base.file(artifact)}: {fault}", fix=_COPY_AGAIN)
             shutil.copyfile(base.file(artifact), staged)

@@ -80,7 +80,7 @@ def pack_bundle(bundle: Bundle, out: Path | str) -> Packed:
                     _copy(file, archive, artifact, str(source))
                     if file.read(1):
                         raise IntegrityError(f"{source} is longer than the manifest says")
-            except OSError as error:
+            except FileNotFoundError as error:
                 raise IntegrityError(f"{source}: {error.strerror}") from None
             archive.write(_padding(artifact.size))
         archive.write(_end(archive.tell()))

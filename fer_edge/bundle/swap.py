@@ -16,6 +16,7 @@ from secrets import token_hex
 
 from fer_edge.errors import FerEdgeError, UsageError
 from fer_edge.files import fsync, lock
+from fer_edge.oserrors import blame
 
 __all__ = ["new_folder", "refuse_taken", "settled"]
 
@@ -38,6 +39,9 @@ def new_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
             check()
             stage.sync()
             _swap(stage, folder)
+    except OSError as error:
+        blame(error, stage.path, folder)
+        raise
     finally:
         stage.close()
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+from contextlib import suppress
 from importlib import import_module
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import click
 
 from fer_edge.errors import FerEdgeError, unknown
+from fer_edge.oserrors import error_from_system
 from fer_edge.version import __version__
 
 __all__ = ["COMMANDS", "DEPRECATED", "Deprecated", "main"]
@@ -171,13 +175,12 @@ group.params += _verbosity_options()
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; an error prints one line and its fix, and sets the exit code."""
+    _accept_every_text()
     try:
         group.main(args=argv, prog_name="fer-edge", standalone_mode=False)
+        sys.stdout.flush()
     except FerEdgeError as error:
-        click.echo(f"error: {error}", err=True)
-        if error.fix:
-            click.echo(f"fix:   {error.fix}", err=True)
-        sys.exit(error.exit_code)
+        _fail(error)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
@@ -190,3 +193,35 @@ def main(argv: list[str] | None = None) -> None:
         # The reader of our stdout has ended, as in `fer-edge ... | head`: this is not an error.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        _fail(error_from_system(error, default=_unwritable_stdout()))
+
+
+def _fail(error: FerEdgeError) -> NoReturn:
+    with suppress(OSError):
+        click.echo(f"error: {error}", err=True)
+        if error.fix:
+            click.echo(f"fix:   {error.fix}", err=True)
+    sys.exit(error.exit_code)
+
+
+def _unwritable_stdout() -> str:
+    """Return "stdout" if that is what cannot be written (a full disk behind ``>``), else ""."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The interpreter writes the rest at its end, and would fail again with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return "stdout"
+    return ""
+
+
+def _accept_every_text() -> None:
+    """Write what the encoding of stdout or stderr does not have as an escape: ``\\u2192``.
+
+    Else a name of a class or a file would end a command with UnicodeEncodeError, where the terminal
+    is not UTF-8, or where the name of a file is not.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -79,7 +79,10 @@ def terminal_reporter() -> TerminalReporter:
 
 def print_json(content: Any) -> None:
     """Print ``content`` as indented JSON to stdout; ValueError for NaN and infinity."""
-    print_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    # An escape of JSON, where the terminal has no other way to show a character.
+    encoding = getattr(out.file, "encoding", None) or "utf-8"
+    ascii_only = not encoding.lower().replace("-", "").startswith("utf")
+    print_text(json.dumps(content, indent=2, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def print_text(text: str) -> None:
