@@ -280,7 +280,7 @@ def _foldable(node: Any, wires: Any, shifted: bool) -> bool:
 
 def _factor(size: int) -> np.float32:
     """Return the smallest factor for which 48 pixels become ``size`` after rounding down."""
-    factor = np.float32(size / SIZE)
+    factor: np.float32 = np.float32(size / SIZE)
     while int(np.floor(np.float32(SIZE) * factor)) < size:
         factor = np.float32(np.nextafter(factor, np.float32(np.inf)))
     return factor

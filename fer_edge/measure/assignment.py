@@ -15,6 +15,8 @@ import numpy as np
 __all__ = ["agreement_by_chance", "answers_by_chance", "best_assignment", "other_order"]
 
 _KAPPA = 0.05
+_FEWEST = 200
+"""Of fewer images nothing is said: a network of a few lessons and a wrong one look the same."""
 _LIKELY = 0.05
 _SURELY = 1e-4
 _POINTS = 0.03
@@ -32,13 +34,13 @@ def answers_by_chance(confusion: np.ndarray) -> bool:
     """Return whether top-1 is no better than chance, given ``confusion[label, answer]``.
 
     That is: Cohen's kappa (1960) is below 0.05, or so many right answers are likely (p > 0.05) for
-    answers that do not depend on the image.
+    answers that do not depend on the image. False for fewer than 200 images.
     """
     confusion = np.asarray(confusion, np.int64)
     n, right = int(confusion.sum()), int(np.trace(confusion[: confusion.shape[1]]))
-    chance = agreement_by_chance(confusion)
+    chance = agreement_by_chance(confusion) if n >= _FEWEST else 1.0
     if chance >= 1:
-        return False  # one class only: nothing can be told
+        return False  # few images, or of one class only: nothing can be told
     kappa = (right / n - chance) / (1 - chance)
     return kappa < _KAPPA or _tail(n, right, chance) > _LIKELY
 

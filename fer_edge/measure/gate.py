@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import FerEdgeError, GateError, NumericsError, UsageError
 from fer_edge.measure.accuracy import Accuracy, Agreement
+from fer_edge.measure.assignment import agreement_by_chance, answers_by_chance, other_order
 
 __all__ = ["GateCheck", "GatePolicy", "GateResult", "Speedup", "judge", "speedup_of_run"]
 
@@ -89,6 +92,12 @@ class GateResult:
         if self.passed:
             return None
         message = f"the {self.precision} engine failed its gate: {self.reason()}"
+        if any(check.name == "reference" for check in self.failures):
+            return GateError(
+                message,
+                fix="check that data and network fit: its classes and their order (--labels of an "
+                "ONNX file, --classes of a tree), its scaling (--mean, --std, --scale), its size",
+            )
         if any(check.name == "numerics" for check in self.failures):
             return NumericsError(
                 message, fix="build it again from its checkpoint: fer-edge build --precision fp32"
@@ -139,7 +148,8 @@ def judge(
 
     Every precision has limits for top-1 and for the recall of each class. fp32 and fp16 also have a
     limit for their logits; int8 has one for ``speedup``, which :func:`speedup_of_run` defines
-    (None: not measured).
+    (None: not measured). No engine passes where the reference itself answers by chance, or where
+    its outputs fit the labels far better in another order (:mod:`fer_edge.measure.assignment`).
     """
     policy = policy or GatePolicy()
     checks: list[GateCheck] = []
@@ -151,6 +161,7 @@ def judge(
         )
     elif precision != "int8":
         raise UsageError(f"the gate has no precision {precision!r}, only fp32, fp16 and int8")
+    checks.extend(_reference(reference))
     checks.append(_top1(reference, engine, policy))
     checks.extend(_recalls(reference, engine, policy))
     if precision == "int8":
@@ -161,6 +172,35 @@ def judge(
     elif any(check.passed is None for check in checks):
         status = "speed not measured"
     return GateResult(precision, status != "failed", status, tuple(checks), policy)
+
+
+def _reference(reference: Accuracy) -> list[GateCheck]:
+    """Return what is wrong with the reference itself; nothing for one that has learnt the labels.
+
+    An engine that agrees with it would pass all other checks.
+    """
+    confusion = np.asarray(reference.confusion, np.int64)
+    if not confusion.size or not confusion.sum():
+        return []
+    names, top1, n = tuple(reference.per_class), reference.top1, reference.n
+    order = other_order(confusion)
+    if order is not None:
+        found = int(confusion[np.arange(len(order)), order].sum()) / n
+        by_output = {int(output): names[label] for label, output in enumerate(order)}
+        listed = ",".join(by_output[output] for output in range(len(order)))
+        detail = (
+            f"the reference's outputs are in another order than the labels: top-1 {top1:.2%} in "
+            f"the order {','.join(names)}, {found:.2%} in the order {listed}"
+        )
+        return [GateCheck("reference", False, top1, found, detail)]
+    if answers_by_chance(confusion):
+        chance = agreement_by_chance(confusion)
+        detail = (
+            f"the reference is no better than chance: top-1 {top1:.2%} on {n:,} images, "
+            f"{chance:.2%} by chance"
+        )
+        return [GateCheck("reference", False, top1, chance, detail)]
+    return []
 
 
 def _numerics(what: str, value: float, limit: float) -> GateCheck:
