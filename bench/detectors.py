@@ -184,8 +184,13 @@ def crops(options: argparse.Namespace, dataset: FerDataset) -> None:
     sides, tilts = (48, 72, 96, 144, 200), (-10, 0, 0, 0, 10)
     todo: list[tuple[PastedFace, Picture, np.ndarray, np.ndarray]] = []
     while len(todo) < options.count:
-        wanted = {"tilts": tuple(options.tilts or tilts), "sides": tuple(options.sides or sides)}
-        scene = compose(random, dataset, rows, **wanted)
+        scene = compose(
+            random,
+            dataset,
+            rows,
+            sides=tuple(options.sides or sides),
+            tilts=tuple(options.tilts or tilts),
+        )
         found = made.detect(picture := Picture(scene.pixels, "a scene"))
         for face, place in zip(scene.faces, matches(scene, found)):
             if place is not None:

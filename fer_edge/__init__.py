@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fer_edge.version import __version__
 
 if TYPE_CHECKING:
+    from fer_edge.analyzer import FaceAnalyzer
     from fer_edge.bundle import Bundle
     from fer_edge.classifier import Classifier, Prediction
     from fer_edge.emotions import EMOTIONS
@@ -22,12 +23,21 @@ if TYPE_CHECKING:
 # The library reads this variable when it is imported; 0 allows it again.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__all__ = ["EMOTIONS", "Bundle", "Classifier", "FerEdgeError", "Prediction", "__version__"]
+__all__ = [
+    "EMOTIONS",
+    "Bundle",
+    "Classifier",
+    "FaceAnalyzer",
+    "FerEdgeError",
+    "Prediction",
+    "__version__",
+]
 
 _HOMES = {
     "Bundle": "fer_edge.bundle",
     "Classifier": "fer_edge.classifier",
     "EMOTIONS": "fer_edge.emotions",
+    "FaceAnalyzer": "fer_edge.analyzer",
     "FerEdgeError": "fer_edge.errors",
     "Prediction": "fer_edge.classifier",
 }

@@ -20,6 +20,7 @@ LEVELS: dict[str, int] = {
     "deploy": 7,
     "convert": 6,
     "report": 6,
+    "analyzer": 6,
     "measure": 5,
     "classifier": 5,
     "training": 5,

@@ -1,8 +1,11 @@
-"""``fer-edge predict``: classify faces in image files."""
+"""``fer-edge predict``: find and classify the faces in photographs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,32 +13,28 @@ import click
 
 from fer_edge.cli._names import found
 from fer_edge.cli._options import format_option, runs_option, threads_option
-from fer_edge.cli._output import note, print_rows
+from fer_edge.cli._output import note, out, print_rows, print_text, terminal_reporter
 from fer_edge.errors import UsageError
-from fer_edge.report.rows import column
+from fer_edge.report.rows import column, format_rows
 
 if TYPE_CHECKING:
+    from fer_edge.analyzer import Analysis, Face
     from fer_edge.classifier import Classifier, Prediction
+    from fer_edge.faces import Detector
 
 __all__ = ["UNCERTAIN", "command"]
 
-_COLUMNS = ("image", "label", "confidence", "confident", "latency_ms")
+_COLUMNS = ("image", "face", "label", "confidence", "confident", "latency_ms", "box", "problem")
 _MOST_COLUMNS = 12
 """Classes in the columns of a table; of more, only those with the highest probabilities are."""
 
 UNCERTAIN = "uncertain"
 """The label that ``--abstain`` prints if the confidence is below the threshold."""
-
-_SUFFIXES = {
-    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".avif", ".jp2"),
-    *(".pgm", ".ppm", ".gif", ".tif", ".tiff"),
-}
-_NOT_READ = {".heic": "pillow-heif converts it", ".heif": "pillow-heif converts it"}
-"""Pictures of other formats -> what helps."""
+NO_FACE, UNCLEAR = "no face", "unclear"
 
 
 @click.command()
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.argument("images", metavar="PATH...", nargs=-1, required=True)
 @click.option(
     "--bundle",
     metavar="NAME",
@@ -55,6 +54,38 @@ _NOT_READ = {".heic": "pillow-heif converts it", ".heif": "pillow-heif converts 
     "can run and whose gate has not failed]",
 )
 @click.option(
+    "--detector",
+    metavar="NAME",
+    help="What finds the faces: blazeface, blazeface-short, centerface, haar, yunet.  [default: "
+    "blazeface if it is installed; else each picture is one face]",
+)
+@click.option(
+    "--detector-model",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The weights of the detector, where they are your own; yunet needs it.",
+)
+@click.option(
+    "--no-detect", is_flag=True, help="Each picture is the crop of one face: look for none."
+)
+@click.option(
+    "--boxes",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Your own faces: CSV with image,left,top,right,bottom, or JSON lines with image and box.",
+)
+@click.option(
+    "--every-face",
+    is_flag=True,
+    help="Answer also for faces that are too small, cut by the border or turned away.",
+)
+@click.option(
+    "--annotate",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write each picture with boxes and labels into this folder.",
+)
+@click.option(
     "--abstain",
     is_flag=True,
     help="Print 'uncertain', not a label, if the confidence is below the bundle's threshold.",
@@ -67,30 +98,41 @@ def command(
     root: Path,
     backend: str,
     precision: str | None,
+    detector: str | None,
+    detector_model: Path | None,
+    no_detect: bool,
+    boxes: Path | None,
+    every_face: bool,
+    annotate: Path | None,
     abstain: bool,
     threads: int,
     fmt: str,
 ) -> None:
-    """Classify the face in each IMAGE: a file, or a folder of files.
+    """Find the faces in each PATH and classify them: a file, a folder, a pattern, or - for stdin.
 
-    An image must be a crop of one face: it is converted to gray and resized to 48x48; there is no
-    face detection. Without --bundle, the pretrained network is used. Probabilities are fractions of
-    1. `confident` is yes if the confidence reaches the threshold of the bundle's card (`fer-edge
-    inspect --card`), and n/a if the card has no threshold. Errors at the end name the files that
-    cannot be read; exit code 2.
+    A 48x48 picture, and with --no-detect every picture, is the crop of one face. A face is cut out
+    so that eyes and mouth lie as in FER2013. A face that is too small, cut by the border or turned
+    away is 'unclear', and its row says why. Without --bundle, the pretrained network is used.
+    Probabilities are fractions of 1. `confident` is yes if the confidence reaches the threshold of
+    the bundle's card (`fer-edge inspect --card`), and n/a if the card has no threshold. With json
+    (one object per line) and csv, each row is printed as soon as it is known. Files that cannot be
+    read are named, and the rest go on; exit code 2.
 
     \b
     Example:
-      fer-edge predict face.jpg
-      fer-edge predict face.jpg --abstain
+      fer-edge predict photo.jpg
+      fer-edge predict photos/ --annotate marked/
+      fer-edge predict face.jpg --no-detect --abstain
       fer-edge predict faces/ --bundle runs/mine/bundle --format csv
     """
+    from fer_edge.analyzer import FaceAnalyzer, find_pictures
     from fer_edge.classifier import Classifier
+    from fer_edge.faces.boxes import read_boxes
     from fer_edge.runs.find import A_BUNDLE
 
-    paths = list(_files(images))
-    rows: list[dict[str, Any]] = []
-    bad: list[UsageError] = []
+    sources = list(find_pictures(images, note))
+    own = read_boxes(boxes) if boxes is not None else None
+    finder = _detector(detector, detector_model, no_detect, own is not None, threads)
     taken = found(bundle, root, A_BUNDLE).path
     with Classifier(taken, backend=backend, precision=precision, threads=threads) as classifier:
         _introduce(classifier)
@@ -99,53 +141,184 @@ def command(
                 f"{classifier.bundle.path} has no confidence threshold, which --abstain needs",
                 fix="fit one for its run: fer-edge confidence RUN, then fer-edge build RUN",
             )
-        exact = fmt in {"json", "csv"}
-        for path in paths:
-            try:
-                rows.append(_row(path, classifier.predict(path), abstain=abstain, exact=exact))
-            except UsageError as error:
-                bad.append(error)
-    if rows:
-        print_rows(rows, fmt)
+        analyzer = FaceAnalyzer(classifier, detector=finder, every_face=every_face)
+        answers = analyzer.stream(sources, boxes=own.of if own else None)
+        _print_all(answers, len(sources), fmt, abstain, annotate, classifier.labels)
+
+
+def _detector(
+    name: str | None, model: Path | None, no_detect: bool, has_boxes: bool, threads: int
+) -> Detector | str:
+    from fer_edge.faces import detect
+
+    if no_detect + has_boxes + (name is not None) > 1:
+        raise UsageError(
+            "--detector, --no-detect and --boxes exclude one another", fix="keep one of them"
+        )
+    if model is not None and name is None:
+        raise UsageError(
+            "--detector-model needs --detector", fix="name the detector, such as --detector yunet"
+        )
+    if no_detect or has_boxes:
+        return "whole"
+    if name is None and detect.default_detector() is None:
+        note(
+            "note: no face detector is installed, so each picture is taken as the crop of one "
+            f"face; to find faces: {detect.INSTALL}"
+        )
+        return "whole"
+    return detect.detector(name, model=model, threads=threads)
+
+
+def _print_all(
+    answers: Iterator[Analysis],
+    count: int,
+    fmt: str,
+    abstain: bool,
+    folder: Path | None,
+    labels: Sequence[str],
+) -> None:
+    """Print the rows, as they come or as a table at the end; name what could not be read."""
+    bad = 0
+    printer = _Printer(fmt, abstain, labels)
+    drawer = _Drawer(folder, abstain) if folder is not None else None
+    with terminal_reporter() as reporter:
+        for done, answer in enumerate(answers, 1):
+            if answer.error is not None:
+                bad += 1
+                if count == 1:
+                    raise answer.error
+                click.echo(f"error: {answer.error}", err=True)
+            else:
+                printer.add(answer)
+                if drawer:
+                    drawer.draw(answer)
+            # A bar on stderr would break up rows on the same terminal.
+            if not (printer.streams and out.is_terminal):
+                reporter.progress("pictures", done, count)
+    printer.close()
     if bad:
-        for other in bad[:-1]:
-            click.echo(f"error: {other}", err=True)
-        raise bad[-1]
+        raise UsageError(
+            f"{bad:,} of {count:,} pictures could not be used", fix="the lines above say why"
+        )
 
 
-def _files(images: tuple[str, ...]) -> Iterator[Path]:
-    from fer_edge.data.tree import is_junk
+class _Printer:
+    """Prints the rows of each picture; JSON and CSV at once, a table at the end."""
 
-    for image in images:
-        if not image.strip():
-            raise UsageError("an image's path is empty", fix="name a file or a folder")
-        path = Path(image)
-        if not path.is_dir():
-            yield path
-            continue
-        # Without what file managers add: ._face.jpg beside face.jpg, __MACOSX.
-        inside = [
-            file
-            for file in sorted(path.rglob("*"))
-            if file.is_file() and not is_junk(file.relative_to(path).as_posix())
-        ]
-        files = [file for file in inside if file.suffix.lower() in _SUFFIXES]
-        other = [file for file in inside if file.suffix.lower() not in _SUFFIXES]
-        if not files:
-            raise UsageError(f"the folder {path} has no image ({' '.join(sorted(_SUFFIXES))})")
-        if other:
-            _tell_skipped(path, other)
-        yield from files
+    def __init__(self, fmt: str, abstain: bool, labels: Sequence[str]) -> None:
+        self.streams = fmt in {"json", "csv"}
+        self._fmt, self._abstain, self._labels = fmt, abstain, labels
+        self._rows: list[dict[str, Any]] = []
+        self._header = False
+
+    def add(self, answer: Analysis) -> None:
+        for row in self._rows_of(answer):
+            if self._fmt == "json":
+                print_text(json.dumps(row, ensure_ascii=False, allow_nan=False))
+            elif self._fmt == "csv":
+                text = format_rows([_flat(row)], "csv")
+                print_text(text.partition("\n")[2] if self._header else text)
+                self._header = True
+            else:
+                self._rows.append(row)
+
+    def close(self) -> None:
+        if self._rows:
+            print_rows(self._rows, self._fmt)
+
+    def _rows_of(self, answer: Analysis) -> Iterator[dict[str, Any]]:
+        if not answer.faces:
+            yield self._row(answer.name, 0, None)
+        for number, face in enumerate(answer.faces, 1):
+            yield self._row(answer.name, number, face)
+
+    def _row(self, name: str, number: int, face: Face | None) -> dict[str, Any]:
+        seen = face.prediction if face else None
+        sure = seen.confident if seen else None
+        problem = face.problem if face else NO_FACE
+        box = None if face is None or face.box is None else [round(edge, 1) for edge in face.box]
+        row = {
+            "image": name,
+            "face": number,
+            "label": _label(face, abstain=self._abstain),
+            "confidence": self._shown(seen.confidence if seen else None),
+            "confident": sure if self.streams or sure is None else "yes" if sure else "no",
+            **self._classes(seen),
+            "latency_ms": self._shown(seen.latency_ms if seen else None),
+        }
+        if self.streams:
+            return {**row, "box": box, "problem": problem}
+        return {**row, "box": "" if box is None else " ".join(f"{edge:.0f}" for edge in box)} | (
+            {"problem": problem or ""}
+        )
+
+    def _classes(self, seen: Prediction | None) -> dict[str, Any]:
+        if self._fmt == "table" and out.is_terminal:
+            from fer_edge.report.annotate import bars
+
+            return {"probabilities": bars(seen.probabilities) if seen else ""}
+        values: dict[str, Any] = (
+            dict(seen.probabilities) if seen else dict.fromkeys(self._labels, None)
+        )
+        if not self.streams and len(values) > _MOST_COLUMNS:
+            first = sorted(values, key=lambda label: -values[label])[1:4] if seen else []
+            return {"next": ", ".join(f"{label} {self._shown(values[label])}" for label in first)}
+        return {column(label, _COLUMNS): self._shown(value) for label, value in values.items()}
+
+    def _shown(self, value: float | None) -> Any:
+        return value if self.streams or value is None else f"{value:.3f}"
 
 
-def _tell_skipped(folder: Path, files: list[Path]) -> None:
-    """Print which files of a folder are not read, pictures of other formats first."""
-    files = sorted(files, key=lambda file: file.suffix.lower() not in _NOT_READ)
-    first = files[0]
-    help_ = _NOT_READ.get(first.suffix.lower())
-    hint = f" ({help_})" if help_ else ""
-    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
-    note(f"note: not read in {folder}: {first.name}{hint}{more}")
+def _label(face: Face | None, *, abstain: bool) -> str:
+    if face is None:
+        return NO_FACE
+    if face.prediction is None:
+        return UNCLEAR
+    return UNCERTAIN if abstain and not face.prediction.confident else face.prediction.label
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row for CSV: the box as four columns, which ``--boxes`` reads."""
+    box = row["box"] or [None] * 4
+    edges = dict(zip(("left", "top", "right", "bottom"), box))
+    return {**{k: v for k, v in row.items() if k not in {"box", "problem"}}, **edges} | {
+        "problem": row["problem"]
+    }
+
+
+class _Drawer:
+    """Writes each picture with its boxes and labels into a folder."""
+
+    def __init__(self, folder: Path, abstain: bool) -> None:
+        self._folder, self._abstain = folder, abstain
+        self._names: Counter[str] = Counter()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{folder} cannot be made: {error.strerror}") from None
+
+    def draw(self, answer: Analysis) -> None:
+        from fer_edge.files import write_bytes
+        from fer_edge.report.annotate import Drawn, annotated
+
+        assert answer.picture is not None
+        faces = []
+        for face in answer.faces:
+            text = _label(face, abstain=self._abstain)
+            text += f" {face.prediction.confidence:.0%}" if face.prediction else f": {face.problem}"
+            faces.append(Drawn(text, face.box, face.prediction is not None))
+        stem = "stdin" if answer.name == "-" else Path(answer.name).stem
+        self._names[stem] += 1
+        number = self._names[stem]
+        # The suffix keeps a picture safe that lies in this folder itself.
+        path = self._folder / f"{stem}{f'-{number}' if number > 1 else ''}.faces.jpg"
+        content = io.BytesIO()
+        annotated(answer.picture.rgb, faces).save(content, "JPEG", quality=92)
+        try:
+            write_bytes(path, content.getvalue())
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _introduce(classifier: Classifier) -> None:
@@ -159,23 +332,3 @@ def _introduce(classifier: Classifier) -> None:
             "this network was trained on synthetic faces; its answers for real faces are not valid",
             err=True,
         )
-
-
-def _row(path: Path, prediction: Prediction, *, abstain: bool, exact: bool) -> dict[str, Any]:
-    def shown(value: float) -> Any:
-        return value if exact else f"{value:.3f}"
-
-    sure = prediction.confident
-    classes = prediction.probabilities
-    columns = {column(label, _COLUMNS): shown(value) for label, value in classes.items()}
-    if not exact and len(classes) > _MOST_COLUMNS:
-        first = sorted(classes, key=lambda label: -classes[label])[1:4]
-        columns = {"next": ", ".join(f"{label} {shown(classes[label])}" for label in first)}
-    return {
-        "image": str(path),
-        "label": UNCERTAIN if abstain and not sure else prediction.label,
-        "confidence": shown(prediction.confidence),
-        "confident": sure if exact or sure is None else "yes" if sure else "no",
-        **columns,
-        "latency_ms": shown(prediction.latency_ms),
-    }

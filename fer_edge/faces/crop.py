@@ -35,8 +35,9 @@ __all__ = [
 EYES_AND_MOUTH = np.array([[15.2, 18.9], [32.7, 18.8], [24.1, 37.1]])
 """x, y of the two eyes and the mouth in the 48 pixels of a FER2013 image, medians of TRAIN."""
 
-BOX = (2.3, 3.4, 45.2, 46.5)
-"""Left, top, right, bottom of a box without landmarks in the 48 pixels, medians of TRAIN."""
+BOX = (0.25, 0.25, 47.75, 47.5)
+"""Left, top, right, bottom of the box of the Haar detector, which has no landmarks; medians of
+TRAIN: it is FER2013's own square."""
 
 MOST_TILT = 15.0
 """Degrees; a face that is tilted more is turned upright, since few of FER2013 are."""

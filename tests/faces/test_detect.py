@@ -100,11 +100,11 @@ def test_the_extras_of_the_pip_lines_exist() -> None:
             assert f"\n{extra} = [" in text
 
 
-def test_the_default_is_the_first_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_an_installed_detector_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_is_installed", lambda package: package in {"cv2"})
-    assert module.default_detector() == "haar"
+    assert module.default_detector() is None
     monkeypatch.setattr(module, "_is_installed", lambda package: True)
-    assert module.default_detector() == "blazeface"
+    assert module.default_detector() == module.DEFAULT
 
 
 def test_wrong_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
