@@ -47,6 +47,9 @@ _OTHERWISE = "unzip it with another program (unzip, 7z) and give the folder"
 # Pictures hardly shrink in a zip, and the pixels of FER2013's CSV shrink to a fourth.
 _MOST_TIMES = 100
 _SMALL = 64 << 20
+_END = b"PK\5\6"
+_SHORTEST_END = 22
+_LONGEST_END = _SHORTEST_END + 0xFFFF
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> DataError:
@@ -308,11 +311,20 @@ def _members(path: Path, archive: zipfile.ZipFile, size: int) -> ZipMembers:
             f"{path} is damaged or made to harm: its members have more bytes than the zip has",
             fix=_AGAIN,
         )
+    promised = _promised_members(archive, size)
+    if promised is not None and promised != len(infos) & 0xFFFF:
+        raise DataError(
+            f"{path} is damaged: its list has {len(infos):,} members, its end promises "
+            f"{promised:,}",
+            fix=_AGAIN,
+        )
     files: dict[str, zipfile.ZipInfo] = {}
     folders: set[str] = set()
     for info in infos:
         name = info.filename
         if name.endswith(("/", "\\")):
+            if info.file_size:
+                raise DataError(f"{path} is damaged: its folder {name!r} has bytes", fix=_AGAIN)
             folders.add(name)
         elif not is_junk(name) or is_left_out_image(name):
             if name in files:
@@ -327,6 +339,23 @@ def _members(path: Path, archive: zipfile.ZipFile, size: int) -> ZipMembers:
         notes=tuple(notes),
         size=size,
     )
+
+
+def _promised_members(archive: zipfile.ZipFile, size: int) -> int | None:
+    """Return the number of members that the end of a zip promises, modulo 65,536.
+
+    ``zipfile`` does not compare it: a damaged length in the list of members hides those after it.
+    None where the number is in the extension for large zips.
+    """
+    file = archive.fp
+    assert file is not None
+    file.seek(max(0, size - _LONGEST_END))
+    tail = file.read(_LONGEST_END)
+    start = len(tail) - _SHORTEST_END
+    if tail[start : start + 4] != _END or tail[-2:] != b"\0\0":
+        start = tail.rfind(_END)
+    count = int.from_bytes(tail[start + 10 : start + 12], "little")
+    return None if count == 0xFFFF else count
 
 
 def checked_size(member: zipfile.ZipInfo, name: str, most: int) -> int:

@@ -141,7 +141,8 @@ def is_foreign(path: str) -> bool:
 
 def is_image_name(path: str) -> bool:
     """Return True for a file with the suffix of a picture."""
-    return PurePosixPath(path).suffix.lower() in _IMAGE_SUFFIXES
+    _, dot, suffix = path.rpartition(".")  # also of ".png", which has no suffix for pathlib
+    return dot + suffix.lower() in _IMAGE_SUFFIXES
 
 
 def _is_hidden(part: str) -> bool:
