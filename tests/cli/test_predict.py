@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from fixtures_bundle import golden_images
+from fixtures_detector import FakeDetector, photo_of
 from PIL import Image
 
 from fer_edge import EMOTIONS
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.cli import main
+from fer_edge.faces import detect
 
 
 def rows_of(out: str) -> list[dict[str, Any]]:
@@ -160,3 +162,239 @@ def test_a_folder_as_people_have_it(
         main(["predict", "", "--bundle", str(tiny_bundle.path)])
     assert stop.value.code == 2
     assert "path is empty" in capsys.readouterr().err
+
+
+@pytest.fixture
+def finder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a detector the default that needs no package."""
+    row = detect.DetectorRow(f"{FakeDetector.__module__}:FakeDetector", (), "pip install nothing")
+    monkeypatch.setitem(detect.DETECTORS, "fake", row)
+    monkeypatch.setattr(detect, "DEFAULT", "fake")
+
+
+@pytest.fixture
+def no_detector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detect, "_is_installed", lambda package: False)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    faces = golden_images(4)[:, 0]
+    for name, corners in {
+        "two.png": [(10, 20), (100, 60)],
+        "cut.png": [(20, 100), (270, 30)],
+        "none.png": [],
+        "more/two.png": [(150, 10), (40, 90)],
+    }.items():
+        Image.fromarray(photo_of(faces, corners)).save(folder / name)
+    return folder
+
+
+def test_faces_in_photographs(
+    finder: None, tiny_bundle: Bundle, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = ("--bundle", tiny_bundle.path)
+    code, out, err = run(capsys, photos, *bundle, "--format", "json")
+    rows = rows_of(out)
+    assert code == 0
+    assert "note:" not in err
+    found = [(Path(row["image"]).name, row["face"], row["problem"]) for row in rows]
+    assert found == [
+        ("cut.png", 1, "cut by the border"),
+        ("cut.png", 2, None),
+        ("two.png", 1, None),
+        ("two.png", 2, None),
+        ("none.png", 0, "no face"),
+        ("two.png", 1, None),
+        ("two.png", 2, None),
+    ]
+    for row in rows:
+        assert (row["label"] in EMOTIONS) == (row["problem"] is None)
+        assert (row["confidence"] is None) == (row["problem"] is not None)
+    assert [row["label"] for row in rows if row["problem"]] == ["unclear", "no face"]
+    assert rows[2]["box"] == [150, 10, 198, 58]
+    every = rows_of(run(capsys, photos, *bundle, "--format", "json", "--every-face")[1])
+    assert every[0]["problem"] == "cut by the border"
+    assert every[0]["label"] in EMOTIONS
+    # The rows of one format are those of another, and the table has them all.
+    table = list(csv.DictReader(io.StringIO(run(capsys, photos, *bundle, "--format", "csv")[1])))
+    assert [row["label"] for row in table] == [row["label"] for row in rows]
+    assert [row["left"] for row in table] == [
+        str(row["box"][0]) if row["box"] else "" for row in rows
+    ]
+    _, out, _ = run(capsys, photos, *bundle)
+    for word in ("no face", "unclear", "cut by the border", "150 10 198 58"):
+        assert word in out
+
+
+def test_its_own_rows_are_boxes(
+    finder: None,
+    tiny_bundle: Bundle,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What predict printed, with the boxes corrected by hand, is what --boxes reads."""
+    bundle = ("--bundle", tiny_bundle.path)
+    for fmt in ("json", "csv"):
+        _, out, _ = run(capsys, photos, *bundle, "--format", fmt, "--every-face")
+        (tmp_path / "boxes").write_text(out)
+        code, again, _ = run(
+            capsys, photos, *bundle, "--boxes", tmp_path / "boxes", "--format", "json"
+        )
+        assert code == 0
+        rows = rows_of(again)
+        assert [row["problem"] for row in rows] == [None] * 4 + ["no face"] + [None] * 2
+    (tmp_path / "boxes").write_text("image,left,top,right,bottom\nother.png,1,2,3,4\n")
+    code, out, err = run(capsys, photos / "two.png", *bundle, "--boxes", tmp_path / "boxes")
+    assert (code, out) == (2, "")
+    assert "has no box for it" in err
+
+
+def test_without_a_detector_a_picture_is_one_face_and_it_is_said(
+    no_detector: None, tiny_bundle: Bundle, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (photos, "--bundle", tiny_bundle.path, "--format", "json")
+    code, out, err = run(capsys, *arguments)
+    assert code == 0
+    assert detect.INSTALL in err
+    assert [row["box"] for row in rows_of(out)] == [None] * 4
+    code, same, err = run(capsys, *arguments, "--no-detect")
+    assert "note: no face detector" not in err
+    assert [row["label"] for row in rows_of(same)] == [row["label"] for row in rows_of(out)]
+    code, out, err = run(capsys, *arguments, "--detector", "blazeface")
+    assert (code, out) == (5, "")
+    assert detect.INSTALL in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--detector", "nobody"), "nobody"),
+        (("--detector", "haar", "--no-detect"), "exclude one another"),
+        (("--detector-model", "x.onnx"), "needs --detector"),
+        (("--boxes", "none.csv"), "there is no file none.csv"),
+    ],
+)
+def test_wrong_options(
+    words: tuple[str, ...],
+    message: str,
+    tiny_bundle: Bundle,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, err = run(capsys, photos, "--bundle", tiny_bundle.path, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "fix:" in err
+
+
+def test_patterns_stdin_and_paths_that_are_none(
+    finder: None,
+    tiny_bundle: Bundle,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = ("--bundle", tiny_bundle.path, "--format", "json")
+    _, out, _ = run(capsys, f"{photos}/**/t*.png", *options)
+    assert [Path(row["image"]).parent.name for row in rows_of(out)] == ["more"] * 2 + ["photos"] * 2
+    content = (photos / "two.png").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    _, out, _ = run(capsys, "-", *options)
+    assert [row["image"] for row in rows_of(out)] == ["-", "-"]
+    for name in (f"{tmp_path}/*.gif", "x" * 400, str(tmp_path / "none.png")):
+        code, out, err = run(capsys, name, *options)
+        assert (code, out) == (2, "")
+        assert "error:" in err
+    # A name with a bracket is a name, where there is such a file.
+    (tmp_path / "a[1].png").write_bytes(content)
+    assert len(rows_of(run(capsys, tmp_path / "a[1].png", *options)[1])) == 2
+
+
+def test_annotated_pictures(
+    finder: None,
+    tiny_bundle: Bundle,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = {path: path.read_bytes() for path in photos.rglob("*.png")}
+    bundle = ("--bundle", tiny_bundle.path)
+    code, _, _ = run(capsys, photos, *bundle, "--annotate", photos)
+    assert code == 0
+    assert {path: path.read_bytes() for path in photos.rglob("*.png")} == before
+    drawn = sorted(path.name for path in photos.glob("*.faces.jpg"))
+    assert drawn == ["cut.faces.jpg", "none.faces.jpg", "two-2.faces.jpg", "two.faces.jpg"]
+    with Image.open(photos / "two.faces.jpg") as image:
+        pixels = np.asarray(image).astype(int)
+    scale = pixels.shape[1] / 300
+    green = (pixels[:, :, 1] > 150) & (pixels[:, :, 0] < 90) & (pixels[:, :, 2] < 90)
+    # The frame of the first face of more/two.png, and no green in the middle between the two.
+    assert green[int(12 * scale) : int(56 * scale), int(149 * scale) : int(153 * scale)].any()
+    assert not green[int(62 * scale) : int(70 * scale), int(110 * scale) : int(130 * scale)].any()
+    (tmp_path / "file").write_text("x")
+    code, _, err = run(capsys, photos, *bundle, "--annotate", tmp_path / "file")
+    assert code == 2
+    assert "Traceback" not in err
+
+
+def test_rows_come_before_the_last_picture_is_read(
+    finder: None,
+    tiny_bundle: Bundle,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fer_edge.analyzer import FaceAnalyzer
+
+    printed: list[str] = []
+    stream = FaceAnalyzer.stream
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        for answer in stream(*arguments, **named):
+            printed.append(capsys.readouterr().out)
+            yield answer
+
+    monkeypatch.setattr(FaceAnalyzer, "stream", watched)
+    run(capsys, photos, "--bundle", tiny_bundle.path, "--format", "json")
+    assert len(rows_of(printed[1])) == 2
+
+
+def test_one_bad_file_of_many(
+    finder: None, tiny_bundle: Bundle, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(30))
+    code, out, err = run(capsys, photos, "--bundle", tiny_bundle.path, "--format", "json")
+    assert code == 2
+    assert len(rows_of(out)) == 7
+    assert "bad.png" in err
+    assert "1 of 5 pictures could not be used" in err
+
+
+def test_bars(
+    finder: None,
+    tiny_bundle: Bundle,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from rich.console import Console
+
+    from fer_edge.cli import _output, predict
+    from fer_edge.report.annotate import bar
+
+    assert bar(0, 4) == "    "
+    assert bar(1, 4) == "████"
+    assert bar(0.5, 4) == "██  "
+    assert bar(0.28, 4) == "█▏  "
+    screen = Console(force_terminal=True, width=160, file=io.StringIO())
+    for module in (_output, predict):
+        monkeypatch.setattr(module, "out", screen)
+    run(capsys, photos, "--bundle", tiny_bundle.path)
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "█" in shown
+    assert "no face" in shown
