@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,8 @@ def unfold(
     n, channels, height, width = windows.shape[:4]
     per_group = windows.reshape(n, group, channels // group, height, width, *kernel)
     rows = per_group.transpose(1, 0, 3, 4, 2, 5, 6)
-    return rows.reshape(group, n * height * width, -1)
+    unfolded: np.ndarray = rows.reshape(group, n * height * width, -1)
+    return unfolded
 
 
 def round_by_gram(steps: np.ndarray, gram: np.ndarray, limits: Limits | None = None) -> np.ndarray:
@@ -135,7 +137,8 @@ def round_by_gram(steps: np.ndarray, gram: np.ndarray, limits: Limits | None = N
     hessian[dead, dead] = 1.0
     alive = np.diag(hessian)[~dead]
     if not len(alive):
-        return np.clip(np.rint(weights), -127, 127)
+        nearest: np.ndarray = np.clip(np.rint(weights), -127, 127)
+        return nearest
     index = np.arange(len(hessian))
     hessian[index, index] += np.where(dead, 0.0, _DAMPING * alive.mean())
     order = np.argsort(-np.where(dead, 0.0, np.diag(hessian)), kind="stable")
@@ -162,7 +165,7 @@ def _unfolder(node: Any, weights: np.ndarray) -> Callable[[np.ndarray], np.ndarr
     if node.op_type != "Conv":
         if weights.ndim != 2:
             return "its weights are not a matrix"
-        return lambda x: x.reshape(1, -1, x.shape[-1])
+        return _rows
     if attribute(node, "auto_pad", b"NOTSET") not in {b"NOTSET", "NOTSET", b"VALID", "VALID"}:
         return "its padding is computed from its input"
     if weights.ndim != 4:
@@ -172,7 +175,15 @@ def _unfolder(node: Any, weights: np.ndarray) -> Callable[[np.ndarray], np.ndarr
     pads = list(attribute(node, "pads", [0, 0, 0, 0]))
     dilations = list(attribute(node, "dilations", [1, 1]))
     group = int(attribute(node, "group", 1))
-    return lambda x: unfold(x, kernel, strides=strides, pads=pads, dilations=dilations, group=group)
+    return partial(
+        unfold, kernel=kernel, strides=strides, pads=pads, dilations=dilations, group=group
+    )
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    """Return the inputs of a matrix product as rows [1,P,K]."""
+    rows: np.ndarray = x.reshape(1, -1, x.shape[-1])
+    return rows
 
 
 def _reader(model: Any, tensors: list[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
