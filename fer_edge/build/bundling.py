@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from fer_edge.build.card import foreign_card, measured_results, model_card
+from fer_edge.build.card import foreign_card, int8_lines, measured_results, model_card
 from fer_edge.build.steps import CHECKPOINT, FP16, FP32, Work
 from fer_edge.bundle import GOLDEN, Bundle, BundleWriter
 from fer_edge.convert.golden import golden_bytes, golden_images
@@ -71,7 +71,7 @@ def write_bundle(
             model=network.model,
             dataset=network.info.dataset,
             environment=capture(work.threads),
-            card=_card(work, synthetic, results),
+            card=_with_int8(_card(work, synthetic, results), work),
         )
         if calibration is not None:
             writer.set(calibration=calibration)
@@ -89,6 +89,15 @@ def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[st
     # A graph records little of the training: keep what the card of its bundle records.
     before = to_dict(source.given.manifest.card)
     return {**before, "results": card["results"]} if before else card
+
+
+def _with_int8(card: dict[str, Any], work: Work) -> dict[str, Any]:
+    """Add to the protocol how each INT8 graph of the bundle was chosen."""
+    base = work.source.base
+    gates = [to_dict(gate) for gate in base.manifest.gates] if base else []
+    latest = {(gate.get("precision"), gate.get("target")): gate for gate in (*gates, *work.gates)}
+    kept = [line for line in card["protocol"] if not line.startswith("INT8 for ")]
+    return {**card, "protocol": [*kept, *int8_lines(list(latest.values()))]}
 
 
 def _is_ours(work: Work) -> bool:

@@ -17,7 +17,7 @@ from fer_edge.labels import FER2013, FERPLUS
 from fer_edge.provenance import DatasetInfo, WeightsInfo
 from fer_edge.records import plain, to_dict
 
-__all__ = ["foreign_card", "measured_results", "model_card"]
+__all__ = ["foreign_card", "int8_lines", "measured_results", "model_card"]
 
 _SYNTHETIC = (
     "synthetic faces drawn by a program: it shows that the tool chain works, and has seen no real "
@@ -83,6 +83,29 @@ def model_card(
         "confidence": plain(made.confidence),
         **({} if made.prior is None else {"prior": plain(made.prior)}),
     }
+
+
+def int8_lines(gates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return how each INT8 graph was chosen, and on which images, from the gates of a manifest.
+
+    Gates of earlier versions do not record it, and get no line.
+    """
+    lines = []
+    for gate in gates:
+        choice = gate.get("choice")
+        if gate.get("precision") != "int8" or not choice:
+            continue
+        images = choice["images"]
+        half = choice.get("half", "none")
+        early = "" if half == "none" else f", early layers in half precision ({half})"
+        split = str(gate.get("split") or "public").upper()
+        lines.append(
+            f"INT8 for {gate['target']}: {choice['method']} calibration, {choice['rounding']} "
+            f"rounding{early}; chosen by KL divergence and flips against FP32 on "
+            f"{images['count']:,} images of {images['images']} ({images['held_out']:,} of them "
+            f"held out from training), without labels; {split} judged it once"
+        )
+    return lines
 
 
 def foreign_card(results: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

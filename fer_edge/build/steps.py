@@ -24,6 +24,7 @@ from fer_edge.convert.graph import Graph
 from fer_edge.convert.network import Fp32Network, network_from_graph
 from fer_edge.errors import FerEdgeError, GateError, NumericsError, UsageError
 from fer_edge.labels import FER2013
+from fer_edge.measure.gate import loss_text
 from fer_edge.measure.proof import Engine, Proof, Proven, SplitImages, gate_without_proof
 from fer_edge.progress import SILENT, Reporter, logger
 from fer_edge.provenance import QatInfo, WeightsInfo
@@ -294,6 +295,15 @@ class Work:
         else:
             self.gates.append(gate_without_proof("int8", placement, last.failure))
         gate = self.gates[-1]
+        if result.proven is not None:
+            found = result.proven.verification.agreement
+            gate["delta_ci95"] = list(found.delta_ci95)
+            said = loss_text(found)
+            if said:
+                self.notes.append(
+                    f"INT8 on {found.n:,} images of {result.proven.verification.split}: "
+                    f"{found.flips} flips, top-1 {100 * found.delta_top1:+.2f} points, {said}"
+                )
         gate["attempts"] = [attempt.to_dict() for attempt in result.attempts]
         gate["choice"] = {
             "images": calibrated["chosen_on"],

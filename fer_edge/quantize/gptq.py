@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -164,7 +165,7 @@ def _unfolder(node: Any, weights: np.ndarray) -> Callable[[np.ndarray], np.ndarr
     if node.op_type != "Conv":
         if weights.ndim != 2:
             return "its weights are not a matrix"
-        return lambda x: x.reshape(1, -1, x.shape[-1])
+        return _rows
     if attribute(node, "auto_pad", b"NOTSET") not in {b"NOTSET", "NOTSET", b"VALID", "VALID"}:
         return "its padding is computed from its input"
     if weights.ndim != 4:
@@ -174,7 +175,15 @@ def _unfolder(node: Any, weights: np.ndarray) -> Callable[[np.ndarray], np.ndarr
     pads = list(attribute(node, "pads", [0, 0, 0, 0]))
     dilations = list(attribute(node, "dilations", [1, 1]))
     group = int(attribute(node, "group", 1))
-    return lambda x: unfold(x, kernel, strides=strides, pads=pads, dilations=dilations, group=group)
+    return partial(
+        unfold, kernel=kernel, strides=strides, pads=pads, dilations=dilations, group=group
+    )
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    """Return the inputs of a matrix product as rows [1,P,K]."""
+    rows: np.ndarray = x.reshape(1, -1, x.shape[-1])
+    return rows
 
 
 def _reader(model: Any, tensors: list[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:

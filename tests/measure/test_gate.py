@@ -101,7 +101,49 @@ def test_an_absent_class_is_not_judged() -> None:
     result = judged("int8", counts={"angry": 50, "happy": 50})
     assert result.passed
     names = [check.name for check in result.checks]
-    assert names == ["top1", "recall/angry", "recall/happy", "speed"]
+    assert names == ["top1", "recall/angry", "recall/happy", "flips", "speed"]
+
+
+def paired(lost: int, gained: int, n: int = 3_500) -> GateResult:
+    """Judge INT8 with so many images that only one of the two engines has right."""
+    labels = np.arange(n) % 7
+    right = np.eye(7, dtype=np.float32)[labels]
+    reference, engine = right.copy(), right.copy()
+    engine[:lost] = np.roll(engine[:lost], 1, axis=1)
+    reference[lost : lost + gained] = np.roll(reference[lost : lost + gained], 1, axis=1)
+    return judge(
+        "int8",
+        evaluate(reference, labels),
+        evaluate(engine, labels),
+        compare(reference, engine, labels),
+        speedup=Speedup(2.0, "fp32"),
+    )
+
+
+def test_the_gate_says_what_it_can_know_of_the_loss() -> None:
+    def detail(result: GateResult, name: str) -> str:
+        return next(check.detail for check in result.checks if check.name == name)
+
+    same = paired(26, 22)
+    assert same.passed
+    assert detail(same, "top1").endswith(": not distinguishable from no loss")
+    assert "95 % interval -0.5" in detail(same, "top1")
+    assert "at most 0.5" in detail(same, "loss")
+    assert "48 of 3,500 labels flip, 1.37%" in detail(same, "flips")
+    surely = paired(12, 0)
+    assert surely.passed
+    assert "not distinguishable" not in detail(surely, "top1")
+    # The drop is within its limit, but so many images flip that the loss may be twice as large.
+    bound = paired(85, 70)
+    assert failures(bound) == ["loss"]
+    assert "flips" in failures(paired(140, 140))
+    assert not failures(paired(0, 40))
+
+
+def test_a_small_set_has_no_limit_for_the_interval() -> None:
+    small = paired(1, 1, 140)
+    assert small.passed
+    assert "loss" not in [check.name for check in small.checks]
 
 
 def test_a_gain_passes() -> None:

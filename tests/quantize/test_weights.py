@@ -44,6 +44,22 @@ def test_no_pair_can_overflow_whatever_the_pixels(weights: np.ndarray, last: boo
             assert vpmaddubsw(pixels, channel) == exact
 
 
+@given(KERNELS, st.booleans())
+def test_no_pair_can_overflow_with_gptq_either(weights: np.ndarray, last: bool) -> None:
+    inputs = int(np.prod(weights.shape[1:]))
+    random = np.random.default_rng(inputs)
+    x = random.normal(size=(8, inputs))
+    quantised, scales = quantise_weights(weights, mode="saturation-safe", gram=(x.T @ x)[None])
+    nearest, same = quantise_weights(weights, mode="saturation-safe")
+    np.testing.assert_array_equal(scales, same)
+    assert quantised.shape == nearest.shape
+    order = np.moveaxis(quantised, 1, -1) if last else quantised
+    for channel in order.reshape(len(order), -1):
+        for pixels in (np.where(channel > 0, 255, 0), np.where(channel < 0, 255, 0)):
+            exact = int((pixels.astype(np.int64) * channel).sum())
+            assert vpmaddubsw(pixels, channel) == exact
+
+
 def test_full_weights_do_overflow() -> None:
     quantised, _ = quantise_weights(np.ones((1, 4, 1, 1), np.float32))
     pixels = np.full(4, 255)
