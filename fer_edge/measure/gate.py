@@ -163,14 +163,10 @@ def judge(
     """Judge an engine of ``precision`` (fp32, fp16, int8) against its reference.
 
     Every precision has limits for top-1 and for the recall of each class. fp32 and fp16 also have a
-<<<<<<< HEAD
-    limit for their logits; int8 has one for ``speedup``, which :func:`speedup_of_run` defines
-    (None: not measured). No engine passes where the reference itself answers by chance, or where
-    its outputs fit the labels far better in another order (:mod:`fer_edge.measure.assignment`).
-=======
     limit for their logits; int8 has limits for the interval of its loss, for flips, and for
-    ``speedup``, which :func:`speedup_of_run` defines (None: not measured).
->>>>>>> rounding
+    ``speedup``, which :func:`speedup_of_run` defines (None: not measured). No engine passes where
+    the reference itself answers by chance, or where its outputs fit the labels far better in
+    another order (:mod:`fer_edge.measure.assignment`).
     """
     policy = policy or GatePolicy()
     checks: list[GateCheck] = []
@@ -182,12 +178,8 @@ def judge(
         )
     elif precision != "int8":
         raise UsageError(f"the gate has no precision {precision!r}, only fp32, fp16 and int8")
-<<<<<<< HEAD
     checks.extend(_reference(reference))
-    checks.append(_top1(reference, engine, policy))
-=======
     checks.append(_top1(reference, engine, agreement, policy))
->>>>>>> rounding
     checks.extend(_recalls(reference, engine, policy))
     if precision == "int8":
         checks.extend(_bounds(agreement, policy))
