@@ -100,7 +100,7 @@ class DatasetInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     ``votes`` is the digest of the file of votes that its labels come from, if they do. A network
     from elsewhere has none of these. ``classes`` are the names of its classes where they are not
     FER2013's seven, ``folders`` the classes of folders that have another name, "" for a folder that
-    was left out.
+    was left out. ``relabelled`` says how the labels differ from FER2013's, where they do.
     """
 
     sha256: str | None = None
@@ -110,6 +110,7 @@ class DatasetInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     votes: str | None = None
     classes: tuple[str, ...] = ()
     folders: dict[str, str] = field(default_factory=dict)
+    relabelled: str = ""
 
     def __post_init__(self) -> None:
         problem = labels_problem(self.classes) if self.classes else None

@@ -34,6 +34,8 @@ __all__ = [
 SPLIT_TRAIN = "to train without PUBLIC, split TRAIN: fer-edge train --split 80/10/10"
 """What helps where a data set has no PUBLIC."""
 
+_RELABELLED = "NOT FER2013's LABELS: "
+
 
 @dataclass(frozen=True, eq=False)
 class FerDataset:
@@ -114,6 +116,9 @@ class FerDataset:
             content["classes"] = list(self.classes.names)
         if self.read_as.folders:
             content["folders"] = dict(self.read_as.folders)
+        for note in self.notes:
+            if note.startswith(_RELABELLED):
+                content["relabelled"] = note.removeprefix(_RELABELLED)
         return read_record(DatasetInfo, content, self.source)
 
     @property
@@ -248,6 +253,7 @@ def with_official_counts(dataset: FerDataset) -> FerDataset:
     """
     relabelled: list[str] = []
     differences: list[str] = []
+    fewer = True
     for split, counts in zip(Split, dataset.counts().values()):
         per_class = tuple(counts.values())
         verdict = compare_official(split, per_class)
@@ -255,14 +261,16 @@ def with_official_counts(dataset: FerDataset) -> FerDataset:
             relabelled.append(f"{split.label} {verdict}")
         elif verdict != "official":
             differences.append(f"{split.label} {verdict}")
+            fewer &= sum(per_class) < sum(OFFICIAL_COUNTS[split])
     notes = [*dataset.notes]
     if relabelled:
         notes.append(
-            f"NOT FER2013's LABELS: {', '.join(relabelled)}; scores on them cannot be compared "
-            "with those of FER2013"
+            f"{_RELABELLED}{', '.join(relabelled)}; scores on them cannot be compared with those "
+            "of FER2013"
         )
     if differences:
-        notes.append(f"partial copy of FER2013: {', '.join(differences)}")
+        whole = "partial copy of FER2013" if fewer else "not FER2013 as published"
+        notes.append(f"{whole}: {', '.join(differences)}")
     return dataset if notes == [*dataset.notes] else replace(dataset, notes=tuple(notes))
 
 

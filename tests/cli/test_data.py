@@ -5,11 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from fer_edge.cli import main
+from fer_edge.data import load
 from fer_edge.emotions import EMOTIONS
+from fer_edge.report import training_display
+from fer_edge.runs.folder import RunFolder
+
+TINY = (
+    "--epochs", "1", "--set", "model.options.widths=[8, 16]",
+    "--set", "model.options.blocks=[1, 1]", "--set", "optim.batch_size=32",
+)  # fmt: skip
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -70,3 +80,26 @@ def test_without_a_source_it_says_how_to_get_one(capsys, monkeypatch) -> None:
 def test_help_ends_with_an_example(capsys, arguments: list[str]) -> None:
     main(arguments)
     assert "Example:" in capsys.readouterr().out
+
+
+def test_without_public_train_names_split_and_the_command_of_the_fix_trains(
+    capsys, monkeypatch, tmp_path
+) -> None:
+    """``train.csv`` of the contest has no column Usage: all of it is TRAIN."""
+    path = tmp_path / "train.csv"
+    faces = load("synthetic:160", cache=False)
+    rows = [
+        f"{label},{' '.join(map(str, image.reshape(-1).tolist()))}"
+        for image, label in zip(faces.images, faces.labels)
+    ]
+    path.write_text("\n".join(["emotion,pixels", *rows]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FER_EDGE_DATA", str(path))
+    monkeypatch.setattr(training_display, "draw_histories", lambda histories, path: path.touch())
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *TINY])
+    assert stop.value.code == 2
+    found = re.search(r"fix: .*: (fer-edge train --split \S+)", capsys.readouterr().err)
+    assert found
+    main([*found[1].split()[1:], *TINY, "--name", "split"])
+    assert RunFolder(Path("runs/split")).info().dataset.resplit.name == "80/10/10"

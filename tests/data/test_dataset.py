@@ -17,6 +17,7 @@ from fer_edge.data.readers_npz import npz_from_dataset, read_npz
 from fer_edge.data.splits import OFFICIAL_COUNTS, compare_official
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, UsageError
+from fer_edge.records import to_dict
 
 
 @settings(max_examples=25, suppress_health_check=SHARED_FIXTURE)
@@ -141,6 +142,16 @@ def test_a_full_split_with_other_labels_is_noted_loudly() -> None:
     assert corrected.notes[0].startswith("NOT FER2013's LABELS: public differs: angry 468")
     assert "disgust 55 instead of 56" in corrected.notes[0]
     assert corrected.sha256 == public(changed).sha256
+    recorded = to_dict(corrected.info())
+    assert recorded["relabelled"].startswith("public differs: angry 468 instead of 467")
+    assert "relabelled" not in to_dict(good.info())
+    assert corrected.select("public").info().relabelled == corrected.info().relabelled
+
+
+def test_more_images_than_fer2013_has_are_no_part_of_it() -> None:
+    more = (OFFICIAL_COUNTS[Split.PUBLIC][0] + 1, *OFFICIAL_COUNTS[Split.PUBLIC][1:])
+    (note,) = with_official_counts(public(more)).notes
+    assert note.startswith("not FER2013 as published: train absent, public differs: 3,590 images")
 
 
 def test_a_partial_split_is_noted() -> None:
