@@ -86,8 +86,8 @@ class FerDataset:
                 missing = split.label if name == split.label else f"{name} needs {split.label}"
                 raise DataError(
                     f"{self.source} has no images of the split {missing}",
-                    fix=f"use one of {', '.join(s.label for s in present)}, or give a data set "
-                    f"that has {split.label}",
+                    fix=f"it has {', '.join(s.label for s in present)}: --split "
+                    f"{present[0].label}, or give a data set that has {split.label}",
                 )
         return self.take(np.flatnonzero(np.isin(self.split, wanted)))
 
