@@ -116,8 +116,12 @@ class Classifier:
         return self._prediction(row, elapsed / 1e6)
 
     def predict_batch(self, images: Iterable[str | Path | Image | np.ndarray]) -> list[Prediction]:
-        """Classify many face crops, 64 per batch; return one prediction per image, in order."""
-        faces = [face_from_image(image) for image in images]
+        """Classify many face crops, 64 per batch; return one prediction per image, in order.
+
+        ``images``: what :meth:`predict` takes, several times; or an array u8[N,H,W], u8[N,1,H,W] or
+        u8[N,H,W,3].
+        """
+        faces = [face_from_image(image) for image in _several(images)]
         predictions: list[Prediction] = []
         for first in range(0, len(faces), _BATCH):
             chunk = np.stack(faces[first : first + _BATCH])[:, None]
@@ -185,6 +189,27 @@ class Classifier:
             f"Classifier({str(self.bundle.path)!r}, backend={self.backend!r}, "
             f"precision={self.precision!r}, threads={self.threads})"
         )
+
+
+def _several(images: Any) -> Iterable[Any]:
+    """Return what ``predict_batch`` goes through; :class:`UsageError` for a single image."""
+    fix = "predict(image) takes one image; predict_batch([image]) a list of one"
+    if isinstance(images, str | bytes | Path):
+        raise UsageError(f"predict_batch takes several images, not one path: {images!r}", fix=fix)
+    if isinstance(images, np.ndarray):
+        if images.ndim < 3:
+            raise UsageError(
+                "predict_batch takes several images, not one array "
+                f"{images.dtype}{list(images.shape)}",
+                fix=fix,
+            )
+        channels_first = images.ndim == 4 and images.shape[1] == 1
+        return images[:, 0] if channels_first and images.shape[3] not in {3, 4} else images
+    if not isinstance(images, Iterable):
+        raise UsageError(
+            f"predict_batch takes several images, not one {type(images).__name__}", fix=fix
+        )
+    return images
 
 
 def _open_again(

@@ -67,7 +67,7 @@ def error_from_system(error: OSError, default: str = "") -> FerEdgeError:
     where = _named(os.fsdecode(name)) if isinstance(name, str | bytes) else default
     reason = (error.strerror or str(error) or type(error).__name__).strip()
     reason = reason[:1].lower() + reason[1:]
-    if error.errno == errno.EEXIST and Path(where).is_file():
+    if error.errno == errno.EEXIST and os.path.lexists(where) and not Path(where).is_dir():
         reason = "it is a file, not a folder"
     elif error.errno == errno.ENOENT:
         reason = "there is no such file or folder"

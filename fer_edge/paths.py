@@ -7,15 +7,36 @@ from pathlib import Path
 
 from fer_edge.errors import UsageError
 
-__all__ = ["cache_dir", "resource_dir"]
+__all__ = ["cache_dir", "expanded", "resource_dir"]
 
 
 def cache_dir() -> Path:
-    """``$FER_EDGE_CACHE``, else ``$XDG_CACHE_HOME/fer-edge``, else ``~/.cache/fer-edge``."""
+    """``$FER_EDGE_CACHE``, else ``$XDG_CACHE_HOME/fer-edge``, else ``~/.cache/fer-edge``.
+
+    :class:`UsageError` if the user has no home folder and neither variable is set.
+    """
     if named := os.environ.get("FER_EDGE_CACHE"):
-        return Path(named).expanduser()
+        return expanded(named)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fer-edge"
+    if base:
+        return Path(base) / "fer-edge"
+    try:
+        return Path.home() / ".cache" / "fer-edge"
+    except RuntimeError:
+        raise UsageError(
+            "this user has no home folder for the cache", fix="set FER_EDGE_CACHE to a folder"
+        ) from None
+
+
+def expanded(path: Path | str) -> Path:
+    """Return a path with ``~`` replaced; :class:`UsageError` if there is no such home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"{path}: there is no home folder of that name",
+            fix=f"write the path in full; for a folder named {Path(path).parts[0]}: ./{path}",
+        ) from None
 
 
 def resource_dir(name: str) -> Path:

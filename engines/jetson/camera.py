@@ -35,6 +35,7 @@ from vision import (
     HaarDetector,
     YuNetDetector,
     frames_of,
+    gray_and_bgr,
     open_capture,
     opencv,
     square,
@@ -43,6 +44,7 @@ from vision import (
 from fer_edge import Classifier
 from fer_edge.errors import FerEdgeError, UnavailableError, UsageError
 from fer_edge.measure.latency import LatencySamples
+from fer_edge.oserrors import error_from_system
 
 __all__ = ["Summary", "Watchdog", "main", "run"]
 
@@ -111,10 +113,11 @@ def run(
     for number, frame in enumerate(frames):
         watchdog.tell("WATCHDOG=1")
         if number % every == 0:
-            record = _record(number, frame, detect, classifier, summary)
+            gray, bgr = gray_and_bgr(frame)
+            record = _record(number, gray, bgr, detect, classifier, summary)
             emit(record)
             if draw:
-                draw(frame, record["faces"])
+                draw(bgr, record["faces"])
         summary.frames += 1
         if limit is not None and summary.frames >= limit:
             break
@@ -122,11 +125,15 @@ def run(
 
 
 def _record(
-    number: int, frame: np.ndarray, detect: Detector, classifier: Classifier, summary: Summary
+    number: int,
+    gray: np.ndarray,
+    frame: np.ndarray,
+    detect: Detector,
+    classifier: Classifier,
+    summary: Summary,
 ) -> dict[str, Any]:
     at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     started = time.perf_counter_ns()
-    gray = opencv().cvtColor(frame, opencv().COLOR_BGR2GRAY) if frame.ndim == 3 else frame
     boxes = detect(gray, frame)
     detected = time.perf_counter_ns()
     faces = []
@@ -286,6 +293,11 @@ def watch(options: argparse.Namespace) -> None:
         )
         watchdog.tell("STOPPING=1")
         _emit(summary.to_dict())
+        if not summary.frames and not stop.is_set():
+            raise UsageError(
+                f"{options.source} has no frame that this OpenCV can read",
+                fix="play it with another program, or convert it: ffmpeg -i FILE out.avi",
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -293,14 +305,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         watch(parse(argv))
     except FerEdgeError as error:
-        _say(f"error: {error}")
-        if error.fix:
-            _say(f"fix:   {error.fix}")
-        return error.exit_code
+        return _fail(error)
     except BrokenPipeError:
         # `camera.py ... | head`: the reader of stdout has ended.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        return _fail(error_from_system(error))
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "cv2":
+            raise
+        reason = " ".join(str(error).split())
+        return _fail(
+            UnavailableError(
+                f"OpenCV failed: {reason}",
+                fix="check the source in another program; --source takes a GStreamer pipeline",
+            )
+        )
     return 0
+
+
+def _fail(error: FerEdgeError) -> int:
+    _say(f"error: {error}")
+    if error.fix:
+        _say(f"fix:   {error.fix}")
+    return error.exit_code
 
 
 if __name__ == "__main__":

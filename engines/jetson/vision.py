@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import threading
 from collections.abc import Callable, Generator
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
+from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +24,7 @@ __all__ = [
     "YuNetDetector",
     "csi_pipeline",
     "frames_of",
+    "gray_and_bgr",
     "open_capture",
     "opencv",
     "square",
@@ -36,7 +41,7 @@ class Capture(Protocol):
     """The part of ``cv2.VideoCapture`` that is used."""
 
     def read(self) -> tuple[bool, Any]:
-        """Return (True, u8[H,W,3] BGR), or (False, None) if there is no frame."""
+        """Return (True, a frame for :func:`gray_and_bgr`), or (False, None) if there is none."""
 
     def release(self) -> None:
         """Release the camera."""
@@ -47,16 +52,128 @@ Detector = Callable[[np.ndarray, np.ndarray], list[Box]]
 
 
 def opencv() -> Any:
-    """Return ``cv2``; raises :class:`UnavailableError` if it is not installed."""
+    """Return ``cv2``; raises :class:`UnavailableError` if it is not installed or does not load."""
     try:
-        import cv2
-    except ImportError as error:
+        # numpy prints a page on stderr where OpenCV was compiled for another release of it.
+        with redirect_stderr(StringIO()):
+            import cv2
+    except ModuleNotFoundError as error:
         raise UnavailableError(
-            f"OpenCV cannot be imported: {error}",
+            f"OpenCV is not installed: {error}",
             fix="on a Jetson: apt-get install python3-opencv; elsewhere: "
             "pip install 'fer-edge[camera]'",
         ) from None
+    # AttributeError: _ARRAY_API not found; SystemError: initialization raised an exception.
+    except (ImportError, AttributeError, SystemError) as error:
+        raise _not_loaded(error) from None
     return cv2
+
+
+def _not_loaded(error: Exception) -> UnavailableError:
+    """Return the error for an OpenCV that is installed and cannot be imported."""
+    spec = find_spec("cv2")
+    where = f" ({spec.origin})" if spec and spec.origin else ""
+    major = int(np.__version__.partition(".")[0])
+    reasons = f"{error} {error.__cause__ or ''}"
+    if major >= 2 and any(word in reasons for word in ("numpy", "multiarray", "_ARRAY_API")):
+        return UnavailableError(
+            f"this OpenCV{where} was compiled for NumPy 1, and NumPy {np.__version__} is installed",
+            fix=f"{sys.executable} -m pip install 'numpy>=1.26,<2'",
+        )
+    return UnavailableError(
+        f"OpenCV{where} is installed and cannot be imported: {error}",
+        fix="install the libraries that the message names, or use opencv-python-headless",
+    )
+
+
+_END = "videoconvert ! video/x-raw,format=BGR ! appsink"
+_LUMA_FIRST = ("YUY2", "YUYV", "YVYU", "YUNV")
+_PLANAR = ("NV12", "NV21", "I420", "YV12")
+
+
+def gray_and_bgr(frame: np.ndarray, pixels: str = "", bits: int = 0) -> tuple[Any, Any]:
+    """Return (u8[H,W] gray, u8[H,W,3] BGR) of a camera's frame.
+
+    Frames are u8[H,W,3] BGR, u8[H,W,4] BGRx, u8[H,W] or [H,W,1] gray, u16[H,W] gray (Y16),
+    u8[H,W,2] of the format ``pixels`` (YUY2, UYVY), or u8[H*3/2,W] of a planar format (NV12, I420).
+    ``bits``: those that a Y16 camera uses; 0: as many as this frame does. Raises
+    :class:`UsageError` for other frames.
+    """
+    cv2 = opencv()
+    if not isinstance(frame, np.ndarray) or frame.ndim not in {2, 3} or 0 in frame.shape:
+        raise _no_picture(frame)
+    channels = frame.shape[2] if frame.ndim == 3 else 1
+    if frame.dtype == np.uint8 and channels in {3, 4}:
+        bgr = frame if channels == 3 else np.ascontiguousarray(frame[:, :, :3])
+        return cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), bgr
+    if channels == 1 and frame.dtype in {np.dtype(np.uint8), np.dtype(np.uint16)}:
+        gray = frame.reshape(frame.shape[:2])
+        if gray.dtype == np.uint16:
+            # Cameras of 10 and 12 bits use the low bits of a word.
+            gray = (gray >> max((bits or bits_used(gray)) - 8, 0)).astype(np.uint8)
+        elif pixels in _PLANAR:
+            gray = gray[: gray.shape[0] * 2 // 3]
+    elif channels == 2 and frame.dtype == np.uint8 and pixels in {*_LUMA_FIRST, "UYVY"}:
+        gray = frame[:, :, 1 if pixels == "UYVY" else 0]
+    else:
+        raise _no_picture(frame)
+    gray = np.ascontiguousarray(gray)
+    # The networks take gray, so colours of YUV are not computed.
+    return gray, cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR)
+
+
+def bits_used(frame: np.ndarray) -> int:
+    """Return how many bits the values of a u16 frame need: 8, 10, 12, 14 or 16."""
+    needed = int(frame.max()).bit_length()
+    return max(8, needed + needed % 2)
+
+
+def _no_picture(frame: Any) -> UsageError:
+    kind = f"{frame.dtype}{list(frame.shape)}" if isinstance(frame, np.ndarray) else "no array"
+    return UsageError(
+        f"the source gives frames that are {kind}, not uint8 [H,W,3] BGR or [H,W] gray",
+        fix=f"end the GStreamer pipeline in `{_END}`, or name a camera without a pipeline",
+    )
+
+
+class Converted:
+    """A capture whose frames are u8[H,W,3] BGR, whatever the camera gives."""
+
+    def __init__(self, capture: Any, source: str, cv2: Any) -> None:
+        self._capture = capture
+        self._pixels = _pixel_format(capture, source, cv2)
+        self._height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT) or 0)
+        self._bits = 8
+
+    def read(self) -> tuple[bool, Any]:
+        """Return (True, u8[H,W,3] BGR), or (False, None) if there is no frame."""
+        ok, frame = self._capture.read()
+        if not ok or frame is None:
+            return False, None
+        pixels = self._pixels
+        if frame.ndim == 2 and 2 * frame.shape[0] == 3 * self._height:
+            pixels = pixels or "NV12"
+        elif frame.ndim == 2 and self._height and frame.shape[0] == self._height:
+            pixels = ""  # OpenCV has converted a planar format to gray
+        if frame.dtype == np.uint16 and frame.size:
+            # Of all frames: a dark one must not become bright.
+            self._bits = max(self._bits, bits_used(frame))
+        return True, gray_and_bgr(frame, pixels, self._bits)[1]
+
+    def release(self) -> None:
+        """Release the camera."""
+        self._capture.release()
+
+
+def _pixel_format(capture: Any, source: str, cv2: Any) -> str:
+    """Return the format that the end of a pipeline or the driver names, such as ``"YUY2"``."""
+    known = (*_LUMA_FIRST, "UYVY", *_PLANAR)
+    if "!" in source:
+        named = re.findall(r"format\s*=\s*(?:\(string\)\s*)?\"?(\w+)", source)
+        return named[-1] if named and named[-1] in known else ""
+    code = int(capture.get(cv2.CAP_PROP_FOURCC) or 0)
+    word = code.to_bytes(8, "little", signed=True)[:4].decode("latin-1").upper()
+    return word if word in known else ""
 
 
 def csi_pipeline(sensor: int, width: int, height: int, fps: int) -> str:
@@ -101,8 +218,7 @@ def open_capture(source: str, width: int, height: int, fps: int) -> Capture:
         raise UnavailableError(
             f"{source} cannot be opened", fix="v4l2-ctl --list-devices shows the cameras"
         )
-    opened: Capture = capture
-    return opened
+    return Converted(capture, source, cv2)
 
 
 def frames_of(

@@ -90,8 +90,8 @@ class FerDataset:
         for split in wanted:
             if split not in present:
                 missing = split.label if name == split.label else f"{name} needs {split.label}"
-                fix = f"use one of {', '.join(s.label for s in present)}, or give a data set "
-                fix += f"that has {split.label}"
+                fix = f"it has {', '.join(s.label for s in present)}: --split {present[0].label}, "
+                fix += f"or give a data set that has {split.label}"
                 if split is Split.PUBLIC and self.resplit is None:
                     fix += f"; {SPLIT_TRAIN}"
                 raise DataError(f"{self.source} has no images of the split {missing}", fix=fix)

@@ -26,6 +26,7 @@ from typing import Literal
 
 from fer_edge.bundle.manifest import MANIFEST
 from fer_edge.errors import UsageError
+from fer_edge.paths import expanded
 from fer_edge.pretrained import PRETRAINED, is_packaged, packaged_name, pretrained_path
 
 __all__ = [
@@ -114,7 +115,7 @@ class Found:
 
 def runs_root(option: str | Path | None = None) -> Path:
     """Return the folder of all runs: ``option``, else ``$FER_EDGE_RUNS``, else ``runs``."""
-    return Path(option or os.environ.get("FER_EDGE_RUNS") or "runs").expanduser()
+    return expanded(option or os.environ.get("FER_EDGE_RUNS") or "runs")
 
 
 def runs_below(root: Path) -> list[Path]:
@@ -178,7 +179,9 @@ def _kind(path: Path) -> Kind | None:
     """Return what ``path`` is; None for nothing and for what no command takes."""
     if path.is_file():
         kinds: dict[str, Kind] = {".safetensors": "weights file", ".onnx": "ONNX file"}
-        return kinds.get(path.suffix.lower())
+        kind = kinds.get(path.suffix.lower())
+        # A renamed file of PyTorch is no damaged file of ours.
+        return None if kind == "weights file" and _foreign(path) else kind
     if not path.is_dir():
         return None
     if (path / MANIFEST).is_file():
@@ -190,6 +193,29 @@ def _kind(path: Path) -> Kind | None:
     if (path / WEIGHTS_FILE).is_file():
         return "weights file"
     return "folder of runs" if any(path.glob(f"*/{RUN_FILE}")) else None
+
+
+_FOREIGN = {
+    b"PK\x03\x04": "PyTorch or Keras",
+    b"\x80": "PyTorch (a pickle)",
+    b"\x89HDF\r\n": "Keras (HDF5)",
+}
+"""First bytes -> the program that wrote the file."""
+_FOREIGN_SUFFIXES = {
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".pkl"), "PyTorch"),
+    **dict.fromkeys((".h5", ".hdf5", ".keras"), "Keras"),
+    **dict.fromkeys((".tflite", ".pb"), "TensorFlow"),
+}
+
+
+def _foreign(path: Path) -> str | None:
+    """Return the program that wrote a file of weights, if it is another one, by its first bytes."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if head[8:9] == b"{":
+        return None  # safetensors: eight bytes of length, then JSON
+    programs = (name for start, name in _FOREIGN.items() if head.startswith(start))
+    return next(programs, None)
 
 
 def _unnamed(root: Path, wants: Wants) -> Found:
@@ -245,6 +271,9 @@ def _nothing(name: str | Path, root: Path, wants: Wants) -> UsageError:
         fix = "a run's folder holds run.json, a bundle's folder manifest.json"
         if path.is_file() and {"weights file", "ONNX file"} & set(wants.kinds):
             fix = "weights end in .safetensors, graphs in .onnx"
+        program = path.is_file() and (_FOREIGN_SUFFIXES.get(path.suffix.lower()) or _foreign(path))
+        if program:
+            return _not_ours(path, program, wants)
         if path.suffix.lower() == ".fer":
             fix = f"unpack it: fer-edge bundle unpack {path}"
         return UsageError(f"{path} is not a {_list(wants)}", fix=fix)
@@ -260,6 +289,13 @@ def _nothing(name: str | Path, root: Path, wants: Wants) -> UsageError:
         if "bundle" in wants.kinds:
             fix += ", then `fer-edge build`"
     return UsageError(f"there is no {_list(wants)} {str(name)!r}", fix=fix)
+
+
+def _not_ours(path: Path, program: str, wants: Wants) -> UsageError:
+    fix = "weights are model.safetensors of a run that `fer-edge train` made"
+    if "ONNX file" in wants.kinds:
+        fix = f"export it to ONNX with {program.partition(' ')[0]}, then: fer-edge build FILE.onnx"
+    return UsageError(f"{path} is a file of {program}, not a {_list(wants)}", fix=fix)
 
 
 def _wrong_kind(found: Found, wants: Wants) -> UsageError:

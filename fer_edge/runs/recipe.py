@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -225,6 +226,10 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
 
 
+_DEEPEST = 16
+"""Parts of a key of ``--set``; the deepest real ones have three."""
+
+
 def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe by name or TOML path, then apply ``key=value`` overrides in order.
 
@@ -233,6 +238,21 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     path = _recipe_path(name_or_path)
     content = read_toml(path, RecipeError)
     return with_overrides(recipe_from_dict(content, source=str(path)), overrides)
+
+
+def _refuse_dates(content: Any, where: str) -> None:
+    """Refuse TOML's dates and times: no setting is one, and JSON, in which runs are kept, has none.
+
+    ``content`` is nested a few levels deep (:func:`parse_toml`, :func:`with_overrides`).
+    """
+    if isinstance(content, date | time):
+        raise RecipeError(f"{where} is a date or a time: {content}", fix="write it in quotes")
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            _refuse_dates(value, f"{where}: {key}")
+    elif isinstance(content, list):
+        for value in content:
+            _refuse_dates(value, where)
 
 
 def _recipe_path(name_or_path: str | Path) -> Path:
@@ -252,6 +272,7 @@ def recipe_from_dict(content: Mapping[str, Any], *, source: str = "recipe") -> R
     run = content.get("run")
     if isinstance(run, Mapping) and isinstance(run.get("compile"), bool):
         content = {**content, "run": {**run, "compile": "on" if run["compile"] else "off"}}
+    _refuse_dates(content, source)
     return read_record(Recipe, content, source, RecipeError)
 
 
@@ -266,6 +287,8 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
                 f"--set {override!r} is not key=value", fix="write e.g. --set optim.lr=0.05"
             )
         *parents, last = key.split(".")
+        if len(parents) > _DEEPEST:
+            raise unknown("key", key, keys(Recipe), where="--set", error=RecipeError)
         table: Any = content
         for parent in parents:
             table = table.setdefault(parent, {})

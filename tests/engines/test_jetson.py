@@ -561,3 +561,216 @@ def test_the_dockerfile_copies_what_there_is() -> None:
 def test_everything_that_was_not_run_says_so() -> None:
     for name in ("README.md", "install.sh", "fer-edge-camera.service", "Dockerfile"):
         assert "run on a device yet" in (JETSON / name).read_text(encoding="utf-8").lower()
+
+
+# Frames of every kind of camera
+
+
+def a_face() -> np.ndarray:
+    return golden_images(1, seed=8)[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pixels"),
+    [
+        ("bgr", ""),
+        ("bgrx", ""),
+        ("gray", ""),
+        ("gray1", ""),
+        ("yuy2", "YUY2"),
+        ("uyvy", "UYVY"),
+        ("nv12", "NV12"),
+        ("y16", ""),
+        ("y12", ""),
+        ("y10", ""),
+    ],
+)
+def test_frames_of_every_kind(vision: ModuleType, kind: str, pixels: str) -> None:
+    """The gray that comes out is the gray that was put in."""
+    face = a_face()
+    face[0, 0] = 255  # so that all bits of a Y16 frame are used
+    noise = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
+    frame = {
+        "bgr": np.dstack([face] * 3),
+        "bgrx": np.dstack([face] * 3 + [noise]),
+        "gray": face,
+        "gray1": face[:, :, None],
+        "yuy2": np.dstack([face, noise]),
+        "uyvy": np.dstack([noise, face]),
+        "nv12": np.vstack([face, noise[:24]]),
+        "y16": face.astype(np.uint16) << 8,
+        "y12": face.astype(np.uint16) << 4,
+        "y10": (face.astype(np.uint16) << 2)[:, :, None],
+    }[kind]
+    gray, bgr = vision.gray_and_bgr(frame, pixels)
+    np.testing.assert_array_equal(gray, face)
+    assert bgr.shape == (48, 48, 3)
+    assert bgr.dtype == np.uint8
+    np.testing.assert_array_equal(vision.gray_and_bgr(bgr)[0], face)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((4, 4, 2), np.uint8),  # YUY2 or UYVY: nobody says which
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 3), np.uint16),
+        np.zeros((4, 4, 5), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros(12, np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        None,
+        "frame",
+    ],
+)
+def test_other_frames_say_what_a_pipeline_ends_in(vision: ModuleType, frame: Any) -> None:
+    with pytest.raises(UsageError, match="the source gives frames that are") as raised:
+        vision.gray_and_bgr(frame)
+    assert "videoconvert ! video/x-raw,format=BGR ! appsink" in str(raised.value.fix)
+
+
+class FormatCapture(FakeCapture):
+    """A capture that says its FOURCC and its height."""
+
+    def __init__(self, frames: list[np.ndarray], fourcc: str = "", height: int = 0) -> None:
+        super().__init__(frames)
+        self.code, self.height = int.from_bytes(fourcc.encode(), "little"), height
+
+    def get(self, number: int) -> float:
+        import cv2
+
+        return float(
+            {cv2.CAP_PROP_FOURCC: self.code, cv2.CAP_PROP_FRAME_HEIGHT: self.height}[number]
+        )
+
+
+@pytest.mark.parametrize(
+    ("source", "fourcc", "height", "kind"),
+    [
+        ("/dev/video0", "YUYV", 48, "yuy2"),
+        ("/dev/video0", "UYVY", 48, "uyvy"),
+        ("v4l2src ! video/x-raw,format=UYVY ! appsink", "", 48, "uyvy"),
+        ("v4l2src ! video/x-raw, format=(string)YUY2 ! appsink", "", 48, "yuy2"),
+        ("v4l2src ! video/x-raw,format=NV12 ! appsink", "", 0, "nv12"),
+        ("/dev/video0", "", 48, "nv12"),
+        ("/dev/video0", "NV12", 48, "gray"),
+    ],
+)
+def test_a_capture_converts(
+    vision: ModuleType, source: str, fourcc: str, height: int, kind: str
+) -> None:
+    import cv2
+
+    face, other = a_face(), np.full((48, 48), 7, np.uint8)
+    frame = {
+        "yuy2": np.dstack([face, other]),
+        "uyvy": np.dstack([other, face]),
+        "nv12": np.vstack([face, other[:24]]),
+        "gray": face,
+    }[kind]
+    fake = FormatCapture([frame], fourcc, height)
+    capture = vision.Converted(fake, source, cv2)
+    ok, bgr = capture.read()
+    assert ok
+    np.testing.assert_array_equal(bgr, np.dstack([face] * 3))
+    assert capture.read() == (False, None)
+    capture.release()
+    assert fake.released
+
+
+def test_a_dark_frame_of_a_deep_camera_stays_dark(vision: ModuleType) -> None:
+    import cv2
+
+    bright, dark = np.full((4, 4), 4000, np.uint16), np.full((4, 4), 160, np.uint16)
+    capture = vision.Converted(FormatCapture([bright, dark]), "/dev/video0", cv2)
+    assert capture.read()[1].max() == 4000 >> 4
+    assert capture.read()[1].max() == 160 >> 4
+
+
+def test_a_camera_of_another_format_runs(camera: ModuleType, tiny_bundle: Bundle) -> None:
+    frames = [frame[:, :, None] for frame in gray_frames(2)]
+    records: list[dict[str, Any]] = []
+    with Classifier(tiny_bundle.path) as classifier:
+        summary = camera.run(iter(frames), one_face, classifier, records.append)
+    assert summary.faces == 2
+    with Classifier(tiny_bundle.path) as classifier, pytest.raises(UsageError, match="frames that"):
+        camera.run(iter([np.zeros((4, 4, 2), np.uint8)]), one_face, classifier, records.append)
+
+
+BROKEN_CV2 = {
+    "numpy": "import sys\nsys.stderr.write('A module that was compiled using NumPy 1.x\\n')\n"
+    "raise ImportError('numpy.core.multiarray failed to import')\n",
+    "array_api": "raise AttributeError('_ARRAY_API not found')\n",
+    "library": "raise ImportError('libGL.so.1: cannot open shared object file')\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "fix"),
+    [
+        ("numpy", "was compiled for NumPy 1, and NumPy 2", "pip install 'numpy>=1.26,<2'"),
+        ("array_api", "was compiled for NumPy 1, and NumPy 2", "pip install 'numpy>=1.26,<2'"),
+        ("library", "is installed and cannot be imported: libGL.so.1", "opencv-python-headless"),
+    ],
+)
+def test_an_opencv_that_does_not_load(kind: str, words: str, fix: str, tmp_path: Path) -> None:
+    """What is installed is not advised to be installed; numpy's page about it is not printed."""
+    if int(np.__version__.partition(".")[0]) < 2:
+        pytest.skip("needs numpy 2")
+    (tmp_path / "cv2.py").write_text(BROKEN_CV2[kind])
+    script = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(JETSON)!r}]\n"
+    script += "import camera; sys.exit(camera.main(['bundle', '--source', 'x.avi']))"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 5
+    error, told = ended.stderr.splitlines()
+    assert words in error
+    assert str(tmp_path / "cv2.py") in error
+    assert fix in told
+
+
+def test_a_file_without_a_frame_is_an_error(
+    camera: ModuleType,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    film = tmp_path / "film.avi"
+    film.touch()
+    monkeypatch.setattr(camera, "open_capture", lambda *_: FakeCapture([]))
+    monkeypatch.setattr(camera.signal, "signal", lambda *_: None)
+    arguments = [str(tiny_bundle.path), "--backend", "onnxruntime", "--source", str(film)]
+    assert camera.main(arguments) == 2
+    told = capsys.readouterr()
+    assert f"error: {film} has no frame that this OpenCV can read" in told.err
+    assert json.loads(told.out.splitlines()[-1])["frames"] == 0
+
+
+def test_an_error_of_opencv_is_one_line(
+    camera: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cv2
+
+    def fails(_: Any) -> None:
+        cv2.cvtColor(np.zeros((4, 4, 2), np.uint8), cv2.COLOR_BGR2GRAY)
+
+    monkeypatch.setattr(camera, "watch", fails)
+    assert camera.main(["bundle"]) == 5
+    error, fix = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: OpenCV failed: ")
+    assert fix.startswith("fix: ")
+
+
+def test_the_service_gives_up_on_a_wrong_setting() -> None:
+    text = (JETSON / "fer-edge-camera.service").read_text(encoding="utf-8")
+    unit, _, service = text.partition("[Service]")
+    setting = dict(re.findall(r"^(\w+)=(.*)$", service, re.MULTILINE))
+    assert {"2", "6"} <= set(setting["RestartPreventExitStatus"].split())
+    limits = dict(re.findall(r"^(StartLimit\w+)=(\d+)$", unit, re.MULTILINE))
+    # A start that fails at once comes back after RestartSec: the limit must be reached.
+    starts = int(limits["StartLimitIntervalSec"]) / (int(setting["RestartSec"]) + 10)
+    assert starts > int(limits["StartLimitBurst"])
+    # A camera that is lost while the service runs fails after 60 s: then it must not be.
+    assert int(limits["StartLimitIntervalSec"]) / 60 < int(limits["StartLimitBurst"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_edge.errors import IntegrityError, UnavailableError, UsageError, require
+from fer_edge.paths import expanded
 
 if TYPE_CHECKING:
     import optuna
@@ -81,7 +82,7 @@ def _journal(path: Path) -> Any:
 
     # Absolute: the lock is a symbolic link to this path, and Optuna waits without end on a link
     # to a path that does not exist.
-    path = path.expanduser().resolve()
+    path = expanded(path).resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(path)))
