@@ -52,6 +52,8 @@ _SCALINGS = (
     Scaling(mean=(0.5,), std=(0.5,)),
 )
 """The usual ones: 0 to 1, pixels, ImageNet's, FER2013's mean and deviation, -1 to 1."""
+_CAFFE = Scaling(1.0, (123.68, 116.779, 103.939))
+"""Means of ImageNet's pixels, as R, G, B: Caffe's networks, and the older ones of Keras."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +167,7 @@ def _scaling(
     file: OnnxFile, graph: ForeignGraph, said: Scaling | None, assumed: list[str]
 ) -> Scaling:
     given = [file.mean, file.std, file.scale]
-    if graph.pixels.integer:
+    if graph.pixels.scales:
         if any(each is not None for each in given):
             raise UsageError(
                 f"{file.path} takes integer pixels and scales them itself",
@@ -210,7 +212,7 @@ def refuse_other_scaling(
     Far better: 3 points of top-1 and not by chance (McNemar's test, p < 1e-4), each scaling with
     the order of classes that fits it best. All are tried on 128 images, the best one on 768.
     """
-    if foreign.graph.pixels.integer:
+    if foreign.graph.pixels.scales:
         return
     few = _Trial(foreign, selected, _FIRST)
     tried = [foreign.scaling, *(each for each in _candidates(foreign) if each != foreign.scaling)]
@@ -238,7 +240,7 @@ def refuse_other_scaling(
 
 def _candidates(foreign: Foreign) -> list[Scaling]:
     if foreign.graph.pixels.channels == 3:
-        return list(_SCALINGS)
+        return [*_SCALINGS, _CAFFE]
     # One channel: the mean over the three, as for torchvision's networks of gray images.
     gray = Scaling(mean=(0.449,), std=(0.226,))
     return [gray if each == IMAGENET else each for each in _SCALINGS]

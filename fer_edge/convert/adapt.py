@@ -51,6 +51,11 @@ def adapted(
     _name(model, foreign.pixels.name)
     preprocessing = _Front(model, foreign, scaling, pixels).write(fold)
     _set_output(model, len(outputs))
+    # The graph may go on scaling: what is recorded is the whole of it.
+    affine = affine_input(model, wiring(model))
+    if affine is not None:
+        std = 1 / (255 * affine.scale)
+        preprocessing = Preprocessing(mean=-affine.offset * std, std=std)
     return model, preprocessing
 
 
@@ -134,11 +139,7 @@ class _Front:
                 )
             )
             self._last = "fer_edge/rgb"
-        affine = affine_input(self.model, wiring(self.model))
-        if affine is None:
-            return Preprocessing()
-        std = 1 / (255 * affine.scale)
-        return Preprocessing(mean=-affine.offset * std, std=std)
+        return Preprocessing()
 
     def _write_float(self, fold: bool) -> Preprocessing:
         affines = self._affines()

@@ -5,6 +5,7 @@ What its input is like is read from its shape, and from what the user says where
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fer_edge.convert.ending import (
     refuse_sigmoid,
     take_logarithm,
 )
-from fer_edge.convert.graph import FLOAT
+from fer_edge.convert.graph import FLOAT, attribute, wiring
 from fer_edge.convert.onnx_file import Layout, OnnxFile
 from fer_edge.convert.reading import EXPORT, model_from_file
 from fer_edge.errors import UsageError, require
@@ -30,13 +31,15 @@ INTEGERS = {2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 4: "uint1
 """The names of TensorProto's integer types."""
 
 _MOST_BATCH = 64
+_MOVES = frozenset({"Transpose", "Squeeze", "Unsqueeze", "Reshape", "Identity", "Slice"})
 
 
 @dataclass(frozen=True)
 class Pixels:
     """The input that a graph takes: ``size`` is (width, height), ``rank`` 4, 3 or 2 (flat).
 
-    ``elem`` is TensorProto's code of its type: an integer input takes pixels from 0 to 255.
+    ``elem`` is TensorProto's code of its type. ``scales``: the graph takes pixels from 0 to 255 as
+    integers, and scales them itself.
     """
 
     name: str
@@ -46,10 +49,11 @@ class Pixels:
     channels: int
     size: tuple[int, int]
     batch: int | None
+    scales: bool = False
 
     @property
     def integer(self) -> bool:
-        """Whether the graph takes pixels, and scales them itself."""
+        """Whether the input has an integer type."""
         return self.elem != FLOAT
 
     @property
@@ -98,6 +102,8 @@ def read_foreign(file: OnnxFile) -> ForeignGraph:
     labels = None if file.labels is None else len(file.labels)
     keep_one_output(model, path, labels)
     pixels, assumed = _pixels(model, file)
+    if pixels.integer:
+        pixels = _without_casts(model, replace(pixels, scales=True))
     before = model.SerializeToString()
     _free_batch(model, pixels)
     _check_batches(before, model, pixels, path)
@@ -227,6 +233,35 @@ def _pixels_without_channels(
     return Pixels("", FLOAT, 2, "nchw", 1, size, None), ["pixels in rows"]
 
 
+def _without_casts(model: Any, pixels: Pixels) -> Pixels:
+    """Make an integer input a float one where the graph only moves its pixels before it casts them.
+
+    The cast then comes first, as in our own graphs, and a resize can follow it.
+    """
+    graph, wires = model.graph, wiring(model)
+    names, casts = [pixels.name], list[Any]()
+    for name in names:
+        if name in wires.outputs:
+            return pixels
+        for node in wires.consumers.get(name, ()):
+            if node.op_type == "Cast" and attribute(node, "to") == FLOAT:
+                casts.append(node)
+            elif node.op_type in _MOVES and node.input[0] == name:
+                names.append(node.output[0])
+            else:
+                return pixels
+    changes = {node.output[0]: node.input[0] for node in casts}
+    if set(changes) & set(wires.outputs):
+        return pixels
+    kept = [node for node in graph.node if node.output[0] not in changes]
+    del graph.node[:]
+    for node in kept:
+        node.input[:] = [changes.get(name, name) for name in node.input]
+    graph.node.extend(kept)
+    graph.input[0].type.tensor_type.elem_type = FLOAT
+    return replace(pixels, elem=FLOAT)
+
+
 def _free_batch(model: Any, pixels: Pixels) -> None:
     """Make the first size of input and output free, and that of Reshapes to a constant shape."""
     onnx = require("onnx", "build")
@@ -277,7 +312,9 @@ def _check_batches(before: bytes, model: Any, pixels: Pixels, path: Path) -> Non
     except _RunError as error:
         if not pixels.batch:
             raise
-        raise UsageError(f"{advice}, and its nodes keep it so: {error}", fix=EXPORT) from None
+        raise UsageError(
+            f"{advice}, and its nodes keep it so: {error.reason}", fix=EXPORT
+        ) from None
     scale = max(1.0, float(np.abs(whole).max()))
     same = all(
         each.shape == whole.shape and np.abs(each - whole).max() <= 1e-3 * scale
@@ -295,7 +332,8 @@ def _examples(pixels: Pixels, count: int) -> np.ndarray:
     generator = np.random.default_rng(7)
     kind = np.float32 if not pixels.integer else np.dtype(INTEGERS[pixels.elem])
     if not pixels.integer:
-        return generator.uniform(0, 1, (count, *pixels.shape)).astype(kind)
+        high = 255 if pixels.scales else 1
+        return generator.uniform(0, high, (count, *pixels.shape)).astype(kind)
     return generator.integers(0, 128, (count, *pixels.shape)).astype(kind)
 
 
@@ -316,7 +354,9 @@ def _flatten_output(model: Any, scores: np.ndarray, examples: np.ndarray, path: 
 
 
 class _RunError(UsageError):
-    """ONNX Runtime does not run a user's graph."""
+    """ONNX Runtime does not run a user's graph, for ``reason``."""
+
+    reason = ""
 
 
 def logits_of(model: Any, images: np.ndarray, path: Path) -> np.ndarray:
@@ -333,5 +373,9 @@ def logits_of(model: Any, images: np.ndarray, path: Path) -> np.ndarray:
     except Exception as error:  # onnxruntime's errors are in a private module
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         reason = line.split(" : ", 3)[-1] if line.startswith("[ONNXRuntimeError]") else line
-        raise _RunError(f"{path} does not run: {reason[:240]}", fix=EXPORT) from None
+        # Its own source file and the signature of its function.
+        reason = re.sub(r"/onnxruntime_src/.*\) (const )?", "", reason)[:240]
+        failure = _RunError(f"{path} does not run: {reason}", fix=EXPORT)
+        failure.reason = reason
+        raise failure from None
     return result.astype(np.float32)

@@ -53,6 +53,7 @@ def model_from_file(path: Path) -> Any:
     _inline_external_data(onnx, model, path)
     _drop_initializer_inputs(model)
     model.ir_version = min(max(model.ir_version, _IR), _NEWEST_IR)
+    model = _with_output_shapes(onnx, model)
     _check(onnx, model, path)
     _refuse_quantised(model, path)
     model = _with_known_opset(onnx, model, path)
@@ -205,6 +206,16 @@ def _drop_initializer_inputs(model: Any) -> None:
         graph.input.extend(inputs)
 
 
+def _with_output_shapes(onnx: Any, model: Any) -> Any:
+    """Return the model with the shapes of its outputs, which some exporters leave out."""
+    if all(each.type.tensor_type.HasField("shape") for each in model.graph.output):
+        return model
+    try:
+        return onnx.shape_inference.infer_shapes(model)
+    except Exception:  # what is wrong with the model is the checker's to say
+        return model
+
+
 def _check(onnx: Any, model: Any, path: Path) -> None:
     try:
         onnx.checker.check_model(model)
@@ -257,6 +268,12 @@ def _with_known_opset(onnx: Any, model: Any, path: Path) -> Any:
     have = next((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), 0)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
+    newest = onnx.defs.onnx_opset_version()
+    if have > newest:
+        raise UsageError(
+            f"{path} has opset {have}; this onnx knows up to {newest}",
+            fix=f"pip install -U onnx onnxruntime, or {EXPORT}",
+        )
     if have >= _OLDEST:
         return model
     kept = list(model.metadata_props)

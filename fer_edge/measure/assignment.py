@@ -20,6 +20,7 @@ _FEWEST = 200
 _LIKELY = 0.05
 _SURELY = 1e-4
 _POINTS = 0.03
+_TELLING = 0.1
 _RECALL = 0.25
 
 
@@ -41,8 +42,14 @@ def answers_by_chance(confusion: np.ndarray) -> bool:
     chance = agreement_by_chance(confusion) if n >= _FEWEST else 1.0
     if chance >= 1:
         return False  # few images, or of one class only: nothing can be told
-    kappa = (right / n - chance) / (1 - chance)
-    return kappa < _KAPPA or _tail(n, right, chance) > _LIKELY
+    return _kappa(confusion) < _KAPPA or _tail(n, right, chance) > _LIKELY
+
+
+def _kappa(confusion: np.ndarray) -> float:
+    """Return Cohen's kappa: 0 for answers that do not depend on the image, 1 where all are right."""
+    chance = agreement_by_chance(confusion)
+    right = np.trace(confusion[: confusion.shape[1]]) / confusion.sum()
+    return 0.0 if chance >= 1 else float((right - chance) / (1 - chance))
 
 
 def _tail(n: int, right: int, p: float) -> float:
@@ -100,7 +107,8 @@ def other_order(confusion: np.ndarray) -> np.ndarray | None:
 
     ``confusion[label, output]``; labels beyond the outputs have no output. Far above: at least 3
     points of top-1, or 25 points of recall for the images of the classes that change, and not by
-    chance (McNemar's test of the images that become right and wrong, p < 1e-4). None else.
+    chance (McNemar's test of the images that become right and wrong, p < 1e-4). None else, and
+    where the answers say nothing in any order (Cohen's kappa below 0.1).
     """
     from fer_edge.measure.accuracy import mcnemar_exact
 
@@ -115,7 +123,8 @@ def other_order(confusion: np.ndarray) -> np.ndarray | None:
     lost, gained = int(given[moved].sum()), int(found[moved].sum())
     images = int(confusion[:size][moved].sum())
     far = gained - lost >= min(_POINTS * confusion.sum(), _RECALL * images)
-    return order if far and mcnemar_exact(lost, gained) < _SURELY else None
+    telling = _kappa(confusion[:, order]) >= _TELLING
+    return order if far and telling and mcnemar_exact(lost, gained) < _SURELY else None
 
 
 def top1_by(confusion: np.ndarray, order: Sequence[int] | np.ndarray) -> float:

@@ -87,6 +87,8 @@ def test_one_answer_for_all_is_chance_whatever_its_share() -> None:
     confusion = np.array(evaluate(logits, labels, names="abc").confusion)
     assert agreement_by_chance(confusion) == pytest.approx(0.9)
     assert answers_by_chance(confusion)
+    # Not even where another class is the frequent one: no order makes it better.
+    assert other_order(confusion[[1, 0, 2]]) is None
 
 
 @pytest.mark.parametrize("classes", [2, 7, 100])
