@@ -6,10 +6,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO, NoReturn
@@ -46,15 +47,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success fsync it and rename it over ``path``.
 
     If the body raises, the temporary file is removed and ``path`` is unchanged. The suffix is kept,
-    since some writers choose their format by it.
+    since some writers choose their format by it. What a killed process left of ``path`` is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{token_hex(8)}.part{path.suffix}")
-    # Created here for its mode: the kernel applies the umask, which no thread-safe call can read.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    _sweep_parts(path)
+    temporary, descriptor = _new_part(path)
     mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-    os.close(descriptor)
     try:
         yield temporary
         # The body may have put a file of another mode here.
@@ -64,6 +63,40 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _new_part(path: Path) -> tuple[Path, int]:
+    """Create a temporary file for ``path``; return it and a descriptor that locks it."""
+    while True:
+        part = path.with_name(f".{path.stem}.{token_hex(8)}.part{path.suffix}")
+        # Created here for its mode: the kernel applies the umask, which no thread-safe call reads.
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with suppress(OSError):  # a file system without locks: then nothing is swept there either
+            _flock(descriptor, wait=False)
+        # Before it was locked, another writer may have swept it.
+        if part.exists():
+            return part, descriptor
+        os.close(descriptor)
+
+
+def _sweep_parts(path: Path) -> None:
+    """Remove the temporary files of ``path`` that no living process writes: they have no lock."""
+    name = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{16}}\.part{re.escape(path.suffix)}")
+    with suppress(OSError):
+        for part in path.parent.iterdir():
+            if name.fullmatch(part.name):
+                with suppress(OSError):
+                    _remove_unlocked(part)
+
+
+def _remove_unlocked(part: Path) -> None:
+    descriptor = os.open(part, os.O_RDONLY | _NO_WAIT | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        _flock(descriptor, wait=False)
+        part.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -244,15 +277,19 @@ def lock(path: Path, *, wait: bool = True) -> int:
     ``wait``, BlockingIOError if another process has the lock; another OSError if a lock is not
     possible.
     """
-    try:
-        import fcntl
-    except ImportError as error:
-        raise OSError("this system has no file locks") from error
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     descriptor = os.open(path, flags, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        _flock(descriptor, wait=wait)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _flock(descriptor: int, *, wait: bool) -> None:
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError("this system has no file locks") from error
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
