@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ __all__ = [
 
 _LARGEST_JSON = 16 << 20
 _LARGEST_TOML = 1 << 20
+_TOKEN = re.compile("[0-9a-f]{16}")
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _DEEPEST = 64
 """How deep tables may be nested: far above what any file here needs, below Python's limit."""
@@ -47,35 +49,79 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success fsync it and rename it over ``path``.
 
     If the body raises, the temporary file is removed and ``path`` is unchanged. The suffix is kept,
-    since some writers choose their format by it.
+    since some writers choose their format by it. What a killed process left of ``path`` is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A long name is cut, so that the temporary one is not longer than a name may be.
-    stem = os.fsdecode(os.fsencode(path.stem)[:200])
-    temporary = path.with_name(f".{stem}.{token_hex(8)}.part{path.suffix}")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if path.exists() and not path.is_file():
-            # Replacing /dev/null by a file would break the whole system.
-            raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
-        # Created here for its mode: the kernel applies the umask, which no thread-safe call reads.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        # Replacing /dev/null by a file would break the whole system.
+        raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
+    _sweep_parts(path)
+    with _new_part(path) as (temporary, descriptor):
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-        os.close(descriptor)
         yield temporary
         # The body may have put a file of another mode here.
         temporary.chmod(mode)
         fsync(temporary)
         temporary.replace(path)
         fsync(path.parent)
-    except OSError as error:
-        blame(error, temporary, path)
-        raise
+
+
+@contextmanager
+def _new_part(path: Path) -> Iterator[tuple[Path, int]]:
+    """Create a temporary file for ``path``; give it and a descriptor that locks it."""
+    while True:
+        part = path.with_name(token_hex(8).join(_part_ends(path)))
+        try:
+            # Created here for its mode: the kernel applies the umask, which no thread-safe call
+            # reads.
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except OSError as error:
+            blame(error, part, path)
+            raise
+        try:
+            with suppress(OSError):  # no locks on this file system: nothing is swept there either
+                _flock(descriptor, wait=False)
+            # Before it was locked, another writer may have swept it.
+            if part.exists():
+                yield part, descriptor
+                return
+        except OSError as error:
+            blame(error, part, path)
+            raise
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _part_ends(path: Path) -> tuple[str, str]:
+    """Return how the temporary names of ``path`` begin and end; between them is a random token."""
+    # A long name is cut, so that the temporary one is not longer than a name may be.
+    stem = os.fsdecode(os.fsencode(path.stem)[:200])
+    return f".{stem}.", f".part{path.suffix}"
+
+
+def _sweep_parts(path: Path) -> None:
+    """Remove the temporary files of ``path`` that no living process writes: they have no lock."""
+    before, after = _part_ends(path)
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for name in (entry.name for entry in entries):
+            token = name[len(before) : len(name) - len(after)]
+            if name.startswith(before) and name.endswith(after) and _TOKEN.fullmatch(token):
+                with suppress(OSError):
+                    _remove_unlocked(path.with_name(name))
+
+
+def _remove_unlocked(part: Path) -> None:
+    descriptor = os.open(part, os.O_RDONLY | _NO_WAIT | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        _flock(descriptor, wait=False)
+        part.unlink()
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -258,15 +304,19 @@ def lock(path: Path, *, wait: bool = True) -> int:
     ``wait``, BlockingIOError if another process has the lock; another OSError if a lock is not
     possible.
     """
-    try:
-        import fcntl
-    except ImportError as error:
-        raise OSError("this system has no file locks") from error
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     descriptor = os.open(path, flags, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        _flock(descriptor, wait=wait)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _flock(descriptor: int, *, wait: bool) -> None:
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError("this system has no file locks") from error
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

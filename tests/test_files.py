@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -173,3 +175,50 @@ def test_links_are_followed_before_a_path_counts_as_inside(tmp_path: Path) -> No
     assert not inside(folder / "out", folder)
     assert not inside(folder / "sub" / ".." / ".." / "x", folder)
     assert inside(folder / "loop", folder)
+
+
+_WRITER = """
+import sys, time
+from pathlib import Path
+from fer_edge.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_bytes(b"half")
+    print(temporary.name, flush=True)
+    time.sleep(600)
+"""
+
+
+def _parts(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if ".part" in path.name}
+
+
+def _writing(target: Path) -> tuple[subprocess.Popen[str], str]:
+    """Start a process that is in the middle of writing ``target``."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(target)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("name", ["curves.png", "run", "a[1]*.json", "ü b.safetensors"])
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path, name: str) -> None:
+    target = tmp_path / name
+    killed, left = _writing(target)
+    killed.kill()
+    killed.communicate()
+    living, written = _writing(target)
+    try:
+        assert _parts(tmp_path) == {written} != {left}  # the second process swept
+        # Not of this name, or not of this kind.
+        others = {f".x.{'0' * 16}.part.png", f".{target.stem}.part", f".{target.stem}.0.part.png"}
+        for other in others:
+            (tmp_path / other).write_bytes(b"")
+        write_bytes(target, b"whole")
+        assert _parts(tmp_path) == others | {written}  # a living writer keeps its file
+        assert target.read_bytes() == b"whole"
+    finally:
+        living.kill()
+        living.communicate()
+    write_bytes(target, b"again")
+    assert _parts(tmp_path) == others

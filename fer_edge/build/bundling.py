@@ -114,7 +114,7 @@ def _add_verifications(
     Returns all results that the file contains.
     """
     listed = base.find(path=VERIFY_FILE) if base else None
-    text = base.file(listed).read_text(encoding="utf-8") if base and listed else None
+    text = base.read(listed).decode("utf-8", "replace") if base and listed else None
     text = text and verifications_of(text, digests)
     for proven in work.proven.values():
         text = with_verification(text, proven.verification.to_dict())

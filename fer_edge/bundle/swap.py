@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from secrets import token_hex
 
@@ -32,6 +33,7 @@ def new_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with settled(folder):
         check()
+        _sweep(folder)
     stage = _Stage(folder)
     try:
         yield stage.path
@@ -142,8 +144,13 @@ def _old(folder: Path) -> Path:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the stages of dead writers: no process has a lock on them."""
-    for stage in folder.parent.glob(f".{folder.name}.staged-*"):
+    """Remove the stages of dead writers, which no process has locked, and a replaced old folder.
+
+    The caller holds :func:`settled` of ``folder``.
+    """
+    if folder.exists():
+        shutil.rmtree(_old(folder), ignore_errors=True)
+    for stage in folder.parent.glob(f".{escape(folder.name)}.staged-*"):
         descriptor = _lock(stage, wait=False)
         if descriptor >= 0:
             shutil.rmtree(stage, ignore_errors=True)

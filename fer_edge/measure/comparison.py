@@ -42,7 +42,7 @@ class Comparison:
 def compare_results(a: BenchResult, b: BenchResult) -> Comparison:
     """Pair the rows of two results; every difference becomes a warning, not an error."""
     one_machine = same_machine(a.environment, b.environment)
-    one_dataset = a.dataset["sha256"] == b.dataset["sha256"]
+    one_dataset = a.dataset.get("sha256") == b.dataset.get("sha256")
     warnings = []
     if not one_machine:
         warnings.append(
@@ -62,7 +62,7 @@ def compare_results(a: BenchResult, b: BenchResult) -> Comparison:
     if a.protocol != b.protocol:
         differing = [k for k in a.protocol if a.protocol[k] != b.protocol.get(k)]
         warnings.append(f"different protocols: {', '.join(differing)}")
-    versions_a, versions_b = a.environment["packages"], b.environment["packages"]
+    versions_a, versions_b = (each.environment.get("packages", {}) for each in (a, b))
     for name in sorted(set(versions_a) & set(versions_b)):
         if versions_a[name] != versions_b[name]:
             warnings.append(f"different {name}: A {versions_a[name]}, B {versions_b[name]}")
@@ -93,7 +93,7 @@ def _pair(
 ) -> ComparedRow:
     speedup = delta = None
     if a and b:
-        if one_machine and a.p50_ms is not None and b.p50_ms is not None:
+        if one_machine and a.p50_ms and b.p50_ms:
             speedup = a.p50_ms / b.p50_ms
         if one_dataset and a.top1 is not None and b.top1 is not None:
             delta = b.top1 - a.top1
@@ -102,7 +102,9 @@ def _pair(
 
 def _dataset(result: BenchResult) -> str:
     dataset = result.dataset
-    synthetic = "SYNTHETIC " if dataset["synthetic"] else ""
+    synthetic = "SYNTHETIC " if dataset.get("synthetic") else ""
     label = resplit_label(read_record(DatasetInfo, dataset, "dataset"))
     resplit = f" ({label})" if label else ""
-    return f"{synthetic}{dataset['source']} {dataset['split']}{resplit} n={dataset['n']:,}"
+    count = dataset.get("n")
+    images = "" if count is None else f" n={count:,}"
+    return f"{synthetic}{dataset.get('source')} {dataset.get('split')}{resplit}{images}"

@@ -13,12 +13,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from msgspec import field
+
 from fer_edge.backends.jetson import Jetson, find_jetson, power_mode
 from fer_edge.cpu import cpu_features
 from fer_edge.files import sha256_bytes
+from fer_edge.records import OpenRecord
 from fer_edge.version import __version__
 
-__all__ = ["capture", "clocks_mhz", "cpu_features", "finish", "machine_of", "same_machine"]
+__all__ = [
+    "RecordedEnvironment",
+    "capture",
+    "clocks_mhz",
+    "cpu_features",
+    "finish",
+    "machine_of",
+    "same_machine",
+]
 
 PACKAGES = (
     "numpy",
@@ -37,6 +48,28 @@ PACKAGES = (
 """Packages whose version may change a result; their metadata is read, they are not imported."""
 
 _THROTTLED = 0.9
+
+
+class _Gpu(OpenRecord, frozen=True, kw_only=True, eq=False):
+    name: str
+
+
+class _Machine(OpenRecord, frozen=True, kw_only=True, eq=False):
+    host: str
+    arch: str
+    cpu: str | None
+    cores: int | None
+    gpu: tuple[_Gpu, ...]
+    jetson: str | None
+
+
+class RecordedEnvironment(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """The part of :func:`capture`'s description that a saved result is compared by."""
+
+    machine: _Machine
+    threads: int
+    power_mode: str | None = None
+    packages: dict[str, str | None] = field(default_factory=dict)
 
 
 def capture(threads: int, *, root: Path | str = "/") -> dict[str, Any]:

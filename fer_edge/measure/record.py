@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.errors import FerEdgeError
+from fer_edge.files import parse_json
 from fer_edge.pretrained import is_packaged
-from fer_edge.records import to_dict
+from fer_edge.records import OpenRecord, read_record, to_dict
 
 if TYPE_CHECKING:
     from fer_edge.measure.result import BenchResult
@@ -47,15 +48,43 @@ def with_verification(before: str | None, verification: Mapping[str, Any]) -> st
         labels = one.get("dataset", {}).get("labels")
         return engine["backend"], engine["precision"], engine.get("artifact"), one["split"], labels
 
-    old = json.loads(before)["verifications"] if before else []
+    old = _read(before) if before else []
     kept = [one for one in old if key(one) != key(verification)]
     return _text([*kept, verification])
 
 
 def verifications_of(text: str, digests: Collection[str]) -> str:
     """Return ``verify.json``'s ``text`` without engines whose SHA-256 is not in ``digests``."""
-    before = json.loads(text)["verifications"]
-    return _text([one for one in before if one["engine"]["artifact_sha256"] in digests])
+    return _text([one for one in _read(text) if one["engine"].get("artifact_sha256") in digests])
+
+
+class _Engine(OpenRecord, frozen=True, kw_only=True, eq=False):
+    backend: str
+    precision: str
+    artifact: str | None = None
+    artifact_sha256: str | None = None
+
+
+class _Dataset(OpenRecord, frozen=True, kw_only=True, eq=False):
+    labels: str | None = None
+
+
+class _Verification(OpenRecord, frozen=True, kw_only=True, eq=False):
+    engine: _Engine
+    split: str
+    dataset: _Dataset = _Dataset()
+
+
+class _File(OpenRecord, frozen=True, kw_only=True, eq=False):
+    verifications: tuple[_Verification, ...]
+
+
+def _read(text: str) -> list[dict[str, Any]]:
+    """Return the entries of ``verify.json``; IntegrityError names a field that is wrong."""
+    return [
+        to_dict(one)
+        for one in read_record(_File, parse_json(text, VERIFY_FILE), VERIFY_FILE).verifications
+    ]
 
 
 def _text(verifications: Sequence[Mapping[str, Any]]) -> str:
@@ -77,7 +106,7 @@ def record_verification(path: Path, verification: Mapping[str, Any]) -> str | No
 
     def write(bundle: Bundle, writer: BundleWriter) -> None:
         listed = bundle.find(path=VERIFY_FILE)
-        before = bundle.file(listed).read_text(encoding="utf-8") if listed else None
+        before = bundle.read(listed).decode("utf-8", "replace") if listed else None
         text = with_verification(before, verification)
         writer.add_bytes(text.encode("utf-8"), VERIFY_FILE, format="json")
         artifact = bundle.find(path=engine["artifact"])

@@ -16,16 +16,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fer_edge.errors import UsageError
-from fer_edge.files import write_text
+from fer_edge.files import parse_json, read_bounded, write_text
 from fer_edge.measure.accuracy import Accuracy, Agreement
-from fer_edge.measure.environment import machine_of
+from fer_edge.measure.environment import RecordedEnvironment, machine_of
 from fer_edge.measure.latency import LatencySamples
 from fer_edge.measure.votes import VoteScores
+from fer_edge.provenance import DatasetInfo
 from fer_edge.records import read_record
 
 __all__ = ["SCHEMA", "BenchResult", "BenchRow", "RowStatus"]
 
 SCHEMA = 1
+_LARGEST = 256 << 20
+"""Bytes; the nanoseconds of a bench of many engines have some ten MB."""
 
 RowStatus = Literal["ok", "unavailable", "failed"]
 
@@ -116,6 +119,11 @@ class BenchRow:
         )
 
 
+class _Dataset(DatasetInfo, frozen=True, kw_only=True, eq=False):
+    split: str | None = None
+    n: int | None = None
+
+
 @dataclass(frozen=True)
 class BenchResult:
     """All rows of one run on one machine.
@@ -188,12 +196,9 @@ class BenchResult:
         write_text(path, self.to_json())
 
     @classmethod
-    def from_json(cls, text: str, where: str = "bench result") -> BenchResult:
+    def from_json(cls, text: str | bytes, where: str = "bench result") -> BenchResult:
         """Read what :meth:`to_json` wrote; UsageError if it is not the result of a bench."""
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{where} is not JSON: {error}") from None
+        content = parse_json(text, where, UsageError)
         missing = [
             f.name
             for f in fields(cls)
@@ -209,16 +214,16 @@ class BenchResult:
                 f"{where} has schema {content['schema']}, this fer-edge reads {SCHEMA}",
                 fix="use the fer-edge that wrote it, or bench again",
             )
+        # What a comparison reads of the parts that are kept as they are.
+        at = f"{where}: environment"
+        read_record(RecordedEnvironment, content["environment"], at, UsageError)
+        read_record(_Dataset, content["dataset"], f"{where}: dataset", UsageError)
         return read_record(cls, content, where, UsageError)
 
     @classmethod
     def load(cls, path: Path | str) -> BenchResult:
         """Read a saved result; UsageError names a file that cannot be read or has no result."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} cannot be read: {error}") from None
-        return cls.from_json(text, str(path))
+        return cls.from_json(read_bounded(path, _LARGEST, UsageError), str(path))
 
 
 def _kept(lines: list[str], repeat: Sequence[int]) -> str:

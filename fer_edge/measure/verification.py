@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_edge.backends import backend_from_bundle
 from fer_edge.errors import UnavailableError, UsageError
-from fer_edge.measure.environment import same_machine
+from fer_edge.measure.environment import RecordedEnvironment, same_machine
 from fer_edge.measure.gate import GatePolicy, Speedup, speedup_of_run
 from fer_edge.measure.proof import (
     Answers,
@@ -22,6 +22,7 @@ from fer_edge.measure.reference import open_reference
 from fer_edge.measure.result import BenchResult
 from fer_edge.measure.votes import labels_note
 from fer_edge.progress import SILENT, Reporter
+from fer_edge.records import read_record
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
@@ -121,7 +122,7 @@ def _of_bench(
     listed = bundle.find(path=BENCH_FILE)
     if listed is None:
         return None
-    result = BenchResult.load(bundle.file(listed))
+    result = BenchResult.from_json(bundle.read(listed), str(bundle.file(listed)))
     if not _made_here(result.environment, environment):
         return None
     p50s_ms = {
@@ -145,10 +146,11 @@ def _of_build(
         if recorded is None or (gate.precision, gate.backend) != (precision, backend):
             continue
         speedup, timed = recorded
-        if timed["artifact_sha256"] in current and _made_here(timed, environment):
+        if timed.get("artifact_sha256") in current and _made_here(timed, environment):
             return speedup
     return None
 
 
 def _made_here(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    read_record(RecordedEnvironment, then, "the machine of a recorded speed")
     return bool(then["threads"] == now["threads"]) and same_machine(then, now)

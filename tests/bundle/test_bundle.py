@@ -538,3 +538,50 @@ def test_manifest_is_immutable(tiny_bundle: Bundle) -> None:
     with pytest.raises(AttributeError, match="immutable"):
         tiny_bundle.manifest.name = "x"  # type: ignore[misc]
     assert isinstance(tiny_bundle.manifest.artifacts[0], Artifact)
+
+
+_BUILDER = """
+import sys, time
+from fer_edge.bundle import BundleWriter
+with BundleWriter(sys.argv[1]) as writer:
+    writer.add_bytes(b"x", "golden.npz", format="npz")
+    print(writer.artifacts()[0].path, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("name", ["bundle", "b[1]*"])
+def test_the_next_writer_removes_the_stage_of_a_killed_one(
+    name: str, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = tmp_path / "builds" / name
+
+    def stages() -> int:
+        return sum(".staged-" in path.name for path in folder.parent.iterdir())
+
+    def writing() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _BUILDER, str(folder)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "golden.npz"
+        return process
+
+    first = writing()
+    first.kill()
+    first.communicate()
+    assert stages() == 1
+    living = writing()
+    try:
+        assert stages() == 1  # swept at the start, not only where a build succeeds
+        with pytest.raises(RuntimeError, match="half"), BundleWriter(folder, base=tiny_bundle):
+            assert stages() == 2
+            raise RuntimeError("half")
+        assert stages() == 1  # the living one's
+    finally:
+        living.kill()
+        living.communicate()
+    with BundleWriter(folder, base=tiny_bundle):
+        pass
+    assert stages() == 0
+    assert Bundle.open(folder).labels == tiny_bundle.labels
