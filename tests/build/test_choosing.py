@@ -1,0 +1,125 @@
+"""PUBLIC judges an INT8 graph, and cannot choose it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fixtures_progress import Recorder
+
+from fer_edge.build.options import GateOptions, Int8Options
+from fer_edge.build.pipeline import BuildReport, build
+from fer_edge.bundle import Bundle
+from fer_edge.data import FerDataset, Split
+from fer_edge.files import sha256_file
+from fer_edge.measure.gate import GatePolicy
+from fer_edge.records import to_dict
+from fer_edge.report.card import card_markdown
+
+ANYTHING = GatePolicy(max_top1_drop=1, max_recall_drop=1, max_recall_drop_small=1, max_flips=1)
+
+
+def shuffled_labels(faces: FerDataset) -> FerDataset:
+    rows = np.flatnonzero(faces.split == Split.PUBLIC)
+    labels = faces.labels.copy()
+    labels[rows] = labels[np.random.default_rng(0).permutation(rows)]
+    return replace(faces, labels=labels, sha256="1" * 64)
+
+
+def shuffled_images(faces: FerDataset) -> FerDataset:
+    rows = np.flatnonzero(faces.split == Split.PUBLIC)
+    images = faces.images.copy()
+    images[rows] = images[np.random.default_rng(1).permutation(rows)]
+    return replace(faces, images=images, sha256="2" * 64)
+
+
+def other_images(faces: FerDataset) -> FerDataset:
+    rows = np.flatnonzero(faces.split == Split.PUBLIC)
+    images = faces.images.copy()
+    images[rows] = np.random.default_rng(2).integers(0, 256, images[rows].shape, np.uint8)
+    return replace(faces, images=images, sha256="3" * 64)
+
+
+def made(weights: Path, faces: FerDataset, out: Path, target: str) -> BuildReport:
+    return build(
+        weights,
+        data=faces,
+        output=out,
+        target=target,
+        int8=Int8Options("stratified-128", "auto"),
+        gate=GateOptions(speed=False, policy=ANYTHING),
+    )
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "orin-jp62"])
+def test_public_cannot_change_the_graph(
+    target: str, weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    changes: list[Callable[[FerDataset], FerDataset]] = [
+        lambda dataset: dataset,
+        shuffled_labels,
+        shuffled_images,
+        other_images,
+    ]
+    digests, scores, choices = set(), set(), []
+    for at, change in enumerate(changes):
+        report = made(weights, change(faces), tmp_path / str(at), target)
+        bundle = Bundle.open(report.bundle)
+        (artifact,) = (each for each in bundle.manifest.artifacts if each.precision == "int8")
+        digests.add(sha256_file(bundle.file(artifact)))
+        scores.add(report.proven["int8"].verification.engine.accuracy.top1)
+        (gate,) = (to_dict(g) for g in bundle.manifest.gates if g.precision == "int8")
+        choices.append(gate["choice"])
+    assert len(digests) == 1
+    assert all(choice == choices[0] for choice in choices)
+    assert len(scores) > 1, "the changes do change what the gate sees"
+
+
+def test_manifest_and_card_say_on_which_images_what_was_chosen(
+    weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    made(weights, faces, tmp_path / "b", "onnxruntime")
+    made(tmp_path / "b", faces, tmp_path / "b", "orin-jp62")
+    manifest = Bundle.open(tmp_path / "b").manifest
+    gates = {gate.target: to_dict(gate) for gate in manifest.gates if gate.precision == "int8"}
+    assert set(gates) == {"onnxruntime", "tensorrt"}
+    for gate in gates.values():
+        choice = gate["choice"]
+        assert choice["images"]["count"] > 64
+        assert choice["images"]["calibrated_on"] == 0
+        assert {each["method"] for each in choice["methods"]} == {"minmax", "entropy", "percentile"}
+        assert choice["trial"]["n"] == choice["images"]["count"]
+        assert choice["trial"]["kl_error"] > 0
+        assert len(gate["delta_ci95"]) == 2
+    assert "half" not in gates["onnxruntime"]["choice"]
+    assert gates["tensorrt"]["choice"]["half"] in {"none", "stem", "early", "additions"}
+    text = card_markdown(manifest)
+    for target in gates:
+        assert text.count(f"INT8 for {target}: ") == 1
+    assert "chosen by KL divergence and flips against FP32" in text
+    assert "PUBLIC judged it once" in text
+
+
+def test_a_small_train_says_what_it_used_instead(
+    weights: Path, faces: FerDataset, tmp_path: Path
+) -> None:
+    train = np.flatnonzero(faces.split == Split.TRAIN)
+    rest = np.flatnonzero(faces.split != Split.TRAIN)
+    small = faces.take(np.concatenate([train[:150], rest]))
+    recorder = Recorder()
+    report = build(
+        weights,
+        data=small,
+        output=tmp_path / "b",
+        target="onnxruntime",
+        int8=Int8Options("stratified-128", rounding="nearest"),
+        gate=GateOptions(verify=False),
+        reporter=recorder,
+    )
+    assert any("TRAIN with the calibration images" in note for note in report.notes)
+    calibration = Bundle.open(tmp_path / "b").manifest.calibration
+    assert calibration is not None
+    assert calibration["chosen_on"]["calibrated_on"] == 128
