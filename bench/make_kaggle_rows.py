@@ -1,4 +1,4 @@
-"""Write fer_edge/data/kaggle_rows.npz from a CSV of Kaggle's file names and rows of fer2013.csv.
+"""Write data/ferplus/kaggle_rows.npz from a CSV of Kaggle's file names and rows of fer2013.csv.
 
     python bench/make_kaggle_rows.py kaggle-rows.csv
 
@@ -30,7 +30,7 @@ def main() -> None:
             assert usage is not None, name
             rows.append((int(name.partition("_")[2]), int(usage), int(line["row"])))
     number, split, row = (np.array(column, dtype=np.int64) for column in zip(*sorted(rows)))
-    out = Path(fer_edge.__file__).with_name("data") / "kaggle_rows.npz"
+    out = Path(fer_edge.__file__).with_name("data") / "ferplus" / "kaggle_rows.npz"
     np.savez_compressed(
         out,
         number_steps=np.diff(number, prepend=0).astype(np.uint32),

@@ -9,7 +9,7 @@ import numpy as np
 
 from fer_edge.data import FerDataset, Split
 from fer_edge.data.dataset import dataset_from_rows
-from fer_edge.data.ferplus import COLUMNS
+from fer_edge.data.ferplus.file import COLUMNS
 from fer_edge.data.readers_npz import npz_from_dataset
 
 __all__ = ["write_voted"]

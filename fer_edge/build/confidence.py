@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from fer_edge.build.votes import with_training_votes
-from fer_edge.data.majority import with_majority
+from fer_edge.data.ferplus.majority import with_majority
 from fer_edge.errors import UsageError, require
 from fer_edge.measure.confidence import ACCURACY, Confidence, confidence_of, selective
 from fer_edge.measure.prior import AUTO, adjusted, chosen_tau, parse_prior, prior_curve

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from fer_edge.data.dataset import FerDataset, image_keys
-from fer_edge.data.ferplus import COLUMNS
+from fer_edge.data.ferplus.file import COLUMNS
+from fer_edge.data.ferplus.votes import winner_column
 from fer_edge.data.near import NearPairs, near_pairs
 from fer_edge.data.splits import Split
-from fer_edge.data.votes import winner_column
 
 __all__ = ["BLANK_STD", "Audit", "audit"]
 

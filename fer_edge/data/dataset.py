@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fer_edge.data.classes import DEFAULT_CLASSES, ClassChoice
-from fer_edge.data.ferplus import VotesFile, vote_rows
+from fer_edge.data.ferplus.file import VotesFile, vote_rows
+from fer_edge.data.ferplus.votes import VOTE_CLASSES
 from fer_edge.data.resplit import Resplit
 from fer_edge.data.splits import OFFICIAL_COUNTS, SELECTIONS, Split, compare_official
-from fer_edge.data.votes import VOTE_CLASSES
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError, UsageError
 from fer_edge.labels import CONTEMPT, FERPLUS, LabelSet

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from fer_edge.data.dataset import SPLIT_TRAIN, FerDataset
-from fer_edge.data.ferplus import COLUMNS
+from fer_edge.data.ferplus.file import COLUMNS
+from fer_edge.data.ferplus.votes import human_ceiling, majority, winner_column
 from fer_edge.data.splits import Split, compare_official
-from fer_edge.data.votes import human_ceiling, majority, winner_column
 from fer_edge.labels import FER2013
 
 __all__ = ["describe", "pixel_statistics", "vote_statistics"]
@@ -54,8 +54,8 @@ def vote_statistics(dataset: FerDataset) -> dict[str, Any]:
     """Return how often FER2013's label is what ten people see, per split that has images.
 
     ``majority`` images have a class with more than half of the votes, single votes left out (the
-    protocol of FER+, see :mod:`fer_edge.data.votes`); ``agreement`` is the fraction of them whose
-    label is that class, ``per_class`` the same for the images of each label. ``not_faces`` counts
+    protocol of FER+, see :mod:`fer_edge.data.ferplus.votes`); ``agreement`` is the fraction of them
+    whose label is that class, ``per_class`` the same for the images of each label. ``not_faces`` counts
     the images whose winner is "not a face". ``ceiling``: how often one of the ten agrees with the
     majority of the other nine, on the ``majority`` images.
     """

@@ -13,13 +13,13 @@ from fer_edge.data.cache import cached_entry, cached_source
 from fer_edge.data.classes import DEFAULT_CLASSES, ClassChoice, Classes, class_choice, shown
 from fer_edge.data.containers import stat_source
 from fer_edge.data.dataset import FerDataset, as_numbered, content_digest
-from fer_edge.data.ferplus import is_ferplus_id, read_votes, vote_rows
+from fer_edge.data.ferplus.file import is_ferplus_id, read_votes, vote_rows
+from fer_edge.data.ferplus.votes import expression_counts
 from fer_edge.data.kinds import source_kind
 from fer_edge.data.readers_csv import read_csv
 from fer_edge.data.readers_images import read_folder, read_zip
 from fer_edge.data.readers_npz import read_npz
 from fer_edge.data.splits import Split
-from fer_edge.data.votes import expression_counts
 from fer_edge.errors import DataError, UsageError
 from fer_edge.labels import FER2013, FERPLUS
 from fer_edge.progress import SILENT, Advance, Reporter

@@ -13,7 +13,7 @@ import numpy as np
 
 from fer_edge.data.containers import MOST_FILES, open_regular
 from fer_edge.data.dataset import FerDataset, dataset_from_rows, with_official_counts
-from fer_edge.data.ferplus import is_votes_header
+from fer_edge.data.ferplus.file import is_votes_header
 from fer_edge.data.splits import Split, split_from_usage
 from fer_edge.data.tables import Table
 from fer_edge.emotions import EMOTIONS

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fer_edge.data.votes import VOTE_CLASSES
+from fer_edge.data.ferplus.votes import VOTE_CLASSES
 from fer_edge.errors import UsageError
 from fer_edge.provenance import PriorPoint
 

@@ -1,8 +1,8 @@
 """Scores of a network by the votes of ten people, in place of FER2013's labels.
 
 The protocol is that of FER+ (Barsoum et al. 2016, arXiv 1608.01041): see
-:mod:`fer_edge.data.votes`. A class that the network does not have (contempt, for a network with
-FER2013's seven classes) counts as wrong.
+:mod:`fer_edge.data.ferplus.votes`. A class that the network does not have (contempt, for a network
+with FER2013's seven classes) counts as wrong.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_edge.backends.base import softmax
-from fer_edge.data.votes import (
+from fer_edge.data.ferplus.votes import (
     VOTE_CLASSES,
     human_ceiling,
     majority,
@@ -112,7 +112,7 @@ class ScoredImages:
     """
 
     def __init__(self, selected: FerDataset) -> None:
-        from fer_edge.data.majority import with_majority
+        from fer_edge.data.ferplus.majority import with_majority
 
         self.run = self.judged = selected
         self.votes: np.ndarray | None = None

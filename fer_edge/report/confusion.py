@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.data.votes import VOTE_CLASSES
+from fer_edge.data.ferplus.votes import VOTE_CLASSES
 from fer_edge.measure.accuracy import Accuracy
 from fer_edge.measure.votes import VoteScores
 from fer_edge.report.canvas import (

@@ -1,7 +1,7 @@
 """What a network learns to answer: FER2013's label, the majority of ten people, or all their votes.
 
 The protocol is that of FER+ (Barsoum et al. 2016, arXiv 1608.01041); see
-:mod:`fer_edge.data.votes`.
+:mod:`fer_edge.data.ferplus.votes`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from fer_edge.data import FerDataset
-from fer_edge.data.majority import with_majority
-from fer_edge.data.votes import VOTE_CLASSES, majority, shares, without_outliers
+from fer_edge.data.ferplus.majority import with_majority
+from fer_edge.data.ferplus.votes import VOTE_CLASSES, majority, shares, without_outliers
 from fer_edge.errors import DataError, UsageError
 from fer_edge.runs.recipe import Loss
 

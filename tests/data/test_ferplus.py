@@ -15,8 +15,8 @@ from PIL import Image
 
 from fer_edge.cli import main
 from fer_edge.data import FerDataset, Resplit, Split, apply_resplit, load
-from fer_edge.data.ferplus import COLUMNS, read_votes, vote_rows
-from fer_edge.data.votes import (
+from fer_edge.data.ferplus.file import COLUMNS, read_votes, vote_rows
+from fer_edge.data.ferplus.votes import (
     VOTE_CLASSES,
     human_ceiling,
     majority,

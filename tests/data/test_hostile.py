@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_edge.data import Split, cache, containers, load
-from fer_edge.data.ferplus import COLUMNS, read_votes
+from fer_edge.data.ferplus.file import COLUMNS, read_votes
 from fer_edge.data.readers_csv import read_csv_stream
 from fer_edge.data.readers_npz import npz_from_dataset, read_npz
 from fer_edge.errors import DataError, FerEdgeError

@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as hnp
 
 from fer_edge.cli import main
 from fer_edge.data import FerDataset, load
-from fer_edge.data.ferplus import COLUMNS, VotesFile
-from fer_edge.data.majority import with_majority
-from fer_edge.data.votes import VOTE_CLASSES
+from fer_edge.data.ferplus.file import COLUMNS, VotesFile
+from fer_edge.data.ferplus.majority import with_majority
+from fer_edge.data.ferplus.votes import VOTE_CLASSES
 from fer_edge.errors import DataError, UsageError
 from fer_edge.measure.accuracy import evaluate
 from fer_edge.measure.proof import SplitImages

@@ -11,7 +11,7 @@ import pytest
 from fixtures_training import same, weights_of
 
 from fer_edge.data import FerDataset, Split
-from fer_edge.data.ferplus import COLUMNS, VotesFile
+from fer_edge.data.ferplus.file import COLUMNS, VotesFile
 from fer_edge.errors import UsageError
 from fer_edge.runs.folder import RunFolder
 from fer_edge.runs.recipe import Loss, Recipe

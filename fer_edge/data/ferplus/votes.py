@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fer_edge.data.ferplus import COLUMNS
+from fer_edge.data.ferplus.file import COLUMNS
 from fer_edge.labels import CONTEMPT, FER2013, FERPLUS
 
 __all__ = [

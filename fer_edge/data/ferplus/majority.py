@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from fer_edge.data.dataset import FerDataset
-from fer_edge.data.votes import majority
+from fer_edge.data.ferplus.votes import majority
 from fer_edge.errors import DataError
 
 __all__ = ["with_majority"]
