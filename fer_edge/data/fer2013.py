@@ -69,6 +69,7 @@ def load(
     """
     choice = None if classes is None else class_choice(classes)
     dataset = _load(source, choice, cache, reporter)
+    dataset = replace(dataset, source=_printable(dataset.source))
     if is_ferplus_id(dataset.ids[0]):
         return as_numbered(_labelled_by_votes(dataset, votes), choice)
     if votes is not None:
@@ -78,6 +79,13 @@ def load(
         note = f"{beside} is not used: --votes {beside} adds the votes of ten people per image"
         return replace(dataset, notes=(*dataset.notes, note))
     return dataset
+
+
+def _printable(name: str) -> str:
+    """Return a file's name as it can be printed and written as UTF-8."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _votes_beside(source: str | Path) -> Path | None:

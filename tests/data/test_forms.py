@@ -585,3 +585,55 @@ def test_a_buffer_is_used_by_nobody(table) -> None:
     stream = io.BytesIO(table.encode())
     read_csv_stream(stream, "x.csv", len(table))
     assert not stream.closed
+
+
+@pytest.mark.parametrize(
+    ("header", "what"),
+    [
+        ("pixels", "test.csv, line 1: there is no column 'emotion'"),
+        ("emotion,Usage", "test.csv, line 1: there is no column 'pixels'"),
+        ("Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,"
+         "unknown,NF", "test.csv is the file of votes of FER+"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["zip", "folder"])
+def test_a_folder_with_an_incomplete_table_says_what_it_lacks(forms, tmp_path, form, header, what):
+    inside = {"test.csv": f"{header}\n1,2\n".encode(), "README.txt": b"hello"}
+    error = refusal(getattr(forms, form)(tmp_path / "source", inside))
+    assert what in str(error)
+
+
+@pytest.mark.parametrize(
+    "name", [b"fer\xff\xfe.zip", b"fer\x1b[31m\n.zip", "fer\u202e.zip".encode()]
+)
+def test_a_name_that_cannot_be_printed(forms, files, faces, tmp_path, capsys, name: bytes) -> None:
+    path = tmp_path / os.fsdecode(name)
+    got = load(forms.zip(path, files))
+    assert got.sha256 == load(path).sha256 == faces.sha256
+    assert got.source.isprintable()
+    got.source.encode()
+    main(["data", "info", str(path)])
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_names_of_images_that_are_no_utf_8(forms, files, faces, tmp_path) -> None:
+    folder = forms.folder(tmp_path / "x", files)
+    old = folder / "train/sad/Training_0.png"
+    old.rename(folder / "train/sad" / os.fsdecode(b"Training_\xff.png"))
+    (folder / "train/sad" / os.fsdecode(b"\xff.txt")).touch()
+    got = load(folder)
+    assert got.sha256 == load(folder).sha256
+    assert len(got) == len(faces)
+    "\n".join([*got.ids, *got.notes]).encode()
+
+
+def test_an_empty_image_is_said(forms, files, tmp_path) -> None:
+    folder = forms.folder(tmp_path / "x", {**files, "train/sad/Training_9.png": b""})
+    assert "the file is empty" in str(refusal(folder))
+
+
+def test_marks_of_windows_downloads_are_ignored(forms, files, faces, tmp_path) -> None:
+    marks = {"train/sad/Training_0.png:Zone.Identifier": b"[ZoneTransfer]"}
+    assert (
+        load(forms.folder(tmp_path / "x", {**files, **marks}), cache=False).sha256 == faces.sha256
+    )
