@@ -216,9 +216,11 @@ def _existing(text: str) -> Path:
         raise DataError(
             f"{text[:80]!r} cannot be found: {error}", fix="give the whole path"
         ) from None
-    if not os.path.lexists(path) and len(path.name) < 256:
-        raise DataError(f"{path} does not exist", fix=_GET_FER2013)
-    stat_source(path)
+    try:
+        stat_source(path)
+    except DataError as error:
+        # The other reasons have a fix of their own.
+        raise DataError(str(error), fix=error.fix or _GET_FER2013) from None
     return path
 
 

@@ -34,7 +34,8 @@ from fer_edge.data.dataset import (
 )
 from fer_edge.data.ferplus import is_votes_header
 from fer_edge.data.kinds import TABLES, no_images
-from fer_edge.data.readers_csv import header_of, read_csv, read_csv_stream
+from fer_edge.data.readers_csv import read_csv, read_csv_stream
+from fer_edge.data.tables import header_of
 from fer_edge.data.tree import Tree, is_foreign, is_image_name, is_junk, tree_from_paths
 from fer_edge.errors import DataError, UsageError
 from fer_edge.faces import face_from_image, formats, gray_from_picture, quiet
