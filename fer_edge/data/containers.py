@@ -81,7 +81,7 @@ def unreadable(path: Path, error: OSError | ValueError) -> DataError:
 def _unreadable_top(path: Path) -> Path:
     """Return the highest folder of ``path`` that cannot be entered, else ``path``."""
     for folder in reversed(path.parents):
-        if not os.access(folder, os.X_OK):
+        if not os.access(folder, os.X_OK, effective_ids=os.access in os.supports_effective_ids):
             return folder
     return path
 

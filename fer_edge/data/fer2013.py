@@ -69,6 +69,7 @@ def load(
     """
     choice = None if classes is None else class_choice(classes)
     dataset = _load(source, choice, cache, reporter)
+    dataset = replace(dataset, source=_printable(dataset.source))
     if is_ferplus_id(dataset.ids[0]):
         return as_numbered(_labelled_by_votes(dataset, votes), choice)
     if votes is not None:
@@ -78,6 +79,13 @@ def load(
         note = f"{beside} is not used: --votes {beside} adds the votes of ten people per image"
         return replace(dataset, notes=(*dataset.notes, note))
     return dataset
+
+
+def _printable(name: str) -> str:
+    """Return a file's name as it can be printed and written as UTF-8."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _votes_beside(source: str | Path) -> Path | None:
@@ -208,9 +216,11 @@ def _existing(text: str) -> Path:
         raise DataError(
             f"{text[:80]!r} cannot be found: {error}", fix="give the whole path"
         ) from None
-    if not os.path.lexists(path) and len(path.name) < 256:
-        raise DataError(f"{path} does not exist", fix=_GET_FER2013)
-    stat_source(path)
+    try:
+        stat_source(path)
+    except DataError as error:
+        # The other reasons have a fix of their own.
+        raise DataError(str(error), fix=error.fix or _GET_FER2013) from None
     return path
 
 

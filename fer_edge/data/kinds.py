@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from fer_edge.data.containers import open_regular
+from fer_edge.data.tables import header_of
 from fer_edge.errors import DataError
 
-__all__ = ["TABLES", "no_images", "source_kind"]
+__all__ = ["TABLES", "no_images", "refuse_known", "source_kind"]
 
 Kind = Literal["zip", "npz", "csv"]
 
@@ -48,6 +49,7 @@ _OTHERS = {
     b"\xff\xd8\xff": ("one picture, not a data set", "fer-edge predict {file}"),
     b"GIF8": ("one picture, not a data set", "fer-edge predict {file}"),
 }
+_TELLING = (b".npy", b"[Content_Types].xml", b"/data.pkl")
 _WEB = (b"<!doctype html", b"<html", b"<?xml")
 _TAR = 257
 _SUFFIXES = {
@@ -77,12 +79,13 @@ def source_kind(path: Path) -> Kind:
     suffix = path.suffix.lower()
     if not head:
         raise DataError(f"{path} is empty", fix="download it again")
-    _refuse_known(path, head)
+    refuse_known(path, head)
     if suffix == ".npz":
         return "npz"
     if suffix == ".zip" or _is_zip(path):
-        return _kind_of_zip(path)
-    if suffix in TABLES or _is_table(head):
+        # Listing the members of FER2013 takes a while: only where the first name says something.
+        return _kind_of_zip(path) if any(name in head for name in _TELLING) else "zip"
+    if suffix in TABLES or "pixels" in header_of(head):
         return "csv"
     raise DataError(
         f"{path} is not in a format of FER2013 that fer-edge can read", fix=f"give {_FORMS}"
@@ -112,13 +115,8 @@ def _kind_of_zip(path: Path) -> Kind:
     return "zip"
 
 
-def _is_table(head: bytes) -> bool:
-    from fer_edge.data.readers_csv import header_of
-
-    return "pixels" in header_of(head)
-
-
-def _refuse_known(path: Path, head: bytes) -> None:
+def refuse_known(path: Path, head: bytes) -> None:
+    """Raise :class:`DataError` if these first bytes are of a kind of file that is never read."""
     _refuse_packed(path, head)
     for magic, (what, fix) in _OTHERS.items():
         if head.startswith(magic):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,30 +14,21 @@ from fer_edge.data.containers import MOST_FILES, open_regular
 from fer_edge.data.dataset import FerDataset, dataset_from_rows, with_official_counts
 from fer_edge.data.ferplus.file import is_votes_header
 from fer_edge.data.splits import Split, split_from_usage
-from fer_edge.data.tables import Table
+from fer_edge.data.tables import COLUMNS, Table
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError
 from fer_edge.preprocessing import SIZE
 from fer_edge.progress import Advance
 
-__all__ = ["header_of", "read_csv", "read_csv_stream"]
+__all__ = ["read_csv", "read_csv_stream"]
 
 _PIXELS = SIZE * SIZE
-_COLUMNS = ("emotion", "pixels", "usage")
 _LAYOUT = "the columns are emotion (0..6), pixels (2,304 numbers 0..255) and Usage"
 _NUMBERS = ", ".join(f"{label} {name}" for label, name in enumerate(EMOTIONS))
 # One dictionary look-up converts and validates a token: it runs 35,887 x 2,304 times.
 _VALUES = {str(value): value for value in range(256)}
 _LIST = str.maketrans("[],", "   ")
 """Programs that save a list into a cell write ``[70, 80, ...]``."""
-
-
-def header_of(head: bytes) -> list[str]:
-    """Return the cells of the header in the first bytes of a file, lower case; [] if not text."""
-    try:
-        return Table(io.BytesIO(head), _COLUMNS).header
-    except (csv.Error, ValueError):
-        return []
 
 
 def read_csv(path: Path, *, advance: Advance | None = None) -> FerDataset:
@@ -63,7 +53,7 @@ def read_csv_stream(
     splits = bytearray()
     table = None
     try:
-        table = Table(stream, _COLUMNS)
+        table = Table(stream, COLUMNS)
         columns = _columns(table.header, name)
         for row in table:
             label, usage, values = _row(row, columns, len(table.header))
@@ -104,11 +94,11 @@ def read_csv_stream(
 
 def _columns(header: list[str], name: str) -> tuple[int, int, int | None]:
     """Return the places of emotion, pixels and Usage; None without Usage."""
-    for column in _COLUMNS:
+    for column in COLUMNS:
         if header.count(column) > 1:
             raise DataError(f"{name}, line 1: the column {column!r} is there twice", fix=_LAYOUT)
     emotion, pixels, usage = (
-        header.index(column) if column in header else None for column in _COLUMNS
+        header.index(column) if column in header else None for column in COLUMNS
     )
     if emotion is not None and pixels is not None:
         return emotion, pixels, usage

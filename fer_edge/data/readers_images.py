@@ -32,8 +32,10 @@ from fer_edge.data.dataset import (
     dataset_from_rows,
     with_official_counts,
 )
+from fer_edge.data.ferplus import is_votes_header
 from fer_edge.data.kinds import TABLES, no_images
-from fer_edge.data.readers_csv import header_of, read_csv, read_csv_stream
+from fer_edge.data.readers_csv import read_csv, read_csv_stream
+from fer_edge.data.tables import header_of
 from fer_edge.data.tree import Tree, is_foreign, is_image_name, is_junk, tree_from_paths
 from fer_edge.errors import DataError, UsageError
 from fer_edge.faces import face_from_image, formats, gray_from_picture, quiet
@@ -156,13 +158,16 @@ def _find_table(
         return None, []
     complete: list[str] = []
     partial: list[str] = []
+    incomplete: list[str] = []
     for path in paths:
         if path.lower().endswith(TABLES):
             with open_(path) as (stream, _):
                 header = header_of(stream.read(_HEAD))
             if {"emotion", "pixels"} <= set(header):
                 (complete if "usage" in header else partial).append(path)
-    tables = complete or partial
+            elif {"emotion", "pixels"} & set(header) or is_votes_header(header):
+                incomplete.append(path)
+    tables = complete or partial or incomplete[:1]  # the reader says what the last lacks
     return _one_table(tables, paths, 0, source, is_zip=is_zip) if tables else (None, [])
 
 
@@ -271,6 +276,7 @@ def _gray_from_bytes(
         # Pillow's plug-ins raise many types for damaged input (OSError, SyntaxError,
         # struct.error, ValueError, DecompressionBombError); all mean the same here.
         reason = str(error).partition(" <_io")[0] or type(error).__name__
+        reason = reason if content else "the file is empty"
         raise DataError(
             f"{name} is not an image that can be read: {reason}",
             fix="remove the file, or download the data set again",

@@ -12,7 +12,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import IO, cast
 
-__all__ = ["Table", "cells"]
+__all__ = ["COLUMNS", "Table", "cells", "header_of"]
+
+COLUMNS = ("emotion", "pixels", "usage")
+"""The columns of FER2013's table, in lower case."""
 
 _SEPARATORS = ",;\t|"
 _HEAD = 4096
@@ -84,6 +87,14 @@ class Table:
             if self._in_all > _MOST_CHARACTERS:
                 raise ValueError(f"the table has more than {_MOST_CHARACTERS:,} characters")
             yield line
+
+
+def header_of(head: bytes) -> list[str]:
+    """Return the cells of the header in the first bytes of a file, lower case; [] if not text."""
+    try:
+        return Table(io.BytesIO(head), COLUMNS).header
+    except (csv.Error, ValueError):
+        return []
 
 
 def cells(row: Sequence[str]) -> list[str]:

@@ -52,6 +52,7 @@ _FOREIGN_SUFFIXES = {
     *(".csv", ".tsv", ".xls", ".xlsx", ".json", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
     *(".py", ".ipynb", ".sh", ".bat", ".m", ".db", ".sqlite", ".pkl", ".npy", ".npz", ".mat"),
     *(".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".sha256", ".md5", ".parquet", ".arrow"),
+    ".identifier",  # x.png:Zone.Identifier, which Windows adds to what was downloaded
     *(".mp4", ".avi", ".mov", ".h5", ".hdf5", ".pt", ".pth", ".onnx", ".safetensors"),
 }
 _FOREIGN_NAMES = {"readme", "license", "licence", "copying", "makefile", "changelog", "authors"}

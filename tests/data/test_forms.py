@@ -24,6 +24,7 @@ import pytest
 
 from fer_edge.cli import main
 from fer_edge.data import Resplit, Split, apply_resplit, load
+from fer_edge.data.ferplus import COLUMNS, read_votes
 from fer_edge.data.splits import is_split_folder, similar_split_folder
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError
@@ -526,8 +527,11 @@ def test_a_name_that_is_too_long_and_a_file_used_as_a_folder(tmp_path) -> None:
     with pytest.raises(DataError, match=r"is too long|does not exist"):
         load("/".join(["y" * 200] * 40))
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match=r"does not exist|is a file, not a folder"):
+    with pytest.raises(DataError, match="a part of this path is a file"):
         load(tmp_path / "file" / "x.zip")
+    with pytest.raises(DataError, match="does not exist") as caught:
+        load(tmp_path / "nowhere.zip")
+    assert "download FER2013" in str(caught.value.fix)
     with pytest.raises(DataError, match="cannot be found"):
         load("~no-such-user-here/fer.zip")
     with pytest.raises(DataError, match=r"cannot be read|does not exist"):
@@ -544,9 +548,9 @@ def test_no_permission_is_said_and_the_fix_works(forms, files, faces) -> None:
         os.chmod(top, 0o755)  # noqa: PTH101
         folder = forms.folder(Path(top) / "my data", files)
         nobody = 65534
-        for path in [folder, *folder.rglob("*")]:
+        for path in [Path(top), folder, *folder.rglob("*")]:
             os.chown(path, nobody, nobody)
-        for hidden in ("train/angry/Training_0.png", "train/angry", "."):
+        for hidden in ("train/angry/Training_0.png", "train/angry", ".", ".."):
             (folder / hidden).chmod(0)
             os.seteuid(nobody)
             try:
@@ -585,3 +589,88 @@ def test_a_buffer_is_used_by_nobody(table) -> None:
     stream = io.BytesIO(table.encode())
     read_csv_stream(stream, "x.csv", len(table))
     assert not stream.closed
+
+
+@pytest.mark.parametrize(
+    ("header", "what"),
+    [
+        ("pixels", "test.csv, line 1: there is no column 'emotion'"),
+        ("emotion,Usage", "test.csv, line 1: there is no column 'pixels'"),
+        ("Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,"
+         "unknown,NF", "test.csv is the file of votes of FER+"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["zip", "folder"])
+def test_a_folder_with_an_incomplete_table_says_what_it_lacks(forms, tmp_path, form, header, what):
+    inside = {"test.csv": f"{header}\n1,2\n".encode(), "README.txt": b"hello"}
+    error = refusal(getattr(forms, form)(tmp_path / "source", inside))
+    assert what in str(error)
+
+
+@pytest.mark.parametrize(
+    "name", [b"fer\xff\xfe.zip", b"fer\x1b[31m\n.zip", "fer\u202e.zip".encode()]
+)
+def test_a_name_that_cannot_be_printed(forms, files, faces, tmp_path, capsys, name: bytes) -> None:
+    path = tmp_path / os.fsdecode(name)
+    got = load(forms.zip(path, files))
+    assert got.sha256 == load(path).sha256 == faces.sha256
+    assert got.source.isprintable()
+    got.source.encode()
+    main(["data", "info", str(path)])
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_names_of_images_that_are_no_utf_8(forms, files, faces, tmp_path) -> None:
+    folder = forms.folder(tmp_path / "x", files)
+    old = folder / "train/sad/Training_0.png"
+    old.rename(folder / "train/sad" / os.fsdecode(b"Training_\xff.png"))
+    (folder / "train/sad" / os.fsdecode(b"\xff.txt")).touch()
+    got = load(folder)
+    assert got.sha256 == load(folder).sha256
+    assert len(got) == len(faces)
+    "\n".join([*got.ids, *got.notes]).encode()
+
+
+def test_an_empty_image_is_said(forms, files, tmp_path) -> None:
+    folder = forms.folder(tmp_path / "x", {**files, "train/sad/Training_9.png": b""})
+    assert "the file is empty" in str(refusal(folder))
+
+
+def test_marks_of_windows_downloads_are_ignored(forms, files, faces, tmp_path) -> None:
+    marks = {"train/sad/Training_0.png:Zone.Identifier": b"[ZoneTransfer]"}
+    assert (
+        load(forms.folder(tmp_path / "x", {**files, **marks}), cache=False).sha256 == faces.sha256
+    )
+
+
+VOTES = "Usage,Image name," + ",".join(COLUMNS) + "\nTraining,fer0000000.png,4,0,0,1,3,2,0,0,0,0\n"
+
+
+def test_packed_votes_are_refused_and_the_fix_unpacks_them(forms, tmp_path) -> None:
+    path = tmp_path / "fer2013new.csv.gz"
+    path.write_bytes(gzip.compress(VOTES.encode()))
+    with pytest.raises(DataError, match="is packed with gzip") as caught:
+        read_votes(path)
+    assert len(read_votes(run_command(caught.value)).votes) == 1
+    for content, what in (
+        (zipfile_of(forms, tmp_path), "is a zip, not the votes"),
+        (b"<!doctype html>", "is a web page"),
+        (b"", "the header is not that of FER+"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=what):
+            read_votes(path)
+
+
+def zipfile_of(forms, folder: Path) -> bytes:
+    return forms.zip(folder / "votes.zip", {"fer2013new.csv": VOTES.encode()}).read_bytes()
+
+
+def test_a_zip_in_a_zip_is_unzipped_by_its_fix(forms, files, faces, tmp_path) -> None:
+    inner = forms.zip(tmp_path / "inner.zip", files).read_bytes()
+    outer = forms.zip(tmp_path / "outer.zip", {"x/inner.zip": inner})
+    error = refusal(outer)
+    assert error.fix == "unzip it and give x/inner.zip"
+    shutil.unpack_archive(outer, tmp_path / "out")
+    given = tmp_path / "out" / error.fix.removeprefix("unzip it and give ")
+    assert load(given, cache=False).sha256 == faces.sha256

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_edge.data.containers import open_regular
+from fer_edge.data.kinds import refuse_known
 from fer_edge.data.splits import Split, split_from_usage
 from fer_edge.data.tables import Table
 from fer_edge.errors import DataError
@@ -101,6 +102,9 @@ def _content(path: Path) -> bytes:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
         raise DataError(f"{path} is too large to be the votes of FER+", fix=_FIX)
+    refuse_known(path, content[:4096])
+    if content.startswith(b"PK\3\4"):
+        raise DataError(f"{path} is a zip, not the votes", fix="unzip it and give fer2013new.csv")
     return content
 
 
