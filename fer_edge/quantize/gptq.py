@@ -131,7 +131,7 @@ def round_by_gram(steps: np.ndarray, gram: np.ndarray, limits: Limits | None = N
     is always 0 does not matter: its weights are rounded to the nearest.
     """
     weights = steps.astype(np.float64).copy()
-    rounded = np.zeros_like(weights)
+    rounded: np.ndarray = np.zeros_like(weights)
     hessian = gram.astype(np.float64).copy()
     dead = np.diag(hessian) <= 0
     hessian[dead, dead] = 1.0
