@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from fixtures_graphs import lively
+from fixtures_votes import write_voted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -296,3 +297,40 @@ def test_from_a_run_to_an_engine_with_the_ranges_it_was_tuned_with(
     )
     assert again.ranges is not None
     assert again.ranges.method == "minmax"
+
+
+def test_a_network_that_learnt_votes_is_fine_tuned_to_its_own_answers(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faces: FerDataset
+) -> None:
+    from fer_edge.cli.qat import command
+    from fer_edge.data import load
+    from fer_edge.data.fer2013 import with_votes
+    from fer_edge.runs.folder import RunFolder, create_run
+
+    monkeypatch.setenv("FER_EDGE_CACHE", str(tmp_path / "cache"))
+    write_voted(faces, tmp_path)
+    data, votes = tmp_path / "faces.npz", tmp_path / "fer2013new.csv"
+    voted = with_votes(load(str(data), cache=False), votes)
+    recipe = with_overrides(loop.Recipe(), ["loss.target=votes"])
+    source = create_run(tmp_path / "runs", "net", recipe, voted.info(), str(data))
+    loaded = load_weights(weights)
+    meta = {"dataset": voted.info(), "recipe": to_dict(recipe)}
+    save_weights(source.model, loaded.state, loaded.spec, loaded.preprocessing, meta)
+    source.update(status="finished")
+    words = ["net", "--data", str(data), "--votes", str(votes), "--epochs", "1"]
+    words += ["--out", str(tmp_path / "runs"), "--target", "onnxruntime"]
+    words += ["--set", "model.name=compact", "--set", "model.options.widths=[16, 16, 32]"]
+    words += ["--set", "model.options.blocks=[1, 1, 1]", "--set", "run.threads=1"]
+    CliRunner().invoke(command, words, catch_exceptions=False)
+    run = RunFolder(tmp_path / "runs" / "net-qat")
+    assert run.info().status == "finished"
+    tuned = load_weights(run.model)
+    assert tuned.info.by_votes
+    assert tuned.info.qat is not None
+    assert tuned.info.recipe is not None
+    assert tuned.info.recipe["distill"]["alpha"] == 1, "the teacher's answers alone are learnt"
+    changed = [key for key in loaded.state if not torch.equal(tuned.state[key], loaded.state[key])]
+    assert changed
+    before, after = (model_from_weights(each.path)[0] for each in (loaded, tuned))
+    moved = np.abs(_logits(before, faces.images[:32]) - _logits(after, faces.images[:32]))
+    assert 0 < moved.mean() < 0.1
