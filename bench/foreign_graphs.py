@@ -15,17 +15,21 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from fer_edge.backends import backend_from_bundle
+from fer_edge.build import foreign
 from fer_edge.build.options import GateOptions, Int8Options
 from fer_edge.build.pipeline import build
 from fer_edge.bundle import Bundle
+from fer_edge.convert.adapt import adapted
 from fer_edge.convert.graph import load_model, wiring
 from fer_edge.convert.onnx_file import OnnxFile
 from fer_edge.data import load, resolve_source
@@ -48,6 +52,7 @@ class Case:
     """``change`` makes the float graph of the network one of another form.
 
     ``options`` are those of the build; ``refused``: without them a build ends with exit code 3.
+    ``fold=False`` keeps the step from gray to three channels apart from the first convolution.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Case:
     options: dict[str, str] = field(default_factory=dict)
     refused: bool = False
     external: bool = False
+    fold: bool = True
 
 
 class Surgery:
@@ -278,6 +284,10 @@ CASES = (
 )
 
 
+NOT_FOLDED = Case("RGB, one scaling, not folded", _rgb, {"colour": "rgb"}, fold=False)
+"""For the decision to fold (:mod:`fer_edge.convert.adapt`): compare it with the row folded."""
+
+
 def write_case(case: Case, folder: Path, bundle: Path | None = None) -> Path:
     """Write the graph of a case into ``folder``, as its exporter would, and return its path."""
     net = Surgery(bundle or pretrained_path("fer2013"))
@@ -313,7 +323,7 @@ def main() -> None:
     right = answers["fp32"]
     print(f"{'graph':40} {'FP32':>6} {'flips':>5} {'INT8':>6} {'flips':>5}  n {len(labels)}")
     _row("the packaged network", answers, labels, right)
-    for case in CASES:
+    for case in (*CASES, NOT_FOLDED):
         if options.only and options.only not in case.name:
             continue
         with tempfile.TemporaryDirectory() as folder:
@@ -324,13 +334,14 @@ def main() -> None:
                     print(f"{case.name}: not refused")
                 except FerEdgeError as error:
                     print(f"  {error}\n  fix: {error.fix}".replace(folder, "."))
-            report = build(
-                OnnxFile.from_text(path, **case.options),
-                data=dataset,
-                target="onnxruntime",
-                int8=Int8Options("stratified-512", "minmax", retries=0),
-                gate=GateOptions(speed=False),
-            )
+            with patch.object(foreign, "adapted", partial(adapted, fold=case.fold)):
+                report = build(
+                    OnnxFile.from_text(path, **case.options),
+                    data=dataset,
+                    target="onnxruntime",
+                    int8=Int8Options("stratified-512", "minmax", retries=0),
+                    gate=GateOptions(speed=False),
+                )
             if report.error is not None:
                 print(f"{case.name}: {report.error}")
                 continue

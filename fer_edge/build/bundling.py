@@ -82,7 +82,7 @@ def write_bundle(
 def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[str, Any]:
     source = work.source
     if source.weights is None and source.given is None and not _is_ours(work):
-        return foreign_card(results)
+        return foreign_card(results, source.foreign.assumed if source.foreign else None)
     card = model_card(synthetic=synthetic, weights=work.network.info, results=results)
     if source.weights is not None or source.given is None:
         return card

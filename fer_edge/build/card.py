@@ -108,15 +108,23 @@ def int8_lines(gates: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def foreign_card(results: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Return the card of a graph that this package did not train: most of it is unknown."""
+def foreign_card(
+    results: Sequence[Mapping[str, Any]] = (), assumed: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return the card of a graph that this package did not train: most of it is unknown.
+
+    ``assumed`` has what neither the graph nor the user said; None if nothing is known of that.
+    """
+    unsaid = f"assumed, since nothing said it: {', '.join(assumed or ())}"
+    if assumed is None:
+        unsaid = "the classes are assumed to be FER2013's, in FER2013's order"
     return {
         "licence": "unknown: the graph was not made by fer-edge",
         "intended_use": "unknown",
         "limits": [
             "training data and training are unknown",
             _NO_FEELING,
-            "the classes are assumed to be FER2013's, in FER2013's order",
+            *([unsaid] if assumed is None or assumed else []),
         ],
         "protocol": [_ONE_VIEW],
         "results": [dict(each) for each in results],

@@ -22,6 +22,7 @@ from fer_edge.convert.ending import (
 from fer_edge.convert.graph import FLOAT, attribute, wiring
 from fer_edge.convert.onnx_file import Layout, OnnxFile
 from fer_edge.convert.reading import EXPORT, model_from_file
+from fer_edge.convert.simplify import simplify
 from fer_edge.errors import UsageError, require
 from fer_edge.preprocessing import SIZE
 
@@ -108,6 +109,7 @@ def read_foreign(file: OnnxFile) -> ForeignGraph:
     _free_batch(model, pixels)
     _check_batches(before, model, pixels, path)
     cut = end_in_logits(model, path)
+    simplify(model)
     examples = _examples(pixels, 8)
     scores = logits_of(model, examples, path)
     if scores.ndim != 2:

@@ -32,7 +32,7 @@ from fer_edge.data.dataset import (
     dataset_from_rows,
     with_official_counts,
 )
-from fer_edge.data.ferplus import is_votes_header
+from fer_edge.data.ferplus.file import is_votes_header
 from fer_edge.data.kinds import TABLES, no_images
 from fer_edge.data.readers_csv import read_csv, read_csv_stream
 from fer_edge.data.tables import header_of

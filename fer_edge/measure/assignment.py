@@ -46,7 +46,7 @@ def answers_by_chance(confusion: np.ndarray) -> bool:
 
 
 def _kappa(confusion: np.ndarray) -> float:
-    """Return Cohen's kappa: 0 for answers that do not depend on the image, 1 for right ones."""
+    """Return Cohen's kappa: 0 where answers do not depend on the image, 1 where all are right."""
     chance = agreement_by_chance(confusion)
     right = np.trace(confusion[: confusion.shape[1]]) / confusion.sum()
     return 0.0 if chance >= 1 else float((right - chance) / (1 - chance))

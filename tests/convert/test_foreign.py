@@ -563,3 +563,68 @@ def test_the_last_layer_keeps_the_order_not_a_node_behind_it(tmp_path: Path) -> 
     last = model.graph.node[-1]
     assert (last.op_type, list(last.output)) == ("Gemm", ["logits"])
     assert attribute(last, "transB", 0) == 1
+
+
+def _with_norms(net: Surgery) -> None:
+    """Put a BatchNorm behind each convolution, and its inverse into the weights."""
+    generator = np.random.default_rng(0)
+    graph = net.model.graph
+    arrays = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type != "Conv":
+            continue
+        count = len(arrays[node.input[2]])
+        scale, shift, mean = generator.uniform(0.5, 2, (3, count)).astype(np.float32)
+        variance = generator.uniform(0.5, 2, count).astype(np.float32)
+        factor = scale / np.sqrt(variance + 1e-5)
+        weights = arrays[node.input[1]] / factor.reshape(-1, 1, 1, 1)
+        bias = (arrays[node.input[2]] - shift) / factor + mean
+        names = [
+            net.constant(f"{node.name}/{name}", value)
+            for name, value in (
+                ("w", weights), ("b", bias), ("s", scale), ("h", shift), ("m", mean),
+                ("v", variance),
+            )
+        ]  # fmt: skip
+        output = node.output[0]
+        node.input[1:] = names[:2]
+        node.output[0] = f"{output}/conv"
+        norm = helper.make_node(
+            "BatchNormalization", [f"{output}/conv", *names[2:]], [output], f"{output}/bn"
+        )
+        nodes.append(norm)
+    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _with_dense(net: Surgery) -> None:
+    """Write the last layer as Keras does: MatMul, then Add."""
+    graph = net.model.graph
+    head = next(node for node in graph.node if node.op_type == "Gemm")
+    weights = next(each for each in graph.initializer if each.name == head.input[1])
+    matrix = net.constant("dense", numpy_helper.to_array(weights).T.copy())
+    product = helper.make_node("MatMul", [head.input[0], matrix], ["product"], "product")
+    add = helper.make_node("Add", ["product", head.input[2]], ["logits"], "add")
+    graph.node.remove(head)
+    graph.node.extend([product, add])
+
+
+@pytest.mark.parametrize("change", [_with_norms, _with_dense])
+def test_norms_and_biases_are_folded_for_int8(
+    change: Change, net: Surgery, tmp_path: Path, ours: Path
+) -> None:
+    change(net)
+    path = save(net, tmp_path)
+    model, _ = adapted(read(path).graph, read(path).scaling, range(7))
+    kinds = {node.op_type for node in model.graph.node}
+    assert not kinds & {"BatchNormalization", "MatMul"}
+    images = golden_images()
+    found, wanted = (logits_of(each, images, path) for each in (model, ours.read_bytes()))
+    assert np.abs(found - wanted).max() < 1e-3
+    # In another order, the last layer has it.
+    order = read(path, labels=ALPHABETICAL)
+    model, _ = adapted(order.graph, order.scaling, order.outputs)
+    assert model.graph.node[-1].op_type == "Gemm"

@@ -89,7 +89,7 @@ def test_rows_of_every_form(votes_file: Make) -> None:
 
 
 def test_the_packaged_table_has_every_kaggle_name_once() -> None:
-    with np.load(Path(load.__code__.co_filename).with_name("kaggle_rows.npz")) as arrays:
+    with np.load(Path(read_votes.__code__.co_filename).with_name("kaggle_rows.npz")) as arrays:
         split, row = arrays["split"], arrays["row"]
     assert len(split) == 35_887 - 4, "four names stand in two folders and are in the code"
     matched = row[row >= 0]

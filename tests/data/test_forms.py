@@ -24,7 +24,7 @@ import pytest
 
 from fer_edge.cli import main
 from fer_edge.data import Resplit, Split, apply_resplit, load
-from fer_edge.data.ferplus import COLUMNS, read_votes
+from fer_edge.data.ferplus.file import COLUMNS, read_votes
 from fer_edge.data.splits import is_split_folder, similar_split_folder
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError
