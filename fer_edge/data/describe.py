@@ -56,8 +56,8 @@ def vote_statistics(dataset: FerDataset) -> dict[str, Any]:
     ``majority`` images have a class with more than half of the votes, single votes left out (the
     protocol of FER+, see :mod:`fer_edge.data.ferplus.votes`); ``agreement`` is the fraction of them
     whose label is that class, ``per_class`` the same for the images of each label. ``not_faces``
-    counts the images whose winner is "not a face". ``ceiling``: how often one of the ten agrees with the
-    majority of the other nine, on the ``majority`` images.
+    counts the images whose winner is "not a face". ``ceiling``: how often one of the ten agrees
+    with the majority of the other nine, on the ``majority`` images.
     """
     found: dict[str, Any] = {"source": dataset.voters.source if dataset.voters else ""}
     votes = dataset.votes
