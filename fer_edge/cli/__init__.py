@@ -178,7 +178,8 @@ def main(argv: list[str] | None = None) -> None:
     _accept_every_text()
     try:
         group.main(args=argv, prog_name="fer-edge", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None: the shell closed it
+            sys.stdout.flush()
     except FerEdgeError as error:
         _fail(error)
     except click.exceptions.Exit as exit_:
@@ -194,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        _fail(error_from_system(error, default=_unwritable_stdout()))
+        _fail(error_from_system(error, default=_printing(error)))
 
 
 def _fail(error: FerEdgeError) -> NoReturn:
@@ -205,15 +206,18 @@ def _fail(error: FerEdgeError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def _unwritable_stdout() -> str:
-    """Return "stdout" if that is what cannot be written (a full disk behind ``>``), else ""."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        # The interpreter writes the rest at its end, and would fail again with a traceback.
+def _printing(error: OSError) -> str:
+    """Return "stdout" if a write to it failed, as on a full disk behind ``>``; else ""."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = str(trace.tb_frame.f_globals.get("__name__", "")) if trace else ""
+    if not module.startswith(("click.", "rich.", "fer_edge.cli")):
+        return ""
+    # The interpreter writes the rest at its end, and would fail again with a traceback.
+    with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return "stdout"
-    return ""
+    return "stdout"
 
 
 def _accept_every_text() -> None:

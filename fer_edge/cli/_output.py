@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,10 +80,15 @@ def terminal_reporter() -> TerminalReporter:
 
 def print_json(content: Any) -> None:
     """Print ``content`` as indented JSON to stdout; ValueError for NaN and infinity."""
-    # An escape of JSON, where the terminal has no other way to show a character.
+    _print_json_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _print_json_text(text: str) -> None:
+    """Print a text that is JSON; where stdout is not UTF-8, other characters are JSON's escapes."""
     encoding = getattr(out.file, "encoding", None) or "utf-8"
-    ascii_only = not encoding.lower().replace("-", "").startswith("utf")
-    print_text(json.dumps(content, indent=2, ensure_ascii=ascii_only, allow_nan=False))
+    if not encoding.lower().replace("-", "").startswith("utf"):
+        text = re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
+    print_text(text)
 
 
 def print_text(text: str) -> None:
@@ -110,7 +116,8 @@ def print_rows(
         shown = [{key: _shown(value) for key, value in row.items()} for row in rows]
         out.print(rich_table(shown, title=title, caption=caption))
     else:
-        print_text(format_rows(rows, fmt, title=title, caption=caption))
+        text = format_rows(rows, fmt, title=title, caption=caption)
+        (_print_json_text if fmt == "json" else print_text)(text)
 
 
 def _shown(value: Any) -> Any:

@@ -68,6 +68,8 @@ def command(bundle: str | None, root: Path, card: bool, fmt: str) -> None:
         )
     if faults:
         name, fault = next(iter(faults.items()))
+        if fault.startswith("it cannot be read"):
+            opened.check()  # it raises the error for a file that may well be right
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise IntegrityError(
             f"{opened.path / name}: {fault}{more}",
