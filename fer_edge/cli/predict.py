@@ -56,7 +56,8 @@ NO_FACE, UNCLEAR = "no face", "unclear"
 @click.option(
     "--detector",
     metavar="NAME",
-    help="What finds the faces: blazeface, blazeface-short, centerface, haar, yunet.  [default: "
+    help="What finds the faces: blazeface, blazeface-short, blazeface-tiles (small faces; "
+    "slower), centerface, haar, yunet.  [default: "
     "blazeface if it is installed; else each picture is one face]",
 )
 @click.option(

