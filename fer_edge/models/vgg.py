@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +11,14 @@ import timm
 import torch
 from huggingface_hub import hf_hub_download
 from msgspec import Meta
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 
-from fer_edge.errors import UnavailableError, UsageError
+from fer_edge.errors import IntegrityError, UnavailableError, UsageError
+from fer_edge.files import read_bounded, sha256_bytes
 from fer_edge.models.options import Dropout, Size, options_from_mapping
+from fer_edge.models.recorded import LARGEST_WEIGHTS
 from fer_edge.models.spec import ModelSpec
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.records import Record
@@ -21,6 +26,7 @@ from fer_edge.records import Record
 __all__ = ["Vgg19", "Vgg19Options", "build"]
 
 _REPOSITORY = "timm/vgg19_bn.tv_in1k"
+_AGAIN = "remove that file, and it is downloaded again"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of red, green and blue with which those weights were trained."""
 
@@ -85,6 +91,26 @@ def _fetch() -> Path:
         ) from error
 
 
+def _features(path: Path) -> dict[str, Tensor]:
+    """Return the convolutions in the file that the hub delivered, after comparing its digest.
+
+    The hub's cache names a large file by its SHA-256. That finds damage, on the way or on the disk;
+    it does not pin the file: its maker can publish another one under the same name.
+    """
+    content = read_bounded(path, LARGEST_WEIGHTS, fix=_AGAIN)
+    named = Path(os.path.realpath(path)).name
+    if re.fullmatch("[0-9a-f]{64}", named) and named != sha256_bytes(content):
+        raise IntegrityError(
+            f"{path} is not the file that the hub names {named[:12]}...", fix=_AGAIN
+        )
+    try:
+        state = load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise IntegrityError(f"{path} is not a safetensors file: {error}", fix=_AGAIN) from None
+    prefix = "features."
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
 def _gray(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Convert the first convolution to one gray channel with our normalisation.
 
@@ -116,7 +142,8 @@ def build(spec: ModelSpec) -> nn.Module:
         path = _fetch()
         # The meta device only checks a recipe: it is enough that the file can be downloaded.
         if model.head[1].weight.device.type != "meta":
-            prefix = "features."
-            state = {k.removeprefix(prefix): v for k, v in load_file(path).items() if prefix in k}
-            model.features.load_state_dict(_gray(state))
+            try:
+                model.features.load_state_dict(_gray(_features(path)))
+            except (RuntimeError, KeyError) as error:
+                raise IntegrityError(f"{path} is not of vgg19_bn: {error}", fix=_AGAIN) from None
     return model

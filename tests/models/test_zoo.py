@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fer_edge.errors import UnavailableError, UsageError
+from fer_edge.errors import IntegrityError, UnavailableError, UsageError
+from fer_edge.files import sha256_bytes
 from fer_edge.models import MODELS, ModelSpec, build_model, vgg
 from fer_edge.models.filters import FILTERS, FixedFilters
 from fer_edge.models.profile import count_macs, count_parameters
@@ -208,6 +209,29 @@ def test_pretrained_weights_are_loaded_once_and_never_for_a_weights_file(
     assert calls == ["timm/vgg19_bn.tv_in1k"]
     assert weights.spec == load_weights(path).spec == spec
     torch.testing.assert_close(again.state_dict(), model.state_dict())
+
+
+def test_a_damaged_download_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import save
+
+    content = save({"features.0.weight": torch.ones(2, 3, 3, 3), "features.0.bias": torch.ones(2)})
+    # As in the hub's cache: a link to a blob whose name is its digest.
+    blob = tmp_path / sha256_bytes(content)
+    blob.write_bytes(content)
+    path = tmp_path / "model.safetensors"
+    path.symlink_to(blob)
+    assert set(vgg._features(path)) == {"0.weight", "0.bias"}
+    blob.write_bytes(content[:-1] + b"\xff")
+    with pytest.raises(IntegrityError, match="not the file that the hub names"):
+        vgg._features(path)
+    path.unlink()
+    path.write_bytes(content[:50])
+    with pytest.raises(IntegrityError, match="not a safetensors file"):
+        vgg._features(path)
+    path.write_bytes(content)
+    monkeypatch.setattr(vgg, "hf_hub_download", lambda *_: str(path))
+    with pytest.raises(IntegrityError, match="not of vgg19_bn"):
+        build_model(ModelSpec("vgg19", {"pretrained": True}))
 
 
 # -- recipes ---------------------------------------------------------------------------------------
