@@ -27,6 +27,7 @@ __all__ = [
     "MOST_FILES",
     "ZipMembers",
     "checked_size",
+    "first_bytes",
     "list_folder",
     "open_regular",
     "opened_zip",
@@ -115,6 +116,15 @@ def open_regular(path: Path) -> io.BufferedReader:
         file.close()
         raise
     return file
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """Return the first ``count`` bytes of a regular file, or fewer if it has fewer."""
+    with open_regular(path) as file:
+        try:
+            return file.read(count)
+        except OSError as error:
+            raise unreadable(path, error) from None
 
 
 _KINDS = {
@@ -293,9 +303,8 @@ def opened_zip(path: Path) -> Iterator[ZipMembers]:
     Raises DataError for what is no zip, for more than a million members, for members that share
     their bytes, for two members of one name and for names with ``..``.
     """
+    start = first_bytes(path, 4)
     with open_regular(path) as file:
-        start = file.read(4)
-        file.seek(0)
         with zip_errors(str(path), is_cut=start == b"PK\3\4"):
             archive = zipfile.ZipFile(file)
         with archive:

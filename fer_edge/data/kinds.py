@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from fer_edge.data.containers import open_regular
+from fer_edge.data.containers import first_bytes, open_regular
 from fer_edge.data.tables import header_of
 from fer_edge.errors import DataError
 
@@ -74,18 +74,18 @@ def source_kind(path: Path) -> Kind:
     Raises :class:`DataError` that says what the file is, and how to make something of it that can
     be read.
     """
-    with open_regular(path) as file:
-        head = file.read(_HEAD)
+    head = first_bytes(path, _HEAD)
     suffix = path.suffix.lower()
     if not head:
         raise DataError(f"{path} is empty", fix="download it again")
     refuse_known(path, head)
     if suffix == ".npz":
         return "npz"
-    if suffix == ".zip" or _is_zip(path):
+    is_zip, is_table = _is_zip(path), "pixels" in header_of(head)
+    if is_zip or (suffix == ".zip" and not is_table):
         # Listing the members of FER2013 takes a while: only where the first name says something.
         return _kind_of_zip(path) if any(name in head for name in _TELLING) else "zip"
-    if suffix in TABLES or "pixels" in header_of(head):
+    if is_table or suffix in TABLES:
         return "csv"
     raise DataError(
         f"{path} is not in a format of FER2013 that fer-edge can read", fix=f"give {_FORMS}"
@@ -94,7 +94,10 @@ def source_kind(path: Path) -> Kind:
 
 def _is_zip(path: Path) -> bool:
     with open_regular(path) as file:
-        return file.read(4) == b"PK\3\4" or zipfile.is_zipfile(file)
+        try:
+            return file.read(4) == b"PK\3\4" or zipfile.is_zipfile(file)
+        except Exception:  # it is one, and damaged: the reader says how
+            return True
 
 
 def _kind_of_zip(path: Path) -> Kind:

@@ -19,12 +19,12 @@ from PIL import Image
 
 from fer_edge.data.classes import ClassChoice
 from fer_edge.data.containers import (
+    first_bytes,
     list_folder,
     open_regular,
     opened_zip,
     posix_folders,
     posix_names,
-    unreadable,
 )
 from fer_edge.data.dataset import (
     FerDataset,
@@ -106,11 +106,7 @@ def read_folder(
 
     def read(name: str) -> bytes:
         member = path / names[name]
-        with open_regular(member) as file:
-            try:
-                content = file.read(most + 1)
-            except OSError as error:
-                raise unreadable(member, error) from None
+        content = first_bytes(member, most + 1)
         if len(content) > most:
             raise DataError(
                 f"{member} is too large for a {SIZE}x{SIZE} image"

@@ -185,7 +185,7 @@ def test_a_table_of_any_separator_and_encoding(faces, table, tmp_path, separator
     np.testing.assert_array_equal(got.split, faces.split)
 
 
-@pytest.mark.parametrize("name", ["fer", "fer.data", "fer.tsv", "fer.csv", "FER.CSV", "fer.txt"])
+@pytest.mark.parametrize("name", ["fer", "fer.zip", "fer.tsv", "fer.csv", "FER.CSV", "fer.txt"])
 def test_a_table_is_known_by_its_content(table, faces, tmp_path, name: str) -> None:
     (tmp_path / name).write_text(table)
     assert len(load(tmp_path / name, cache=False)) == len(faces)

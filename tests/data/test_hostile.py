@@ -601,3 +601,28 @@ def test_a_full_disk_is_a_note_and_leaves_nothing(source, faces, own_cache) -> N
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "cannot be written (File too large)" in said
     assert not [path for path in own_cache.rglob("*") if path.is_file()]
+
+
+def test_a_disk_that_fails_is_said(source, forms, files, tmp_path, monkeypatch) -> None:
+    """Reading may fail in the middle, such as on a broken disk or a network that is gone."""
+    folder = forms.folder(tmp_path / "folder", files)
+    table = tmp_path / "fer2013.csv"
+    table.write_text(forms.csv_text(forms.faces(1)))
+    votes = tmp_path / "votes.csv"
+    votes.write_text(VOTES)
+
+    class Broken(io.FileIO):
+        def readinto(self, buffer) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def broken(descriptor: int, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(Broken(descriptor, mode))
+
+    monkeypatch.setattr(os, "fdopen", broken)
+    for path in (source, folder, table):
+        with pytest.raises(DataError, match="Input/output error"):
+            load(path, cache=False)
+        with pytest.raises(DataError, match="Input/output error"):
+            load(path)
+    with pytest.raises(DataError, match="Input/output error"):
+        read_votes(votes)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_edge.data.containers import open_regular
+from fer_edge.data.containers import first_bytes
 from fer_edge.data.kinds import refuse_known
 from fer_edge.data.splits import Split, split_from_usage
 from fer_edge.data.tables import Table
@@ -98,8 +98,7 @@ def read_votes(path: str | Path) -> VotesFile:
 def _content(path: Path) -> bytes:
     if path.is_dir():
         raise DataError(f"{path} is not a file: the votes of FER+ are one CSV file", fix=_FIX)
-    with open_regular(path) as file:
-        content = file.read(_MOST_BYTES + 1)
+    content = first_bytes(path, _MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
         raise DataError(f"{path} is too large to be the votes of FER+", fix=_FIX)
     refuse_known(path, content[:4096])
