@@ -37,6 +37,8 @@ __all__ = ["Tally", "fuzz", "one"]
 
 MEMORY = 6 * 2**30
 """Bytes of address space. Torch and ONNX Runtime reserve about 3 GiB of it."""
+LEAST = 40
+"""Inputs of each kind, however slow the machine is."""
 LONGEST_S = 120
 """Seconds after which an input counts as one that hangs; much more than a busy machine needs."""
 
@@ -89,9 +91,9 @@ def one(kind: Kind, seed: int, tally: Tally) -> None:
 
 
 def fuzz(kind: Kind, seconds: float, first: int = 0) -> Tally:
-    """Try inputs of ``kind`` for ``seconds``, and at least 20."""
+    """Try inputs of ``kind`` for ``seconds``, and at least ``LEAST``."""
     tally, seed, end = Tally(), first, time.monotonic() + seconds
-    while time.monotonic() < end or tally.tried < 20:
+    while time.monotonic() < end or tally.tried < LEAST:
         one(kind, seed, tally)
         seed += 1
     return tally

@@ -34,7 +34,8 @@ from fer_edge.classifier import Classifier
 from fer_edge.cli import COMMANDS, main
 from fer_edge.data import load
 from fer_edge.errors import FerEdgeError
-from fer_edge.measure.result import BenchResult
+from fer_edge.measure.environment import capture
+from fer_edge.measure.result import BenchResult, BenchRow
 from fer_edge.pretrained import pretrained_path
 
 __all__ = ["KINDS", "Kind", "WrongError", "fault_of"]
@@ -67,6 +68,8 @@ class Kind(ABC):
 
     name: ClassVar[str]
     before: ClassVar[str] = "-"
+    reads: ClassVar[bool] = True
+    """Whether some mutants are valid; every changed byte of a packed bundle is an error."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -248,6 +251,7 @@ class Packed(Kind):
     """Packed bundles (.fer) with damaged bytes."""
 
     name = "bundle: .fer"
+    reads = False
 
     def prepare(self) -> None:
         """A packed bundle."""
@@ -402,57 +406,54 @@ class Records(Kind):
     name = "records: run.json, cv.json, bench"
 
     def prepare(self) -> None:
-        """The fields of a run, of folds and of a bench."""
-        run = self.folder / "runs" / "mine"
-        run.mkdir(parents=True, exist_ok=True)
-        self.run_json = {
-            "schema": 1,
-            "name": "mine",
-            "status": "finished",
-            "data": {"source": "a.zip", "sha256": "0" * 64},
-            "recipe": {"epochs": 2, "seed": 0, "model": {"name": "compact", "options": {}}},
-            "teachers": [],
-            "history": [{"epoch": 1, "lr": 0.1, "train_loss": 1.0}],
-        }
-        self.bench = {
-            "schema": 1,
-            "created": "2026-01-01T00:00:00+00:00",
-            "fer_edge": "0.1.0",
-            "rows": [{"backend": "null", "precision": "", "status": "ok", "ns": [[1, 2, 3]]}],
-            "environment": {"machine": {"cpu": "x"}, "threads": 1, "warnings": []},
-            "protocol": {"warmup_s": 1.0},
-            "dataset": {"source": "a", "split": "public", "n": 3, "synthetic": True},
-            "reference": "pytorch fp32",
-            "notes": [],
-        }
+        """A finished run of one epoch, and a bench of the null backend."""
+        self.root = self.folder / "seed"
+        words = ("train", "--recipe", "quick", "--epochs", "1", "--data", "synthetic:70")
+        small = ("--set", "model.options.widths=[16]", "--set", "model.options.blocks=[1]")
+        code, _, err = command(*words, *small, "--name", "mine", "--runs", str(self.root), "-q")
+        if code:
+            raise WrongError(err)
+        self.run_json = json.loads((self.root / "mine" / "run.json").read_text("utf-8"))
+        row = BenchRow("null", "", "ok", bundle="mine", ns=((1, 2, 3),), n=3, p50_ms=0.1)
+        bench = BenchResult(
+            rows=(row,),
+            environment=capture(1),
+            protocol={"warmup_s": 1.0},
+            dataset={
+                "source": "a",
+                "sha256": "0" * 64,
+                "split": "public",
+                "n": 3,
+                "synthetic": True,
+            },
+            reference="pytorch fp32",
+            created="2026-01-01T00:00:00+00:00",
+            fer_edge="0.1.0",
+        )
+        self.bench = json.loads(bench.to_json())
 
     def run(self, rng: random.Random) -> bool:
-        """Name the run in commands; compare the bench with itself."""
-        if rng.randrange(2):
-            changed = json_of(self.bench, rng)
-            content = dumped(changed)
-            content = bytes_of(content, rng) if rng.randrange(5) == 0 else content
-            path = self.file("bench.json", content)
+        """Compare the bench with itself, or name the run in a command."""
+        name = rng.choice(("bench.json", "run.json", "cv.json"))
+        content = dumped(json_of(self.bench if name == "bench.json" else self.run_json, rng))
+        content = bytes_of(content, rng) if rng.randrange(5) == 0 else content
+        if name == "bench.json":
+            path = str(self.file(name, content))
             BenchResult.load(path)
-            code, _, _ = command("bench", "compare", str(path), str(path))
-            return code == 0
-        content = dumped(json_of(self.run_json, rng))
-        name = rng.choice(("run.json", "cv.json"))
-        run = self.folder / "runs" / "mine"
-        for old in run.iterdir():
-            old.unlink()
-        (run / name).write_bytes(bytes_of(content, rng) if rng.randrange(5) == 0 else content)
+            return command("bench", "compare", path, path)[0] == 0
+        root = self.folder / "runs"
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(self.root, root)
+        (root / "mine" / name).write_bytes(content)
         words = rng.choice(
             (
-                ("plot", "history", "mine"),
+                ("plot", "history", "mine", "-o", str(self.folder / "plot.png")),
                 ("train", "--resume", "mine", "--data", "synthetic:70"),
                 ("evaluate", "mine", "--data", "synthetic:70"),
-                ("build", "mine", "--data", "synthetic:70", "--precision", "fp32"),
                 ("soup", "mine", "mine", "--data", "synthetic:70", "--name", "mean"),
             )
         )
-        code, _, _ = command(*words, "--runs", str(self.folder / "runs"))
-        return code == 0
+        return command(*words, "--runs", str(root))[0] == 0
 
 
 class WeightFiles(Kind):
