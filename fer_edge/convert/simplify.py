@@ -30,8 +30,9 @@ def _fold_norm(model: Any, wires: Wiring, node: Any) -> bool:
     """Fold a BatchNormalization (Ioffe and Szegedy 2015) in eval mode into the Conv before it."""
     if node.op_type != "BatchNormalization" or attribute(node, "training_mode", 0):
         return False
-    conv: Any = wires.producer.get(node.input[0])
-    if conv is None or conv.op_type != "Conv" or wires.sole_consumer(node.input[0]) is not node:
+    conv = wires.producer.get(node.input[0])
+    alone = wires.sole_consumer(node.input[0]) is node
+    if conv is None or conv.op_type != "Conv" or not alone:
         return False
     named = [*node.input[1:5], conv.input[1], *(name for name in conv.input[2:3] if name)]
     if any(name not in wires.constants for name in named):
@@ -60,7 +61,7 @@ def _merge_bias(model: Any, wires: Wiring, node: Any) -> bool:
     if node.op_type != "Add":
         return False
     at = next((at for at, name in enumerate(node.input) if name in wires.constants), None)
-    product: Any = None if at is None else wires.producer.get(node.input[1 - at])
+    product = None if at is None else wires.producer.get(node.input[1 - at])
     if at is None or product is None or product.op_type != "MatMul":
         return False
     weights = wires.constants.get(product.input[1])
