@@ -24,10 +24,13 @@ from fer_edge.convert.onnx_file import OnnxFile
 from fer_edge.data import FerDataset, load
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import FerEdgeError, GateError, UsageError
+from fer_edge.measure.gate import GatePolicy
 from fer_edge.pretrained import pretrained_path
 
 BY_NAME = {case.name: case for case in CASES}
 FP32: dict[str, Any] = {"precision": "fp32", "target": "onnxruntime"}
+LENIENT = GatePolicy(max_top1_drop=0.1, max_recall_drop=1.0, max_recall_drop_small=1.0)
+"""Drawn faces are near the borders of the classes: a flip more or less says nothing here."""
 REFUSED = [case for case in CASES if case.refused]
 
 
@@ -77,8 +80,8 @@ def test_an_int8_bundle_takes_pixels_as_ours(tmp_path: Path, answered: FerDatase
         OnnxFile.from_text(path, **case.options),
         data=answered,
         target="onnxruntime",
-        int8=Int8Options("stratified-128"),
-        gate=GateOptions(speed=False),
+        int8=Int8Options("stratified-128", "minmax", retries=0),
+        gate=GateOptions(speed=False, policy=LENIENT),
     )
     assert report.error is None
     bundle = Bundle.open(report.bundle)
