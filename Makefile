@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit bench frontier reproduction ship clean
+.PHONY: demo test lint types unit fuzz-cpp bench frontier reproduction ship clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,11 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=15
+
+# Gives mutated files to the C++ runner's readers, under the sanitizers: make fuzz-cpp SECONDS=60 (each)
+SECONDS ?= 10
+fuzz-cpp: $(STAMP)
+	$(BIN)/python tests/fuzz_cpp.py $(SECONDS)
 
 # People read these times; `make test` does not check any times.
 bench: $(STAMP)
