@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit fuzz audit bench frontier reproduction ship clean
+.PHONY: demo test lint types unit fuzz fuzz-cpp audit bench frontier reproduction ship clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,8 +34,13 @@ unit: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=15
 
 # Hostile inputs of every kind for ten minutes, and the table of what failed.
-fuzz: $(STAMP)
+fuzz: fuzz-cpp
 	$(BIN)/python tests/fuzz/fuzz.py --minutes 10
+
+# Mutated files for the C++ runner's readers, under the sanitizers; SECONDS is for each reader.
+SECONDS ?= 10
+fuzz-cpp: $(STAMP)
+	$(BIN)/python tests/fuzz/fuzz_cpp.py $(SECONDS)
 
 # Compares the installed packages with known vulnerabilities. An old Pillow has some: if none is
 # found in it, the advisories cannot be reached, and the answer would mean nothing.

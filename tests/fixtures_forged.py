@@ -7,6 +7,7 @@ many times as many are drawn as in a run of the tests.
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import json
 import os
@@ -32,6 +33,7 @@ __all__ = [
     "forged_npz",
     "places",
     "set_at",
+    "signed",
 ]
 
 MORE = int(os.environ.get("FER_EDGE_FUZZ", "1"))
@@ -114,6 +116,19 @@ def code_of(words: Sequence[str], what: str) -> object:
     except Exception as error:
         raise AssertionError(f"{what}: {words}: {error!r}") from error
     return 0
+
+
+def signed(content: Any) -> bytes:
+    """Return a manifest's bytes with the digest of its content, whatever that is."""
+
+    def text(value: Any) -> bytes:
+        return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(
+            "utf-8", "surrogatepass"
+        )
+
+    if not isinstance(content, dict):
+        return text(content)
+    return text({**content, "manifest_sha256": hashlib.sha256(text(content)).hexdigest()})
 
 
 def places(content: Any, above: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:

@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 from fixtures_bundle import golden_images
-from fixtures_forged import ESCAPE, code_of, controls, error_of, forged_json, forged_npz
+from fixtures_forged import (
+    ESCAPE,
+    code_of,
+    controls,
+    error_of,
+    forged_json,
+    forged_npz,
+    signed,
+)
 from test_files import odd_files
 
 from fer_edge import Classifier
@@ -30,19 +38,6 @@ from fer_edge.bundle.usable import usable_engine
 from fer_edge.cli import main
 from fer_edge.errors import FerEdgeError, IntegrityError, UsageError
 from fer_edge.pretrained import pretrained_path
-
-
-def signed(content: Any) -> bytes:
-    """Return a manifest's bytes with the digest of its content, whatever that is."""
-
-    def text(value: Any) -> bytes:
-        return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(
-            "utf-8", "surrogatepass"
-        )
-
-    if not isinstance(content, dict):
-        return text(content)
-    return text({**content, "manifest_sha256": hashlib.sha256(text(content)).hexdigest()})
 
 
 def forge(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -18,8 +18,12 @@ namespace {
 using nlohmann::json;
 
 constexpr int kSchema = 1;
-constexpr std::uint64_t kLargestManifest = 16 << 20;
+constexpr std::uint64_t kLargestManifest = 4 << 20;
 constexpr std::uint64_t kLargestArtifact = std::uint64_t{2} << 30;
+constexpr std::uint64_t kLargestGolden = 64 << 20;
+constexpr std::size_t kMostArtifacts = 1024;
+constexpr std::size_t kMostGoldenImages = 4096;
+constexpr std::size_t kLongestPath = 1024;
 // The classes of a data set that names no others.
 const std::vector<std::string> kFer2013 = {"angry", "disgust",  "fear",   "happy",
                                            "sad",   "surprise", "neutral"};
@@ -77,8 +81,11 @@ void check_own_digest(const std::string& content, const std::string& where) {
 
 // The path must stay inside the bundle. The digest does not ensure it: an attacker can compute one.
 bool is_inside(const std::string& path) {
-  if (path.empty() || path.front() == '/' || path.find('\\') != std::string::npos ||
-      path.find('\0') != std::string::npos) {
+  const bool control = std::any_of(path.begin(), path.end(), [](char c) {
+    return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+  });
+  if (path.empty() || path.size() > kLongestPath || path.front() == '/' || control ||
+      path.find('\\') != std::string::npos) {
     return false;
   }
   const std::filesystem::path parts(path);
@@ -94,7 +101,11 @@ Artifact artifact_from_json(const json& content) {
   artifact.precision = content.at("precision").get<std::string>();
   artifact.target = content.at("target").get<std::string>();
   artifact.sha256 = content.at("sha256").get<std::string>();
-  artifact.size = content.at("size").get<std::uint64_t>();
+  const json& size = content.at("size");
+  if (!size.is_number_unsigned() || size.get<std::uint64_t>() > kLargestArtifact) {
+    throw std::runtime_error("the size of " + artifact.path + " is not one of 0 to 2 GiB");
+  }
+  artifact.size = size.get<std::uint64_t>();
   if (!is_inside(artifact.path)) {
     throw std::runtime_error("the path '" + artifact.path + "' leaves the bundle folder");
   }
@@ -140,6 +151,16 @@ std::string shell_quoted(const std::string& word) {
   return quoted + "'";
 }
 
+// Whether a file is below a folder once all links are followed.
+bool leads_inside(const std::filesystem::path& file, const std::filesystem::path& folder) {
+  std::error_code failed;
+  const auto root = std::filesystem::canonical(folder, failed);
+  if (failed) return false;
+  const auto real = std::filesystem::canonical(file, failed);
+  if (failed) return false;
+  return std::mismatch(root.begin(), root.end(), real.begin(), real.end()).first == root.end();
+}
+
 template <typename T>
 std::vector<T> rows(const std::string& bytes) {
   std::vector<T> out(bytes.size() / sizeof(T));
@@ -157,8 +178,15 @@ Bundle Bundle::open(const std::filesystem::path& path) {
     throw Error(Exit::usage, path.string() + " is not a bundle: it has no manifest.json",
                 "fer-edge build makes a bundle; fer-edge bundle unpack unpacks a .fer file");
   }
-  const std::string content =
-      read_file(manifest, kLargestManifest, static_cast<int>(Exit::integrity));
+  if (!leads_inside(manifest, path)) {
+    throw damaged(where, "the file is a link to a place outside the bundle");
+  }
+  return from_manifest(read_file(manifest, kLargestManifest, static_cast<int>(Exit::integrity)),
+                       path);
+}
+
+Bundle Bundle::from_manifest(const std::string& content, const std::filesystem::path& path) {
+  const std::string where = (path / "manifest.json").string();
   check_own_digest(content, where);
 
   Bundle bundle;
@@ -181,7 +209,10 @@ Bundle Bundle::open(const std::filesystem::path& path) {
     if (bundle.labels_ != trained) {
       throw damaged(where, "its labels are not those of its data set");
     }
-    const json& logits = fields.at("output").at("shape").back();
+    const json& shape = fields.at("output").at("shape");
+    // back() of an empty array is undefined.
+    if (!shape.is_array() || shape.empty()) throw damaged(where, "its output has no shape");
+    const json& logits = shape.back();
     if (!logits.is_number_integer() || logits.get<std::int64_t>() !=
                                            static_cast<std::int64_t>(bundle.labels_.size())) {
       throw damaged(where, "its output does not have one logit for each label");
@@ -189,7 +220,11 @@ Bundle Bundle::open(const std::filesystem::path& path) {
     const json& preprocessing = fields.at("preprocessing");
     bundle.preprocessing_ = {preprocessing.at("mean").get<double>(),
                              preprocessing.at("std").get<double>()};
-    for (const json& item : fields.at("artifacts")) {
+    const json& artifacts = fields.at("artifacts");
+    if (!artifacts.is_array() || artifacts.size() > kMostArtifacts) {
+      throw damaged(where, "its artifacts are not a list of up to 1,024");
+    }
+    for (const json& item : artifacts) {
       bundle.artifacts_.push_back(artifact_from_json(item));
     }
     for (const json& item : fields.at("gates")) bundle.gates_.push_back(gate_from_json(item));
@@ -199,7 +234,10 @@ Bundle Bundle::open(const std::filesystem::path& path) {
     throw damaged(where, error.what());
   }
   check_labels(bundle.labels_, where);
-  if (!(bundle.preprocessing_.std > 0)) throw damaged(where, "preprocessing.std is not positive");
+  const Preprocessing& pixels = bundle.preprocessing_;
+  if (!(std::fabs(pixels.mean) <= 1e6) || !(pixels.std >= 1e-6 && pixels.std <= 1e6)) {
+    throw damaged(where, "preprocessing has a mean or a std that no network has");
+  }
   return bundle;
 }
 
@@ -244,13 +282,16 @@ std::string Bundle::read(const Artifact& artifact) const {
   const std::filesystem::path file = path_ / artifact.path;
   const std::string where = file.string();
   std::error_code failed;
-  const auto root = std::filesystem::canonical(path_, failed);
-  const auto real = std::filesystem::canonical(file, failed);
-  if (failed) throw damaged(where, "the file is missing");
-  if (std::mismatch(root.begin(), root.end(), real.begin(), real.end()).first != root.end()) {
+  if (!std::filesystem::exists(file, failed)) throw damaged(where, "the file is missing");
+  if (!leads_inside(file, path_)) {
     throw damaged(where, "the file is a link to a place outside the bundle");
   }
-  std::string content = read_file(file, kLargestArtifact, static_cast<int>(Exit::integrity));
+  const auto size = std::filesystem::file_size(file, failed);
+  if (!failed && size != artifact.size) {
+    throw damaged(where, "it has " + std::to_string(size) + " bytes; in the manifest it has " +
+                             std::to_string(artifact.size));
+  }
+  std::string content = read_file(file, artifact.size, static_cast<int>(Exit::integrity));
   if (content.size() != artifact.size) {
     throw damaged(where, "it has " + std::to_string(content.size()) +
                              " bytes; in the manifest it has " + std::to_string(artifact.size));
@@ -270,21 +311,26 @@ Golden Bundle::golden() const {
     throw Error(Exit::usage, path_.string() + " has no golden self-test (golden.npz)",
                 "build the bundle again: fer-edge build");
   }
-  const auto arrays = read_npz(read(*artifact), where);
+  if (artifact->size > kLargestGolden) throw damaged(where, "it is too large for a self-test");
+  return golden_from_npz(read(*artifact), labels_.size(), where);
+}
+
+Golden golden_from_npz(const std::string& content, std::size_t classes, const std::string& where) {
+  const auto arrays = read_npz(content, where);
   const auto images = arrays.find("images");
   const auto logits = arrays.find("logits");
   const auto wrong = [&] {
     return damaged(where, "expected images u8[G,1,48,48] and finite logits f32[G," +
-                              std::to_string(labels_.size()) + "]");
+                              std::to_string(classes) + "]");
   };
   if (images == arrays.end() || logits == arrays.end()) throw wrong();
   const std::size_t count = images->second.shape.empty() ? 0 : images->second.shape[0];
-  if (count == 0 || images->second.dtype != "|u1" || logits->second.dtype != "<f4" ||
+  if (count == 0 || count > kMostGoldenImages || images->second.dtype != "|u1" || logits->second.dtype != "<f4" ||
       images->second.shape != std::vector<std::size_t>{count, 1, kSize, kSize} ||
-      logits->second.shape != std::vector<std::size_t>{count, labels_.size()}) {
+      logits->second.shape != std::vector<std::size_t>{count, classes}) {
     throw wrong();
   }
-  Golden golden{rows<Image>(images->second.bytes), logits_of(logits->second.bytes, labels_.size())};
+  Golden golden{rows<Image>(images->second.bytes), logits_of(logits->second.bytes, classes)};
   for (const Logits& row : golden.logits) {
     if (!std::all_of(row.begin(), row.end(), [](float x) { return std::isfinite(x); })) {
       throw wrong();

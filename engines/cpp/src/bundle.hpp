@@ -32,11 +32,20 @@ struct Golden {
   std::vector<Logits> logits;  // of the FP32 reference
 };
 
+// Checks the bytes of a golden.npz for a network of `classes`; errors begin with `where`.
+// Error(integrity): not u8[G,1,48,48] and finite f32[G,classes], with G from 1 to 4,096.
+[[nodiscard]] Golden golden_from_npz(const std::string& content, std::size_t classes,
+                                     const std::string& where);
+
 class Bundle {
  public:
   // Reads and checks the manifest. Error(usage): not a bundle, or one with a newer schema;
   // Error(integrity): a byte of the manifest was changed.
   [[nodiscard]] static Bundle open(const std::filesystem::path& path);
+
+  // Checks the bytes of a manifest of the bundle at `path`; errors as in open().
+  [[nodiscard]] static Bundle from_manifest(const std::string& content,
+                                            const std::filesystem::path& path);
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   [[nodiscard]] const std::string& name() const { return name_; }

@@ -1,11 +1,33 @@
 #include "files.hpp"
 
-#include <fstream>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
 #include <system_error>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "errors.hpp"
 
 namespace fer_edge {
+namespace {
+
+// Closes a descriptor at the end of a scope.
+class Descriptor {
+ public:
+  explicit Descriptor(int number) : number_(number) {}
+  ~Descriptor() {
+    if (number_ >= 0) ::close(number_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  [[nodiscard]] int number() const { return number_; }
+
+ private:
+  int number_;
+};
+
+}  // namespace
 
 std::string read_file(const std::filesystem::path& path, std::uint64_t limit, int exit_code) {
   const auto refuse = [&](const std::string& why) {
@@ -16,18 +38,28 @@ std::string read_file(const std::filesystem::path& path, std::uint64_t limit, in
   if (status.type() == std::filesystem::file_type::not_found) throw refuse("no such file");
   // A pipe or a device would block or never end.
   if (failed || !std::filesystem::is_regular_file(status)) throw refuse("not a regular file");
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw refuse("it cannot be read");
-  std::string content;
-  char block[1 << 16];
-  while (file.read(block, sizeof block) || file.gcount() > 0) {
-    content.append(block, static_cast<std::size_t>(file.gcount()));
-    if (content.size() > limit) {
-      throw refuse("it has more than " + std::to_string(limit) + " bytes");
-    }
+  // Another process may put a pipe there in between: it must not block, and is refused below.
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  if (file.number() < 0) throw refuse(std::string("it cannot be read: ") + std::strerror(errno));
+  struct stat opened {};
+  if (::fstat(file.number(), &opened) != 0 || !S_ISREG(opened.st_mode)) {
+    throw refuse("not a regular file");
   }
-  if (file.bad()) throw refuse("it cannot be read");
-  return content;
+  const auto too_large = [&] {
+    return refuse("it has more than " + std::to_string(limit) + " bytes");
+  };
+  if (static_cast<std::uint64_t>(opened.st_size) > limit) throw too_large();
+  std::string content;
+  content.reserve(static_cast<std::size_t>(opened.st_size));
+  char block[1 << 16];
+  for (;;) {
+    const ssize_t count = ::read(file.number(), block, sizeof block);
+    if (count == 0) return content;
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) throw refuse(std::string("it cannot be read: ") + std::strerror(errno));
+    content.append(block, static_cast<std::size_t>(count));
+    if (content.size() > limit) throw too_large();  // it grows
+  }
 }
 
 }  // namespace fer_edge

@@ -20,7 +20,8 @@ using Json = nlohmann::ordered_json;
 
 void print(const Json& line) {
   // A file name may contain bytes that are not UTF-8; such a byte becomes U+FFFD.
-  std::cout << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
+  const std::string text = line.dump(-1, ' ', false, Json::error_handler_t::replace);
+  std::cout << printable_json(text) << '\n';
 }
 
 std::string names(const std::vector<BackendKind>& kinds) {
@@ -163,7 +164,7 @@ int main(int argc, char** argv) {
     if (!error.fix().empty()) std::cerr << "fix:   " << error.fix() << '\n';
     return error.exit_code();
   } catch (const std::exception& error) {
-    std::cerr << "error: " << error.what() << '\n';
+    std::cerr << "error: " << fer_edge::printable(error.what()) << '\n';
     return 1;
   }
 }
