@@ -77,8 +77,16 @@ def read_csv_stream(
             table.detach()
     if advance is not None:
         advance(size, size)
+    return _dataset(pixels, labels, splits, name, has_usage=columns[2] is not None)
+
+
+def _dataset(
+    pixels: bytearray, labels: bytearray, splits: bytearray, name: str, *, has_usage: bool
+) -> FerDataset:
+    if not labels:
+        raise DataError(f"{name} has no images: there is no row below the header", fix=_LAYOUT)
     notes = []
-    if columns[2] is None:
+    if not has_usage:
         notes.append(f"no column Usage: all {len(labels):,} rows are TRAIN")
     dataset = dataset_from_rows(
         np.frombuffer(pixels, dtype=np.uint8).reshape(-1, SIZE, SIZE),

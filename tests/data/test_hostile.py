@@ -626,3 +626,122 @@ def test_a_disk_that_fails_is_said(source, forms, files, tmp_path, monkeypatch) 
             load(path)
     with pytest.raises(DataError, match="Input/output error"):
         read_votes(votes)
+
+
+# --- everything at once ---------------------------------------------------------------------------
+
+
+def said(dataset) -> bool:
+    words = ("left out", "ignored", "not read")
+    return any(word in note for note in dataset.notes for word in words)
+
+
+@pytest.fixture(scope="module")
+def sources(forms, files, tmp_path_factory) -> dict[str, bytes]:
+    """One data set of one image per class and split, in each form of one file."""
+    few = forms.faces(1)
+    path = tmp_path_factory.mktemp("sources") / "a.npz"
+    npz_from_dataset(few, path)
+    text = forms.csv_text(few)
+    return {
+        "npz": path.read_bytes(),
+        "zip": zipped(forms.files(few)),
+        "lzma": zipped(forms.files(few), zipfile.ZIP_LZMA),
+        "csv": text.encode(),
+        "utf-16": text.encode("utf-16"),
+        "csv in zip": zipped({"fer2013.csv": text.encode()}, zipfile.ZIP_DEFLATED),
+    }
+
+
+def mutate(content: bytes, chance: random.Random) -> bytes:
+    """Change a file in one to four places, half of them near its end, where zips have lists."""
+    changed = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        end = len(changed)
+        i = chance.randrange(end) if chance.random() < 0.5 else end - chance.randrange(1, 1200)
+        match chance.randrange(5):
+            case 0:
+                changed[i] = chance.randrange(256)
+            case 1:
+                del changed[i : i + chance.choice([1, 2, 10, 1000])]
+            case 2:
+                changed[i:i] = chance.randbytes(chance.choice([1, 2, 9]))
+            case 3:
+                changed[i : i + 4] = chance.choice([b"\xff" * 4, bytes(4), b"\xff\xff\xff\x7f"])
+            case _:
+                changed[i:i] = changed[max(0, i - chance.choice([30, 46, 100])) : i]
+    return bytes(changed)
+
+
+@settings(max_examples=120, suppress_health_check=SHARED_FIXTURE)
+@given(
+    form=st.sampled_from(["npz", "zip", "lzma", "csv", "utf-16", "csv in zip"]),
+    suffix=st.sampled_from(["", ".zip", ".npz", ".csv", ".bin"]),
+    seed=st.integers(0, 1 << 30),
+)
+def test_a_damaged_file_is_refused_or_whole(sources, tmp_path, form, suffix, seed) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(mutate(sources[form], random.Random(seed)))
+    try:
+        got = load(path, cache=False)
+    except FerEdgeError as error:
+        reason = str(error)
+    else:
+        reason = str(path)
+        assert len(got) == 21 or said(got)
+    assert str(path) in reason
+
+
+def attack(folder: Path, chance: random.Random) -> bool:
+    """Do one thing to a folder that happens to folders; return whether it loses images."""
+
+    def some(kind: str) -> Path:
+        found = sorted(p for p in folder.rglob("*") if getattr(p, f"is_{kind}")())
+        return chance.choice(found) if found else folder
+
+    names = ["x", "train", "val", "suprise", "angry", ".a.png", "a.txt", "a\\b.png", "\udcff.png"]
+    action = chance.randrange(9)
+    try:
+        match action:
+            case 0:
+                (moved := some("file")).rename(moved.with_name(chance.choice(names)))
+            case 1:
+                (moved := some("dir")).rename(moved.with_name(chance.choice(names)))
+            case 2:
+                target = chance.choice([folder, "/dev/zero", "gone", some("file"), "l.png"])
+                (some("dir") / "l.png").symlink_to(target)
+            case 3:
+                os.mkfifo(some("dir") / "f")
+            case 4:
+                some("file").write_bytes(chance.choice([b"", b"x", bytes(5 << 20)]))
+            case 5:
+                name = chance.choice(["a.csv", "fer2013.csv", "README", "x.zip"])
+                (some("dir") / name).write_bytes(chance.choice([b"", b"emotion,pixels\n"]))
+            case 6:
+                shutil.copytree(some("dir"), folder / "copy", symlinks=True)
+            case 7:
+                (some("dir") / chance.choice(["new", "sad", "y" * 200])).mkdir()
+            case _:
+                shutil.rmtree(some("dir"))
+    except OSError:  # what the file system does not do
+        return False
+    return action == 8 or action == 0  # a name may take the place of another
+
+
+@settings(max_examples=40, suppress_health_check=SHARED_FIXTURE)
+@given(seed=st.integers(0, 1 << 30))
+def test_an_attacked_folder_is_refused_or_whole(forms, tmp_path, seed) -> None:
+    chance = random.Random(seed)
+    folder = tmp_path / "folder"
+    if folder.exists():
+        shutil.rmtree(folder)
+    forms.folder(folder, forms.files(forms.faces(1)))
+    lost = [attack(folder, chance) for _ in range(chance.randint(1, 3))]
+    try:
+        got = load(folder, cache=False)
+    except FerEdgeError as error:
+        reason = str(error)
+    else:
+        reason = str(folder)
+        assert len(got) >= 21 or said(got) or any(lost)
+    assert str(folder) in reason
