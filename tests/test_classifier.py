@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,3 +172,38 @@ def test_neither_torch_nor_onnx_is_loaded(tiny_bundle: Bundle) -> None:
     loaded = set(ended.stdout.split())
     assert {"numpy", "onnxruntime"} <= loaded
     assert not loaded & {"torch", "onnx", "safetensors", "matplotlib", "rich", "click"}
+
+
+def test_batches_as_arrays(tiny_bundle: Bundle) -> None:
+    """[N,H,W], [N,1,H,W] and [N,H,W,3] are the same faces."""
+    faces = FACES[:3]
+    with Classifier(tiny_bundle) as classifier:
+        wanted = [one.probabilities for one in classifier.predict_batch(list(faces))]
+        for images in (faces, faces[:, None], np.repeat(faces[..., None], 3, axis=3), iter(faces)):
+            assert [one.probabilities for one in classifier.predict_batch(images)] == wanted
+        (single,) = classifier.predict_batch(faces[:1, None])
+        assert single.probabilities == pytest.approx(wanted[0], abs=1e-6)
+        with pytest.raises(UsageError) as raised:
+            classifier.predict(faces[:1, None])
+        assert "predict_batch" in str(raised.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("images", "shown"),
+    [
+        ("x.jpg", "one path: 'x.jpg'"),
+        (Path("x.jpg"), "one path: "),
+        (b"x.jpg", "one path: b'x.jpg'"),
+        (FACES[0], "one array uint8[48, 48]"),
+        (FACES[0][0], "one array uint8[48]"),
+        (Image.fromarray(FACES[0]), "one Image"),
+        (None, "one NoneType"),
+        (5, "one int"),
+    ],
+)
+def test_a_batch_of_one_is_a_list(tiny_bundle: Bundle, images: Any, shown: str) -> None:
+    with Classifier(tiny_bundle) as classifier, pytest.raises(UsageError) as raised:
+        classifier.predict_batch(images)
+    assert str(raised.value).startswith("predict_batch takes several images, not one ")
+    assert shown in str(raised.value)
+    assert "predict_batch([image])" in str(raised.value.fix)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import date, time
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -240,19 +241,27 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     return with_overrides(recipe_from_dict(content, source=str(path)), overrides)
 
 
-def _refuse_dates(content: Any, where: str) -> None:
-    """Refuse TOML's dates and times: no setting is one, and JSON, in which runs are kept, has none.
+def _refuse_what_json_lacks(content: Any, where: str) -> None:
+    """Refuse TOML's dates, nan and inf: runs are kept in JSON, which has none of them.
 
     ``content`` is nested a few levels deep (:func:`parse_toml`, :func:`with_overrides`).
     """
     if isinstance(content, date | time):
         raise RecipeError(f"{where} is a date or a time: {content}", fix="write it in quotes")
+    if isinstance(content, float) and not isfinite(content):
+        raise RecipeError(f"{where} is {content}: a setting is a finite number")
+    if isinstance(content, str) and not content.isascii():
+        try:
+            content.encode("utf-8")
+        except UnicodeEncodeError:
+            raise RecipeError(f"{where} is no text: {content!r}", fix="write it in UTF-8") from None
     if isinstance(content, Mapping):
         for key, value in content.items():
-            _refuse_dates(value, f"{where}: {key}")
+            _refuse_what_json_lacks(key, where)
+            _refuse_what_json_lacks(value, f"{where}: {key}")
     elif isinstance(content, list):
         for value in content:
-            _refuse_dates(value, where)
+            _refuse_what_json_lacks(value, where)
 
 
 def _recipe_path(name_or_path: str | Path) -> Path:
@@ -272,8 +281,10 @@ def recipe_from_dict(content: Mapping[str, Any], *, source: str = "recipe") -> R
     run = content.get("run")
     if isinstance(run, Mapping) and isinstance(run.get("compile"), bool):
         content = {**content, "run": {**run, "compile": "on" if run["compile"] else "off"}}
-    _refuse_dates(content, source)
-    return read_record(Recipe, content, source, RecipeError)
+    recipe = read_record(Recipe, content, source, RecipeError)
+    # The records check all other keys; these may hold anything.
+    _refuse_what_json_lacks(recipe.model.options, f"{source}: model: options")
+    return recipe
 
 
 def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
@@ -317,7 +328,7 @@ def recipe_to_toml(recipe: Recipe) -> str:
         tables += ["", f"[{name}]", *(f"{key} = {_toml(value[key])}" for key in value)]
         if options:
             tables += ["", f"[{name}.options]"]
-            tables += [f"{json.dumps(key)} = {_toml(options[key])}" for key in options]
+            tables += [f"{_toml(key)} = {_toml(options[key])}" for key in options]
     return "\n".join(lines + tables) + "\n"
 
 
@@ -325,7 +336,10 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, dict):
-        inner = ", ".join(f"{json.dumps(key)} = {_toml(value[key])}" for key in value)
+        inner = ", ".join(f"{_toml(key)} = {_toml(value[key])}" for key in value)
         return "{ " + inner + " }"
-    # JSON's texts, booleans and finite numbers are TOML's too.
+    # JSON's booleans, finite numbers and texts are TOML's too, but for pairs of surrogates.
+    if isinstance(value, str):
+        marks = (json.dumps(c)[1:-1] if c <= "\uffff" else f"\\U{ord(c):08X}" for c in value)
+        return f'"{"".join(marks)}"'
     return json.dumps(value)

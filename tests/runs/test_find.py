@@ -18,6 +18,7 @@ import fer_edge.training.teachers
 from fer_edge.bundle import Bundle
 from fer_edge.cli import group
 from fer_edge.errors import UsageError
+from fer_edge.paths import cache_dir
 from fer_edge.runs.find import A_BUNDLE, A_RUN, A_TEACHER, TO_BUILD, Found, Wants, find, runs_root
 
 FILES = {
@@ -313,3 +314,56 @@ def test_train_and_build_find_each_other(
         assert result.exit_code == 0, (words, result.exception, result.output)
     assert "x/n/bundle" in result.output
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "program"),
+    [
+        ("model.pth", b"PK\x03\x04" + bytes(40), "PyTorch"),
+        ("model.pt", b"\x80\x02\x8a\nl\xfc\x9cF", "PyTorch"),
+        ("renamed.safetensors", b"PK\x03\x04" + bytes(40), "PyTorch or Keras"),
+        ("pickle.safetensors", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", "PyTorch (a pickle)"),
+        ("model.h5", b"\x89HDF\r\n\x1a\n", "Keras"),
+        ("model.tflite", b"\x1c\0\0\0TFL3", "TensorFlow"),
+    ],
+)
+def test_files_of_other_programs(name: str, head: bytes, program: str, tmp_path: Path) -> None:
+    """They are no damaged files of ours: copying them again does not help."""
+    path = tmp_path / name
+    path.write_bytes(head)
+    for wants, words in ((A_TEACHER, "that `fer-edge train` made"), (TO_BUILD, "fer-edge build")):
+        with pytest.raises(UsageError) as raised:
+            find(path, tmp_path, wants)
+        assert str(raised.value).startswith(f"{path} is a file of {program}, not a ")
+        assert words in str(raised.value.fix)
+
+
+def test_weights_that_begin_with_any_length(tmp_path: Path) -> None:
+    """A header of 128 bytes begins with the byte of a pickle."""
+    path = tmp_path / "w.safetensors"
+    path.write_bytes((128).to_bytes(8, "little") + b"{" + b" " * 127)
+    assert find(path, tmp_path, A_TEACHER).kind == "weights file"
+
+
+def test_a_home_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("~no-such-user/runs", "~no-such-user"):
+        with pytest.raises(UsageError, match="there is no home folder of that name") as raised:
+            runs_root(place)
+        assert "./~no-such-user" in str(raised.value.fix)
+    monkeypatch.setenv("FER_EDGE_RUNS", "~no-such-user")
+    with pytest.raises(UsageError, match="no home folder"):
+        runs_root()
+
+
+def test_no_home_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("FER_EDGE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(UsageError, match="no home folder for the cache") as raised:
+        cache_dir()
+    assert "FER_EDGE_CACHE" in str(raised.value.fix)
+    monkeypatch.setenv("FER_EDGE_CACHE", "/elsewhere")
+    assert cache_dir() == Path("/elsewhere")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fer_edge.bundle import Bundle
 from fer_edge.errors import RecipeError
+from fer_edge.files import parse_toml
 from fer_edge.pretrained import pretrained_path
 from fer_edge.records import keys
 from fer_edge.runs.recipe import (
@@ -150,3 +151,47 @@ def test_no_key_takes_nonsense(key: str, value: str) -> None:
         value = "3"
     with pytest.raises(RecipeError, match=key.replace(".", r"\.")):
         load_recipe("default", [f"{key}={value}"])
+
+
+VALUES = st.one_of(
+    st.sampled_from(
+        [
+            *("nan", "inf", "-inf", "1e999", "5e-324", "-0.0", "true", "[]", "{}", "''", "value"),
+            *("[" * 5000, "[" * 60 + "1" + "]" * 60, "9" * 5000, "9" * 100, "0x7" + "f" * 40),
+            *("2020-01-01", "2020-01-01T00:00:00Z", "12:00:00", "[2020-01-01]", "{a=12:00:00}"),
+            *("1\n[optim]\nlr=2", "\x00", "\ud800", "[nan]", "{x=nan}", "{a={b={c=1}}}"),
+        ]
+    ),
+    st.text(max_size=30),
+    st.floats().map(str),
+    st.integers().map(str),
+)
+KEYS = st.one_of(
+    st.sampled_from(sorted(keys(Recipe))),
+    st.sampled_from(
+        ["model.options.x", "model.options." + "y." * 5000 + "z", "a." * 5000 + "b", ".", "..", ""]
+    ),
+    st.text(max_size=20),
+)
+
+
+@given(key=KEYS, value=VALUES)
+def test_any_override_is_a_recipe_or_an_error(key: str, value: str) -> None:
+    """What is taken can be written and read again; everything else is a RecipeError."""
+    try:
+        recipe = with_overrides(load_recipe("quick"), [f"{key}={value}"])
+    except RecipeError:
+        return
+    text = recipe_to_toml(recipe)
+    assert recipe_from_dict(parse_toml(text, "written"), source="written") == recipe
+
+
+@pytest.mark.parametrize("value", ["2020-01-01", "12:00:00", "{ a = [2020-01-01T00:00:00Z] }"])
+def test_dates_are_no_settings(value: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="is a date or a time") as raised:
+        with_overrides(load_recipe("quick"), [f"model.options.since={value}"])
+    assert raised.value.fix == "write it in quotes"
+    path = tmp_path / "recipe.toml"
+    path.write_text(f"[model]\nname = 'compact'\n[model.options]\nsince = {value}\n")
+    with pytest.raises(RecipeError, match=r"recipe\.toml: model: options: since"):
+        load_recipe(path)

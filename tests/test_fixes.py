@@ -1,0 +1,224 @@
+"""Every advice (``fix=``) of the package names commands, options, extras and names that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+import fer_edge
+from fer_edge.backends import backend_class
+from fer_edge.bundle import Bundle
+from fer_edge.bundle.usable import WhyNot, usable_engine
+from fer_edge.cli import COMMANDS, group
+from fer_edge.pretrained import pretrained_path
+from fer_edge.records import keys
+from fer_edge.runs.recipe import Recipe
+
+PACKAGE = Path(fer_edge.__file__).parent
+ROOT = PACKAGE.parent
+SOURCES = sorted(
+    [path for path in PACKAGE.rglob("*.py") if "_resources" not in path.parts]
+    + list((ROOT / "engines" / "jetson").glob("*.py"))
+)
+HOLE = "\u2026"
+"""Stands for what a text gets when it is raised."""
+OTHERS = {
+    *("apt-get", "bench", "cmake", "ffmpeg", "find", "git", "ls", "make", "mv", "nvidia-smi"),
+    *("pip", "python", "systemctl", "trtexec", "ulimit", "unzip", "v4l2-ctl"),
+}
+"""Programs of others that an advice may name; their options are not ours."""
+OTHER_OPTIONS = {"--system-site-packages"}
+TABLES = "augment|data|distill|ema|loss|model|optim|run|schedule|stop"
+
+
+def text_of(node: ast.expr) -> list[str]:
+    """Return the texts that an expression may give; what is computed is a hole."""
+    if isinstance(node, ast.Constant):
+        return [node.value] if isinstance(node.value, str) else []
+    if isinstance(node, ast.JoinedStr):
+        parts = [
+            part.value if isinstance(part, ast.Constant) else HOLE  # type: ignore[attr-defined]
+            for part in node.values
+        ]
+        return ["".join(map(str, parts))]
+    if isinstance(node, ast.IfExp):
+        return text_of(node.body) + text_of(node.orelse)
+    if isinstance(node, ast.BoolOp):
+        return [text for value in node.values for text in text_of(value)]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return [a + b for a in text_of(node.left) or [HOLE] for b in text_of(node.right) or [HOLE]]
+    if isinstance(node, ast.Dict):
+        return [text for value in node.values for text in text_of(value)]
+    return []
+
+
+def fixes() -> Iterator[tuple[str, str]]:
+    """Yield (where, text): of ``fix=``, and of what is assigned to a name of a fix."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            found: list[str] = []
+            if isinstance(node, ast.keyword) and node.arg in {"fix", "or_else"}:
+                found = text_of(node.value)
+            elif isinstance(node, ast.Assign | ast.AugAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+                if any(re.search("fix|_AGAIN|_MAKE_ONE|_INSTALL", name) for name in names):
+                    found = text_of(node.value)
+            elif isinstance(node, ast.FunctionDef) and re.search("fix|build_command", node.name):
+                returns = [each for each in ast.walk(node) if isinstance(each, ast.Return)]
+                found = [text for each in returns if each.value for text in text_of(each.value)]
+            for text in found:
+                yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", text
+
+
+FIXES = list(dict.fromkeys(fixes()))
+
+
+@cache
+def command_of(words: tuple[str, ...]) -> tuple[click.Command, int] | None:
+    """Return the command that the first words name, and how many they are."""
+    if not words or words[0] not in COMMANDS:
+        return None
+    found = group.get_command(click.Context(group), words[0])
+    assert found is not None
+    if isinstance(found, click.Group) and len(words) > 1 and words[1] in found.commands:
+        return found.commands[words[1]], 2
+    return found, 1
+
+
+def options_of(command: click.Command) -> set[str]:
+    own = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+    return {*own, "--help", "-h"}
+
+
+@cache
+def every_option() -> frozenset[str]:
+    """The options of all commands, and of the camera."""
+    options: set[str] = set()
+    for name in COMMANDS:
+        found = command_of((name,))
+        assert found is not None
+        options |= options_of(found[0])
+        if isinstance(found[0], click.Group):
+            for each in found[0].commands.values():
+                options |= options_of(each)
+    camera = (ROOT / "engines" / "jetson" / "camera.py").read_text(encoding="utf-8")
+    return frozenset(options | set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', camera)))
+
+
+CALLED = re.compile(r"(?<!of )(?<!the )fer-edge ([a-z][^;`]*?)(?=[;`]|, then|$|\()")
+"""A command line in a text; not "the fer-edge that wrote it"."""
+
+
+def problems(text: str) -> list[str]:
+    """Return what an advice names that does not exist."""
+    return [*wrong_commands(text), *wrong_options(CALLED.sub(" ", text)), *wrong_names(text)]
+
+
+def wrong_commands(text: str) -> Iterator[str]:
+    for called in CALLED.findall(text):
+        words = tuple(word.rstrip(f",:{HOLE}") for word in called.split())
+        found = command_of(words)
+        if found is None:
+            yield f"no command {words[0]!r}"
+            continue
+        for option in re.findall(r"(?<![\w-])(--?[a-zA-Z][\w-]*)", called):
+            if option not in options_of(found[0]):
+                yield f"{words[0]} has no option {option}"
+
+
+def wrong_options(text: str) -> Iterator[str]:
+    """Yield what is wrong with options that stand without a command of ours."""
+    if any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) for name in OTHERS):
+        return
+    for option in re.findall(r"(?<![\w-])(--[a-z][\w-]*)", text):
+        if option not in every_option() | OTHER_OPTIONS:
+            yield f"no command has the option {option}"
+
+
+def wrong_names(text: str) -> Iterator[str]:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for extra in re.findall(r"fer-edge\[([a-z-]+)\]", text):
+        if not re.search(rf"^{extra} = \[", project, re.MULTILINE):
+            yield f"no extra {extra}"
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"(?:^|[`:] ?)make ([a-z-]+)(?=`|$)", text):
+        if not re.search(rf"^{target}:", makefile, re.MULTILINE):
+            yield f"no make target {target}"
+    for key in re.findall(rf"(?<![\w.`/])((?:{TABLES})\.[a-z_]+)\b", text):
+        if key not in {*keys(Recipe), "model.options", "model.safetensors", "run.json"}:
+            yield f"a recipe has no {key}"
+    for name in re.findall(r"\b(Classifier|FerDataset)\.(\w+)", text):
+        home = {"Classifier": "fer_edge.classifier", "FerDataset": "fer_edge.data"}[name[0]]
+        if not hasattr(getattr(import_module(home), name[0]), name[1]):
+            yield f"no {'.'.join(name)}"
+
+
+def test_there_are_many() -> None:
+    """The walk finds the advice of all parts of the package."""
+    assert len(FIXES) > 250
+    parts = {where.split("/")[1] for where, _ in FIXES}
+    assert {"bundle", "cli", "data", "runs", "training", "trt", "jetson"} <= parts
+
+
+@pytest.mark.parametrize("where", sorted({where.partition(":")[0] for where, _ in FIXES}))
+def test_advice_names_what_exists(where: str) -> None:
+    wrong = [
+        f"{place}: {text!r}: {problem}"
+        for place, text in FIXES
+        if place.partition(":")[0] == where
+        for problem in problems(text)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("fer-edge biuld", "no command"),
+        ("build it: fer-edge build --precission int8", "no option --precission"),
+        ("fer-edge bundle pack X --replace", "no option --replace"),
+        ("use --colour", "no command has the option --colour"),
+        ("pip install 'fer-edge[nothing]'", "no extra nothing"),
+        ("make nothing", "no make target nothing"),
+        ("use Classifier.predict_all", "no Classifier.predict_all"),
+        ("--set optim.rate=1", "a recipe has no optim.rate"),
+    ],
+)
+def test_the_check_finds_what_is_wrong(text: str, problem: str) -> None:
+    assert any(problem in found for found in problems(text))
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_a_missing_plan_is_built_into_a_copy_of_the_package(backend: str) -> None:
+    bundle = Bundle.open(pretrained_path("votes"))
+    for precision in (None, "int8", "fp16", "fp32"):
+        answer = usable_engine(bundle, backend_class(backend), precision, here=False)
+        assert isinstance(answer, WhyNot)
+        assert answer.fix is not None
+        assert not problems(answer.fix)
+        assert f"--target {backend}" in answer.fix
+        assert "-o " in answer.fix
+        assert str(PACKAGE) not in answer.fix
+        if precision is None:
+            assert "--precision fp32" not in answer.fix
+        words = shlex.split(answer.fix.partition("fer-edge ")[2])
+        found = command_of(tuple(words))
+        assert found is not None
+        # The real parser of the real command takes it.
+        context = found[0].make_context(words[0], words[found[1] :], resilient_parsing=False)
+        assert context.params["target"] == backend
+
+
+if __name__ == "__main__":
+    for place, text in FIXES:
+        sys.stdout.write(f"{place}: {text}\n")
