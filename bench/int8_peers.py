@@ -21,7 +21,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ RECIPE = "stratified-512"
 Row = dict[str, Any]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="+", help="bundles: pretrained:fer2013, runs/mine")
     parser.add_argument("--data", help="FER2013  [FER_EDGE_DATA]")
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--public", action="store_true", help="one look at PublicTest per target")
     parser.add_argument("--peers", action="store_true", help="also the tools of others")
     parser.add_argument("--json", type=Path, help="also write the rows here")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     dataset = load(resolve_source(options.data))
     rows: list[Row] = []
     for name in options.networks:

@@ -189,7 +189,13 @@ class _Chooser:
             return "none", []  # fine-tuned weights learnt which layers round
         model = self.trials.graph.model
         _, whole = quantise(model, self.ranges, self.rules, self.exclude)
-        groups = early_layers(model, wiring(model), whole.quantised)
+        try:
+            groups = early_layers(model, wiring(model), whole.quantised)
+        except UsageError as error:
+            if asked != AUTO:
+                raise
+            self.reporter.note(f"no early layers in half precision: {error}")
+            return "none", []
         if asked != AUTO:
             taken = _nearest_group(asked, groups)
             self._leave(groups[taken], f"in half precision: --half {asked}")

@@ -8,7 +8,7 @@ It is a closed form: no gradient, no labels, no images but those of the calibrat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +29,12 @@ _DAMPING = 0.01
 
 _BLOCK = 64
 _BATCH = 32
+
+_MOST_INPUTS = 6144
+"""A layer with more inputs keeps the nearest integers: its Gram matrix would need over 300 MB."""
+
+_MOST_VALUES = 2**23
+"""Values of unfolded inputs at a time: 64 MB."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,10 @@ def gram_matrices(
         values = run(batch)
         for source in taken:
             integers = values[source.tensor].astype(np.float64) - source.zero
-            rows = unfolds[source.node](integers)
-            gram = np.matmul(rows.transpose(0, 2, 1), rows)
-            sums[source.node] = sums.get(source.node, 0.0) + gram
+            for part in _parts(integers, wires.constants[nodes[source.node].input[1]]):
+                rows = unfolds[source.node](part)
+                gram = np.matmul(rows.transpose(0, 2, 1), rows)
+                sums[source.node] = sums.get(source.node, 0.0) + gram
         if advance is not None:
             advance(start + len(batch), len(images))
     return Grams(sums, left, len(images))
@@ -165,11 +172,15 @@ def _unfolder(node: Any, weights: np.ndarray) -> Callable[[np.ndarray], np.ndarr
     if node.op_type != "Conv":
         if weights.ndim != 2:
             return "its weights are not a matrix"
-        return _rows
+        inputs = weights.shape[1 if attribute(node, "transB", 0) else 0]
+        return _rows if inputs <= _MOST_INPUTS else f"it has {inputs:,} inputs"
     if attribute(node, "auto_pad", b"NOTSET") not in {b"NOTSET", "NOTSET", b"VALID", "VALID"}:
         return "its padding is computed from its input"
     if weights.ndim != 4:
         return "it is not a convolution of two dimensions"
+    inputs = int(np.prod(weights.shape[1:]))
+    if inputs > _MOST_INPUTS:
+        return f"it has {inputs:,} inputs"
     kernel = weights.shape[2:]
     strides = list(attribute(node, "strides", [1, 1]))
     pads = list(attribute(node, "pads", [0, 0, 0, 0]))
@@ -178,6 +189,14 @@ def _unfolder(node: Any, weights: np.ndarray) -> Callable[[np.ndarray], np.ndarr
     return partial(
         unfold, kernel=kernel, strides=strides, pads=pads, dilations=dilations, group=group
     )
+
+
+def _parts(x: np.ndarray, weights: np.ndarray) -> Iterator[np.ndarray]:
+    """Split the images of a batch, so that what is unfolded at a time fits into the caches."""
+    taps = int(np.prod(weights.shape[2:]))
+    step = max(1, _MOST_VALUES // max(1, taps * x[0].size))
+    for start in range(0, len(x), step):
+        yield x[start : start + step]
 
 
 def _rows(x: np.ndarray) -> np.ndarray:
@@ -192,7 +211,8 @@ def _reader(model: Any, tensors: list[str]) -> Callable[[np.ndarray], dict[str, 
     ort = require("onnxruntime", "onnxruntime")
     probe = type(model)()
     probe.CopyFrom(model)
-    (image,) = probe.graph.input
+    constants = {each.name for each in probe.graph.initializer}
+    (image,) = (each for each in probe.graph.input if each.name not in constants)
     preprocessing = Preprocessing.from_dict(
         metadata(model).get("fer_edge.preprocessing") or Preprocessing().to_dict()
     )

@@ -181,12 +181,19 @@ def _report(
             "input": "raw pixels" if choice.raw else "normalised",
             "method": ranges.method,
             # Without the key: rounded to the nearest, as graphs of earlier versions are.
-            **({} if grams is None else {"rounding": "gptq"}),
+            **_rounding(grams),
             "calibration_sha256": ranges.calibration_sha256,
             "quantised": list(choice.chosen),
             "excluded": [{"node": name, "reason": reason} for name, reason in excluded],
         },
     )
+
+
+def _rounding(grams: Grams | None) -> dict[str, Any]:
+    if grams is None:
+        return {}
+    left = [{"node": name, "reason": reason} for name, reason in grams.left.items()]
+    return {"rounding": "gptq", **({"nearest": left} if left else {})}
 
 
 class _Builder:

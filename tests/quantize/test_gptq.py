@@ -10,6 +10,7 @@ import torch
 
 from fer_edge.convert.graph import load_model, wiring
 from fer_edge.data import CalibrationSet, FerDataset
+from fer_edge.quantize import gptq
 from fer_edge.quantize.gptq import round_by_gram, unfold
 from fer_edge.quantize.int8 import grams_of, int8_from_onnx, quantise
 from fer_edge.quantize.placement import PLACEMENTS, placement_for
@@ -130,3 +131,20 @@ def test_a_layer_whose_padding_is_unknown_keeps_the_nearest_integers(
     grams = grams_of(model, ranges, placement_for("onnxruntime"), faces.images[:8])
     assert grams.left == {"stages.0.conv1/Conv": "its padding is computed from its input"}
     assert "stages.0.conv1/Conv" not in grams.matrices
+    _, report = quantise(model, ranges, placement_for("onnxruntime"), grams=grams)
+    assert report.meta["nearest"][0]["node"] == "stages.0.conv1/Conv"
+
+
+def test_large_layers_are_summed_in_parts_or_not_at_all(
+    fp32: Path, ranges: Ranges, faces: FerDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rules = load_model(fp32), placement_for("openvino")
+    whole = grams_of(model, ranges, rules, faces.images[:12])
+    monkeypatch.setattr(gptq, "_MOST_VALUES", 1)  # one image at a time
+    parts = grams_of(model, ranges, rules, faces.images[:12])
+    for name, matrix in whole.matrices.items():
+        np.testing.assert_array_equal(parts.matrices[name], matrix)
+    monkeypatch.setattr(gptq, "_MOST_INPUTS", 100)
+    few = grams_of(model, ranges, rules, faces.images[:4])
+    assert few.left["stages.2.conv2/Conv"] == "it has 288 inputs"
+    assert "head/Gemm" in few.matrices
