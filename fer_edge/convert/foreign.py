@@ -317,6 +317,10 @@ def _check_batches(before: bytes, model: Any, pixels: Pixels, path: Path) -> Non
         raise UsageError(
             f"{advice}, and its nodes keep it so: {error.reason}", fix=EXPORT
         ) from None
+    if not np.isfinite(whole).all():
+        raise UsageError(
+            f"{path} gives scores that are not finite", fix="check its weights; " + EXPORT
+        )
     scale = max(1.0, float(np.abs(whole).max()))
     same = all(
         each.shape == whole.shape and np.abs(each - whole).max() <= 1e-3 * scale
