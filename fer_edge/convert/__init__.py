@@ -3,6 +3,7 @@
 ::
 
     weights --onnx_from_weights--> fp32.onnx --fp16_from_onnx--> fp16.onnx
+    theirs.onnx --adapted-----------^  |
                                        |------ranges_from_onnx--> Ranges
                                        `------int8_from_onnx----> int8.<target>.onnx
 
