@@ -83,11 +83,11 @@ def _new_part(path: Path) -> tuple[Path, int]:
 def _sweep_parts(path: Path) -> None:
     """Remove the temporary files of ``path`` that no living process writes: they have no lock."""
     name = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{16}}\.part{re.escape(path.suffix)}")
-    with suppress(OSError):
-        for part in path.parent.iterdir():
-            if name.fullmatch(part.name):
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if name.fullmatch(entry.name):
                 with suppress(OSError):
-                    _remove_unlocked(part)
+                    _remove_unlocked(path.with_name(entry.name))
 
 
 def _remove_unlocked(part: Path) -> None:
