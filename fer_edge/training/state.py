@@ -7,7 +7,6 @@ the process is killed, the folder has one complete state, the old or the new.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from fer_edge.errors import IntegrityError, UsageError
-from fer_edge.files import sha256_bytes, write_bytes, write_json
+from fer_edge.files import read_bounded, read_json, sha256_bytes, write_bytes, write_json
 
 __all__ = ["load_state", "optimizer_from_state", "save_state", "state_from_optimizer"]
 
 SCHEMA = 1
+_LARGEST_INDEX = 256 << 20
+_LARGEST_TENSORS = 16 << 30
+"""Bytes: weights of 2 GiB, their mean, and two moments of an optimiser."""
 
 
 def save_state(folder: Path, name: str, tensors: Mapping[str, Tensor], content: Any) -> None:
@@ -51,10 +53,12 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], Any] | None:
     if not index.is_file():
         return None
     try:
-        commit = json.loads(index.read_text(encoding="utf-8"))
+        commit = read_json(index, limit=_LARGEST_INDEX)
         schema, name, digest = commit["schema"], commit["tensors"], commit["sha256"]
         content = commit["content"]
-    except (ValueError, KeyError, TypeError) as error:
+        if Path(str(name)).name != name:
+            raise ValueError(f"{name!r} is not the name of a file beside it")
+    except (IntegrityError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{index} is damaged: {error}", fix="start this training again under another --name"
         ) from error
@@ -64,7 +68,7 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], Any] | None:
             fix="resume it with the version of fer-edge that started it",
         )
     path = folder / name
-    data = path.read_bytes() if path.is_file() else b""
+    data = read_bounded(path, _LARGEST_TENSORS) if path.is_file() else b""
     if sha256_bytes(data) != digest:
         raise IntegrityError(
             f"{path} is not the file that {index.name} names: its digest differs",
