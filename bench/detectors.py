@@ -181,15 +181,16 @@ def crops(options: argparse.Namespace, dataset: FerDataset) -> None:
     rows = train_rows(dataset)
     random = np.random.default_rng(options.seed)
     made = next(detectors(options.detector or [next(iter(DETECTORS))]))
-    sides, tilts = (48, 72, 96, 144, 200), (-10, 0, 0, 0, 10)
+    sides = tuple(options.sides or (48, 72, 96, 144, 200))
+    tilts = tuple(options.tilts or (-10, 0, 0, 0, 10))
     todo: list[tuple[PastedFace, Picture, np.ndarray, np.ndarray]] = []
     while len(todo) < options.count:
         scene = compose(
             random,
             dataset,
             rows,
-            sides=tuple(options.sides or sides),
-            tilts=tuple(options.tilts or tilts),
+            sides=sides,
+            tilts=tilts,
         )
         found = made.detect(picture := Picture(scene.pixels, "a scene"))
         for face, place in zip(scene.faces, matches(scene, found)):
@@ -205,7 +206,7 @@ def crops(options: argparse.Namespace, dataset: FerDataset) -> None:
             cuts = [cut(p, way(turn, f, box, marks)) for f, p, box, marks in todo]
             answers = [p.label for p in classifier.predict_batch(cuts)]
             table.append(score(name, answers, labels, plain))
-    print(f"{made.name}; {len(todo)} faces that it found, sides {sides}, tilts up to 10 degrees;")
+    print(f"{made.name}; {len(todo)} faces that it found, sides {sides}, tilts {tilts};")
     print(f"network {classifier.bundle.manifest.name}, FP32")
     print(format_rows(table, "markdown"))
 
