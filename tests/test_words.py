@@ -86,7 +86,6 @@ GLOSSARY = (
     *("calibration", "confidence", "backend", "engine", "bundle", "artifact", "plan", "target"),
     *("placement", "verify", "check", "gate", "reference", "flip", "run", "weights", "checkpoint"),
     *("state", "recipe", "soup", "label", "label set", "votes", "majority", "share", "prior"),
-    *("trial images", "rounding"),
 )
 
 
