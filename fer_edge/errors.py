@@ -19,6 +19,7 @@ command line prints both and never a traceback.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
@@ -38,6 +39,7 @@ __all__ = [
     "RecipeError",
     "UnavailableError",
     "UsageError",
+    "of_signal_handler",
     "require",
     "unknown",
 ]
@@ -120,6 +122,30 @@ def _error_again(
     error = kind.__new__(kind, *args)
     error.__dict__.update(attributes)
     return error
+
+
+def of_signal_handler(error: BaseException) -> bool:
+    """Return whether a signal handler of the application raised ``error``.
+
+    It runs inside whatever call the main thread is in. What it raises must stay what it is there,
+    also where every exception of a library is turned into one of ours.
+    """
+    codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _code_of(handler: Any) -> Any:
+    """Return the code of a function, method, partial or callable object; None for other things."""
+    handler = getattr(handler, "func", handler)
+    function = getattr(handler, "__func__", handler)
+    if not hasattr(function, "__code__"):
+        function = getattr(type(function), "__call__", None)  # noqa: B004
+    return getattr(function, "__code__", None)
 
 
 def require(module: str, extra: str) -> ModuleType:

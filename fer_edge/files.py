@@ -19,6 +19,7 @@ from fer_edge.errors import FerEdgeError, IntegrityError, UsageError
 from fer_edge.oserrors import blame
 
 __all__ = [
+    "LARGEST_GRAPH",
     "atomic_path",
     "fsync",
     "inside",
@@ -36,6 +37,8 @@ __all__ = [
     "write_text",
 ]
 
+LARGEST_GRAPH = 2 << 30
+"""Bytes of a graph or a plan: the limit of an ONNX file."""
 _LARGEST_JSON = 16 << 20
 _LARGEST_TOML = 1 << 20
 _TOKEN = re.compile("[0-9a-f]{16}")

@@ -19,7 +19,7 @@ import numpy as np
 from fer_edge.backends.base import Backend, check_images, check_shapes
 from fer_edge.backends.fork import runtime_inherited, runtime_used
 from fer_edge.errors import UnavailableError, UsageError
-from fer_edge.files import write_bytes
+from fer_edge.files import LARGEST_GRAPH, read_bounded, write_bytes
 from fer_edge.paths import cache_dir
 from fer_edge.preprocessing import SIZE, Preprocessing
 from fer_edge.trt.cuda import Cuda, cuda_missing_reason, open_cuda
@@ -131,7 +131,7 @@ class TensorRTBackend(Backend):
         path = self._model_path()
         if runtime_inherited(_CUDA):
             raise self._refuse_fork()
-        content = path.read_bytes()
+        content = read_bounded(path, LARGEST_GRAPH)
         sidecar = PlanSidecar.read(path)
         sidecar.check_bytes(path, content)
         trt = import_tensorrt(self.name) if self._trt is None else self._trt

@@ -45,7 +45,7 @@ def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
 
     checkpoint = bundle.find(format="safetensors")
     if checkpoint is not None:
-        content = bundle.file(checkpoint).read_bytes()
+        content = bundle.read(checkpoint)
         write_bytes(out, content)
         return sha256_bytes(content)
     manifest = bundle.manifest

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from fer_edge.errors import IntegrityError, UsageError, require
-from fer_edge.files import parse_json, sha256_bytes, write_bytes
+from fer_edge.files import (
+    LARGEST_GRAPH,
+    parse_json,
+    read_bounded,
+    sha256_bytes,
+    write_bytes,
+)
 
 __all__ = [
     "FLOAT",
@@ -111,7 +117,7 @@ def read_graph(source: Graph | Path | str) -> Graph:
     path = Path(source)
     if not path.is_file():
         raise UsageError(f"there is no ONNX file {path}", fix="fer-edge build --precision fp32")
-    content = path.read_bytes()
+    content = read_bounded(path, LARGEST_GRAPH, UsageError)
     try:
         model = onnx.load_model_from_string(content)
         onnx.checker.check_model(model)

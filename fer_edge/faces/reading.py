@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, TypeVar, Union
 
 import numpy as np
 
-from fer_edge.errors import UsageError
+from fer_edge.errors import UsageError, of_signal_handler
 from fer_edge.faces.picture import Picture
 from fer_edge.faces.silence import quiet
 from fer_edge.preprocessing import SIZE
@@ -188,6 +188,8 @@ def _as_usage_error(name: str) -> Iterator[None]:
     except MemoryError:
         raise UsageError(f"{name} needs more memory than there is") from None
     except Exception as error:
+        if of_signal_handler(error):
+            raise
         raise UsageError(f"{name} cannot be read as an image: {_reason(error)}") from None
 
 
@@ -313,7 +315,9 @@ def _upright(image: Image) -> Image:
     # The orientation alone is read: any other tag may be damaged without harm.
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # many types, by the damage
+    except Exception as error:  # many types, by the damage
+        if of_signal_handler(error):
+            raise
         return image
     turns = {
         2: Transpose.FLIP_LEFT_RIGHT,

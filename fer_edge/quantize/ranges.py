@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_edge.convert.graph import FLOAT, Graph, affine_input, metadata, read_graph, wiring
-from fer_edge.errors import NumericsError, UsageError, require
-from fer_edge.files import sha256_bytes, write_json
+from fer_edge.errors import IntegrityError, NumericsError, UsageError, require
+from fer_edge.files import read_json, sha256_bytes, write_json
 from fer_edge.paths import cache_dir
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.progress import SILENT, Advance, Reporter, logger
@@ -151,7 +152,12 @@ def ranges_by_method(
             values[method] = seen.ranges(method, calibration.recipe)
             if cache:
                 content = {"key": keys[method], "ranges": values[method]}
-                write_json(entries[method], _sealed(content))
+                try:
+                    write_json(entries[method], _sealed(content))
+                except OSError as error:
+                    # The cache only saves time.
+                    reason = error.strerror or error
+                    reporter.note(f"the calibration is not kept in {entries[method]}: {reason}")
     return {
         method: Ranges(
             values=values[method] or {},
@@ -305,21 +311,17 @@ def _sealed(content: dict[str, Any]) -> dict[str, Any]:
 
 def _read_entry(entry: Path, key: dict[str, Any], tensors: list[str]) -> tuple[Values | None, str]:
     """Return an entry's values, or None and why they cannot be used ("" where there are none)."""
-    try:
-        text = entry.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not os.path.lexists(entry):
         return None, ""
-    except (OSError, UnicodeDecodeError):
-        return None, f"the cached calibration {entry} cannot be read: measured again"
     damaged = f"the cached calibration {entry} is damaged: measured again"
     try:
-        content = json.loads(text)
+        content = read_json(entry)
         digest = content.pop("sha256")
         if digest != _sealed(content)["sha256"]:
             return None, damaged
         if content["key"] != json.loads(json.dumps(key)):
             return None, f"the cached calibration {entry} belongs to another graph: measured again"
         values = {name: (float(a), float(b)) for name, (a, b) in content["ranges"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (IntegrityError, ValueError, TypeError, KeyError, AttributeError):
         return None, damaged
     return (values, "") if list(values) == tensors else (None, damaged)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.files import read_bounded
 from fer_edge.report.canvas import INK, LINES, MUTED, new_figure, quiet, save_figure
 
 __all__ = ["draw_histories", "read_history"]
 
+_LARGEST = 16 << 20
 _COLUMNS = ("epoch", "lr", "train_loss", "public_loss", "public_top1", "public_macro_f1")
 
 History = Sequence[Mapping[str, float]]
@@ -26,9 +29,10 @@ def read_history(path: Path | str) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = [{key: float(row[key]) for key in _COLUMNS} for row in csv.DictReader(file)]
-    except (KeyError, TypeError, ValueError) as error:
+        text = read_bounded(path, _LARGEST).decode("utf-8")
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        rows = [{key: float(row[key]) for key in _COLUMNS} for row in table]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise IntegrityError(f"{path} is not a run's history: {error!r}") from error
     return rows
 

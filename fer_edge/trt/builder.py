@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from fer_edge.errors import EngineMismatchError, UnavailableError, UsageError
-from fer_edge.files import atomic_path, sha256_bytes, write_json
+from fer_edge.files import LARGEST_GRAPH, atomic_path, read_bounded, sha256_bytes, write_json
 from fer_edge.preprocessing import SIZE
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.trt.build_progress import watch_build
@@ -141,7 +141,7 @@ def plan_from_onnx(
         # Without a driver, TensorRT 8.6 crashes here instead of returning an error.
         gpu = gpu_or_reason()[0] if kind.builds_without_gpu else find_gpu()
 
-    content = src.read_bytes()
+    content = read_bounded(src, LARGEST_GRAPH, UsageError)
     builder = lib.builder()
     parsed = _parse(lib, builder, src, content, target)
     if precision is not None and precision != parsed.precision:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fer_edge.files import lock, write_bytes
+from fer_edge.files import LARGEST_GRAPH, lock, read_bounded, write_bytes
 from fer_edge.paths import cache_dir
 from fer_edge.trt.gpu import Gpu
 from fer_edge.trt.library import flavour_of
@@ -68,4 +68,4 @@ class TimingCache:
                 os.close(descriptor)
 
     def _stored(self) -> bytes:
-        return self.path.read_bytes() if self.path.is_file() else b""
+        return read_bounded(self.path, LARGEST_GRAPH) if self.path.is_file() else b""
