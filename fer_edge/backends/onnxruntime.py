@@ -23,6 +23,11 @@ from fer_edge.preprocessing import Preprocessing
 __all__ = ["OnnxRuntimeBackend"]
 
 
+_DISABLED = ["WeightBiasQuantization"]
+"""It makes float biases int32, with the product of two scales as theirs. Where the scales are FP16
+(TensorRT's graph), the product has few bits left, and the logits differ from the graph's."""
+
+
 class OnnxRuntimeBackend(Backend):
     """One ONNX Runtime session on one named execution provider, without fallback to another.
 
@@ -100,7 +105,11 @@ class OnnxRuntimeBackend(Backend):
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             return ort.InferenceSession(
-                str(path), options, providers=[self.execution_provider], enable_fallback=0
+                str(path),
+                options,
+                providers=[self.execution_provider],
+                enable_fallback=0,
+                disabled_optimizers=_DISABLED if self.precision == "int8" else None,
             )
         except Exception as error:
             if not is_native(error, "onnxruntime"):
