@@ -31,6 +31,9 @@ _FER2013 = (
     "FER2013: images collected from the web, cropped, 48x48 gray, labelled by people who "
     "agree with each other on about two of three"
 )
+_RELABELLED = (
+    "the labels are not FER2013's own, so its scores cannot be compared with those of others"
+)
 _NO_FEELING = "it names the expression that people would see, not what a person feels"
 _ONE_VIEW = "scored on one view of each image at batch 1, by the same call as in an application"
 _LICENCE = "Apache-2.0 for code; the weights are their maker's, by the licence of the images"
@@ -60,6 +63,7 @@ def model_card(
         "limits": [
             f"trained on {_trained_on(made.dataset, synthetic)}",
             *([_VOTES] if made.by_votes else []),
+            *([_RELABELLED] if made.dataset.relabelled else []),
             _NO_FEELING,
             "it takes a crop of one upright face; for any other picture it also gives an answer",
             f"accuracy differs between {'classes' if own else 'emotions'} (see per-class recall) "

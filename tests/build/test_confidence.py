@@ -14,6 +14,7 @@ from fixtures_progress import Recorder
 
 from fer_edge import Classifier
 from fer_edge.backends.pytorch import PyTorchBackend
+from fer_edge.build.card import model_card
 from fer_edge.build.confidence import fit_confidence
 from fer_edge.build.pipeline import build
 from fer_edge.build.source import find_source
@@ -28,6 +29,7 @@ from fer_edge.errors import DataError, IntegrityError, UsageError
 from fer_edge.models.header import read_header
 from fer_edge.models.temperature import logit_layer
 from fer_edge.models.weights import load_weights, model_from_weights, save_weights
+from fer_edge.provenance import DatasetInfo, WeightsInfo
 from fer_edge.records import to_dict
 from fer_edge.report.card import card_markdown
 from fer_edge.runs.folder import CONFIDENCE_WEIGHTS, confidence_weights
@@ -208,3 +210,11 @@ def test_the_layer_is_found_by_what_it_does(weights: Path) -> None:
     bent = torch.nn.Sequential(model, torch.nn.Softmax(1))
     with pytest.raises(UsageError, match="no last layer"):
         logit_layer(bent, replace(loaded))
+
+
+def test_a_card_says_that_labels_are_not_fer2013s() -> None:
+    own = WeightsInfo(dataset=DatasetInfo(relabelled="TRAIN differs: 12 labels"))
+    limits = model_card(synthetic=False, weights=own)["limits"]
+    assert any("not FER2013's own" in limit for limit in limits)
+    plain = model_card(synthetic=False, weights=WeightsInfo())["limits"]
+    assert not any("not FER2013's own" in limit for limit in plain)
