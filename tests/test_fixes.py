@@ -37,6 +37,8 @@ OTHERS = {
 }
 """Programs of others that an advice may name; their options are not ours."""
 OTHER_OPTIONS = {"--system-site-packages"}
+FILES_AND_CALLS = ("model.safetensors", "run.json", "model.onnx", "model.eval")
+"""Names with a dot that are no keys of a recipe."""
 TABLES = "augment|data|distill|ema|loss|model|optim|run|schedule|stop"
 
 
@@ -155,7 +157,7 @@ def wrong_names(text: str) -> Iterator[str]:
         if not re.search(rf"^{target}:", makefile, re.MULTILINE):
             yield f"no make target {target}"
     for key in re.findall(rf"(?<![\w.`/])((?:{TABLES})\.[a-z_]+)\b", text):
-        if key not in {*keys(Recipe), "model.options", "model.safetensors", "run.json"}:
+        if key not in {*keys(Recipe), "model.options", *FILES_AND_CALLS}:
             yield f"a recipe has no {key}"
     for name in re.findall(r"\b(Classifier|FerDataset)\.(\w+)", text):
         home = {"Classifier": "fer_edge.classifier", "FerDataset": "fer_edge.data"}[name[0]]
@@ -187,7 +189,7 @@ def test_advice_names_what_exists(where: str) -> None:
         ("fer-edge biuld", "no command"),
         ("build it: fer-edge build --precission int8", "no option --precission"),
         ("fer-edge bundle pack X --replace", "no option --replace"),
-        ("use --colour", "no command has the option --colour"),
+        ("use --color", "no command has the option --color"),
         ("pip install 'fer-edge[nothing]'", "no extra nothing"),
         ("make nothing", "no make target nothing"),
         ("use Classifier.predict_all", "no Classifier.predict_all"),

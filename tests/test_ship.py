@@ -117,7 +117,7 @@ def test_a_run_is_shipped(
     assert put == "python bench/ship.py runs/mine"
     assert bundle.threshold is None or 0 <= bundle.threshold < 1
     assert to_dict(bundle.manifest.card.confidence)["fitted_on"]["fraction"] == 0.3
-    engines = {(each["backend"], each["precision"]) for each in bundle.manifest.card.results}
+    engines = {(each.backend, each.precision) for each in bundle.manifest.card.results}
     assert ("pytorch", "fp32") in engines
     assert ("onnxruntime", "fp16") in engines
     assert ("openvino", "int8") in engines

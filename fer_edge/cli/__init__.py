@@ -196,6 +196,11 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(0)
     except OSError as error:
         _fail(error_from_system(error, default=_printing(error)))
+    finally:
+        # Of a wrong command line, click never closes the context. No import: most commands end so.
+        output = sys.modules.get("fer_edge.cli._output")
+        if output is not None:
+            output.hide_logs()
 
 
 def _fail(error: FerEdgeError) -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -14,12 +14,14 @@ from fer_edge.printable import printable
 from fer_edge.report.terminal import TerminalReporter, print_note
 
 __all__ = [
+    "hide_logs",
     "hide_progress",
     "is_quiet",
     "log",
     "note",
     "out",
     "print_json",
+    "print_json_line",
     "print_rows",
     "print_text",
     "show_log",
@@ -28,6 +30,8 @@ __all__ = [
 
 _QUIET, _VERBOSE = "fer_edge.quiet", "fer_edge.verbose"
 """Keys of :attr:`click.Context.meta`; a command shares them with the commands that it runs."""
+
+_shown_logs: list[Callable[[], None]] = []
 
 out = Console(soft_wrap=False)
 log = Console(stderr=True)
@@ -55,8 +59,9 @@ def show_log(context: click.Context, verbosity: int) -> None:
             print_note(log, self.format(record))
 
     def hide() -> None:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
+        if handler in logger.handlers:
+            logger.removeHandler(handler)
+            logger.setLevel(before)
 
     handler, before = Handler(), logger.level
     handler.setFormatter(logging.Formatter("%(asctime)s %(module)s: %(message)s"))
@@ -65,6 +70,13 @@ def show_log(context: click.Context, verbosity: int) -> None:
         context.meta[_VERBOSE] = True
         logger.addHandler(handler)
         context.call_on_close(hide)
+        _shown_logs.append(hide)
+
+
+def hide_logs() -> None:
+    """Show no log any more: a command line that is wrong never closes its context."""
+    while _shown_logs:
+        _shown_logs.pop()()
 
 
 def note(text: str) -> None:
@@ -81,6 +93,11 @@ def terminal_reporter() -> TerminalReporter:
 def print_json(content: Any) -> None:
     """Print ``content`` as indented JSON to stdout; ValueError for NaN and infinity."""
     _print_json_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_json_line(content: Any) -> None:
+    """Print ``content`` as one line of JSON to stdout; ValueError for NaN and infinity."""
+    _print_json_text(json.dumps(content, ensure_ascii=False, allow_nan=False))
 
 
 def _print_json_text(text: str) -> None:
@@ -107,8 +124,8 @@ def print_rows(
 ) -> None:
     """Print rows with equal keys as a table, JSON, CSV or Markdown; a missing value is ``n/a``.
 
-    The caller formats numbers. ``title`` and ``caption`` appear in
-    tables and Markdown; JSON and CSV have only the rows.
+    The caller formats numbers. ``title`` and ``caption`` appear in tables and Markdown; JSON and
+    CSV have only the rows.
     """
     from fer_edge.report.rows import format_rows, rich_table
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,14 @@ import click
 
 from fer_edge.cli._names import found
 from fer_edge.cli._options import format_option, runs_option, threads_option
-from fer_edge.cli._output import note, out, print_rows, print_text, terminal_reporter
+from fer_edge.cli._output import (
+    note,
+    out,
+    print_json_line,
+    print_rows,
+    print_text,
+    terminal_reporter,
+)
 from fer_edge.errors import UsageError
 from fer_edge.report.rows import column, format_rows
 
@@ -216,7 +222,7 @@ class _Printer:
     def add(self, answer: Analysis) -> None:
         for row in self._rows_of(answer):
             if self._fmt == "json":
-                print_text(json.dumps(row, ensure_ascii=False, allow_nan=False))
+                print_json_line(row)
             elif self._fmt == "csv":
                 text = format_rows([_flat(row)], "csv")
                 print_text(text.partition("\n")[2] if self._header else text)

@@ -80,3 +80,11 @@ def test_debug_needs_two(count: int, level: int) -> None:
         _output.show_log(context, count)
         assert logger.level == level
     assert logger.level == logging.NOTSET
+
+
+def test_a_wrong_command_line_leaves_no_log() -> None:
+    before = list(logger.handlers), logger.level
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            main(["models", "-v", "--no-such-option"])
+    assert (list(logger.handlers), logger.level) == before

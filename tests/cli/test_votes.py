@@ -76,7 +76,7 @@ def test_build_and_verify_judge_by_the_votes_that_the_run_learnt(
     assert proven["engine"]["votes"]["n_majority"] == proven["n"]
     bundle = Bundle.open("runs/voted/bundle")
     assert bundle.manifest.by_votes
-    assert [result["labels"] for result in bundle.manifest.card.results] == ["votes", "votes"]
+    assert [result.labels for result in bundle.manifest.card.results] == ["votes", "votes"]
     assert bundle.manifest.card.prior is not None
     verify = ("verify", "voted", *DATA, "--precision", "fp32", "--format", "json")
     code, out, err = run(capsys, *verify, *VOTES)
