@@ -20,6 +20,7 @@ from fer_edge.oserrors import blame
 
 __all__ = [
     "LARGEST_GRAPH",
+    "NotRegularError",
     "atomic_path",
     "fsync",
     "inside",
@@ -30,6 +31,7 @@ __all__ = [
     "read_bounded",
     "read_json",
     "read_toml",
+    "require_regular",
     "sha256_bytes",
     "sha256_file",
     "write_bytes",
@@ -195,18 +197,37 @@ def parse_toml(
         raise error(f"{where} is not TOML: {problem}", fix="correct that line") from None
 
 
-@contextmanager
-def open_regular(path: Path | str) -> Iterator[BinaryIO]:
+class NotRegularError(OSError):
+    """What should be a file is ``kind``: a folder, a pipe, a socket or a device."""
+
+    def __init__(self, path: Path | str, kind: str) -> None:
+        code = errno.EISDIR if kind == "a folder" else errno.EINVAL
+        super().__init__(code, f"it is {kind}, not a file", str(path))
+        self.kind = kind
+
+
+def require_regular(path: Path | str, mode: int) -> None:
+    """Raise :class:`NotRegularError` if ``mode`` (``st_mode``) is not that of a regular file."""
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise NotRegularError(path, kinds.get(stat.S_IFMT(mode), "a device"))
+
+
+def open_regular(path: Path | str) -> BinaryIO:
     """Open a regular file to read its bytes; a link to one is followed.
 
-    OSError, whose ``strerror`` says what it is, for a folder, a pipe, a socket or a device. None of
-    these is opened: opening a pipe waits for its writer, and some devices act on being opened.
+    :class:`NotRegularError` for what is none. It is not opened: opening a pipe waits for its
+    writer, and some devices act on being opened. OSError as :func:`open`.
     """
-    _require_regular(Path(path).stat().st_mode)
+    require_regular(path, Path(path).stat().st_mode)
     # Another process may put a pipe there in between: it must not block, and is refused below.
-    with open(os.open(path, os.O_RDONLY | _NO_WAIT), "rb") as file:
-        _require_regular(os.fstat(file.fileno()).st_mode)
-        yield file
+    file = os.fdopen(os.open(path, os.O_RDONLY | _NO_WAIT), "rb")
+    try:
+        require_regular(path, os.fstat(file.fileno()).st_mode)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def read_bounded(
@@ -236,16 +257,6 @@ def inside(path: Path, folder: Path) -> bool:
     """Whether ``path`` is below ``folder`` once all links are followed; a loop is followed too."""
     # Path.resolve raises RuntimeError for a loop in some versions of Python.
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
-def _require_regular(mode: int) -> None:
-    if stat.S_ISREG(mode):
-        return
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-    kind = kinds.get(stat.S_IFMT(mode), "a device")
-    raise OSError(errno.EINVAL, f"it is {kind}, not a file")
 
 
 def _bytes(count: int) -> str:

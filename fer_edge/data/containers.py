@@ -1,6 +1,6 @@
 """What holds the files of a data set, a folder or a zip: opened, listed, and bounded.
 
-Only regular files are read. A FIFO, a socket or a device never ends, or waits for ever; a link that
+Only regular files are read. A pipe, a socket or a device never ends, or waits for ever; a link that
 leads nowhere would be an image less. All are refused, with the reason. A zip is never unpacked to
 disk, nor to more bytes than can be valid.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import shlex
 import stat
@@ -18,8 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
+from fer_edge import files
 from fer_edge.data.tree import is_foreign, is_junk, is_left_out_image
 from fer_edge.errors import DataError, FerEdgeError
 
@@ -55,6 +55,10 @@ _LONGEST_END = _SHORTEST_END + 0xFFFF
 
 def unreadable(path: Path, error: OSError | ValueError) -> DataError:
     """Return the error for a path that the system does not open: the reason, and what helps."""
+    if isinstance(error, files.NotRegularError):
+        return DataError(
+            f"{path} is {error.kind}, not a file that can be read", fix="give a file, or remove it"
+        )
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.ENOENT and path.is_symlink():
         return DataError(
@@ -94,28 +98,19 @@ def stat_source(path: Path) -> os.stat_result:
     """
     try:
         found = path.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            files.require_regular(path, found.st_mode)
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
-    if not stat.S_ISDIR(found.st_mode):
-        _require_regular(path, found.st_mode)
     return found
 
 
-def open_regular(path: Path) -> io.BufferedReader:
+def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading; :class:`DataError` says why it cannot be read."""
     try:
-        _require_regular(path, path.stat().st_mode)
-        # Without waiting, should it have become a FIFO since.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        file = os.fdopen(os.open(path, flags), "rb")
+        return files.open_regular(path)
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
-    try:
-        _require_regular(path, os.fstat(file.fileno()).st_mode)
-    except DataError:
-        file.close()
-        raise
-    return file
 
 
 def first_bytes(path: Path, count: int) -> bytes:
@@ -125,23 +120,6 @@ def first_bytes(path: Path, count: int) -> bytes:
             return file.read(count)
         except OSError as error:
             raise unreadable(path, error) from None
-
-
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-
-
-def _require_regular(path: Path, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
-        raise DataError(
-            f"{path} is {kind}, not a file that can be read", fix="give a file, or remove it"
-        )
 
 
 def sha256_regular(path: Path, most: int | None = None) -> str:

@@ -504,11 +504,11 @@ def bound(path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("where", ["source", "image", "votes"])
-@pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
 def test_what_is_no_regular_file_is_refused_at_once(forms, files, tmp_path, where, kind) -> None:
     folder = forms.folder(tmp_path / "x", files)
     path = folder / "train/angry/odd.png" if where == "image" else tmp_path / "odd.csv"
-    if kind == "FIFO":
+    if kind == "pipe":
         os.mkfifo(path)
     elif kind == "device":
         path.symlink_to("/dev/zero")
