@@ -222,7 +222,7 @@ def test_toml_that_is_none_is_refused(text: bytes, reason: str, tmp_path: Path) 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no\.toml cannot be read: No such file"):
         read_toml(tmp_path / "no.toml", RecipeError)
-    with pytest.raises(IntegrityError, match="cannot be read: Is a directory"):
+    with pytest.raises(IntegrityError, match="cannot be read: it is a folder"):
         read_json(tmp_path)
     assert parse_toml("a = 1", "x") == {"a": 1}
     assert parse_json('{"a": [1, 2.5, null]}', "x") == {"a": [1, 2.5, None]}

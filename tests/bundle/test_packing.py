@@ -134,7 +134,7 @@ def test_a_failure_leaves_the_bundle_that_was_there(packed: Path, there: Path) -
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    reasons = {tmp_path / "none.fer": "does not exist", tmp_path: "Is a directory"}
+    reasons = {tmp_path / "none.fer": "does not exist", tmp_path: "it is a folder"}
     for path, reason in reasons.items():
         with pytest.raises(UsageError, match=reason):
             unpack_bundle(path, tmp_path / "out")
