@@ -22,6 +22,7 @@ from fer_edge.preprocessing import Preprocessing
 __all__ = [
     "TinyNet",
     "bundle_maker",
+    "bundle_of_classes",
     "golden_bytes",
     "no_pretrained",
     "pretrained_bundle",
@@ -205,3 +206,17 @@ def _make(path: Path, net: TinyNet, uint8: bool, int8: tuple[str, ...]) -> Bundl
             card={"licence": "Apache-2.0"},
         )
     return Bundle.open(path)
+
+
+def bundle_of_classes(path: Path, labels: tuple[str, ...]) -> tuple[Bundle, TinyNet]:
+    """Write a bundle with an FP32 network of these classes; return it and the network."""
+    random, net = np.random.default_rng(len(labels)), TinyNet()
+    net.head = random.normal(0, 1, (len(labels), net.head.shape[1])).astype(np.float32)
+    net.shift = random.normal(0, 0.2, len(labels)).astype(np.float32)
+    with BundleWriter(path) as writer:
+        content = net.onnx_bytes(classes=len(labels))
+        writer.add_bytes(content, "model.fp32.onnx", format="onnx", precision="fp32")
+        writer.add_bytes(golden_bytes(net), "golden.npz", format="npz")
+        output = {"name": "logits", "dtype": "float32", "shape": ["N", len(labels)]}
+        writer.set(name="own", labels=labels, output=output, dataset={"classes": labels})
+    return Bundle.open(path), net

@@ -31,6 +31,12 @@ _HEADER = re.compile(
     r"'shape': \((?P<shape>[0-9, ]{0,100})\), \} *\n"
 )
 
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, ValueError, KeyError, IndexError, EOFError, OSError),
+    *(OverflowError, RuntimeError),
+)
+"""ValueError: what :func:`_array` says. The rest is what zipfile raises for damaged zips."""
+
 
 def golden_from_bytes(content: bytes, classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Return ``images`` u8[G,1,48,48] and finite ``logits`` f32[G,classes], G from 1 to 4,096.
@@ -43,10 +49,7 @@ def golden_from_bytes(content: bytes, classes: int, where: str) -> tuple[np.ndar
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             images = _array(archive, "images", "|u1", (1, SIZE, SIZE))
             logits = _array(archive, "logits", "<f4", (classes,))
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise IntegrityError(f"{where} is not a golden self-test: {error}") from None
-    # ValueError: what _array says, and offsets that zipfile seeks to; the rest is of damaged zips.
-    except (ValueError, KeyError, EOFError, OSError, OverflowError, IndexError) as error:
+    except _DAMAGE as error:
         raise IntegrityError(f"{where} is not a golden self-test: {error}") from None
     if len(images) != len(logits):
         raise IntegrityError(

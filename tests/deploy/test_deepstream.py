@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import configparser
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from fixtures_bundle import BundleMaker, TinyNet, golden_bytes, golden_images
+from fixtures_bundle import BundleMaker, TinyNet, bundle_of_classes, golden_images
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,28 +49,6 @@ def test_video_luma_is_stretched(mean: float, std: float) -> None:
     ours = (stretched / 255 - mean) / std
     theirs = scaling_for(preprocessing, "video").apply(luma)
     assert np.abs(ours - theirs).max() <= 1e-6 / std
-
-
-ClassesBundle = Callable[[tuple[str, ...]], tuple[Bundle, TinyNet]]
-
-
-@pytest.fixture
-def bundle_of_classes(tmp_path: Path) -> ClassesBundle:
-    """``bundle_of_classes(labels)`` is a bundle with a network of these classes."""
-
-    def make(labels: tuple[str, ...]) -> tuple[Bundle, TinyNet]:
-        random, net = np.random.default_rng(len(labels)), TinyNet()
-        net.head = random.normal(0, 1, (len(labels), net.head.shape[1])).astype(np.float32)
-        net.shift = random.normal(0, 0.2, len(labels)).astype(np.float32)
-        with BundleWriter(tmp_path / "own") as writer:
-            content = net.onnx_bytes(classes=len(labels))
-            writer.add_bytes(content, "model.fp32.onnx", format="onnx", precision="fp32")
-            writer.add_bytes(golden_bytes(net), "golden.npz", format="npz")
-            output = {"name": "logits", "dtype": "float32", "shape": ["N", len(labels)]}
-            writer.set(name="own", labels=labels, output=output, dataset={"classes": labels})
-        return Bundle.open(tmp_path / "own"), net
-
-    return make
 
 
 def read(folder: Path) -> dict[str, str]:
@@ -118,8 +95,8 @@ def test_the_folder_is_the_network(tiny_bundle: Bundle, tiny_net: TinyNet, tmp_p
 @pytest.mark.parametrize(
     "labels", [("froh", "müde", "日本"), tuple(f"class {i}" for i in range(23)), ("no", "yes")]
 )
-def test_classes_of_ones_own(bundle_of_classes: ClassesBundle, labels: tuple[str, ...]) -> None:
-    bundle, net = bundle_of_classes(labels)
+def test_classes_of_ones_own(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    bundle, net = bundle_of_classes(tmp_path / "own", labels)
     out = bundle.path.parent / "deepstream"
     settings = deepstream_from_bundle(bundle, out)
     images = golden_images(9, seed=3)
@@ -129,8 +106,8 @@ def test_classes_of_ones_own(bundle_of_classes: ClassesBundle, labels: tuple[str
     assert f"Classes of faces: {', '.join(labels)}." in (out / "README.md").read_text("utf-8")
 
 
-def test_a_class_that_nvinfer_would_part(bundle_of_classes: ClassesBundle, tmp_path: Path) -> None:
-    bundle, _ = bundle_of_classes(("calm", "happy;surprised"))
+def test_a_class_that_nvinfer_would_part(tmp_path: Path) -> None:
+    bundle, _ = bundle_of_classes(tmp_path / "own", ("calm", "happy;surprised"))
     with pytest.raises(UsageError, match="'happy;surprised'"):
         deepstream_from_bundle(bundle, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from fixtures_bundle import BundleMaker, TinyNet, golden_bytes, golden_images
+from fixtures_bundle import BundleMaker, TinyNet, bundle_of_classes, golden_bytes, golden_images
 
 from fer_edge import __version__
 from fer_edge.bundle import Bundle, BundleWriter
@@ -315,15 +315,7 @@ def test_a_graph_that_is_no_network_of_ours_is_refused(
 def test_classes_of_ones_own(
     runner: Runner, tmp_path: Path, faces: tuple[Path, np.ndarray], labels: tuple[str, ...]
 ) -> None:
-    random, net = np.random.default_rng(len(labels)), TinyNet()
-    net.head = random.normal(0, 1, (len(labels), net.head.shape[1])).astype(np.float32)
-    net.shift = random.normal(0, 0.2, len(labels)).astype(np.float32)
-    with BundleWriter(tmp_path / "own") as writer:
-        content = net.onnx_bytes(classes=len(labels))
-        writer.add_bytes(content, "model.fp32.onnx", format="onnx", precision="fp32")
-        writer.add_bytes(golden_bytes(net), "golden.npz", format="npz")
-        output = {"name": "logits", "dtype": "float32", "shape": ["N", len(labels)]}
-        writer.set(name="own", labels=labels, output=output, dataset={"classes": labels})
+    bundle_of_classes(tmp_path / "own", labels)
     folder, images = faces
     result = runner("--backend", "openvino", tmp_path / "own", folder)
     assert result.returncode == 0, result.stderr

@@ -258,7 +258,6 @@ class Packed(Kind):
         bundle = Bundle.open(_bundle(self.folder / "seed"))
         pack_bundle(bundle, self.folder / "seed.fer")
         self.seed = (self.folder / "seed.fer").read_bytes()
-        self.identity = bundle.manifest.sha256
 
     def run(self, rng: random.Random) -> bool:
         """Unpack it."""
@@ -266,9 +265,9 @@ class Packed(Kind):
 
         mutant = bytes_of(self.seed, rng)
         path = self.file("x.fer", mutant)
-        bundle = unpack_bundle(path, self.folder / "out", replace=True)
-        if bundle.manifest.sha256 != self.identity:
-            raise WrongError("a changed bundle was unpacked")
+        unpack_bundle(path, self.folder / "out", replace=True)
+        if mutant != self.seed:
+            raise WrongError("a changed file was unpacked")
         return True
 
 
@@ -457,27 +456,37 @@ class Records(Kind):
 
 
 class WeightFiles(Kind):
-    """Weights (safetensors) with damaged bytes and headers."""
+    """A run's weights (safetensors) with damaged bytes: the run recorded their digest."""
 
-    name = "weights: bytes"
-    before = "19 of 90 (a run's, built from)"
+    name = "a run's weights: bytes"
+    before = "19 of 90 were built from"
+    reads = False
 
     def prepare(self) -> None:
-        """The weights of a small network."""
+        """A run with the weights of a small network."""
         from fer_edge.models import build_model
         from fer_edge.models.spec import ModelSpec
-        from fer_edge.models.weights import save_weights
+        from fer_edge.models.weights import weights_bytes
         from fer_edge.preprocessing import Preprocessing
+        from fer_edge.provenance import DatasetInfo
+        from fer_edge.runs.folder import create_run
+        from fer_edge.runs.recipe import Recipe
 
         spec = ModelSpec("compact", options={"widths": [16], "blocks": [1]})
-        save_weights(self.folder / "seed.safetensors", build_model(spec), spec, Preprocessing())
-        self.seed = (self.folder / "seed.safetensors").read_bytes()
+        self.seed = weights_bytes(build_model(spec), spec, Preprocessing())
+        run = create_run(self.folder / "runs", "mine", Recipe(), DatasetInfo(), "synthetic:70")
+        run.write_weights({run.model.name: self.seed})
+        self.model = run.model
 
     def run(self, rng: random.Random) -> bool:
         """Load a model from them."""
         from fer_edge.models.weights import model_from_weights
 
-        model_from_weights(self.file("model.safetensors", bytes_of(self.seed, rng)))
+        mutant = bytes_of(self.seed, rng)
+        self.model.write_bytes(mutant)
+        model_from_weights(self.model)
+        if mutant != self.seed:
+            raise WrongError("changed weights were loaded")
         return True
 
 
