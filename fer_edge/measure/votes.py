@@ -7,6 +7,7 @@ with FER2013's seven classes) counts as wrong.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,11 @@ from fer_edge.measure.reliability import calibration_error, confidence_bins
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
 
-__all__ = ["ScoredImages", "VoteScores", "labels_note", "score_votes"]
+__all__ = ["ScoredImages", "VoteScores", "labels_note", "labels_notes", "score_votes"]
+
+
+_LEARNT_LABELS = "learnt FER2013's labels; here the votes of FER+ judge it"
+_LEARNT_VOTES = "learnt the votes of FER+; here FER2013's labels judge it (--votes FILE: votes)"
 
 
 @dataclass(frozen=True)
@@ -138,9 +143,12 @@ def labels_note(trained_on_votes: bool, dataset: FerDataset) -> str:
     by_votes = dataset.voters is not None
     if trained_on_votes == by_votes:
         return ""
-    if by_votes:
-        return "learnt FER2013's labels; here the votes of FER+ judge it"
-    return "learnt the votes of FER+; here FER2013's labels judge it (--votes FILE: votes)"
+    return _LEARNT_LABELS if by_votes else _LEARNT_VOTES
+
+
+def labels_notes(notes: Iterable[str]) -> list[str]:
+    """Return those of ``notes`` that end with what :func:`labels_note` returned."""
+    return [note for note in notes if note.endswith((_LEARNT_LABELS, _LEARNT_VOTES))]
 
 
 def _voted(votes: np.ndarray, classes: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from fer_edge.measure.comparison import ComparedRow, Comparison
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.measure.proof import Verification
 from fer_edge.measure.result import BenchResult, BenchRow
-from fer_edge.measure.votes import VoteScores
+from fer_edge.measure.votes import VoteScores, labels_notes
 from fer_edge.provenance import DatasetInfo
 from fer_edge.records import read_record
 
@@ -106,10 +106,11 @@ def bench_title(result: BenchResult) -> str:
     protocol = LatencyProtocol(
         **{name: v for name, v in result.protocol.items() if name in _PROTOCOL_FIELDS}
     )
-    return (
+    title = (
         f"{_images(result.dataset, str(result.dataset['split']))} | {result.machine}, "
         f"{threads} thread{'s' if threads > 1 else ''} | {protocol.describe()}"
     )
+    return " | ".join([title, *labels_notes(result.notes)])
 
 
 def bench_caption(result: BenchResult) -> str:
@@ -130,7 +131,7 @@ def bench_caption(result: BenchResult) -> str:
         for ci, name in gaps
         if ci is not None
     ]
-    lines += result.notes
+    lines += [note for note in result.notes if note not in labels_notes(result.notes)]
     lines += [f"warning: {warning}" for warning in result.environment["warnings"]]
     return "\n".join(lines)
 
@@ -231,7 +232,8 @@ def verification_caption(verification: Verification) -> str:
 def verification_title(verification: Verification) -> str:
     """Return the title: the bundle, the images and the engine."""
     images = _images({**verification.dataset, "n": verification.n}, verification.split)
-    return f"{verification.bundle} | {images} | {verification.engine.provider}"
+    title = f"{verification.bundle} | {images} | {verification.engine.provider}"
+    return " | ".join([title, *labels_notes(verification.notes)])
 
 
 def _scores(verification: Verification) -> list[tuple[str, float | None, float | None]]:

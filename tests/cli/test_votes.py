@@ -90,6 +90,9 @@ def test_build_and_verify_judge_by_the_votes_that_the_run_learnt(
     assert by_labels["n"] > by_votes["n"] - 1
     assert "labels" not in by_labels["dataset"]
     assert any("here FER2013's labels judge it" in note for note in by_labels["notes"])
+    code, out, _ = run(capsys, *verify[:-2], "--format", "markdown")
+    assert code == 0
+    assert "learnt the votes of FER+; here FER2013's labels judge it" in out.splitlines()[0]
     # Both are kept in the bundle.
     recorded = json.loads((Path("runs/voted/bundle") / "verify.json").read_text())
     assert [one["dataset"].get("labels") for one in recorded["verifications"]] == ["votes", None]
