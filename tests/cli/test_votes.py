@@ -138,6 +138,24 @@ def test_verify_and_bench_show_the_scores_by_votes(
     assert code == 0
 
 
+@pytest.mark.parametrize("target", ["votes", "majority"])
+def test_votes_go_with_the_other_parts_of_a_loss(
+    capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    words = ("train", *SMALL, *DATA, *VOTES, "--epochs", "1", "--name", f"taught-{target}")
+    changes = (f"loss.target={target}", "loss.mixup=0.2", "loss.label_smoothing=0.1")
+    changes += ("loss.class_weights=true", "data.holdout=0.4")
+    options = [word for change in changes for word in ("--set", change)]
+    code, _, err = run(capsys, *words, *options, "--teacher", "voted")
+    assert code == 0, err
+    assert f"learns the {target} of FER+" in err
+    # Of eight drawn faces one is contempt, which no output has.
+    assert "images of TRAIN without" in err
+    info = json.loads(Path(f"runs/taught-{target}/run.json").read_text())
+    assert [teacher["name"] for teacher in info["teachers"]] == ["voted"]
+    assert info["last"]["train_loss"] > 0
+
+
 def test_qat_learns_votes(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("qat", "voted", *DATA, "--epochs", "1", "--name", "fake-quantised")
     code, _, err = run(capsys, *words)
