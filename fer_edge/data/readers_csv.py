@@ -109,6 +109,12 @@ def _columns(header: list[str], name: str) -> tuple[int, int, int | None]:
         header.index(column) if column in header else None for column in COLUMNS
     )
     if emotion is not None and pixels is not None:
+        # A row that has no line of its own would be lost without a word.
+        if any(len(cell.split()) >= _PIXELS // 2 for cell in header):
+            raise DataError(
+                f"{name}, line 1: the header and a row of pixels are one line",
+                fix="put the row on a line of its own, or download the file again",
+            )
         return emotion, pixels, usage
     if is_votes_header(header):
         raise DataError(

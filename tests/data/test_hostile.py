@@ -487,6 +487,14 @@ def test_damaged_tables_lose_no_row_silently(forms, data) -> None:
     assert len(got) == len(faces)
 
 
+def test_a_row_in_the_line_of_the_header_is_not_lost(forms) -> None:
+    """Found by the test above: the newline after the header was missing."""
+    text = forms.csv_text(forms.faces(1, splits=(Split.TRAIN,)))
+    content = text.replace("\n", "", 1).encode()
+    with pytest.raises(FerEdgeError, match="the header and a row of pixels are one line"):
+        read_csv_stream(io.BytesIO(content), "x.csv", len(content))
+
+
 VOTES = "Usage,Image name," + ",".join(COLUMNS) + "\nTraining,fer0000000.png,4,0,0,1,3,2,0,0,0,0\n"
 
 
