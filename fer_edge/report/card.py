@@ -8,6 +8,7 @@ from typing import Any
 
 from fer_edge.bundle.manifest import Card, ClassScore, Manifest, Result, Training
 from fer_edge.provenance import AbstainPoint, ConfidenceInfo, ConfidenceScores, PriorInfo
+from fer_edge.report.responsible import RESPONSIBLE_USE
 from fer_edge.report.rows import markdown_table
 from fer_edge.report.table import percent, points
 
@@ -31,6 +32,7 @@ def card_markdown(manifest: Manifest) -> str:
         _confidence(card.confidence),
         _training(card.training),
         _text("Licence", card.licence),
+        _text("Responsible use", "\n\n".join(RESPONSIBLE_USE)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
