@@ -188,8 +188,6 @@ def _as_usage_error(name: str) -> Iterator[None]:
     except MemoryError:
         raise UsageError(f"{name} needs more memory than there is") from None
     except Exception as error:
-        if of_signal_handler(error):
-            raise
         raise UsageError(f"{name} cannot be read as an image: {_reason(error)}") from None
 
 
