@@ -142,6 +142,8 @@ def command(
     from fer_edge.serve import Settings
     from fer_edge.serve.server import bind, is_loopback, run
 
+    if not timeout_s > 0:  # "nan" is a number to click
+        raise UsageError(f"--timeout is {timeout_s}, not a number of seconds", fix="--timeout 10")
     finder = _detector(detector, detector_model, no_detect)
     taken = found(bundle, root, A_BUNDLE).path
     with bind(host, port) as sock:

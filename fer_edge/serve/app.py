@@ -87,7 +87,7 @@ def app_of(settings: Settings, *, open_engine: bool = True) -> FastAPI:
         openapi_url="/openapi.json",
     )
     app.state.engine, app.state.metrics = engine, metrics
-    app.state.budget = Budget(settings.held_bytes)
+    app.state.budget = Budget(settings.held_bytes, metrics.body_bytes)
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _query_problem)
     app.add_middleware(Guard, settings=settings, metrics=metrics)

@@ -33,11 +33,17 @@ class Upload:
 
 
 class Budget:
-    """The bytes of all bodies that are in memory at a time."""
+    """The bytes of all bodies that are in memory at a time; ``changed`` gets their number."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, changed: Callable[[int], None] = lambda held: None) -> None:
         self.most = most
         self.held = 0
+        self._changed = changed
+
+    def change(self, count: int) -> None:
+        """Add ``count`` bytes, or remove them if it is negative."""
+        self.held += count
+        self._changed(self.held)
 
     def share(self) -> Share:
         """Return the part of one request: empty at first, given back by ``with``."""
@@ -61,13 +67,13 @@ class Share:
                 retry_after=1,
             )
         self._held += count
-        self._budget.held += count
+        self._budget.change(count)
 
     def __enter__(self) -> Share:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._budget.held -= self._held
+        self._budget.change(-self._held)
         self._held = 0
 
 

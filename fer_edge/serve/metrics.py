@@ -63,6 +63,12 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="livesum",
         )
+        self._body_bytes = Gauge(
+            "fer_edge_body_bytes",
+            "Bytes of the bodies in memory.",
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
         self._pictures = Counter(
             "fer_edge_pictures",
             "Pictures by result: answered, refused.",
@@ -102,6 +108,10 @@ class Metrics:
     def queue(self, length: int) -> None:
         """Set the number of requests that wait or are worked on."""
         self._queue.set(length)
+
+    def body_bytes(self, held: int) -> None:
+        """Set the bytes of the bodies in memory."""
+        self._body_bytes.set(held)
 
     def info(self, bundle: str, digest: str, backend: str, precision: str) -> None:
         """Set what runs."""

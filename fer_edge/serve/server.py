@@ -88,14 +88,19 @@ def run(settings: Settings, sock: socket.socket, workers: int, started: Callable
     ``started`` is called when all processes answer. Raises what
     :class:`~fer_edge.Classifier` raises, before that.
     """
-    _log_to_stderr(logger.level)
-    if workers == 1:
-        with _exit_on(signal.SIGTERM):
-            app = app_of(settings)
-        _Server(_config(app, settings), started).run(sockets=[sock])
-    else:
+    with _log_on_stderr(logger.level):
+        if workers == 1:
+            _serve(settings, sock, started)
+            return
         with _metrics_folder() as folder:
             _Workers(settings, sock, workers, folder).run(started)
+
+
+def _serve(settings: Settings, sock: socket.socket, started: Callable[[], None]) -> None:
+    """Serve in this process."""
+    with _exit_on(signal.SIGTERM):
+        app = app_of(settings)
+    _Server(_config(app, settings), started).run(sockets=[sock])
 
 
 def _config(app: Any, settings: Settings) -> uvicorn.Config:
@@ -249,20 +254,18 @@ def _work(settings: Settings, sock: socket.socket, parent: Connection, level: in
     """Be one worker; ``parent`` gets None when it answers, or the error, and ends it."""
     # Ctrl-C reaches every process of the terminal; the first one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _log_to_stderr(level)
-    try:
-        with _exit_on(signal.SIGTERM):
-            app = app_of(settings)
-    except FerEdgeError as error:
-        parent.send(error)
-        sys.exit(error.exit_code)
     sock.setblocking(False)
 
     def started() -> None:
         parent.send(None)
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
-    _Server(_config(app, settings), started).run(sockets=[sock])
+    with _log_on_stderr(level):
+        try:
+            _serve(settings, sock, started)
+        except FerEdgeError as error:
+            parent.send(error)
+            sys.exit(error.exit_code)
 
 
 def _end_with(parent: Connection) -> None:
@@ -306,10 +309,18 @@ def _metrics_folder() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _log_to_stderr(level: int) -> None:
-    """Show errors of the server on stderr; ``level`` is that of ``-v``, or 0."""
-    if all(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(level or logging.WARNING)
+@contextlib.contextmanager
+def _log_on_stderr(level: int) -> Iterator[None]:
+    """Show errors of the server on stderr; ``level`` is that of ``-v``, which shows more, or 0."""
+    if any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+        yield
+        return
+    handler, before = logging.StreamHandler(), logger.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level or logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
