@@ -3,6 +3,7 @@
 const FIXED = new Set(["image", "face", "label", "confidence", "confident", "latency_ms", "box", "problem"]);
 const COLOURS = ["#ffd23f", "#4ade80", "#38bdf8", "#fb7185", "#c4b5fd", "#fdba74"];
 const FRAME_WIDTH = 640;
+const LEAST_SIDE = 640;
 const SPEAK_EVERY_MS = 2000;
 
 const at = (id) => document.getElementById(id);
@@ -12,7 +13,9 @@ let limits = { bytes: 20e6 };
 let stream = null;
 let latest = 0; // the number of the newest request: older answers are dropped
 let shown = null; // what was sent last, for "The picture is one face"
-let spoken = { text: "", when: 0 };
+let running = null; // what stops the request that is under way
+let spoken = { text: "", when: -Infinity };
+let scale = 1; // pixels of the canvas per pixel of the picture
 
 start();
 
@@ -33,7 +36,8 @@ async function start() {
   });
   document.addEventListener("drop", (event) => {
     at("drop").classList.remove("over");
-    take(event.dataTransfer.files[0]);
+    const file = event.dataTransfer.files[0];
+    file ? take(file) : complain("That was not the file of a picture.");
   });
   document.addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
@@ -82,7 +86,7 @@ async function take(file) {
   at("output").removeAttribute("aria-busy");
   show(picture, picture && [picture.width, picture.height]);
   if (reply.error) return fail(reply.error, reply.fix);
-  draw(reply.answers, 1);
+  draw(reply.answers);
   list(reply.answers);
   times(reply);
   say(inWords(reply.answers));
@@ -97,12 +101,15 @@ async function decoded(file) {
 }
 
 async function predict(body) {
+  if (running) running.abort(); // the server drops what nobody waits for
+  const mine = (running = new AbortController());
   const whole = at("crop").checked && !at("crop").disabled;
   const started = performance.now();
   try {
     const answer = await fetch(`/v1/predict${whole ? "?detect=false" : ""}`, {
       method: "POST",
       body,
+      signal: mine.signal,
       headers: { "Content-Type": body.type.startsWith("image/") ? body.type : "application/octet-stream" },
     });
     const reply = await answer.json();
@@ -152,9 +159,9 @@ async function watch(mine) {
       await pause(200);
       continue;
     }
-    const scale = Math.min(1, FRAME_WIDTH / video.videoWidth);
-    frame.width = Math.round(video.videoWidth * scale);
-    frame.height = Math.round(video.videoHeight * scale);
+    const smaller = Math.min(1, FRAME_WIDTH / video.videoWidth);
+    frame.width = Math.round(video.videoWidth * smaller);
+    frame.height = Math.round(video.videoHeight * smaller);
     frame.getContext("2d").drawImage(video, 0, 0, frame.width, frame.height);
     const body = await new Promise((done) => frame.toBlob(done, "image/jpeg", 0.9));
     const reply = await predict(body);
@@ -186,17 +193,19 @@ function show(picture, size) {
     at("hint").textContent = "This browser cannot show the picture.";
     return;
   }
-  [canvas.width, canvas.height] = size;
-  canvas.getContext("2d").drawImage(picture, 0, 0, ...size);
+  // A small picture is enlarged, so that its boxes and labels can be read.
+  scale = Math.max(1, LEAST_SIDE / Math.max(...size));
+  [canvas.width, canvas.height] = size.map((side) => Math.round(side * scale));
+  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
 }
 
 function draw(answers) {
   const pen = canvas.getContext("2d");
   const unit = Math.max(canvas.width, canvas.height) / 400; // about two pixels on the screen
-  answers.forEach((row, place) => {
+  answers.forEach((row) => {
     if (!row.box) return;
-    const [left, top, right, bottom] = row.box;
-    const colour = row.confidence === null ? "#b6bcc6" : COLOURS[place % COLOURS.length];
+    const [left, top, right, bottom] = row.box.map((edge) => edge * scale);
+    const colour = colourOf(row);
     pen.lineWidth = 2 * unit;
     pen.strokeStyle = "#000a";
     pen.strokeRect(left - unit, top - unit, right - left + 2 * unit, bottom - top + 2 * unit);
@@ -216,6 +225,10 @@ function draw(answers) {
   });
 }
 
+function colourOf(row) {
+  return row.confidence === null ? "#b6bcc6" : COLOURS[(row.face - 1) % COLOURS.length];
+}
+
 function list(answers) {
   at("faces").replaceChildren(...answers.filter((row) => row.face > 0).map(faceItem));
 }
@@ -223,7 +236,13 @@ function list(answers) {
 function faceItem(row) {
   const item = document.createElement("li");
   const head = element("div", "face");
-  head.append(element("b", "", `${row.box ? `${row.face} ` : ""}${row.label}`));
+  const title = element("b", "", `${row.box ? `${row.face} ` : ""}${row.label}`);
+  if (row.box) {
+    const swatch = element("span", "swatch"); // the colour of its box
+    swatch.style.background = colourOf(row);
+    title.prepend(swatch);
+  }
+  head.append(title);
   item.append(head);
   if (row.confidence === null) {
     item.append(element("p", "quiet", row.problem));
@@ -291,7 +310,12 @@ function fail(message, fix = "") {
   at("faces").replaceChildren();
   at("times").textContent = "";
   say("No answer.");
-  complain(fix ? `${message} (${fix})` : message);
+  complain([message, fix].filter(Boolean).map(sentence).join(" "));
+}
+
+function sentence(text) {
+  const ended = /[.?!]$/.test(text) ? text : `${text}.`;
+  return ended[0].toUpperCase() + ended.slice(1);
 }
 
 function complain(text) {
