@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -116,7 +117,7 @@ async def predict(request: Request, options: Annotated[PredictOptions, Query()])
     with request.app.state.budget.share() as share:
         pictures = await _pictures(request, share, until)
         work = _work(engine, options, pictures)
-        outcomes = await engine.answer(work, until, _gone(request.receive))
+        outcomes = await engine.answer(work, until, partial(_gone, request.receive))
     return _response(work, outcomes)
 
 

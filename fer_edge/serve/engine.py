@@ -13,7 +13,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from fer_edge.serve.settings import Settings
 
 __all__ = ["Engine", "Outcome", "Work"]
+
+Gone = Callable[[], Coroutine[Any, Any, None]]
 
 _MOST_SCANS = 100
 """Scans of a JPEG file; a progressive photograph has about ten. Each is decoded over all pixels,
@@ -154,10 +156,11 @@ class Engine:
         seconds = math.ceil(self.pending * self._mean_s / AT_ONCE)
         return max(1, min(_LONGEST_RETRY_S, seconds))
 
-    async def answer(self, work: Work, until: float, gone: Awaitable[None]) -> list[Outcome]:
+    async def answer(self, work: Work, until: float, gone: Gone) -> list[Outcome]:
         """Return what became of each picture.
 
-        ``until`` is a time of the event loop; ``gone`` ends if the client closes the connection.
+        ``until`` is a time of the event loop; ``gone()`` ends if the client closes the
+        connection.
         Raises RequestError: 503 if the queue is full, 504 at ``until``; ClientGoneError.
         """
         self.check_place()
@@ -166,7 +169,7 @@ class Engine:
         self._count(1)
         future.add_done_callback(lambda done: self._end(loop, done))
         answer = asyncio.ensure_future(asyncio.wrap_future(future))
-        left = asyncio.ensure_future(gone)
+        left = asyncio.ensure_future(gone())
         both: set[asyncio.Future[Any]] = {answer, left}
         try:
             await asyncio.wait(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -44,7 +45,7 @@ async def until(done: Any) -> None:
         await asyncio.sleep(0.005)
 
 
-def posted(client: httpx.AsyncClient, content: bytes) -> asyncio.Task[httpx.Response]:
+def posted(client: httpx.AsyncClient, content: Any) -> asyncio.Task[httpx.Response]:
     headers = {"content-type": "image/png"}
     return asyncio.create_task(client.post("/v1/predict", content=content, headers=headers))
 
@@ -72,6 +73,31 @@ def test_a_full_queue_answers_503(site_of: SiteMaker, gate: Gate, crop: bytes) -
 
     site.run(work)
     assert site.app.state.budget.held == 0
+
+
+def test_a_queue_that_fills_while_a_body_comes(site_of: SiteMaker, gate: Gate, crop: bytes) -> None:
+    site = site_of(queue=0)
+
+    async def work(client: httpx.AsyncClient) -> None:
+        rest = asyncio.Event()
+
+        async def slowly() -> Any:
+            yield crop[:50]
+            await rest.wait()
+            yield crop[50:]
+
+        late = posted(client, slowly())
+        await until(lambda: site.app.state.budget.held == 50)
+        waiting = [posted(client, crop) for _ in range(2)]
+        await until(lambda: site.engine.pending == 2)
+        rest.set()
+        refused = await late
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        gate.opened.set()
+        assert [(await one).status_code for one in waiting] == [200, 200]
+
+    site.run(work)
+    gc.collect()  # a coroutine that was never awaited would be a warning, hence an error
 
 
 def test_an_answer_that_takes_too_long(site_of: SiteMaker, gate: Gate, crop: bytes) -> None:
