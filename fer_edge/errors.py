@@ -5,6 +5,7 @@
     FerEdgeError                       1
     |- UsageError                      2   the request is wrong: option, path, file content
     |  |- DataError                    2   a data set cannot be read; names file and row
+    |  |- TooLargeError                2   a picture has too many pixels
     |  `- RecipeError                  2   a TOML recipe or a --set override is wrong
     |- GateError                       3   an engine lost too much accuracy or is not faster
     |- NumericsError                   4   an engine disagrees with its reference
@@ -39,6 +40,7 @@ __all__ = [
     "MissingExtraError",
     "NumericsError",
     "RecipeError",
+    "TooLargeError",
     "UnavailableError",
     "UsageError",
     "of_signal_handler",
@@ -81,6 +83,10 @@ class DataError(UsageError):
 
 class RecipeError(UsageError):
     """A recipe (TOML) or an override (``--set key=value``) is wrong."""
+
+
+class TooLargeError(UsageError):
+    """A picture has more pixels than are read."""
 
 
 class GateError(FerEdgeError):
