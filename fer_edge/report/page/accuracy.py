@@ -123,8 +123,8 @@ def reliability_blocks(chosen: Chosen, name: str) -> list[Block]:
         ]
     caption = (
         "How often an answer is right (dots, with one standard error) among the answers of about "
-        "the same confidence; the area of a dot grows with the number of images. Below the "
-        "dashed diagonal an engine is too sure. "
+        "the same confidence; small, medium and large dots have less than 2 %, less than 10 % and "
+        "more of the images. Below the dashed diagonal an engine is too sure. "
         + "; ".join(f"{title}: ECE {percent(ece)}" for title, ece, _ in columns)
         + "."
     )

@@ -93,6 +93,7 @@ def check_rows(result: BenchResult) -> None:
         for repeat in row.ns or ():
             if not repeat or min(repeat) <= 0 or max(repeat) > _LONGEST_MS * 1e6:
                 raise UsageError(f"{where} has nanoseconds that are no times")
+        scores_of(row)
 
 
 def _fastest(rows: Sequence[BenchRow]) -> BenchRow | None:

@@ -59,7 +59,7 @@ def lead_lines(result: BenchResult, chosen: Chosen) -> list[str]:
 def _without_small(chosen: Chosen) -> str:
     row = chosen.base
     if row is None:
-        return "No engine was measured"
+        return "No engine was measured."
     speed = "" if row.p50_ms is None else f" and needs {milliseconds(row.p50_ms)} ms for an image"
     return f"No INT8 engine was measured; {row.name} has a top-1 of {percent(row.top1)}{speed}."
 

@@ -120,19 +120,31 @@ def inline_svg(figure: Any, name: str, description: str) -> str:
         f'aria-label="{escape(description)}" xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
     text = head + text[text.index(">") + 1 :]
-    text = _with_variables(_with_own_ids(text, name))
+    text = _rounded(_with_variables(_with_own_ids(text, name)))
     return re.sub(r"\s*\n\s*", "\n", text).strip()
 
 
 def _with_own_ids(text: str, name: str) -> str:
-    """Rename the ids that are used and remove the others: several figures share a page."""
-    used = set(re.findall(r'(?:xlink:href="|url\()#([^")]+)', text))
+    """Number the ids that are used and remove the others: several figures share a page."""
+    found = re.findall(r'(?:xlink:href="|url\()#([^")]+)', text)
+    own = {used: f"{name}-{place}" for place, used in enumerate(dict.fromkeys(found))}
 
-    def own(match: re.Match[str]) -> str:
-        return f' id="{name}-{match[1]}"' if match[1] in used else ""
+    def renamed(match: re.Match[str]) -> str:
+        return f' id="{own[match[1]]}"' if match[1] in own else ""
 
-    text = re.sub(r' id="([^"]*)"', own, text)
-    return re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", text)
+    text = re.sub(r' id="([^"]*)"', renamed, text)
+    return re.sub(
+        r'(xlink:href="|url\()#([^")]+)', lambda match: f"{match[1]}#{own[match[2]]}", text
+    )
+
+
+def _rounded(text: str) -> str:
+    """Round coordinates to a hundredth of a unit: a third of the file was digits nobody sees."""
+    return re.sub(
+        r' (?:d|x|y|transform)="[^"]*"',
+        lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]),
+        text,
+    )
 
 
 def _with_variables(text: str) -> str:
