@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("fer_edge.cli.search", "Search hyper-parameters, with one worker or several."),
     "build": ("fer_edge.cli.build", "Build a verified FP32, FP16 or INT8 engine into a bundle."),
     "bench": ("fer_edge.cli.bench", "Compare backends and precisions: accuracy, flips, latency."),
+    "report": ("fer_edge.cli.report", "Write an HTML report about a bundle."),
     "verify": ("fer_edge.cli.verify", "Compare a bundle's engine with the PyTorch reference."),
     "evaluate": (
         "fer_edge.cli.evaluate",

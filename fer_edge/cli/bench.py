@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from fer_edge.cli._names import open_bundle
 from fer_edge.cli._options import (
@@ -23,6 +24,7 @@ from fer_edge.cli._output import note, out, print_json, print_rows, terminal_rep
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Bundle
+    from fer_edge.data import FerDataset
     from fer_edge.measure.latency import LatencyProtocol
     from fer_edge.measure.result import BenchResult
 
@@ -143,6 +145,24 @@ def compare(a: Path, b: Path, fmt: str) -> None:
     help="Also draw accuracy against latency (.png, .svg, .pdf; needs the extra 'report').",
 )
 @click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write a report as one HTML file (needs the extra 'report').",
+)
+@click.option(
+    "--with-faces",
+    is_flag=True,
+    help="In the HTML file, show the faces whose answer INT8 changed: do not publish such a file.",
+)
+@click.option(
+    "--from",
+    "saved",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Measure nothing: take the result that --save wrote to FILE.",
+)
+@click.option(
     "--record/--no-record",
     default=True,
     help="Record the summary in each bundle, as bench.json.  [default: record]",
@@ -163,6 +183,9 @@ def command(
     limit: int | None,
     save: Path | None,
     figure: Path | None,
+    html: Path | None,
+    with_faces: bool,
+    saved: Path | None,
     record: bool,
     fmt: str,
 ) -> None:
@@ -172,27 +195,28 @@ def command(
     pretrained bundle. Every image goes once through the same engine that is timed. An engine that
     cannot run here has a row with the reason. All raw nanoseconds are saved as JSON.
 
-    `fer-edge bench compare A.json B.json` compares two saved results.
+    `fer-edge bench compare A.json B.json` compares two saved results. --from FILE shows a saved
+    result again, as a table, a figure or an HTML report.
 
     \b
     Example:
-      fer-edge bench --data fer2013.zip
+      fer-edge bench --data fer2013.zip --html report.html
       fer-edge bench runs/mine/bundle --data fer2013.zip --quick --format markdown
       fer-edge bench compare before.json after.json
     """
     from fer_edge.data import load, resolve_source
     from fer_edge.data.classes import classes_as_recorded
-    from fer_edge.measure.bench import candidates, run_bench
+    from fer_edge.measure.bench import candidates, labels, run_bench
 
+    _check_paths(figure, html, with_faces)
+    if saved is not None:
+        _show_saved(saved, figure, html, fmt)
+        return
     opened = [open_bundle(bundle, root, votes=votes is not None) for bundle in bundles or (None,)]
     source = resolve_source(data)
     protocol = _protocol(quick, pace)
     rows = len(candidates(opened, backends, precisions))
-    saved = save or _default_save(opened)
-    if figure is not None:
-        from fer_edge.report.figures import check_figure_path
-
-        check_figure_path(figure)
+    path = save or _default_save(opened)
     with terminal_reporter() as reporter:
         first = opened[0]
         dataset = load(
@@ -217,15 +241,99 @@ def command(
             limit=limit,
             reporter=reporter,
         )
-    result.save(saved)
+    result.save(path)
     _print(result, fmt)
-    note(f"raw result: {saved}")
+    note(f"raw result: {path}")
+    _draw(result, figure)
+    if record:
+        _record(opened, result)
+    if html is not None:
+        named = dict(zip(labels(opened), opened))
+        _write_html(result, html, named, dataset, split, threads, with_faces)
+
+
+def _check_paths(figure: Path | None, html: Path | None, with_faces: bool) -> None:
+    """Refuse before measuring what would be refused after it."""
+    if figure is not None:
+        from fer_edge.report.figures import check_figure_path
+
+        check_figure_path(figure)
+    if html is not None:
+        from fer_edge.report.page.page import check_page_path
+
+        check_page_path(html)
+    elif with_faces:
+        from fer_edge.errors import UsageError
+
+        raise UsageError("--with-faces is about the HTML file", fix="add --html report.html")
+
+
+def _show_saved(saved: Path, figure: Path | None, html: Path | None, fmt: str) -> None:
+    """Print and draw the result in a file; UsageError for options that are about measuring."""
+    from fer_edge.errors import UsageError
+    from fer_edge.measure.result import BenchResult
+
+    context = click.get_current_context()
+    about_measuring = [
+        parameter.human_readable_name
+        if isinstance(parameter, click.Argument)
+        else max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name not in {"saved", "figure", "html", "fmt"}
+        and parameter.name is not None
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if about_measuring:
+        raise UsageError(
+            f"--from measures nothing, so {', '.join(about_measuring)} cannot be given with it",
+            fix=f"for a report with a bundle's digests and calibration: fer-edge report BUNDLE "
+            f"--bench {saved}",
+        )
+    result = BenchResult.load(saved)
+    _print(result, fmt)
+    _draw(result, figure)
+    if html is not None:
+        _write_html(result, html, {}, None, "", 1, False)
+
+
+def _draw(result: BenchResult, figure: Path | None) -> None:
     if figure is not None:
         from fer_edge.report.figures import accuracy_against_latency
 
         note(f"figure: {accuracy_against_latency(result, figure)}")
-    if record:
-        _record(opened, result)
+
+
+def _write_html(
+    result: BenchResult,
+    path: Path,
+    bundles: Mapping[str, Bundle],
+    dataset: FerDataset | None,
+    split: str,
+    threads: int,
+    with_faces: bool,
+) -> None:
+    """Write the report; with faces the engines run once more, to find the changed answers."""
+    from fer_edge.bundle import Bundle
+    from fer_edge.cli.report import warn_of_faces_in
+    from fer_edge.report.page.assemble import page_of
+    from fer_edge.report.page.compare import compare_engines
+    from fer_edge.report.page.page import write_page
+
+    compared = {}
+    if with_faces and dataset is not None:
+        with terminal_reporter() as reporter:
+            compared = {
+                name: compare_engines(
+                    bundle, dataset, split=split, threads=threads, reporter=reporter
+                )
+                for name, bundle in bundles.items()
+            }
+    # Opened again: the bench may have been recorded in them.
+    now = {name: Bundle.open(bundle.path) for name, bundle in bundles.items()}
+    page = page_of(result, now, dataset=dataset, compared=compared, faces=with_faces)
+    note(f"report: {write_page(page, path)}")
+    if with_faces:
+        warn_of_faces_in(path, dataset)
 
 
 def _protocol(quick: bool, pace: float | None) -> LatencyProtocol:

@@ -16,7 +16,12 @@ import numpy.typing as npt
 
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import NumericsError, UsageError
-from fer_edge.measure.reliability import ECE_BINS, calibration_error, confidence_bins
+from fer_edge.measure.reliability import (
+    ECE_BINS,
+    ConfidenceBin,
+    calibration_error,
+    confidence_bins,
+)
 from fer_edge.progress import Advance
 from fer_edge.scores import f1_scores, macro_f1
 
@@ -64,7 +69,7 @@ class Accuracy:
     number of images of emotion i that were classified as j; rows after the network's classes are
     of classes that it does not have, whose images always count as wrong.
     ``top1_without_duplicates`` excludes images whose pixels are also in TRAIN; None if that is
-    unknown or no image remains.
+    unknown or no image remains. ``reliability`` has the bins that ``ece`` is computed from.
     """
 
     n: int
@@ -78,6 +83,7 @@ class Accuracy:
     ece: float
     top1_without_duplicates: float | None = None
     n_without_duplicates: int | None = None
+    reliability: tuple[ConfidenceBin, ...] = ()
 
     @property
     def standard_error(self) -> float:
@@ -85,9 +91,19 @@ class Accuracy:
         return math.sqrt(self.top1 * (1 - self.top1) / self.n)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description; the confusion matrix as rows of labels."""
+        """Return a JSON-ready description; the confusion matrix as rows of labels.
+
+        ``reliability`` has columns, one value for each bin: with indentation, a list of bins would
+        double the size of ``verify.json``.
+        """
         content = asdict(self)
         content["confusion"] = [list(row) for row in self.confusion]
+        del content["reliability"]
+        if self.reliability:
+            columns = ("n", "confidence", "accuracy")
+            content["reliability"] = {
+                name: [getattr(group, name) for group in self.reliability] for name in columns
+            }
         return content
 
 
@@ -168,6 +184,7 @@ def evaluate(
         return float(sum(w * (v or 0.0) for w, v in zip(weights, values)))
 
     right = predicted == labels
+    bins = confidence_bins(logits, labels)
     without, n_without = None, None
     if duplicate_of_train is not None:
         fresh = ~np.asarray(duplicate_of_train, bool)
@@ -182,9 +199,10 @@ def evaluate(
         weighted_f1=weighted([score.f1 for score in scores]),
         per_class=per_class,
         confusion=tuple(tuple(int(v) for v in row) for row in confusion),
-        ece=expected_calibration_error(logits, labels),
+        ece=calibration_error(bins),
         top1_without_duplicates=without,
         n_without_duplicates=n_without,
+        reliability=bins,
     )
 
 

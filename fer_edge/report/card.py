@@ -12,7 +12,7 @@ from fer_edge.report.responsible import RESPONSIBLE_USE
 from fer_edge.report.rows import markdown_table
 from fer_edge.report.table import percent, points
 
-__all__ = ["card_markdown", "confidence_line"]
+__all__ = ["card_markdown", "confidence_line", "result_rows"]
 
 
 def card_markdown(manifest: Manifest) -> str:
@@ -73,8 +73,9 @@ def _data(card: Card) -> str:
     return _list("Data and protocol", [*lines, *card.protocol])
 
 
-def _results(results: Sequence[Result]) -> str:
-    rows = []
+def result_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str | None]]]:
+    """Return the heads and the rows of the table of a card's results."""
+    rows: list[list[str | None]] = []
     for result in results:
         n = result.n_without_duplicates
         without = percent(result.top1_without_duplicates)
@@ -92,7 +93,11 @@ def _results(results: Sequence[Result]) -> str:
             ]
         )
     heads = ["split", "engine", "n", "top-1", "top-1 without TRAIN's duplicates", "macro-F1", "ECE"]
-    return _table("Results", [*heads, "flips", "delta"], rows)
+    return [*heads, "flips", "delta"], rows
+
+
+def _results(results: Sequence[Result]) -> str:
+    return _table("Results", *result_rows(results))
 
 
 def _votes(results: Sequence[Result]) -> str:

@@ -17,11 +17,13 @@ from fer_edge.records import read_record
 __all__ = [
     "bench_caption",
     "bench_numbers",
+    "bench_row",
     "bench_rows",
     "bench_tables",
     "bench_title",
     "comparison_numbers",
     "comparison_rows",
+    "images_text",
     "megabytes",
     "milliseconds",
     "nats",
@@ -107,7 +109,7 @@ def bench_title(result: BenchResult) -> str:
         **{name: v for name, v in result.protocol.items() if name in _PROTOCOL_FIELDS}
     )
     title = (
-        f"{_images(result.dataset, str(result.dataset['split']))} | {result.machine}, "
+        f"{images_text(result.dataset, str(result.dataset['split']))} | {result.machine}, "
         f"{threads} thread{'s' if threads > 1 else ''} | {protocol.describe()}"
     )
     return " | ".join([title, *labels_notes(result.notes)])
@@ -140,7 +142,7 @@ def bench_rows(result: BenchResult) -> list[Row]:
     """Return one row of text per backend and precision; a bundle column if there are several."""
     several = len(result.bundles) > 1
     votes = any(row.votes for row in result.rows)
-    return [_bench_row(row, several, votes) for row in result.rows]
+    return [bench_row(row, several, votes) for row in result.rows]
 
 
 def bench_tables(result: BenchResult) -> tuple[list[Row], list[Row], str]:
@@ -231,7 +233,7 @@ def verification_caption(verification: Verification) -> str:
 
 def verification_title(verification: Verification) -> str:
     """Return the title: the bundle, the images and the engine."""
-    images = _images({**verification.dataset, "n": verification.n}, verification.split)
+    images = images_text({**verification.dataset, "n": verification.n}, verification.split)
     title = f"{verification.bundle} | {images} | {verification.engine.provider}"
     return " | ".join([title, *labels_notes(verification.notes)])
 
@@ -290,7 +292,8 @@ def _nats_delta(value: float | None) -> str | None:
     return None if value is None else f"{value:+.4f}".replace("-0.0000", "+0.0000")
 
 
-def _images(dataset: Mapping[str, Any], split: str) -> str:
+def images_text(dataset: Mapping[str, Any], split: str) -> str:
+    """Return one line about the images of a result: source, split, labels, number."""
     synthetic = "SYNTHETIC faces, not FER2013: " if dataset["synthetic"] else ""
     resplit = (
         f" ({label})"
@@ -313,7 +316,8 @@ def _votes_lines(result: BenchResult) -> list[str]:
     ]
 
 
-def _bench_row(row: BenchRow, several: bool, votes: bool) -> Row:
+def bench_row(row: BenchRow, several: bool, votes: bool) -> Row:
+    """Return a row's cells: with the bundle if there are ``several``, with scores by ``votes``."""
     floor = row.backend == "null"
     dash = "-" if floor else None
     reference = row.status == "ok" and row.flips is None

@@ -166,6 +166,14 @@ def test_results_are_json_ready() -> None:
     logits, labels = sample(5, 30)
     content = json.loads(json.dumps(evaluate(logits, labels).to_dict(), allow_nan=False))
     assert content["per_class"]["angry"]["n"] == sum(content["confusion"][0])
+    bins = content["reliability"]
+    assert sum(bins["n"]) == content["n"]
+    gaps = [
+        n * abs(right - sure)
+        for n, sure, right in zip(bins["n"], bins["confidence"], bins["accuracy"], strict=True)
+        if n
+    ]
+    assert sum(gaps) / content["n"] == pytest.approx(content["ece"])
     json.dumps(compare(logits, logits, labels).to_dict(), allow_nan=False)
 
 
