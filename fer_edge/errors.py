@@ -5,6 +5,7 @@
     FerEdgeError                       1
     |- UsageError                      2   the request is wrong: option, path, file content
     |  |- DataError                    2   a data set cannot be read; names file and row
+    |  |- TooLargeError                2   a picture has too many pixels
     |  `- RecipeError                  2   a TOML recipe or a --set override is wrong
     |- GateError                       3   an engine lost too much accuracy or is not faster
     |- NumericsError                   4   an engine disagrees with its reference
@@ -14,16 +15,18 @@
     `- IntegrityError                  6   a file does not match its digest
 
 An error has one line that states the problem (``str(error)``) and a fix (``error.fix``). The
-command line prints both and never a traceback.
+command line prints both and never a traceback. What a signal handler of the application raises is
+never turned into one of these (:func:`of_signal_handler`).
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, ClassVar
 
 from fer_edge.printable import one_line
@@ -37,12 +40,17 @@ __all__ = [
     "MissingExtraError",
     "NumericsError",
     "RecipeError",
+    "TooLargeError",
     "UnavailableError",
     "UsageError",
     "of_signal_handler",
     "require",
     "unknown",
 ]
+
+
+_HAS_VARARGS = 0x04
+"""``inspect.CO_VARARGS``; that module takes 40 ms to import."""
 
 
 class FerEdgeError(Exception):
@@ -54,6 +62,7 @@ class FerEdgeError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, fix: str | None = None) -> None:
+        _let_handlers_errors_pass()
         super().__init__(one_line(message))
         self.fix = None if fix is None else one_line(fix)
 
@@ -74,6 +83,10 @@ class DataError(UsageError):
 
 class RecipeError(UsageError):
     """A recipe (TOML) or an override (``--set key=value``) is wrong."""
+
+
+class TooLargeError(UsageError):
+    """A picture has more pixels than are read."""
 
 
 class GateError(FerEdgeError):
@@ -124,19 +137,37 @@ def _error_again(
     return error
 
 
-def of_signal_handler(error: BaseException) -> bool:
+def of_signal_handler(error: BaseException, *libraries: str) -> bool:
     """Return whether a signal handler of the application raised ``error``.
 
     It runs inside whatever call the main thread is in. What it raises must stay what it is there,
-    also where every exception of a library is turned into one of ours.
+    also where every exception of a library is turned into one of ours; :class:`FerEdgeError` takes
+    care of that where one is made. ``libraries``: the packages that were called. With them, a type
+    that is neither built in nor theirs is the application's, too: it was raised into the thread.
     """
+    if libraries and type(error).__module__.partition(".")[0] not in {"builtins", *libraries}:
+        return True
     codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
     trace = error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code in codes:
+        if trace.tb_frame.f_code in codes or _interrupts(trace.tb_frame):
             return True
         trace = trace.tb_next
     return False
+
+
+def _interrupts(frame: FrameType) -> bool:
+    """Return whether a call has the frame that called it as an argument: a handler gets that.
+
+    This finds a handler that another one has replaced since, too.
+    """
+    code, values = frame.f_code, frame.f_locals
+    names = code.co_varnames
+    given = [values.get(name) for name in names[: code.co_argcount]]
+    if code.co_flags & _HAS_VARARGS:
+        more = values.get(names[code.co_argcount + code.co_kwonlyargcount])
+        given += more if isinstance(more, tuple) else ()
+    return frame.f_back is not None and any(value is frame.f_back for value in given)
 
 
 def _code_of(handler: Any) -> Any:
@@ -146,6 +177,20 @@ def _code_of(handler: Any) -> Any:
     if not hasattr(function, "__code__"):
         function = getattr(type(function), "__call__", None)  # noqa: B004
     return getattr(function, "__code__", None)
+
+
+def _let_handlers_errors_pass() -> None:
+    """Raise the exception that the package handles now again, if a signal handler raised it.
+
+    One that the application handles is none of ours: it may call us where it handles that.
+    """
+    error = sys.exc_info()[1]
+    trace = error.__traceback__ if error is not None else None
+    if error is None or trace is None or isinstance(error, FerEdgeError):
+        return
+    module = str(trace.tb_frame.f_globals.get("__name__", ""))
+    if module.partition(".")[0] == __name__.partition(".")[0] and of_signal_handler(error):
+        raise error
 
 
 def require(module: str, extra: str) -> ModuleType:

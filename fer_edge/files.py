@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +36,7 @@ __all__ = [
     "require_regular",
     "sha256_bytes",
     "sha256_file",
+    "temporary_folder",
     "write_bytes",
     "write_json",
     "write_text",
@@ -300,6 +303,58 @@ def sha256_file(path: Path | str) -> str:
                 raise OSError(errno.EFBIG, f"{path} grows while it is read")
             digest.update(chunk)
     return digest.hexdigest()
+
+
+_OWN_FOLDER = re.compile("fer-edge-[a-z]+-[0-9a-f]{16}")
+"""Names of :func:`temporary_folder`; versions before it gave others, and did not lock them."""
+
+
+@contextmanager
+def temporary_folder(kind: str) -> Iterator[Path]:
+    """Yield a new folder for temporary files, which is removed afterwards.
+
+    It is ``fer-edge-KIND-<token>`` below ``tempfile.gettempdir()``, for this user alone, and locked
+    while this process lives. What killed processes of this user left there is removed first.
+    """
+    root = Path(tempfile.gettempdir())
+    _sweep_folders(root)
+    descriptor = -1
+    while True:
+        folder = root / f"fer-edge-{kind}-{token_hex(8)}"
+        folder.mkdir(mode=0o700)
+        try:
+            with suppress(OSError):  # no locks on this file system: nothing is swept there either
+                descriptor = os.open(folder, os.O_RDONLY)
+                _flock(descriptor, wait=False)
+            # Before it was locked, another process may have swept it.
+            if folder.exists():
+                yield folder
+                return
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            if descriptor >= 0:
+                os.close(descriptor)
+                descriptor = -1
+
+
+def _sweep_folders(root: Path) -> None:
+    """Remove the temporary folders of this user that no living process has locked."""
+    with suppress(OSError), os.scandir(root) as entries:
+        for entry in entries:
+            if _OWN_FOLDER.fullmatch(entry.name):
+                with suppress(OSError, AttributeError):  # a system without users has no geteuid
+                    _remove_if_left(Path(entry.path))
+
+
+def _remove_if_left(folder: Path) -> None:
+    # A link is not opened, so neither it nor what it names is removed.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            _flock(descriptor, wait=False)
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
 
 
 def fsync(path: Path) -> None:

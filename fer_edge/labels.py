@@ -18,6 +18,7 @@ __all__ = [
     "FERPLUS",
     "MOST_CLASSES",
     "LabelSet",
+    "column",
     "label_set",
     "labels_problem",
     "normal",
@@ -106,3 +107,8 @@ FER2013 = LabelSet(EMOTIONS, ALIASES)
 
 FERPLUS = LabelSet((*EMOTIONS, CONTEMPT), {alias: name for alias, name in ALIASES.items() if name})
 """FER+'s eight: FER2013's seven first, and in their order."""
+
+
+def column(name: str, taken: Sequence[str]) -> str:
+    """Return the column's name for a class, which may have that of another column."""
+    return f"class {name}" if name in taken else name

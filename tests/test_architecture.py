@@ -18,6 +18,7 @@ LEVELS: dict[str, int] = {
     "build": 8,
     "quantize": 7,
     "deploy": 7,
+    "serve": 7,
     "convert": 6,
     "report": 6,
     "analyzer": 6,

@@ -22,7 +22,7 @@ from PIL import Image
 
 import fer_edge
 from fer_edge import Bundle, Classifier, FerEdgeError
-from fer_edge.backends.base import MOST_THREADS, is_native
+from fer_edge.backends.base import MOST_THREADS
 from fer_edge.bundle import BundleWriter
 from fer_edge.errors import MissingExtraError, UsageError
 
@@ -315,22 +315,6 @@ def test_what_a_signal_handler_raises_stays_what_it_is(tiny_bundle: Bundle, back
         (kind, "from the handler") for kind, _, _ in got["raised"]
     ]
     assert got["works"]
-
-
-def test_which_errors_are_a_runtimes() -> None:
-    class OwnError(Exception):
-        pass
-
-    for error in (OwnError("x"), RuntimeError("x")):
-        with pytest.raises(type(error)) as caught:
-            raise error
-        assert not is_native(caught.value, "onnxruntime")
-    namespace: dict[str, Any] = {"__name__": "onnxruntime.capi.session"}
-    exec("def run():\n    raise RuntimeError('no memory')", namespace)
-    with pytest.raises(RuntimeError) as raised:
-        namespace["run"]()
-    assert is_native(raised.value, "onnxruntime")
-    assert not is_native(raised.value, "openvino")
 
 
 POOL = """

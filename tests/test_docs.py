@@ -35,8 +35,9 @@ SHORTER = {
 ``train --init`` and ``--teacher`` fit, for all runs are the same small network.
 """
 
-ELSEWHERE = {"demo", "confidence"}
-"""Run by tests/cli/test_demo.py, and on a run with a held-out part by test_run_confidence.py."""
+ELSEWHERE = {"demo", "confidence", "serve"}
+"""Run by tests/cli/test_demo.py, on a run with a held-out part by test_run_confidence.py, and by
+tests/serve/."""
 
 
 ENDED_WITH_0 = 30

@@ -22,6 +22,7 @@ from fer_edge.files import (
     read_json,
     sha256_bytes,
     sha256_file,
+    temporary_folder,
     write_bytes,
     write_json,
 )
@@ -222,3 +223,80 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path, name: st
         living.communicate()
     write_bytes(target, b"again")
     assert _parts(tmp_path) == others
+
+
+_BUILDER = """
+import sys, time
+from fer_edge.files import temporary_folder
+with temporary_folder("build") as folder:
+    (folder / "model.onnx").write_bytes(b"half")
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def _building(root: Path) -> tuple[subprocess.Popen[str], Path]:
+    """Start a process that works in a temporary folder below ``root``."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BUILDER],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(root)},
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_the_next_run_removes_the_temporary_folders_of_killed_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, kept = tmp_path / "tmp", tmp_path / "kept"
+    root.mkdir()
+    kept.mkdir()
+    (kept / "mine").write_text("mine")
+    killed, left = _building(root)
+    killed.kill()
+    killed.communicate()
+    assert (left / "model.onnx").exists()
+    living, working = _building(root)
+    try:
+        assert not left.exists()  # the second process swept
+        link = root / f"fer-edge-build-{'0' * 16}"
+        link.symlink_to(kept)
+        others = [root / "fer-edge-build-abcdefgh", root / f"other-build-{'0' * 16}"]
+        others += [root / f"fer-edge-build-{'1' * 16}"] if os.geteuid() == 0 else []
+        for other in others:
+            other.mkdir()
+        if os.geteuid() == 0:
+            os.chown(others[-1], 65534, 65534)  # another user's
+        monkeypatch.setattr(tempfile, "tempdir", str(root))
+        with temporary_folder("build") as folder:
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert (working / "model.onnx").exists()  # a living process keeps its folder
+        assert sorted(root.iterdir()) == sorted([working, link, *others])
+        assert (kept / "mine").read_text() == "mine"
+    finally:
+        living.kill()
+        living.communicate()
+    with temporary_folder("plan"), temporary_folder("plan"):
+        assert not working.exists()
+    assert sorted(root.iterdir()) == sorted([link, *others])
+
+
+def test_a_folder_that_another_process_sweeps_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    real, made = Path.mkdir, []
+
+    def swept(path: Path, *arguments: int, **options: bool) -> None:
+        real(path, *arguments, **options)
+        made.append(path)
+        if len(made) == 1:
+            path.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", swept)
+    with temporary_folder("build") as folder:
+        assert folder == made[1]
+        (folder / "x").write_text("x")
+    assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fer_edge.bundle import Bundle
 
-__all__ = ["Backend", "check_images", "check_shapes", "is_native", "softmax", "softmax_row"]
+__all__ = ["Backend", "check_images", "check_shapes", "softmax", "softmax_row"]
 
 _UINT8 = np.dtype(np.uint8)
 _SHAPE = (1, SIZE, SIZE)
@@ -193,21 +193,6 @@ class Backend(Inherited, ABC):
         return UsageError(
             f"the {self.name} backend is not loaded", fix="call load(), or use it in a with block"
         )
-
-
-def is_native(error: BaseException, *packages: str) -> bool:
-    """Return whether a runtime in Python ``packages`` raised ``error``, and not a signal handler.
-
-    A signal handler runs inside whatever call the main thread is in. What it raises has a frame of
-    the handler last, or a type that no runtime raises; it must stay what it is.
-    """
-    if type(error).__module__.partition(".")[0] not in {"builtins", *packages}:
-        return False
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = str(trace.tb_frame.f_globals.get("__name__", "")) if trace else ""
-    return module.startswith("fer_edge.backends.") or module.partition(".")[0] in packages
 
 
 def _short(number: int) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from fer_edge.backends.jetson import Jetson, find_jetson, power_mode
 from fer_edge.cpu import cpu_features, int8_dot_saturates
+from fer_edge.errors import of_signal_handler
 from fer_edge.trt.gpu import Gpu, gpu_or_reason
 from fer_edge.trt.library import FLAVOURS, is_installed
 from fer_edge.version import __version__
@@ -102,6 +103,8 @@ def _guarded(look: Callable[[], list[Check]]) -> list[Check]:
     try:
         return look()
     except Exception as error:  # a report with one bad row is better than no report
+        if of_signal_handler(error):
+            raise
         return [Check("fer-edge doctor", "problem", f"{type(error).__name__}: {error}")]
 
 

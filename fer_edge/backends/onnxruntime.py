@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fer_edge.backends.base import Backend, check_images, check_shapes, is_native
+from fer_edge.backends.base import Backend, check_images, check_shapes
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.errors import (
     FerEdgeError,
@@ -17,6 +17,7 @@ from fer_edge.errors import (
     NumericsError,
     UnavailableError,
     UsageError,
+    of_signal_handler,
 )
 from fer_edge.preprocessing import Preprocessing
 
@@ -112,7 +113,7 @@ class OnnxRuntimeBackend(Backend):
                 disabled_optimizers=_DISABLED if self.precision == "int8" else None,
             )
         except Exception as error:
-            if not is_native(error, "onnxruntime"):
+            if of_signal_handler(error, "onnxruntime"):
                 raise
             raise _load_error(path, error) from None
 
@@ -143,7 +144,7 @@ class OnnxRuntimeBackend(Backend):
         try:
             logits: np.ndarray = self._session.run(self._outputs, {self._input: images})[0]
         except Exception as error:
-            if not is_native(error, "onnxruntime"):
+            if of_signal_handler(error, "onnxruntime"):
                 raise
             raise NumericsError(
                 f"onnxruntime failed on {self.path} with a batch of {len(images)}: "

@@ -7,9 +7,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fer_edge.backends.base import Backend, check_images, check_shapes, is_native
+from fer_edge.backends.base import Backend, check_images, check_shapes
 from fer_edge.backends.fork import runtime_used
-from fer_edge.errors import IntegrityError, NumericsError, UnavailableError, UsageError, require
+from fer_edge.errors import (
+    IntegrityError,
+    NumericsError,
+    UnavailableError,
+    UsageError,
+    of_signal_handler,
+    require,
+)
 from fer_edge.preprocessing import SIZE, Preprocessing
 
 __all__ = ["OpenVINOBackend"]
@@ -105,7 +112,7 @@ class OpenVINOBackend(Backend):
             # A copy: the next inference overwrites the output of the request.
             logits: np.ndarray = request.get_output_tensor(0).data.astype(np.float32)
         except RuntimeError as error:
-            if not is_native(error, "openvino"):
+            if of_signal_handler(error, "openvino"):
                 raise
             raise NumericsError(
                 f"openvino failed on {self.path} with a batch of {len(images)}: {_reason(error)}"
@@ -148,7 +155,7 @@ class OpenVINOBackend(Backend):
         try:
             return frontend.convert(frontend.load(str(path)))
         except Exception as error:
-            if not is_native(error, "openvino"):
+            if of_signal_handler(error, "openvino"):
                 raise
             # By name: the classes are in a private module of openvino.
             if type(error).__name__ == "OpConversionFailure":
@@ -170,7 +177,7 @@ class OpenVINOBackend(Backend):
         try:
             return self._core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
-            if not is_native(error, "openvino"):
+            if of_signal_handler(error, "openvino"):
                 raise
             raise UnavailableError(
                 f"openvino cannot run {self.path} on this CPU: {_reason(error)}"

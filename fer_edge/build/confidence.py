@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +19,7 @@ import numpy as np
 from fer_edge.build.votes import with_training_votes
 from fer_edge.data.ferplus.majority import with_majority
 from fer_edge.errors import UsageError, require
+from fer_edge.files import temporary_folder
 from fer_edge.measure.confidence import ACCURACY, Confidence, confidence_of, selective
 from fer_edge.measure.prior import AUTO, adjusted, chosen_tau, parse_prior, prior_curve
 from fer_edge.progress import SILENT, Reporter
@@ -59,8 +59,8 @@ def fit_confidence(
     all of TRAIN, and DataError for another data set.
     """
     # Locked: a run that trains has other weights a moment later, and writes run.json, too.
-    with RunFolder(run).locked(), TemporaryDirectory(prefix="fer-edge-confidence-") as folder:
-        fitted = Path(folder) / CONFIDENCE_WEIGHTS
+    with RunFolder(run).locked(), temporary_folder("confidence") as folder:
+        fitted = folder / CONFIDENCE_WEIGHTS
         content = write_fitted(
             run / "model.safetensors",
             fitted,

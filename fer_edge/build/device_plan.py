@@ -6,12 +6,12 @@ bundle is then copied to the device, and only this step (no torch, no onnx, no d
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from fer_edge.backends import backend_class
 from fer_edge.backends.selftest import self_test
 from fer_edge.bundle import Artifact, Bundle, BundleWriter
+from fer_edge.files import temporary_folder
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.trt.builder import PlanReport, plan_from_onnx
 from fer_edge.trt.library import FLAVOURS
@@ -57,10 +57,10 @@ def add_plan(
     if graph is None:
         placement = "tensorrt" if precision == "int8" else ""
         graph = opened.artifact(format="onnx", precision=precision, target=placement)
-    with tempfile.TemporaryDirectory(prefix="fer-edge-plan-") as folder:
+    with temporary_folder("plan") as folder:
         report = plan_from_onnx(
             opened.file(graph),
-            Path(folder) / "engine.plan",
+            folder / "engine.plan",
             target=profile,
             precision=precision,
             reporter=reporter,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from fer_edge.build.target import BuildTarget, find_target
 from fer_edge.build.votes import with_training_votes
 from fer_edge.convert.export import InputKind
 from fer_edge.errors import FerEdgeError, UnavailableError, UsageError
+from fer_edge.files import temporary_folder
 from fer_edge.measure.proof import Proven
 from fer_edge.models.recorded import read_weights
 from fer_edge.progress import SILENT, Reporter
@@ -116,15 +116,13 @@ def build(
         _require_backend(chosen)
     needs_data = gate.verify or precision == "int8" or prior is not None
     found, dataset = _opened(found, data if needs_data else _NO_DATA, gate.classes, reporter)
-    with tempfile.TemporaryDirectory(prefix="fer-edge-build-") as folder:
-        copied = _with_copied_weights(found, Path(folder))
+    with temporary_folder("build") as folder:
+        copied = _with_copied_weights(found, folder)
         if prior is not None and dataset is not None:
-            copied = with_prior(
-                copied, Path(folder), dataset, prior, votes=gate.votes, reporter=reporter
-            )
+            copied = with_prior(copied, folder, dataset, prior, votes=gate.votes, reporter=reporter)
         reporter.note(f"building {precision} for {chosen.name} from {found.described}")
         work = Work.start(
-            copied, chosen, Path(folder), input=input, threads=gate.threads, reporter=reporter
+            copied, chosen, folder, input=input, threads=gate.threads, reporter=reporter
         )
         trained_on = work.network.info.dataset
         if dataset is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from fer_edge.build.steps import Work
 from fer_edge.build.target import find_target
 from fer_edge.convert.graph import Graph, affine_input, read_graph, wiring
 from fer_edge.errors import UsageError, require
+from fer_edge.files import temporary_folder
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.quantize.choice import WEIGHTED, choose
 from fer_edge.quantize.placement import placement_for
@@ -36,9 +36,9 @@ def setup_from_weights(
     ``target`` is any of :func:`fer_edge.build.target.find_target`; only TRAIN is used.
     """
     chosen = find_target(target)
-    with tempfile.TemporaryDirectory(prefix="fer-edge-qat-") as folder:
+    with temporary_folder("qat") as folder:
         source = find_source(weights, folder)
-        work = Work.start(source, chosen, Path(folder), reporter=reporter)
+        work = Work.start(source, chosen, folder, reporter=reporter)
         ranges = work.calibrate(dataset).ranges
         half = chosen.remainder == "fp16"
         return qat_setup(work.network.graph, ranges, chosen.placement, half_scales=half)

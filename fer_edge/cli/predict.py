@@ -21,22 +21,18 @@ from fer_edge.cli._output import (
     terminal_reporter,
 )
 from fer_edge.errors import UsageError
-from fer_edge.report.rows import column, format_rows
+from fer_edge.labels import column
+from fer_edge.report.rows import format_rows
 
 if TYPE_CHECKING:
     from fer_edge.analyzer import Analysis, Face
     from fer_edge.classifier import Classifier, Prediction
     from fer_edge.faces import Detector
 
-__all__ = ["UNCERTAIN", "command"]
+__all__ = ["command"]
 
-_COLUMNS = ("image", "face", "label", "confidence", "confident", "latency_ms", "box", "problem")
 _MOST_COLUMNS = 12
 """Classes in the columns of a table; of more, only those with the highest probabilities are."""
-
-UNCERTAIN = "uncertain"
-"""The label that ``--abstain`` prints if the confidence is below the threshold."""
-NO_FACE, UNCLEAR = "no face", "unclear"
 
 
 @click.command()
@@ -235,32 +231,32 @@ class _Printer:
             print_rows(self._rows, self._fmt)
 
     def _rows_of(self, answer: Analysis) -> Iterator[dict[str, Any]]:
-        if not answer.faces:
-            yield self._row(answer.name, 0, None)
-        for number, face in enumerate(answer.faces, 1):
-            yield self._row(answer.name, number, face)
+        from fer_edge.analyzer.rows import rows_of
 
-    def _row(self, name: str, number: int, face: Face | None) -> dict[str, Any]:
-        seen = face.prediction if face else None
-        sure = seen.confident if seen else None
-        problem = face.problem if face else NO_FACE
-        box = None if face is None or face.box is None else [round(edge, 1) for edge in face.box]
-        row = {
-            "image": name,
-            "face": number,
-            "label": _label(face, abstain=self._abstain),
-            "confidence": self._shown(seen.confidence if seen else None),
-            "confident": sure if self.streams or sure is None else "yes" if sure else "no",
-            **self._classes(seen),
-            "latency_ms": self._shown(seen.latency_ms if seen else None),
-        }
+        rows = rows_of(answer, self._labels, abstain=self._abstain)
         if self.streams:
-            return {**row, "box": box, "problem": problem}
-        return {**row, "box": "" if box is None else " ".join(f"{edge:.0f}" for edge in box)} | (
-            {"problem": problem or ""}
-        )
+            return iter(rows)
+        return map(self._of_table, rows, answer.faces or [None])
+
+    def _of_table(self, row: dict[str, Any], face: Face | None) -> dict[str, Any]:
+        """Return a row with the texts of a table."""
+        sure, box = row["confident"], (face.box if face else None) or ()
+        return {
+            "image": row["image"],
+            "face": row["face"],
+            "label": row["label"],
+            "confidence": self._shown(row["confidence"]),
+            "confident": None if sure is None else "yes" if sure else "no",
+            **self._classes(face.prediction if face else None),
+            "latency_ms": self._shown(row["latency_ms"]),
+            "box": " ".join(f"{edge:.0f}" for edge in box),
+            "problem": row["problem"] or "",
+        }
 
     def _classes(self, seen: Prediction | None) -> dict[str, Any]:
+        """Return the probabilities: as bars, or one column a class."""
+        from fer_edge.analyzer.rows import COLUMNS
+
         if self._fmt == "table" and out.is_terminal:
             from fer_edge.report.annotate import bars
 
@@ -268,21 +264,14 @@ class _Printer:
         values: dict[str, Any] = (
             dict(seen.probabilities) if seen else dict.fromkeys(self._labels, None)
         )
-        if not self.streams and len(values) > _MOST_COLUMNS:
+        if len(values) > _MOST_COLUMNS:
             first = sorted(values, key=lambda label: -values[label])[1:4] if seen else []
             return {"next": ", ".join(f"{label} {self._shown(values[label])}" for label in first)}
-        return {column(label, _COLUMNS): self._shown(value) for label, value in values.items()}
+        return {column(label, COLUMNS): self._shown(value) for label, value in values.items()}
 
-    def _shown(self, value: float | None) -> Any:
-        return value if self.streams or value is None else f"{value:.3f}"
-
-
-def _label(face: Face | None, *, abstain: bool) -> str:
-    if face is None:
-        return NO_FACE
-    if face.prediction is None:
-        return UNCLEAR
-    return UNCERTAIN if abstain and not face.prediction.confident else face.prediction.label
+    @staticmethod
+    def _shown(value: float | None) -> str | None:
+        return None if value is None else f"{value:.3f}"
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -306,13 +295,14 @@ class _Drawer:
             raise UsageError(f"{folder} cannot be made: {error.strerror}") from None
 
     def draw(self, answer: Analysis) -> None:
+        from fer_edge.analyzer.rows import label_of
         from fer_edge.files import write_bytes
         from fer_edge.report.annotate import Drawn, annotated
 
         assert answer.picture is not None
         faces = []
         for face in answer.faces:
-            text = _label(face, abstain=self._abstain)
+            text = label_of(face, abstain=self._abstain)
             text += f" {face.prediction.confidence:.0%}" if face.prediction else f": {face.problem}"
             faces.append(Drawn(text, face.box, face.prediction is not None))
         stem = "stdin" if answer.name == "-" else Path(answer.name).stem

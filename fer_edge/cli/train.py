@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -234,8 +233,10 @@ def _initial_weights(
 
         bundle = Bundle.open(source.path)
         run, commands = made_by(bundle)
-        with TemporaryDirectory(prefix="fer-edge-init-") as folder:
-            weights = Path(folder) / "model.safetensors"
+        from fer_edge.files import temporary_folder
+
+        with temporary_folder("init") as folder:
+            weights = folder / "model.safetensors"
             images = dataset.select("train").images
             # Spread over all images: those of a folder are sorted by class.
             weights_from_bundle(bundle, images[:: -(-len(images) // _NORM_IMAGES)], weights)

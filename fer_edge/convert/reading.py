@@ -22,7 +22,7 @@ from fer_edge.convert.graph import (
     name_nodes,
     wiring,
 )
-from fer_edge.errors import UsageError, require
+from fer_edge.errors import UsageError, of_signal_handler, require
 from fer_edge.files import sha256_bytes
 from fer_edge.preprocessing import SIZE
 
@@ -212,7 +212,9 @@ def _with_output_shapes(onnx: Any, model: Any) -> Any:
         return model
     try:
         return onnx.shape_inference.infer_shapes(model)
-    except Exception:  # what is wrong with the model is the checker's to say
+    except Exception as error:  # what is wrong with the model is the checker's to say
+        if of_signal_handler(error):
+            raise
         return model
 
 

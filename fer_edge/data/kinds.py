@@ -11,7 +11,7 @@ from typing import Literal
 
 from fer_edge.data.containers import first_bytes, open_regular
 from fer_edge.data.tables import header_of
-from fer_edge.errors import DataError
+from fer_edge.errors import DataError, of_signal_handler
 
 __all__ = ["TABLES", "no_images", "refuse_known", "source_kind"]
 
@@ -96,7 +96,9 @@ def _is_zip(path: Path) -> bool:
     with open_regular(path) as file:
         try:
             return file.read(4) == b"PK\3\4" or zipfile.is_zipfile(file)
-        except Exception:  # it is one, and damaged: the reader says how
+        except Exception as error:  # it is one, and damaged: the reader says how
+            if of_signal_handler(error):
+                raise
             return True
 
 
@@ -107,7 +109,9 @@ def _kind_of_zip(path: Path) -> Kind:
             names = archive.namelist()
     except DataError:
         raise
-    except Exception:  # many types, by the damage; the reader says which
+    except Exception as error:  # many types, by the damage; the reader says which
+        if of_signal_handler(error):
+            raise
         return "zip"
     if "images.npy" in names and all(name.endswith(".npy") for name in names):
         return "npz"

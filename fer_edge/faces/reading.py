@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, TypeVar, Union
 
 import numpy as np
 
-from fer_edge.errors import UsageError, of_signal_handler
+from fer_edge.errors import TooLargeError, UsageError, of_signal_handler
 from fer_edge.faces.picture import Picture
 from fer_edge.faces.silence import quiet
 from fer_edge.preprocessing import SIZE
@@ -28,6 +28,7 @@ __all__ = [
     "gray_from_picture",
     "name_of_picture",
     "picture_from_image",
+    "size_of_picture",
 ]
 
 PictureSource = Union[
@@ -80,6 +81,15 @@ def picture_from_image(image: PictureSource, *, bgr: bool = False) -> Picture:
         if bgr:
             image = pixels[:, :, [2, 1, 0, 3]]
     return _read(image, _picture)
+
+
+def size_of_picture(image: PictureSource) -> tuple[int, int]:
+    """Return the width and height, in pixels, that a picture's header states; nothing is decoded.
+
+    ``image`` as in :func:`face_from_image`. Raises :class:`~fer_edge.errors.TooLargeError` for a
+    size that is never read, and :class:`UsageError` for what is not a picture.
+    """
+    return _read(image, lambda opened, name: opened.size)
 
 
 def _picture(opened: Image, name: str) -> Picture:
@@ -184,12 +194,10 @@ def _as_usage_error(name: str) -> Iterator[None]:
     except UsageError:
         raise
     except DecompressionBombError as error:
-        raise UsageError(f"{name} is too large for an image: {error}") from None
+        raise TooLargeError(f"{name} is too large for an image: {error}") from None
     except MemoryError:
         raise UsageError(f"{name} needs more memory than there is") from None
     except Exception as error:
-        if of_signal_handler(error):
-            raise
         raise UsageError(f"{name} cannot be read as an image: {_reason(error)}") from None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fer_edge.backends import BACKENDS, backend_class, backend_from_bundle
-from fer_edge.errors import FerEdgeError, UsageError, unknown
+from fer_edge.errors import FerEdgeError, UsageError, of_signal_handler, unknown
 from fer_edge.files import sha256_file
 from fer_edge.measure.environment import capture, finish
 from fer_edge.measure.latency import (
@@ -228,6 +228,8 @@ def _open(candidate: Candidate, bundles: Sequence[Bundle], threads: int) -> None
         backend = backend_from_bundle(bundle, row.backend, row.precision or "fp32", threads=threads)
         backend.load()
     except Exception as error:  # the error of one engine must not remove the rows of the others
+        if of_signal_handler(error):
+            raise
         candidate.fail(error)
         return
     candidate.backend = backend
@@ -264,6 +266,8 @@ def _score(
         try:
             candidate.answers = images.answers(candidate.backend, reporter=reporter)
         except Exception as error:  # as above
+            if of_signal_handler(error):
+                raise
             candidate.fail(error)
     reference, note = _reference(bundle, rows, images, threads, reporter)
     for candidate in rows:

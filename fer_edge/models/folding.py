@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
+from fer_edge.errors import of_signal_handler
+
 __all__ = ["folded", "neutral", "refit_norms", "state_from_folded"]
 
 
@@ -22,7 +24,9 @@ def folded(model: nn.Module, example: Tensor) -> nn.Module:
         quick: nn.Module = fuse(model)
         with torch.no_grad():
             same = torch.allclose(quick(example), model(example), rtol=1e-3, atol=1e-3)
-    except Exception:  # tracing raises many types of errors for a network that it cannot follow
+    except Exception as error:  # many types, for a network that tracing cannot follow
+        if of_signal_handler(error):
+            raise
         return model
     return quick if same else model
 

@@ -9,7 +9,6 @@ of 0.2 point. So top-1 cannot choose between good variants, but the mean KL dive
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +22,7 @@ from fer_edge.backends.base import softmax
 from fer_edge.convert.graph import Graph, metadata, read_graph
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.errors import require
+from fer_edge.files import temporary_folder
 from fer_edge.measure.accuracy import run_logits
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.progress import SILENT, Reporter
@@ -214,9 +214,9 @@ def best_weight_scales(
         reference = run_logits(backend, images)
     kinds: tuple[WeightScales, ...] = ("full", "saturation-safe")
 
-    def logits(folder: str) -> Iterator[np.ndarray]:
+    def logits(folder: Path) -> Iterator[np.ndarray]:
         for kind in kinds:
-            path = Path(folder) / f"{kind}.onnx"
+            path = folder / f"{kind}.onnx"
             int8_from_onnx(
                 parsed,
                 path,
@@ -229,7 +229,7 @@ def best_weight_scales(
             with replace(engine, path=path).open() as backend:
                 yield run_logits(backend, images)
 
-    with tempfile.TemporaryDirectory(prefix="fer-edge-weights-") as folder:
+    with temporary_folder("weights") as folder:
         answers = zip(kinds, logits(folder), strict=True)
         return best_first(compare(kind, reference, answer) for kind, answer in answers)
 

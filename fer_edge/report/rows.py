@@ -13,15 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fer_edge.labels import column
+
 __all__ = ["column", "format_rows", "markdown_row", "markdown_table", "rich_table"]
 
 _WIDTH = 220
 """Columns of a table in a file: it is not cut at 80."""
-
-
-def column(name: str, taken: Sequence[str]) -> str:
-    """Return the column's name for a class, which may have that of another column."""
-    return f"class {name}" if name in taken else name
 
 
 def format_rows(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import os
-import signal
 import sys
 import threading
 import types
@@ -370,48 +368,3 @@ def test_real_files_give_the_pixels_that_were_trained_on(
         for name in names[:: len(names) // 25]:
             face = face_from_image(archive.extract(name, tmp_path))
             assert face.tobytes() in known
-
-
-class _Interrupt:
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    def __call__(self, signum: int, frame: object) -> None:
-        raise self.error
-
-    def method(self, signum: int, frame: object) -> None:
-        raise self.error
-
-
-@pytest.mark.parametrize("form", ["function", "method", "partial", "object"])
-@pytest.mark.parametrize("error", [ValueError("stop"), OSError("stop"), RuntimeError("stop")])
-def test_what_a_signal_handler_raises_stays_what_it_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, form: str, error: Exception
-) -> None:
-    path = tmp_path / "face.png"
-    Image.fromarray(np.zeros((48, 48), np.uint8)).save(path)
-    thing = _Interrupt(error)
-
-    def function(signum: int, frame: object) -> None:
-        raise error
-
-    handlers = {
-        "function": function,
-        "method": thing.method,
-        "partial": functools.partial(function),
-        "object": thing,
-    }
-    real = Image.open
-
-    def interrupted(*args: object, **options: object) -> object:
-        signal.raise_signal(signal.SIGUSR1)
-        return real(*args, **options)  # type: ignore[arg-type]
-
-    before = signal.signal(signal.SIGUSR1, handlers[form])
-    monkeypatch.setattr(Image, "open", interrupted)
-    try:
-        with pytest.raises(type(error), match=r"^stop$") as caught:
-            face_from_image(path)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-    assert caught.value is error

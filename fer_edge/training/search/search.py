@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_edge.data import FerDataset
-from fer_edge.errors import UsageError, require
+from fer_edge.errors import UsageError, of_signal_handler, require
 from fer_edge.files import write_text
 from fer_edge.records import to_dict
 from fer_edge.runs.folder import RunFolder, create_run
@@ -244,14 +244,15 @@ class Search:
         except TrialPruned:
             self._end(trial.number, TrialState.PRUNED)
         except Exception as error:
+            if of_signal_handler(error):
+                self._interrupted(trial)
+                raise
             # Any error: one failed trial must not end the search.
             trial.set_user_attr("reason", _reason(error))
             self._end(trial.number, TrialState.FAIL)
             return trial.number, error
         except BaseException:
-            trial.set_user_attr("reason", _INTERRUPTED)
-            self._end(trial.number, TrialState.FAIL)
-            self._again(self.study.get_trials(deepcopy=False)[trial.number])
+            self._interrupted(trial)
             raise
         else:
             self._end(trial.number, TrialState.COMPLETE, value)
@@ -292,6 +293,13 @@ class Search:
             # Another worker counted it as lost, while this machine slept, and tries it again.
             if not self.study.get_trials(deepcopy=False)[number].state.is_finished():
                 raise
+
+    def _interrupted(self, trial: optuna.Trial) -> None:
+        from optuna.trial import TrialState
+
+        trial.set_user_attr("reason", _INTERRUPTED)
+        self._end(trial.number, TrialState.FAIL)
+        self._again(self.study.get_trials(deepcopy=False)[trial.number])
 
     def _reclaim(self) -> None:
         """Put trials whose process died back into the queue."""

@@ -1,0 +1,37 @@
+"""The files of the page, read from the package once; nothing of it comes from another server."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+__all__ = ["MEDIA_TYPES", "RESPONSIBLE_USE", "page_files"]
+
+RESPONSIBLE_USE: tuple[str, ...] = (
+    "The network names the expression that most people would see on a face. It does not know what "
+    "the person feels, and many of its answers are wrong.",
+    "In the European Union it is prohibited to infer the emotions of people at work and in "
+    "education (AI Act, Article 5). Do not use the answers for decisions about people.",
+    "Pictures go to this server only. It keeps them in memory until they are answered, and stores "
+    "and sends nothing.",
+)
+"""Paragraphs of plain text, without markup."""
+
+MEDIA_TYPES = {
+    "index.html": "text/html; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+"""Name of a file -> its type."""
+
+_PLACE = "<!-- responsible use -->"
+
+
+def page_files() -> dict[str, bytes]:
+    """Return name -> content of the files of the page."""
+    folder = Path(__file__).with_name("page")
+    files = {name: (folder / name).read_bytes() for name in MEDIA_TYPES}
+    text = "\n".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in RESPONSIBLE_USE)
+    files["index.html"] = files["index.html"].replace(_PLACE.encode(), text.encode())
+    return files
