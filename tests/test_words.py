@@ -85,7 +85,8 @@ HELP = {
 GLOSSARY = (
     *("calibration", "confidence", "backend", "engine", "bundle", "artifact", "plan", "target"),
     *("placement", "verify", "check", "gate", "reference", "flip", "run", "weights", "checkpoint"),
-    *("state", "recipe", "plug-in", "soup", "label", "label set", "votes", "majority", "share", "prior"),
+    *("state", "recipe", "plug-in", "soup", "label", "label set", "votes", "majority", "share"),
+    "prior",
 )
 
 
