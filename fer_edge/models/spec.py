@@ -48,7 +48,7 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:
-        """Read what :meth:`to_dict` wrote."""
+        """Return the spec of ``content``, which :meth:`to_dict` returned."""
         return cls(
             name=str(content["name"]),
             options=dict(content.get("options", {})),
