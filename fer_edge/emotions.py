@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["ALIASES", "EMOTIONS", "emotion_id"]
 
 EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+"""The names of FER2013's classes, in the order of the logits of a network that learnt them."""
 
 ALIASES: dict[str, str] = {
     "anger": "angry",

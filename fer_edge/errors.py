@@ -54,8 +54,9 @@ _HAS_VARARGS = 0x04
 
 
 class FerEdgeError(Exception):
-    """Base of all errors raised on purpose; ``fix`` is what the user can type or change.
+    """Base of all errors raised on purpose.
 
+    ``message`` says what is wrong and why; ``fix`` is what the user can type or change, or None.
     Both are one line each, without characters that control a terminal: they quote files and names.
     """
 
@@ -108,7 +109,7 @@ class UnavailableError(FerEdgeError):
 
 
 class MissingExtraError(UnavailableError):
-    """A pip extra is not installed."""
+    """A package that ``module`` is in is not installed; it comes with the pip ``extra``."""
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(

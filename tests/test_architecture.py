@@ -39,6 +39,7 @@ LEVELS: dict[str, int] = {
     "files": 1,
     "preprocessing": 1,
     "paths": 1,
+    "plugins": 1,
     "printable": 1,
     "version": 1,
     "pretrained": 1,

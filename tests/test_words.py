@@ -85,7 +85,8 @@ HELP = {
 GLOSSARY = (
     *("calibration", "confidence", "backend", "engine", "bundle", "artifact", "plan", "target"),
     *("placement", "verify", "check", "gate", "reference", "flip", "run", "weights", "checkpoint"),
-    *("state", "recipe", "soup", "label", "label set", "votes", "majority", "share", "prior"),
+    *("state", "recipe", "plug-in", "soup", "label", "label set", "votes", "majority", "share"),
+    "prior",
 )
 
 
@@ -161,4 +162,4 @@ def test_no_document_or_message_names_a_deprecated_command() -> None:
 def test_the_glossary_explains_each_word_once() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = text.partition("## Words\n")[2].partition("\n## ")[0]
-    assert sorted(re.findall(r"\*\*(\w[\w ]*)\*\*:", section)) == sorted(GLOSSARY)
+    assert sorted(re.findall(r"\*\*(\w[\w -]*)\*\*:", section)) == sorted(GLOSSARY)

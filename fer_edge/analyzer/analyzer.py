@@ -67,7 +67,7 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """The answer to one picture: its faces, the most certain first.
+    """The answer to the picture ``name``: its faces, the most certain first.
 
     ``faces`` is empty if no face was found. ``error`` says why the picture could not be read; only
     :meth:`FaceAnalyzer.stream` returns such an answer. ``picture`` has the pixels, for drawing.
@@ -132,7 +132,7 @@ class FaceAnalyzer:
         boxes: Callable[[str], Iterable[Sequence[float]]] | None = None,
         readers: int = _READERS,
     ) -> Iterator[Analysis]:
-        """Yield the answer to each picture, in order; ``readers`` threads read ahead.
+        """Yield the answer to each of ``images``, in order; ``readers`` threads read ahead.
 
         A picture that cannot be read is an answer with an error, and the rest go on. Only a few
         pictures are in memory at a time. ``boxes`` returns the boxes of a picture by its name.

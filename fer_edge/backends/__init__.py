@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from fer_edge.errors import UnavailableError, unknown
+from fer_edge.plugins import PlugIn, plug_in, plug_in_names
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
     from fer_edge.bundle import Bundle
 
-__all__ = ["BACKENDS", "backend_class", "backend_from_bundle"]
+__all__ = ["BACKENDS", "backend_class", "backend_from_bundle", "backend_from_plug_in"]
 
 BACKENDS: dict[str, str] = {
     "null": "fer_edge.backends.null:NullBackend",
@@ -28,9 +29,16 @@ BACKENDS: dict[str, str] = {
 
 
 def backend_class(name: str) -> type[Backend]:
-    """Import and return the class of a backend. Raises :class:`UsageError` for an unknown name."""
+    """Import and return the class of a backend, of this table or of a plug-in.
+
+    Raises :class:`UsageError` for an unknown name, and :class:`UnavailableError` for a plug-in that
+    does not work.
+    """
     if name not in BACKENDS:
-        raise unknown("backend", name, BACKENDS)
+        plug = plug_in("backend", name)
+        if plug is None:
+            raise unknown("backend", name, [*BACKENDS, *plug_in_names("backend")])
+        return backend_from_plug_in(plug)
     module, _, class_name = BACKENDS[name].partition(":")
     try:
         backend: type[Backend] = getattr(import_module(module), class_name)
@@ -39,6 +47,19 @@ def backend_class(name: str) -> type[Backend]:
             raise
         raise UnavailableError(f"this version of fer-edge does not have {name} yet") from None
     return backend
+
+
+def backend_from_plug_in(plug: PlugIn) -> type[Backend]:
+    """Import and return the class of a plug-in; :class:`UnavailableError` if it is no backend."""
+    from fer_edge.backends.base import Backend
+
+    found = plug.load(type)
+    if not issubclass(found, Backend):
+        raise plug.broken(f"{plug.place} is no subclass of fer_edge.Backend")
+    # A Classifier that is pickled, and a row of bench, find the class by this name again.
+    if getattr(found, "name", None) != plug.name:
+        raise plug.broken(f"{plug.place} has the name {getattr(found, 'name', None)!r}")
+    return found
 
 
 def backend_from_bundle(

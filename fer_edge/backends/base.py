@@ -36,7 +36,8 @@ MOST_THREADS = 1024
 class Backend(Inherited, ABC):
     """A runtime for networks: u8[N,1,48,48] images in, f32[N,C] logits out, synchronous.
 
-    Creating an object is fast; :meth:`load` reads the model. ``threads`` is a limit, not a hint. A
+    Creating an object is fast; :meth:`load` reads the model at ``path``, whose weights have the
+    ``precision`` fp32, fp16 or int8. ``threads`` is a limit, not a hint. A
     backend does not measure time. Only one thread at a time may use an object. In a forked child,
     the first :meth:`infer` calls :meth:`adopt`.
     """
@@ -91,7 +92,8 @@ class Backend(Inherited, ABC):
     def from_bundle(cls, bundle: Bundle, precision: str | None = None, *, threads: int = 1) -> Self:
         """Return a backend, not loaded, for the engine that :mod:`fer_edge.bundle.usable` chooses.
 
-        Without ``precision``, it is the best precision whose gate has not failed. Raises
+        Without ``precision``, it is the best precision whose gate has not failed. It may use that
+        many ``threads``. Raises
         :class:`~fer_edge.errors.UsageError` or :class:`~fer_edge.errors.UnavailableError`, with the
         command that builds the missing engine.
         """
@@ -112,7 +114,7 @@ class Backend(Inherited, ABC):
 
     @abstractmethod
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Return f32[N,C] logits for u8[N,1,48,48] pixels; the caller owns the array."""
+        """Return f32[N,C] logits for ``images``, u8[N,1,48,48]; the caller owns the array."""
 
     @abstractmethod
     def close(self) -> None:
@@ -133,7 +135,10 @@ class Backend(Inherited, ABC):
         self.inherited = False
 
     def after_fork(self, interrupted: bool) -> None:
-        """Do what :meth:`adopt` promises for a loaded engine, or raise; by default nothing."""
+        """Do what :meth:`adopt` promises for a loaded engine, or raise; by default nothing.
+
+        ``interrupted`` is that of :meth:`adopt`.
+        """
 
     def _load_again(self) -> None:
         """Load the same file again in a forked child; the parent's copy is not destroyed."""

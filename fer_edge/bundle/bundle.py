@@ -51,14 +51,17 @@ _MAKE_ONE = "make a bundle from the newest training run: fer-edge build --precis
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A folder with a manifest. Its files never change: a writer replaces the whole folder."""
+    """A folder at ``path`` with a ``manifest``; :meth:`open` reads one.
+
+    Its files never change: a writer replaces the whole folder.
+    """
 
     path: Path
     manifest: Manifest
 
     @classmethod
     def open(cls, path: str | Path, *, check: bool = True) -> Bundle:
-        """Read a bundle and (by default) compare every file with its digest.
+        """Read a bundle and compare every file with its digest, unless ``check`` is false.
 
         :class:`UsageError` if ``path`` is not a bundle; :class:`IntegrityError`, with the file's
         name, if a file is missing or does not match its digest.
@@ -91,7 +94,10 @@ class Bundle:
                 raise IntegrityError(f"{self.path / artifact.path}: {fault}", fix=_COPY_AGAIN)
 
     def fault(self, artifact: Artifact) -> str | None:
-        """Return what is wrong with one file (missing, outside, size, digest), or None."""
+        """Return what is wrong with the file of ``artifact``, or None.
+
+        It can be missing, outside of the bundle, or have another size or digest.
+        """
         path = self.path / artifact.path
         if not inside(path, self.path):
             return "a link leads out of the bundle"
@@ -116,7 +122,11 @@ class Bundle:
         target: str | None = None,
         path: str | None = None,
     ) -> Artifact | None:
-        """Return the first artifact that matches all that is given, or None."""
+        """Return the first artifact that matches all that is given, or None.
+
+        ``format`` is onnx, plan or safetensors, ``precision`` fp32, fp16 or int8, ``target`` what
+        it was built for, ``path`` its name in the bundle.
+        """
         for artifact in self.manifest.artifacts:
             if (
                 (format is None or artifact.format == format)
@@ -135,7 +145,10 @@ class Bundle:
         target: str | None = None,
         path: str | None = None,
     ) -> Artifact:
-        """Like :meth:`find`; :class:`UsageError` that lists all files if nothing matches."""
+        """Return what :meth:`find` does for ``format``, ``precision``, ``target`` and ``path``.
+
+        :class:`UsageError` that lists all files if nothing matches.
+        """
         match = self.find(format=format, precision=precision, target=target, path=path)
         if match:
             return match
@@ -154,6 +167,7 @@ class Bundle:
     def build_command(self, precision: str = "", target: str = "") -> str:
         """Return the command that adds an engine to this bundle, or to a copy of the packaged one.
 
+        ``precision`` and ``target`` are its options; "" leaves one out.
         A sentence, not a command, if the bundle has neither checkpoint nor FP32 graph.
         """
         if not (self.find(format="safetensors") or self.graph("fp32", "")):

@@ -144,6 +144,7 @@ class _Spec(OpenRecord, frozen=True, kw_only=True, eq=False):
     size: Annotated[int, Meta(ge=1, le=1 << 20)] = SIZE
     channels: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
     classes: Annotated[int, Meta(ge=1, le=1 << 20)] = len(EMOTIONS)
+    package: str = ""
 
 
 class Network(OpenRecord, frozen=True, kw_only=True, eq=False):

@@ -7,13 +7,16 @@ import os
 import sys
 from contextlib import suppress
 from importlib import import_module
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
 
 from fer_edge.errors import FerEdgeError, unknown
 from fer_edge.oserrors import error_from_system
 from fer_edge.version import __version__
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["COMMANDS", "DEPRECATED", "Deprecated", "main"]
 
@@ -41,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("fer_edge.cli.doctor", "Show what can run on this machine, and why not."),
     "bundle": ("fer_edge.cli.bundle", "Pack a bundle into one file, or for Triton or DeepStream."),
     "demo": ("fer_edge.cli.demo", "Train, build and bench in about two minutes."),
+    "completion": ("fer_edge.cli.completion", "Print the script that completes this in a shell."),
 }
 """Command name -> (module that holds ``command``, one line for ``--help``)."""
 
@@ -82,10 +86,23 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Replace deprecated names, and name the nearest command if the given one is unknown."""
+        if ctx.resilient_parsing:  # a shell asks for completions: a line that is not finished
+            return super().resolve_command(ctx, args)
         args = _current_names(args)
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise unknown("command", args[0], COMMANDS)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a command's name from the table above, as :meth:`format_commands` does."""
+        from click.shell_completion import CompletionItem
+
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return options + [
+            CompletionItem(name, help=line)
+            for name, (_, line) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the table above: importing them all would take seconds."""

@@ -84,7 +84,7 @@ _NORM_IMAGES = 2048
     metavar="[RUN]",
     help="Resume a run, by name or path; without a name, the newest that was stopped.",
 )
-@click.option("--list-recipes", is_flag=True, help="List the built-in recipes and exit.")
+@click.option("--list-recipes", is_flag=True, help="List the recipes that have a name and exit.")
 def command(
     data: str | None,
     votes: Path | None,
@@ -124,12 +124,10 @@ def command(
       fer-edge train --data photos/ --classes own
       fer-edge train --resume
     """
-    from fer_edge.cli._output import print_text
     from fer_edge.errors import require
-    from fer_edge.runs.recipe import recipe_names
 
     if list_recipes:
-        print_text("\n".join(recipe_names()))
+        _list_recipes()
         return
     changes = [*overrides]
     changes += [f"model.name={model}"] if model is not None else []
@@ -160,6 +158,17 @@ def command(
         _start_folds(folds, asked)
     else:
         _start(asked)
+
+
+def _list_recipes() -> None:
+    from fer_edge.cli._output import note, print_text
+    from fer_edge.plugins import plug_in_names, refusals
+    from fer_edge.runs.recipe import recipe_names
+
+    own = recipe_names()
+    print_text("\n".join(dict.fromkeys([*own, *plug_in_names("recipe")])))
+    for line in refusals("recipe", own):
+        note(f"note: {line}")
 
 
 def _start_folds(folds: int, asked: TrainOptions) -> None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from fer_edge.faces.detect import DETECTORS, NO_FACES, Detections, Detector, detector
+from fer_edge.faces.detect import (
+    DETECTORS,
+    NO_FACES,
+    Detections,
+    Detector,
+    DetectorRow,
+    detector,
+)
 from fer_edge.faces.picture import Picture
 from fer_edge.faces.reading import (
     BACKGROUND,
@@ -20,6 +27,7 @@ __all__ = [
     "NO_FACES",
     "Detections",
     "Detector",
+    "DetectorRow",
     "Picture",
     "PictureSource",
     "detector",

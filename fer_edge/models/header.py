@@ -45,6 +45,7 @@ class _Spec(OpenRecord, frozen=True, kw_only=True, eq=False):
     size: _Count = 48
     channels: _Count = 1
     classes: _Count = 7
+    package: str = ""
 
 
 class _Pixels(OpenRecord, frozen=True, kw_only=True, eq=False):

@@ -16,6 +16,7 @@ __all__ = ["ModelSpec"]
 class ModelSpec:
     """A network by name; ``options`` are the options of that model, JSON-ready.
 
+    ``package`` is the installed package that the model is a plug-in of, "" for those of fer-edge.
     The bare network takes normalised ``f32[N, channels, size, size]`` and returns the logits,
     ``f32[N, classes]``.
     """
@@ -25,15 +26,19 @@ class ModelSpec:
     size: int = SIZE
     channels: int = 1
     classes: int = len(EMOTIONS)
+    package: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description; equal specs give equal dictionaries."""
+        # Files of networks without a plug-in keep their bytes, and so their digests.
+        origin = {"package": self.package} if self.package else {}
         return {
             "name": self.name,
             "options": {key: _plain(self.options[key]) for key in sorted(self.options)},
             "size": self.size,
             "channels": self.channels,
             "classes": self.classes,
+            **origin,
         }
 
     def untrained(self) -> ModelSpec:
@@ -43,13 +48,14 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:
-        """Read what :meth:`to_dict` wrote."""
+        """Return the spec of ``content``, which :meth:`to_dict` returned."""
         return cls(
             name=str(content["name"]),
             options=dict(content.get("options", {})),
             size=int(content.get("size", SIZE)),
             channels=int(content.get("channels", 1)),
             classes=int(content.get("classes", len(EMOTIONS))),
+            package=str(content.get("package", "")),
         )
 
 

@@ -16,6 +16,7 @@ from msgspec import Meta, field
 
 from fer_edge.errors import RecipeError, UsageError, unknown
 from fer_edge.files import parse_toml, read_toml
+from fer_edge.plugins import plug_in, plug_in_names, recipe_files
 from fer_edge.records import (
     Count,
     Fraction,
@@ -223,7 +224,7 @@ class Recipe(Record, frozen=True):
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Return the names of the recipes that come with the package."""
+    """Return the names of the recipes that come with fer-edge."""
     return tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
 
 
@@ -271,9 +272,11 @@ def _recipe_path(name_or_path: str | Path) -> Path:
     path = Path(text)
     if path.is_file():
         return path
-    raise unknown(
-        "recipe", text, recipe_names(), or_else="the path of a TOML file", error=RecipeError
-    )
+    plug = plug_in("recipe", text)
+    if plug is not None:
+        return next(path for path in recipe_files(plug) if path.stem == text)
+    names = [*recipe_names(), *plug_in_names("recipe")]
+    raise unknown("recipe", text, names, or_else="the path of a TOML file", error=RecipeError)
 
 
 def recipe_from_dict(content: Mapping[str, Any], *, source: str = "recipe") -> Recipe:

@@ -18,7 +18,7 @@ from fer_edge.data import FerDataset
 from fer_edge.data.fitted import require_fitted_to
 from fer_edge.errors import UsageError
 from fer_edge.files import write_bytes
-from fer_edge.models import ModelSpec, build_model
+from fer_edge.models import ModelSpec, build_model, package_of
 from fer_edge.models.growing import fits_into
 from fer_edge.models.logits import with_fresh_logits
 from fer_edge.models.recorded import read_weights
@@ -102,7 +102,8 @@ def start_run(
 
 def spec_from_recipe(recipe: Recipe, dataset: FerDataset) -> ModelSpec:
     """Return the network of ``recipe`` with one logit per class of ``dataset``."""
-    return ModelSpec(recipe.model.name, recipe.model.options, classes=len(dataset.classes))
+    name, classes = recipe.model.name, len(dataset.classes)
+    return ModelSpec(name, recipe.model.options, classes=classes, package=package_of(name))
 
 
 def check_network(recipe: Recipe, dataset: FerDataset) -> None:

@@ -6,14 +6,19 @@ import importlib
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+import fer_edge
 from fer_edge import cli
 from fer_edge.errors import IntegrityError
+from fer_edge.files import read_toml
 from fer_edge.version import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -28,6 +33,16 @@ def test_help_lists_every_command() -> None:
     for name, (_, line) in cli.COMMANDS.items():
         assert f"  {name} " in result.stdout
         assert line[:40] in result.stdout
+
+
+def test_the_version_has_one_place() -> None:
+    """The package is built with it, and C++ reads it there, too."""
+    assert _run("--version").stdout == f"fer-edge, version {__version__}\n"
+    pyproject = read_toml(ROOT / "pyproject.toml")
+    assert pyproject["tool"]["hatch"]["version"] == {"path": "fer_edge/version.py"}
+    assert "version" in pyproject["project"]["dynamic"]
+    assert "version.py" in (ROOT / "engines" / "cpp" / "CMakeLists.txt").read_text("utf-8")
+    assert fer_edge.__version__ == __version__
 
 
 def test_an_unknown_command_names_the_nearest() -> None:

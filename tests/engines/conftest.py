@@ -109,6 +109,7 @@ def runner() -> Runner:
                 # Unoptimised: these tests are about what it computes, and compile in half the time.
                 *("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0"),
                 *("-DCMAKE_CXX_FLAGS=-Werror", "-DFER_EDGE_PROBE=ON", "-DFER_EDGE_OPENVINO=ON"),
+                "-DFER_EDGE_EXAMPLE=ON",
                 f"-DOpenVINO_DIR={openvino / 'cmake'}",
                 f"-DNLOHMANN_JSON_INCLUDE_DIR={json / 'include'}",
                 *tensorrt,
