@@ -385,7 +385,7 @@ def _stage(
     verifications = json.loads(
         built.file(built.artifact(path=VERIFY_FILE)).read_text(encoding="utf-8")
     )["verifications"]
-    held = {(artifact.precision, artifact.target) for artifact in chosen}
+    held = {artifact.key for artifact in chosen}
     with BundleWriter(path) as writer:
         for artifact in chosen:
             writer.add_file(
@@ -396,6 +396,7 @@ def _stage(
                 target=artifact.target,
                 parent=artifact.parent_sha256,
                 meta=artifact.meta,
+                variant=artifact.variant,
             )
         writer.set(
             name=name,
