@@ -105,8 +105,8 @@ def int8_lines(gates: Sequence[Mapping[str, Any]]) -> list[str]:
         split = str(gate.get("split") or "public").upper()
         lines.append(
             f"INT8 for {gate['target']}{_named(gate)}: {choice['method']} calibration, "
-            f"{choice['rounding']} rounding{early}; chosen by KL divergence and flips against FP32 on "
-            f"{images['count']:,} images of {images['images']} ({images['held_out']:,} of them "
+            f"{choice['rounding']} rounding{early}; chosen by KL divergence and flips against FP32 "
+            f"on {images['count']:,} images of {images['images']} ({images['held_out']:,} of them "
             f"held out from training), without labels; {split} judged it once"
         )
     return lines
