@@ -1,6 +1,10 @@
 """Put the network of a finished run into the package: this command made the pretrained bundles.
 
     python bench/ship.py runs/mine --data fer2013.zip          (or: make ship RUN=runs/mine)
+    python bench/ship.py pretrained:fer2013 --data fer2013.zip
+
+The second form makes the INT8 graphs of a bundle again, from its own FP32 graph: nobody needs the
+run for that. The confidence, FP32 and FP16 stay as they are, with their results.
 
 It fits the confidence on the held-out part of TRAIN, builds FP32, FP16 and INT8 for ONNX Runtime,
 OpenVINO and TensorRT, applies the gate, scores them on PUBLIC, selects the files that fit into 8 MB
@@ -17,7 +21,9 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -36,7 +42,7 @@ from fer_edge.data import FerDataset, load, resolve_source
 from fer_edge.errors import FerEdgeError, GateError, UsageError
 from fer_edge.measure.confidence import ACCURACY
 from fer_edge.measure.gate import GatePolicy
-from fer_edge.measure.record import VERIFY_FILE, record_verification
+from fer_edge.measure.record import VERIFY_FILE, VERIFY_SCHEMA, record_verification
 from fer_edge.measure.verification import verify_bundle
 from fer_edge.models.header import read_header
 from fer_edge.pretrained import NETWORKS
@@ -46,12 +52,14 @@ from fer_edge.records import to_dict
 from fer_edge.report.card import card_markdown
 from fer_edge.report.terminal import TerminalReporter
 from fer_edge.runs.cross_validation import CrossValidation
-from fer_edge.runs.find import A_RUN, find
+from fer_edge.runs.find import Wants, find
 from fer_edge.runs.folder import CONFIDENCE_FILES, RunFolder
 from fer_edge.runs.info import InitInfo
 from fer_edge.runs.recipe import Recipe, load_recipe, recipe_names
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fer_edge" / "pretrained"
+RUN_OR_BUNDLE = Wants(("run", "bundle"), "newest")
+_INT8 = Int8Options()
 LIMIT = 8_000_000
 """Bytes of the whole bundle, including the manifest."""
 
@@ -62,7 +70,12 @@ TARGETS = ("onnxruntime", "openvino", "x86-dgpu")
 """The last one makes the INT8 graph for every device with TensorRT 10 or later, and FP16."""
 
 REQUIRED = (FP32, FP16, "model.int8.onnxruntime.onnx", "model.int8.tensorrt.onnx", GOLDEN)
-OPTIONAL = ("model.int8.openvino.onnx", CHECKPOINT)
+OPTIONAL = (
+    "model.int8.tensorrt.all-int8.onnx",
+    "model.int8.onnxruntime.full.onnx",
+    "model.int8.openvino.onnx",
+    CHECKPOINT,
+)
 """Added in this order if they fit."""
 
 MARGIN = 20_000
@@ -71,7 +84,7 @@ MARGIN = 20_000
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="a finished run, by name or folder")
+    parser.add_argument("run", help="a finished run, by name or folder, or a bundle")
     parser.add_argument("--data", help="the FER2013 of the run  [FER_EDGE_DATA]")
     parser.add_argument("--votes", type=Path, help="FER+'s file that the run learnt  [its own]")
     parser.add_argument("--output", type=Path, help="folder of the bundle  [in the package]")
@@ -86,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="accuracy of the answers above the abstain threshold, a fraction",
     )
     parser.add_argument("--calibration", help="calibration recipe for INT8")
+    parser.add_argument("--method", help="calibration method  [auto, or that of --calibration]")
+    parser.add_argument("--weights", default="auto", help="as in fer-edge build, for CPUs")
     parser.add_argument("--limit", type=int, default=LIMIT, help="largest bundle, in bytes")
     parser.add_argument(
         "--max-drop", type=float, default=MAX_DROP, help="top-1 that INT8 may lose, a fraction"
@@ -103,25 +118,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = shlex.join(["python", "bench/ship.py", *(sys.argv[1:] if argv is None else argv)])
     try:
         with TerminalReporter() as reporter:
-            run = RunFolder(find(options.run, wants=A_RUN).path)
-            by_votes = learnt_target(run.info().recipe) != "label"
-            output = options.output or PACKAGE / NETWORKS["votes" if by_votes else "fer2013"]
-            bundle = ship(
-                run,
-                load(resolve_source(options.data), reporter=reporter),
-                output,
-                name=options.name or output.name,
-                votes=options.votes,
-                prior=options.prior,
-                command=command,
-                accuracy=None if options.without_confidence else options.accuracy,
-                calibration=options.calibration,
-                limit=options.limit,
-                max_drop=options.max_drop,
-                speed=not options.no_speed,
-                threads=options.threads,
-                reporter=reporter,
-            )
+            source = find(options.run, wants=RUN_OR_BUNDLE)
+            common: dict[str, Any] = {
+                "votes": options.votes,
+                "command": command,
+                "int8": Int8Options(options.calibration, options.method, weights=options.weights),
+                "limit": options.limit,
+                "max_drop": options.max_drop,
+                "speed": not options.no_speed,
+                "threads": options.threads,
+                "reporter": reporter,
+            }
+            if source.kind == "bundle":
+                given = Bundle.open(source.path)
+                if given.manifest.by_votes and options.votes is None:
+                    raise UsageError(
+                        f"{source.path} learnt the votes of FER+",
+                        fix="give their file: --votes fer2013new.csv",
+                    )
+                output = _place(options.output, given.manifest.by_votes)
+                dataset = load(resolve_source(options.data), reporter=reporter)
+                bundle = ship_again(given, dataset, output, **common)
+            else:
+                run = RunFolder(source.path)
+                output = _place(options.output, learnt_target(run.info().recipe) != "label")
+                bundle = ship(
+                    run,
+                    load(resolve_source(options.data), reporter=reporter),
+                    output,
+                    name=options.name or output.name,
+                    prior=options.prior,
+                    accuracy=None if options.without_confidence else options.accuracy,
+                    **common,
+                )
     except FerEdgeError as error:
         fix = f"\nfix:   {error.fix}" if error.fix else ""
         print(f"error: {error}{fix}\nnothing was shipped", file=sys.stderr)
@@ -140,6 +169,7 @@ def ship(
     prior: str | None = None,
     accuracy: float | None = ACCURACY,
     calibration: str | Path | None = None,
+    int8: Int8Options | None = None,
     limit: int = LIMIT,
     max_drop: float = MAX_DROP,
     speed: bool = True,
@@ -166,20 +196,85 @@ def ship(
         )
     work = run.path / "ship"
     shutil.rmtree(work, ignore_errors=True)
+    gate = GateOptions(
+        speed=speed, policy=GatePolicy(max_top1_drop=max_drop), threads=threads, votes=votes
+    )
+    _build_all(run.path, dataset, work / "built", int8 or Int8Options(calibration), gate, reporter)
+    built = Bundle.open(work / "built")
+    _check_gates(built)
+    if built.manifest.by_votes:
+        _score_by_labels(built, dataset, threads, reporter)
+        built = Bundle.open(work / "built")
+    training = {**to_dict(built.manifest.card.training), **_provenance(run)}
+    training["commands"] = [*training["commands"], command] if command else training["commands"]
+    return _put(built, output, work / "staged", name, training, limit, reporter)
+
+
+def ship_again(
+    bundle: Bundle,
+    dataset: FerDataset,
+    output: Path,
+    *,
+    command: str = "",
+    votes: Path | None = None,
+    int8: Int8Options = _INT8,
+    limit: int = LIMIT,
+    max_drop: float = MAX_DROP,
+    speed: bool = True,
+    threads: int = 1,
+    reporter: Reporter = SILENT,
+) -> Bundle:
+    """Make the INT8 graphs of ``bundle`` again; ``output`` changes only at the end.
+
+    FP32 and FP16 are the same files as before, so they keep what was measured of them: their
+    reference was the network in PyTorch, which a bundle for devices does not have.
+    """
+    gate = GateOptions(
+        speed=speed, policy=GatePolicy(max_top1_drop=max_drop), threads=threads, votes=votes
+    )
+    with TemporaryDirectory(prefix="fer-edge-ship-") as folder:
+        work = Path(folder)
+        with BundleWriter(work / "built", base=bundle) as writer:
+            for old in bundle.manifest.artifacts:
+                if old.precision == "int8":
+                    writer.remove(old.path)
+        _build_all(work / "built", dataset, work / "built", int8, gate, reporter)
+        built = Bundle.open(work / "built")
+        _check_gates(built)
+        if built.manifest.by_votes:
+            _score_by_labels(built, dataset, threads, reporter)
+        _keep_results(bundle, work / "built")
+        built = Bundle.open(work / "built")
+        training = to_dict(bundle.manifest.card.training)
+        commands = [*training.get("commands", []), *([command] if command else [])]
+        training["commands"] = list(dict.fromkeys(commands))
+        name = bundle.manifest.name
+        return _put(built, output, work / "staged", name, training, limit, reporter)
+
+
+def _place(output: Path | None, by_votes: bool) -> Path:
+    return output or PACKAGE / NETWORKS["votes" if by_votes else "fer2013"]
+
+
+def _build_all(
+    source: Path,
+    dataset: FerDataset,
+    output: Path,
+    int8: Int8Options,
+    gate: GateOptions,
+    reporter: Reporter,
+) -> None:
     for one in TARGETS:
+        # TensorRT has one kind of weights.
+        kind = "auto" if one not in {"onnxruntime", "openvino"} else int8.weights
         report = build(
-            run.path,
+            source,
             precision="int8",
             target=one,
             data=dataset,
-            int8=Int8Options(calibration),
-            output=work / "built",
-            gate=GateOptions(
-                speed=speed,
-                policy=GatePolicy(max_top1_drop=max_drop),
-                threads=threads,
-                votes=votes,
-            ),
+            int8=replace(int8, weights=kind),
+            output=output,
+            gate=gate,
             reporter=reporter,
         )
         for text in report.notes:
@@ -189,15 +284,55 @@ def ship(
             reporter.note(f"{'error' if needed else 'left out'}: {report.error}")
             if needed:
                 raise report.error
-    built = Bundle.open(work / "built")
-    _check_gates(built)
-    if built.manifest.by_votes:
-        _score_by_labels(built, dataset, threads, reporter)
-        built = Bundle.open(work / "built")
-    training = {**to_dict(built.manifest.card.training), **_provenance(run)}
-    training["commands"] = [*training["commands"], command] if command else training["commands"]
+
+
+def _keep_results(before: Bundle, path: Path) -> None:
+    """Give the engines that did not change the results and gates that they had."""
+    built = Bundle.open(path)
+    same = {artifact.sha256 for artifact in built.manifest.artifacts} & {
+        artifact.sha256 for artifact in before.manifest.artifacts if artifact.precision
+    }
+    old, new = (_verifications(each) for each in (before, built))
+    kept = [each for each in old if each["engine"]["artifact_sha256"] in same]
+    rest = [each for each in new if each["engine"]["artifact_sha256"] not in same]
+    with BundleWriter(path, base=built) as writer:
+        text = json.dumps({"schema": VERIFY_SCHEMA, "verifications": [*kept, *rest]}, indent=2)
+        writer.add_bytes(f"{text}\n".encode(), VERIFY_FILE, format="json")
+        for artifact in before.manifest.artifacts:
+            if artifact.sha256 not in same:
+                continue
+            # Listed as it was: the digest of the checkpoint that it was made from is known.
+            writer.add_bytes(
+                before.read(artifact),
+                artifact.path,
+                format=artifact.format,
+                precision=artifact.precision,
+                parent=artifact.parent_sha256,
+                meta=artifact.meta,
+            )
+            gate = before.gate_of(artifact)
+            if gate is not None:
+                writer.add_gate(gate)
+
+
+def _verifications(bundle: Bundle) -> list[dict[str, Any]]:
+    content = bundle.read(bundle.artifact(path=VERIFY_FILE))
+    found: list[dict[str, Any]] = json.loads(content)["verifications"]
+    return found
+
+
+def _put(
+    built: Bundle,
+    output: Path,
+    staging: Path,
+    name: str,
+    training: dict[str, Any],
+    limit: int,
+    reporter: Reporter,
+) -> Bundle:
+    """Write what is shipped of ``built``, check it, and swap it with what is at ``output``."""
     chosen = _chosen(built, limit, reporter)
-    staged = _stage(built, chosen, work / "staged", name, training)
+    staged = _stage(built, chosen, staging, name, training)
     _check(staged, limit, reporter)
     with BundleWriter(output, base=staged):
         pass
@@ -347,7 +482,8 @@ def _changes(
 def _check_gates(built: Bundle) -> None:
     for gate in built.manifest.gates:
         which = f"{gate.precision} {gate.target}".strip()
-        if gate.passed is not True and gate.target != "openvino":
+        # A variant that failed is not in the bundle.
+        if gate.passed is not True and gate.target != "openvino" and not gate.variant:
             raise GateError(f"{which}: {gate.reason or gate.status}")
 
 
@@ -385,7 +521,7 @@ def _stage(
     verifications = json.loads(
         built.file(built.artifact(path=VERIFY_FILE)).read_text(encoding="utf-8")
     )["verifications"]
-    held = {(artifact.precision, artifact.target) for artifact in chosen}
+    held = {artifact.key for artifact in chosen}
     with BundleWriter(path) as writer:
         for artifact in chosen:
             writer.add_file(
@@ -396,6 +532,7 @@ def _stage(
                 target=artifact.target,
                 parent=artifact.parent_sha256,
                 meta=artifact.meta,
+                variant=artifact.variant,
             )
         writer.set(
             name=name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["CPU_FEATURES", "cpu_features", "int8_dot_saturates"]
+__all__ = ["CPU_FEATURES", "cpu_features", "fitting_weights", "int8_dot_saturates"]
 
 CPU_FEATURES: tuple[str, ...] = (
     "avx2",
@@ -40,6 +40,21 @@ def int8_dot_saturates(features: frozenset[str] | None = None) -> bool:
     """
     present = cpu_features() if features is None else features
     return "avx2" in present and not present & _INT8_DOT
+
+
+def fitting_weights(features: frozenset[str] | None = None) -> tuple[str, str]:
+    """Return the kind of INT8 weights that fits this CPU, and the reason.
+
+    ``full`` where 8-bit products are added in 32 bits, ``saturation-safe`` where they can overflow
+    and where the features are not known: such weights are right on every CPU.
+    """
+    present = cpu_features() if features is None else features
+    exact = sorted(present & _INT8_DOT) or sorted(present & {"asimd"})
+    if exact:
+        return "full", f"this CPU has {exact[0]}, which adds INT8 products without overflow"
+    if present:
+        return "saturation-safe", "this CPU has no VNNI and no AMX, so full weights can overflow"
+    return "saturation-safe", "the features of this CPU are not known, and these fit every CPU"
 
 
 @lru_cache(maxsize=8)

@@ -310,13 +310,14 @@ _OWN_FOLDER = re.compile("fer-edge-[a-z]+-[0-9a-f]{16}")
 
 
 @contextmanager
-def temporary_folder(kind: str) -> Iterator[Path]:
+def temporary_folder(kind: str, place: Path | None = None) -> Iterator[Path]:
     """Yield a new folder for temporary files, which is removed afterwards.
 
-    It is ``fer-edge-KIND-<token>`` below ``tempfile.gettempdir()``, for this user alone, and locked
-    while this process lives. What killed processes of this user left there is removed first.
+    It is ``fer-edge-KIND-<token>`` below ``place``, by default ``tempfile.gettempdir()``, for this
+    user alone, and locked while this process lives. What killed processes of this user left there
+    is removed first.
     """
-    root = Path(tempfile.gettempdir())
+    root = place or Path(tempfile.gettempdir())
     _sweep_folders(root)
     descriptor = -1
     while True:

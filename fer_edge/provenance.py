@@ -142,6 +142,7 @@ class TeacherInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     ``path`` is only in ``run.json``, since it is valid on one machine. ``public_top1`` is a
     fraction, None if unknown. A network of a cross-validation has its ``fold``, from 1 to
     ``folds``. ``holdout`` and ``holdout_seed`` name the part of TRAIN that it was not fitted to.
+    ``bundle`` is the digest of the bundle from whose graph its weights were made.
     """
 
     name: str
@@ -153,6 +154,7 @@ class TeacherInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     folds: int | None = None
     holdout: Finite | None = None
     holdout_seed: int | None = None
+    bundle: str | None = None
 
 
 class IngredientInfo(OpenRecord, frozen=True, kw_only=True, eq=False):

@@ -61,7 +61,11 @@ T = TypeVar("T")
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of the records whose fields are all known. Give ``frozen=True`` to each subclass."""
+    """Base of the records whose fields are all known. Give ``frozen=True`` to each subclass.
+
+    With ``omit_defaults=True`` a field that has its default is not written. So a new field does not
+    change what was written before it.
+    """
 
 
 class OpenRecord(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -132,8 +136,11 @@ def to_dict(record: msgspec.Struct) -> dict[str, Any]:
         for name, key in zip(kind.__struct_fields__, kind.__struct_encode_fields__)
     }
     if not isinstance(record, OpenRecord):
-        tag = record.__struct_config__
-        head = {} if tag.tag_field is None else {tag.tag_field: tag.tag}
+        config = record.__struct_config__
+        head = {} if config.tag_field is None else {config.tag_field: config.tag}
+        if config.omit_defaults:
+            known = _defaults(kind)
+            values = {k: v for k, v in values.items() if k not in known or v != known[k]}
         return head | {key: plain(value) for key, value in values.items()}
     del values["(as read)"]
     content: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from fixtures_progress import Recorder
 from msgspec.structs import replace
 
 from fer_edge import Classifier
+from fer_edge.build.options import Int8Options
 from fer_edge.build.pipeline import BuildReport
 from fer_edge.bundle import Bundle
 from fer_edge.cli import main
@@ -148,6 +149,34 @@ def test_a_run_is_shipped(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["reference"]["kind"] == "onnxruntime fp32"
     assert "has no checkpoint" in captured.err
+
+    # Again, from the bundle alone: other INT8 graphs, and all else as it was.
+    coarse = Int8Options(few, "minmax", rounding="nearest", half="none")
+    command = "python bench/ship.py pretrained:fer2013"
+    again = ship.ship_again(
+        slim, faces, no_pretrained / "again", command=command, int8=coarse, speed=False
+    )
+
+    def digests(of: Bundle, quantised: bool) -> dict[str, str]:
+        return {
+            each.path: each.sha256
+            for each in of.manifest.artifacts
+            if each.format == "onnx" and (each.precision == "int8") is quantised
+        }
+
+    assert digests(again, False) == digests(slim, False)
+    before, after = digests(slim, True), digests(again, True)
+    assert set(before) <= set(after) | {"model.int8.tensorrt.all-int8.onnx"}
+    assert not set(before.values()) & set(after.values())
+    card, known = again.manifest.card, slim.manifest.card
+    assert (card.confidence, card.prior) == (known.confidence, known.prior)
+    assert card.training.commands == (*known.training.commands, command)
+    assert {(each.backend, each.precision) for each in card.results} >= {("pytorch", "fp32")}
+    for old in slim.manifest.artifacts:
+        if old.precision in {"fp32", "fp16"}:
+            new = again.artifact(path=old.path)
+            assert new == old
+            assert again.gate_of(new) == slim.gate_of(old)
 
 
 def _lenient(policy: GatePolicy) -> Callable[..., Any]:

@@ -21,11 +21,15 @@ HERE = ("10.3.0", 87)
 """TensorRT release and compute capability of the machine in these cases."""
 
 Gates = tuple[tuple[str, str, bool | None], ...]
+Variants = tuple[tuple[str, str, bool | None], ...]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One bundle and one question. A plan is (precision, TensorRT, compute capability)."""
+    """One bundle and one question. A plan is (precision, TensorRT, compute capability).
+
+    ``variants`` are INT8 graphs of the backend: variant, kind of weights, what its gate says.
+    """
 
     backend: str
     precision: str | None = None
@@ -33,11 +37,13 @@ class Case:
     plans: tuple[tuple[str, str, int], ...] = ()
     gates: Gates = ()
     checkpoint: bool = False
+    variants: Variants = ()
 
 
 def cases() -> Iterator[Case]:
     """Yield the cases of the backends that the C++ runner has too."""
     yield from _graph_cases()
+    yield from _weights_cases()
     yield from _plan_cases()
 
 
@@ -54,6 +60,18 @@ def make_bundle(path: Path, case: Case) -> Bundle:
                 precision=precision,
                 target=target,
             )
+        for variant, weights, passed in case.variants:
+            writer.add_bytes(
+                f"{variant} {weights}".encode(),
+                f"model.int8.{case.backend}{variant and '.'}{variant}.onnx",
+                format="onnx",
+                precision="int8",
+                target=case.backend,
+                variant=variant,
+                meta={"weights": f"int8 symmetric per channel, {weights}"} if weights else {},
+            )
+            gate = {"precision": "int8", "target": case.backend, "variant": variant}
+            writer.add_gate({**gate, "passed": passed})
         for precision, release, sm in case.plans:
             _add_plan(writer, precision, release, sm)
         for precision, target, passed in case.gates:
@@ -109,6 +127,23 @@ def _graph_cases() -> Iterator[Case]:
     for precision in ("int8", "fp16", "fp32"):
         for graphs, gates in quantised:
             yield Case("openvino", precision, graphs, gates=gates, checkpoint=True)
+
+
+def _weights_cases() -> Iterator[Case]:
+    fp32 = (("fp32", ""),)
+    kinds = (("", "saturation-safe"), ("full", "full"))
+    for verdicts in itertools.product((True, False, None), repeat=2):
+        variants = tuple((*kind, passed) for kind, passed in zip(kinds, verdicts))
+        for precision in (None, "int8"):
+            yield Case("openvino", precision, fp32, variants=variants)
+    # The order in the manifest does not decide, except between graphs of one kind.
+    yield Case("openvino", None, fp32, variants=(("full", "full", True), ("", "full", True)))
+    yield Case(
+        "openvino", None, fp32, variants=(("", "full", True), ("s", "saturation-safe", True))
+    )
+    # Bundles of earlier versions have one graph, of either kind, and perhaps no word about it.
+    for weights in ("saturation-safe", "full", ""):
+        yield Case("openvino", None, fp32, variants=(("", weights, True),))
 
 
 def _plan_cases() -> Iterator[Case]:

@@ -77,6 +77,8 @@ class Backend(Inherited, ABC):
         self.preprocessing = preprocessing or Preprocessing()
         self.provider = ""
         """The device or execution provider that runs the network; "" until it is loaded."""
+        self.why = ""
+        """Why this one of a bundle's INT8 graphs was taken; "" where there was no choice."""
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
@@ -106,6 +108,7 @@ class Backend(Inherited, ABC):
         )
         backend.classes = len(bundle.labels)
         backend.sha256 = engine.artifact.sha256 if engine.artifact else None
+        backend.why = engine.why
         return backend
 
     @abstractmethod

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from fer_edge.backends.jetson import Jetson, find_jetson, power_mode
-from fer_edge.cpu import cpu_features, int8_dot_saturates
+from fer_edge.cpu import cpu_features, fitting_weights, int8_dot_saturates
 from fer_edge.errors import of_signal_handler
 from fer_edge.trt.gpu import Gpu, gpu_or_reason
 from fer_edge.trt.library import FLAVOURS, is_installed
@@ -118,6 +118,8 @@ def _cpu() -> Check:
     found = ", ".join(sorted(features)) or "none of the features that matter for inference"
     if int8_dot_saturates(features):
         found += " (INT8 products can saturate: weight scales are chosen to prevent it)"
+    kind, why = fitting_weights(features)
+    found += f"; of a bundle's INT8 graphs, the one with {kind} weights is used: {why}"
     return Check("CPU", "info", found)
 
 

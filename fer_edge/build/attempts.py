@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge.build.choosing import Int8Choice, Int8Layout, choose_int8
+from fer_edge.build.choosing import Int8Choice, Int8Layout, choose_int8, variants_of
 from fer_edge.build.options import Int8Options
 from fer_edge.convert.graph import Graph, read_graph
+from fer_edge.cpu import fitting_weights
 from fer_edge.progress import SILENT, Reporter, logger
 from fer_edge.quantize.int8 import Quantised, int8_from_onnx
 from fer_edge.quantize.placement import WeightScales
@@ -52,7 +54,8 @@ class Int8Result:
 
     ``ranges`` and ``choice`` say how it was made. ``costs`` ranks the layers, costliest first;
     empty if none had to be left out. ``weight_scales`` are the kinds that were compared, best
-    first; empty if there was no choice.
+    first; empty if there was no choice. ``variants`` are the graphs that were made beside it, each
+    judged once; ``variant`` is the name of such a graph.
     """
 
     engine: Engine
@@ -60,6 +63,8 @@ class Int8Result:
     ranges: Ranges
     attempts: tuple[Attempt, ...]
     choice: Int8Choice
+    variant: str = ""
+    variants: tuple[Int8Result, ...] = ()
 
     @property
     def costs(self) -> tuple[Trial[str], ...]:
@@ -130,17 +135,44 @@ def int8_within_gate(
     parsed = graph or read_graph(fp32.path)
     trials = trials or Trials(parsed, images, reporter=reporter)
     choice = choose_int8(fp32, engine, ranges, layout, trials, images, options, reporter=reporter)
-    report = int8_from_onnx(
-        parsed,
-        engine.path,
-        ranges,
-        layout.placement,
-        exclude=choice.exclude,
-        remainder=layout.remainder,
-        weight_scales=choice.weight_scales,
-        grams=choice.grams,
+
+    def made(choice: Int8Choice, engine: Engine, acceptance: Acceptance, name: str) -> Int8Result:
+        report = int8_from_onnx(
+            parsed,
+            engine.path,
+            ranges,
+            layout.placement,
+            exclude=choice.exclude,
+            remainder=layout.remainder,
+            weight_scales=choice.weight_scales,
+            grams=choice.grams,
+        )
+        proven, failure = acceptance.judge(engine, reporter)
+        logger.info("INT8 %s, %s, %s: %s", name, ranges.method, choice.rounding, failure or "ok")
+        attempt = Attempt(ranges.method, tuple(choice.exclude), proven, failure)
+        return Int8Result(replace(engine), report, ranges, (attempt,), choice, name)
+
+    result = made(choice, engine, acceptance, "")
+    if not result.passed:
+        return result
+    found = variants_of(
+        fp32, engine, ranges, layout, trials, images, options, choice, reporter=reporter
     )
-    proven, failure = acceptance.judge(engine, reporter)
-    logger.info("INT8, %s, %s: %s", ranges.method, choice.rounding, failure or "passed")
-    attempt = Attempt(ranges.method, tuple(choice.exclude), proven, failure)
-    return Int8Result(replace(engine), report, ranges, (attempt,), choice)
+    variants = []
+    for name, each in found.items():
+        beside = replace(engine, path=_beside(engine.path, name), artifact=_named(engine, name))
+        judge = acceptance
+        if each.weight_scales not in {None, fitting_weights()[0]}:
+            # ONNX Runtime has an exact product for weights that overflow here; it is slower.
+            beside = replace(beside, backend="onnxruntime")
+            judge = replace(acceptance, higher=None)
+        variants.append(made(each, beside, judge, name))
+    return replace(result, variants=tuple(variants))
+
+
+def _beside(path: Path, variant: str) -> Path:
+    return path.with_name(f"{path.stem}.{variant}{path.suffix}")
+
+
+def _named(engine: Engine, variant: str) -> str:
+    return _beside(Path(engine.artifact), variant).name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_edge.build.card import foreign_card, int8_lines, measured_results, model_card
 from fer_edge.build.steps import CHECKPOINT, FP16, FP32, Work
-from fer_edge.bundle import GOLDEN, Bundle, BundleWriter
+from fer_edge.bundle import GOLDEN, Artifact, Bundle, BundleWriter
 from fer_edge.convert.golden import golden_bytes, golden_images
 from fer_edge.convert.graph import metadata
 from fer_edge.measure.environment import capture
@@ -44,19 +44,8 @@ def write_bundle(
         )
         if (work.folder / FP16).is_file():
             writer.add_file(work.folder / FP16, FP16, format="onnx", precision="fp16", parent=fp32)
-        name = target.artifact("int8")
-        if int8 is not None and int8.passed:
-            writer.add_file(
-                int8.engine.path,
-                name,
-                format="onnx",
-                precision="int8",
-                target=target.placement,
-                parent=fp32,
-                meta=dict(int8.report.meta),
-            )
-        elif int8 is not None and any(each.path == name for each in writer.artifacts()):
-            writer.remove(name)
+        if int8 is not None:
+            _add_int8(writer, int8, target.placement, fp32)
         writer.add_bytes(golden_bytes(golden_images(), network.logits), GOLDEN, format="npz")
         digests = {artifact.sha256 for artifact in writer.artifacts()}
         verified = _add_verifications(work, writer, source.base, digests)
@@ -79,6 +68,26 @@ def write_bundle(
             writer.add_gate(gate)
 
 
+def _add_int8(writer: BundleWriter, int8: Int8Result, placement: str, parent: Artifact) -> None:
+    """Write the graphs that passed, and remove all others of this placement."""
+    passed = {each.engine.artifact: each for each in (int8, *int8.variants) if each.passed}
+    for old in writer.artifacts():
+        key = (old.format, old.precision, old.target)
+        if key == ("onnx", "int8", placement) and old.path not in passed:
+            writer.remove(old.path)
+    for name, each in passed.items():
+        writer.add_file(
+            each.engine.path,
+            name,
+            format="onnx",
+            precision="int8",
+            target=placement,
+            parent=parent,
+            meta=dict(each.report.meta),
+            variant=each.variant,
+        )
+
+
 def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[str, Any]:
     source = work.source
     if source.weights is None and source.given is None and not _is_ours(work):
@@ -95,7 +104,8 @@ def _with_int8(card: dict[str, Any], work: Work) -> dict[str, Any]:
     """Add to the protocol how each INT8 graph of the bundle was chosen."""
     base = work.source.base
     gates = [to_dict(gate) for gate in base.manifest.gates] if base else []
-    latest = {(gate.get("precision"), gate.get("target")): gate for gate in (*gates, *work.gates)}
+    key = ("precision", "target", "variant")
+    latest = {tuple(gate.get(name, "") for name in key): gate for gate in (*gates, *work.gates)}
     kept = [line for line in card["protocol"] if not line.startswith("INT8 for ")]
     return {**card, "protocol": [*kept, *int8_lines(list(latest.values()))]}
 

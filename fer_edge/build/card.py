@@ -104,12 +104,17 @@ def int8_lines(gates: Sequence[Mapping[str, Any]]) -> list[str]:
         early = "" if half == "none" else f", early layers in half precision ({half})"
         split = str(gate.get("split") or "public").upper()
         lines.append(
-            f"INT8 for {gate['target']}: {choice['method']} calibration, {choice['rounding']} "
-            f"rounding{early}; chosen by KL divergence and flips against FP32 on "
-            f"{images['count']:,} images of {images['images']} ({images['held_out']:,} of them "
+            f"INT8 for {gate['target']}{_named(gate)}: {choice['method']} calibration, "
+            f"{choice['rounding']} rounding{early}; chosen by KL divergence and flips against FP32 "
+            f"on {images['count']:,} images of {images['images']} ({images['held_out']:,} of them "
             f"held out from training), without labels; {split} judged it once"
         )
     return lines
+
+
+def _named(gate: Mapping[str, Any]) -> str:
+    variant = gate.get("variant")
+    return f" ({variant})" if variant else ""
 
 
 def foreign_card(

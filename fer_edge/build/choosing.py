@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from fer_edge.measure.proof import Engine
     from fer_edge.quantize.ranges import Ranges
 
-__all__ = ["HALF_KL", "MAX_FLIPS", "Int8Choice", "Int8Layout", "choose_int8"]
+__all__ = [
+    "ALL_INT8",
+    "HALF_KL",
+    "MAX_FLIPS",
+    "Int8Choice",
+    "Int8Layout",
+    "choose_int8",
+    "variants_of",
+]
 
 MAX_FLIPS = 0.03
 """With surely more flips than this share, the layers that cost most stay in higher precision."""
@@ -40,6 +48,10 @@ MAX_FLIPS = 0.03
 HALF_KL = 1.2
 """The smallest group of early layers is taken whose divergence is at most this many times the
 least of all groups: a larger one would leave out layers and win nothing."""
+
+FULL, ALL_INT8 = "full", "all-int8"
+"""The variants that a bundle may hold beside the chosen graph: with full weights, for CPUs on which
+they are exact; with no early layer in half precision, for devices that run it faster."""
 
 _RANKING_IMAGES = 128
 _SURE = 2
@@ -112,6 +124,32 @@ def choose_int8(
     return _Chooser(fp32, engine, ranges, layout, trials, calibration, options, reporter).choose()
 
 
+def variants_of(
+    fp32: Engine,
+    engine: Engine,
+    ranges: Ranges,
+    layout: Int8Layout,
+    trials: Trials,
+    calibration: np.ndarray,
+    options: Int8Options,
+    choice: Int8Choice,
+    *,
+    reporter: Reporter = SILENT,
+) -> dict[str, Int8Choice]:
+    """Return the variants that travel beside the graph of ``choice``, by name.
+
+    The arguments are those of :func:`choose_int8`, which made ``choice``.
+    """
+    names = [FULL] if options.weights == "both" else []
+    if options.half == AUTO and choice.half not in {"", "none"}:
+        names.append(ALL_INT8)
+    made = {}
+    for name in names:
+        chooser = _Chooser(fp32, engine, ranges, layout, trials, calibration, options, reporter)
+        made[name] = chooser.variant(name, choice)
+    return made
+
+
 class _Chooser:
     def __init__(
         self,
@@ -131,6 +169,27 @@ class _Chooser:
         self.exclude: dict[str, str] = dict.fromkeys(options.exclude, "asked for")
         self.grams: Grams | None = None
         self.scales: WeightScales | None = None
+
+    def variant(self, name: str, choice: Int8Choice) -> Int8Choice:
+        """Return the choice of a variant, from what was chosen for the graph that it stands by."""
+        self.exclude, self.grams = dict(choice.exclude), choice.grams
+        self.scales = choice.weight_scales
+        if name == FULL:
+            # The inputs of the layers are nearly the same: their Gram matrices are used again.
+            self.scales = "full"
+        else:
+            self.exclude = dict.fromkeys(self.options.exclude, "asked for")
+            if choice.grams is not None:
+                self.grams = self._grams()
+        (trial,) = self.trials.run({name: self._make(grams=self.grams)}, f"trial of {name}")
+        self.reporter.note(f"the {name} variant (KL from FP32 x 1e3 on TRAIN images): {trial}")
+        return Int8Choice(
+            exclude=self.exclude,
+            grams=self.grams,
+            weight_scales=self.scales,
+            half="none" if choice.half else "",
+            trial=trial,
+        )
 
     def choose(self) -> Int8Choice:
         kinds = self._weight_scales()
@@ -160,6 +219,15 @@ class _Chooser:
         )[0]
 
     def _weight_scales(self) -> list[Trial[WeightScales]]:
+        asked = self.options.weights
+        if asked not in {AUTO, "full"} and self.rules.activation != "uint8":
+            raise UsageError(
+                f"the {self.rules.name} placement has full weights only: no device saturates there",
+                fix="leave out --weights",
+            )
+        if asked != AUTO:
+            self.scales = "full" if asked == "full" else "saturation-safe"
+            return []
         kinds = best_weight_scales(
             self.fp32,
             self.engine,
@@ -205,8 +273,7 @@ class _Chooser:
             for name, nodes in groups.items()
         }
         found = self.trials.run(variants, "comparing early layers in half precision")
-        least = min(trial.kl for trial in found)
-        chosen = next(trial for trial in found if trial.kl <= HALF_KL * least)
+        chosen = _smallest(found)
         reason = (
             f"in half precision ({chosen.name}): on {chosen.n:,} TRAIN images it lowers the KL "
             f"divergence from FP32 from {found[0].kl:.2e} to {chosen.kl:.2e} nats and the flips "
@@ -220,14 +287,7 @@ class _Chooser:
         asked = self.options.rounding
         if asked == "nearest" or (asked == AUTO and self.ranges.method == "qat"):
             return []  # fine-tuned weights learnt where the nearest integer is
-        grams = grams_of(
-            self.trials.graph.model,
-            self.ranges,
-            self.rules,
-            self.calibration,
-            self.exclude,
-            advance=self.reporter.stage("gptq: inputs of the layers"),
-        )
+        grams = self._grams()
         if asked == "gptq":
             self.grams = grams
             return []
@@ -239,6 +299,16 @@ class _Chooser:
         self.grams = grams if found[0].name == "gptq" else None
         self._say(f"{found[0].name} rounding loses least", found)
         return found
+
+    def _grams(self) -> Grams:
+        return grams_of(
+            self.trials.graph.model,
+            self.ranges,
+            self.rules,
+            self.calibration,
+            self.exclude,
+            advance=self.reporter.stage("gptq: inputs of the layers"),
+        )
 
     def _layers(self, known: Trial[str] | None) -> tuple[Trial[str], list[Trial[str]]]:
         """Leave out the costliest layers while too many labels flip; return the last trial."""
@@ -288,6 +358,12 @@ class _Chooser:
         self.reporter.note(
             f"{text} (KL from FP32 x 1e3 on {trials[0].n:,} TRAIN images: {described})"
         )
+
+
+def _smallest(groups: Sequence[Trial[str]]) -> Trial[str]:
+    """Return the first, smallest, group that loses little."""
+    least = min(trial.kl for trial in groups)
+    return next(trial for trial in groups if trial.kl <= HALF_KL * least)
 
 
 def _nearest_group(asked: str, groups: Mapping[str, Sequence[str]]) -> str:

@@ -98,6 +98,7 @@ def _write(report: PlanReport, bundle: Bundle, graph: Artifact) -> str:
             precision=sidecar.precision,
             target=sidecar.package,
             parent=graph,
+            variant=graph.variant,
             meta={
                 "library": f"{FLAVOURS[sidecar.package].title} {sidecar.tensorrt}",
                 "sm": sidecar.sm,

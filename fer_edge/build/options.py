@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from fer_edge.data.classes import Classes
     from fer_edge.measure.gate import GatePolicy
 
-__all__ = ["CALIBRATION", "HALVES", "ROUNDINGS", "GateOptions", "Int8Options"]
+__all__ = ["CALIBRATION", "HALVES", "ROUNDINGS", "WEIGHTS", "GateOptions", "Int8Options"]
 
 CALIBRATION = "stratified-512"
 """The calibration recipe of a build if the caller gives none."""
 
 ROUNDINGS = ("auto", "nearest", "gptq")
 HALVES = ("auto", "none", "stem", "early", "additions")
+WEIGHTS = ("auto", "saturation-safe", "full", "both")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class Int8Options:
     least); None is the method in the recipe, or auto where ``calibration`` is None. The nodes in
     ``exclude`` stay in higher precision. ``rounding`` of the weights is nearest, gptq, or auto (the
     one that loses least). ``half`` names the early layers that TensorRT's graph keeps in half
-    precision (:data:`fer_edge.quantize.early.HALF`); auto keeps as few as lose little. While
+    precision (:data:`fer_edge.quantize.early.HALF`); auto keeps as few as lose little, and writes
+    the graph with all of them in INT8 beside it, since a device may run that one faster.
+    ``weights`` is the kind of weights of a graph for CPUs: saturation-safe, full, both (two graphs,
+    of which a backend takes the one that fits its CPU), or auto, which is the target's own. While
     too many labels flip, costly layers stay in higher precision, ``retries`` times at most. What
     loses least is measured on images of TRAIN; the images of the gate choose nothing.
     """
@@ -42,11 +46,13 @@ class Int8Options:
     retries: int = 3
     rounding: str = "auto"
     half: str = "auto"
+    weights: str = "auto"
 
     def __post_init__(self) -> None:
         for what, word, known in (
             ("way of rounding", self.rounding, ROUNDINGS),
             ("group of early layers", self.half, HALVES),
+            ("kind of INT8 weights", self.weights, WEIGHTS),
         ):
             if word not in known:
                 raise unknown(what, word, known)
@@ -55,7 +61,8 @@ class Int8Options:
     def is_default(self) -> bool:
         """Whether the caller left open how the graph is made, except for ``retries``."""
         named = (self.calibration, self.method, *self.exclude)
-        return not any(each is not None for each in named) and self.rounding == self.half == "auto"
+        open_ = self.rounding == self.half == self.weights == "auto"
+        return open_ and not any(each is not None for each in named)
 
 
 @dataclass(frozen=True)

@@ -265,6 +265,12 @@ class Work:
                 reporter=self.reporter,
             )
         self._record_int8(result, calibrated.described)
+        for variant in result.variants:
+            self._record_int8(variant, calibrated.described)
+            if not variant.passed:
+                self.notes.append(
+                    f"the variant {variant.variant} is left out: {variant.attempts[-1].failure}"
+                )
         if result.passed:
             return result, None
         return result, GateError(
@@ -282,26 +288,29 @@ class Work:
     def _golden_failure(self, engine: Engine, threads: int = 1) -> NumericsError | None:
         return golden_failure(engine, golden_images(), self.network.logits, threads=threads)
 
-    def _adopt(self, precision: str, proven: Proven, target: str) -> None:
-        self.proven[precision] = proven
+    def _adopt(self, precision: str, proven: Proven, target: str, variant: str = "") -> None:
+        self.proven[f"{precision} {variant}".strip()] = proven
         self.gates.append(proven.to_gate(target))
 
     def _record_int8(self, result: Int8Result, calibrated: dict[str, Any]) -> None:
         placement, last = self.target.placement, result.attempts[-1]
         if result.proven is not None:
-            self._adopt("int8", result.proven, placement)
+            self._adopt("int8", result.proven, placement, result.variant)
         elif result.passed:
             self.gates.append(gate_without_proof("int8", placement))
         else:
             self.gates.append(gate_without_proof("int8", placement, last.failure))
         gate = self.gates[-1]
+        if result.variant:
+            gate["variant"] = result.variant
         if result.proven is not None:
             found = result.proven.verification.agreement
             gate["delta_ci95"] = list(found.delta_ci95)
             said = loss_text(found)
             if said:
+                name = f"INT8 {result.variant}".strip()
                 self.notes.append(
-                    f"INT8 on {found.n:,} images of {result.proven.verification.split}: "
+                    f"{name} on {found.n:,} images of {result.proven.verification.split}: "
                     f"{found.flips} flips, top-1 {100 * found.delta_top1:+.2f} points, {said}"
                 )
         gate["attempts"] = [attempt.to_dict() for attempt in result.attempts]

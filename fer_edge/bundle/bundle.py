@@ -121,6 +121,7 @@ class Bundle:
         precision: str | None = None,
         target: str | None = None,
         path: str | None = None,
+        variant: str | None = None,
     ) -> Artifact | None:
         """Return the first artifact that matches all that is given, or None.
 
@@ -133,6 +134,7 @@ class Bundle:
                 and (precision is None or artifact.precision == precision)
                 and (target is None or artifact.target == target)
                 and (path is None or artifact.path == path)
+                and (variant is None or artifact.variant == variant)
             ):
                 return artifact
         return None
@@ -160,9 +162,25 @@ class Bundle:
         )
 
     def graph(self, precision: str, placement: str) -> Artifact | None:
-        """Return the ONNX graph of ``precision``; an INT8 graph must have this ``placement``."""
+        """Return the ONNX graph of ``precision``; an INT8 graph must have this ``placement``.
+
+        Of several variants it is the first of :meth:`graphs`.
+        """
+        return next(iter(self.graphs(precision, placement)), None)
+
+    def graphs(self, precision: str, placement: str) -> tuple[Artifact, ...]:
+        """Return all variants of :meth:`graph`; the one without a name comes first."""
         target = placement if precision == "int8" else ""
-        return self.find(format="onnx", precision=precision, target=target)
+        found = [
+            artifact
+            for artifact in self.manifest.artifacts
+            if (artifact.format, artifact.precision, artifact.target) == ("onnx", precision, target)
+        ]
+        return tuple(sorted(found, key=lambda artifact: artifact.variant != ""))
+
+    def gate_of(self, artifact: Artifact) -> Gate | None:
+        """Return the gate that judged ``artifact``, or None."""
+        return next((gate for gate in self.manifest.gates if gate.key == artifact.key), None)
 
     def build_command(self, precision: str = "", target: str = "") -> str:
         """Return the command that adds an engine to this bundle, or to a copy of the packaged one.
@@ -298,11 +316,12 @@ class BundleWriter:
         target: str = "",
         parent: Artifact | str | None = None,
         meta: dict[str, Any] | None = None,
+        variant: str = "",
     ) -> Artifact:
         """Copy ``source`` as ``name``; ``parent``: an artifact, a name in here, or a SHA-256."""
         staged = self._staged(name)
         shutil.copyfile(source, staged)
-        return self._list(name, format, precision, target, parent, meta)
+        return self._list(name, format, precision, target, parent, meta, variant)
 
     def add_bytes(
         self,
@@ -314,10 +333,11 @@ class BundleWriter:
         target: str = "",
         parent: Artifact | str | None = None,
         meta: dict[str, Any] | None = None,
+        variant: str = "",
     ) -> Artifact:
         """Write ``content`` as the file ``name``; see :meth:`add_file`."""
         self._staged(name).write_bytes(content)
-        return self._list(name, format, precision, target, parent, meta)
+        return self._list(name, format, precision, target, parent, meta, variant)
 
     def remove(self, name: str) -> None:
         """Remove a file, all files made from it, and their gates."""
@@ -335,7 +355,7 @@ class BundleWriter:
         self._fields |= {name: plain_json(value) for name, value in fields.items()}
 
     def add_gate(self, gate: Gate | Mapping[str, Any]) -> None:
-        """Record a gate's result; it replaces the one of the same precision and target."""
+        """Record a gate's result; it replaces the one of the same file."""
         added = read_record(Gate, plain_json(gate), "the gate")
         self._gates = [*(old for old in self._gates if old.key != added.key), added]
 
@@ -357,6 +377,7 @@ class BundleWriter:
         target: str,
         parent: Artifact | str | None,
         meta: dict[str, Any] | None,
+        variant: str,
     ) -> Artifact:
         if isinstance(parent, str) and parent in self._artifacts:
             parent = self._artifacts[parent]
@@ -370,6 +391,7 @@ class BundleWriter:
             "size": staged.stat().st_size,
             "parent_sha256": parent.sha256 if isinstance(parent, Artifact) else parent,
             "meta": plain_json(meta or {}),
+            "variant": variant,
         }
         artifact = read_record(Artifact, content, name)
         replaced = self._artifacts.get(name)
@@ -382,9 +404,8 @@ class BundleWriter:
         del self._artifacts[artifact.path]
         (self._staged(artifact.path)).unlink()
         self.dropped.append(artifact.path)
-        key = (artifact.precision, artifact.target)
         if artifact.precision:
-            self._gates = [gate for gate in self._gates if gate.key != key]
+            self._gates = [gate for gate in self._gates if gate.key != artifact.key]
         self._drop_children(artifact)
 
     def _drop_children(self, artifact: Artifact) -> None:

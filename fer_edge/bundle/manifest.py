@@ -83,6 +83,7 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 1024
 Format = Literal["safetensors", "onnx", "plan", "npz", "json"]
 Precision = Literal["", "fp32", "fp16", "int8"]
 FORMATS: tuple[str, ...] = get_args(Format)
+Variant = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{0,32}\Z")]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 """Allowed values of an artifact's ``precision``; empty for files without one (golden.npz)."""
 
@@ -90,12 +91,15 @@ _DIGEST = "manifest_sha256"
 _REBUILD = "copy the bundle again from where it was made, or build it again with fer-edge build"
 
 
-class Artifact(Record, frozen=True):
+class Artifact(Record, frozen=True, omit_defaults=True):
     """One file of a bundle.
 
     ``path`` is relative to the bundle, with forward slashes. ``target`` is empty for a portable
     file; an INT8 graph has its placement there: ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"``.
-    ``parent_sha256`` is the digest of the file that this one was made from.
+    ``parent_sha256`` is the digest of the file that this one was made from. ``variant``
+    distinguishes several graphs of one precision and target; the one with an empty variant is right
+    on every machine, and is taken unless a rule prefers another (:mod:`fer_edge.bundle.usable`). A
+    plan has the variant of its graph.
     """
 
     path: str
@@ -106,6 +110,21 @@ class Artifact(Record, frozen=True):
     size: Annotated[int, Meta(ge=0, le=LARGEST_ARTIFACT)]
     parent_sha256: Sha256 | None
     meta: dict[str, Any]
+    variant: Variant = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Precision, target and variant: that of the gate which judges this file."""
+        return self.precision, self.target, self.variant
+
+    @property
+    def weights(self) -> str:
+        """The kind of weights of an INT8 graph for CPUs: ``saturation-safe``, ``full``, or ``""``.
+
+        Empty for all other files, and for graphs that do not say it.
+        """
+        said = str(self.meta.get("weights", "")) if self.precision == "int8" else ""
+        return next((kind for kind in ("saturation-safe", "full") if said.endswith(kind)), "")
 
     def __post_init__(self) -> None:
         problem = path_problem(self.path)
@@ -176,6 +195,7 @@ class Gate(OpenRecord, frozen=True, kw_only=True, eq=False):
 
     precision: str = ""
     target: str = ""
+    variant: str = ""
     passed: bool | None = None
     status: str | None = None
     reason: str | None = None
@@ -192,9 +212,9 @@ class Gate(OpenRecord, frozen=True, kw_only=True, eq=False):
     created: str | None = None
 
     @property
-    def key(self) -> tuple[str, str]:
-        """Precision and target: a bundle has at most one gate of each pair."""
-        return self.precision, self.target
+    def key(self) -> tuple[str, str, str]:
+        """Precision, target and variant: a bundle has at most one gate of each."""
+        return self.precision, self.target, self.variant
 
 
 class Training(OpenRecord, frozen=True, kw_only=True, eq=False):

@@ -2,8 +2,10 @@
 
 An engine is a file that a backend runs: a graph (ONNX Runtime, OpenVINO), a plan (TensorRT) or the
 checkpoint (PyTorch). Without a precision, the rule takes the first of INT8, FP16, FP32 whose gate
-has not failed and that this machine can load. ``engines/cpp/src/usable.cpp`` follows the same rule;
-``tests/engines/test_cpp_usable.py`` compares the two.
+has not failed and that this machine can load. Of INT8 graphs with several kinds of weights, it
+takes the kind that fits this CPU (:func:`fer_edge.cpu.fitting_weights`).
+``engines/cpp/src/usable.cpp`` follows the same rule; ``tests/engines/test_cpp_usable.py`` compares
+the two.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from fer_edge.bundle.bundle import Artifact, Bundle
+from fer_edge.cpu import fitting_weights
 from fer_edge.errors import EngineMismatchError, FerEdgeError, UnavailableError, UsageError
 
 __all__ = [
@@ -49,7 +52,8 @@ class UsableEngine:
     """The file that a backend runs.
 
     ``placement`` is the placement of the INT8 graph that the backend takes. ``artifact`` and
-    ``path`` are None for the null backend, which reads no file.
+    ``path`` are None for the null backend, which reads no file. ``why`` says why this one was taken
+    where the bundle has INT8 graphs with several kinds of weights; "" elsewhere.
     """
 
     backend: str
@@ -57,6 +61,7 @@ class UsableEngine:
     placement: str
     artifact: Artifact | None = None
     path: Path | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,16 +91,25 @@ def usable_engine(
     """Return the engine of ``bundle`` that ``backend`` uses, or why there is none.
 
     If ``precision`` is given, it is used even if its gate failed. ``here=False`` reads the manifest
-    alone, for engines that will run on another machine. No engine is loaded. The JSON file beside a
-    plan is read; :class:`~fer_edge.errors.IntegrityError` if it is damaged.
+    alone, for engines that will run on another machine; the graph is then one that fits every CPU.
+    No engine is loaded. The JSON file beside a plan is read;
+    :class:`~fer_edge.errors.IntegrityError` if it is damaged.
     """
     if not backend.formats:
         return UsableEngine(backend.name, precision or "fp32", backend.placement)
     wanted = BEST_FIRST if precision is None else (precision,)
-    engines = {name: engines_of(bundle, backend, name) for name in wanted}
+    engines = {name: engines_of(bundle, backend, name, here=here) for name in wanted}
     # A graph without its plan counts: the error then names the missing plan.
-    present = [name for name in wanted if engines[name] or _has_source(bundle, backend, name)]
-    failed = [name for name in present if precision is None and _failed(bundle, backend, name)]
+    present = [name for name in wanted if engines[name] or _sources(bundle, backend, name)]
+    failed = []
+    if precision is None:
+        passed = {name: _not_failed(bundle, backend, engines[name]) for name in present}
+        failed = [
+            name
+            for name in present
+            if not (passed[name] or _not_failed(bundle, backend, _sources(bundle, backend, name)))
+        ]
+        engines |= passed
     candidates = [name for name in present if name not in failed]
     if failed and not candidates:
         return WhyNot(
@@ -115,7 +129,8 @@ def usable_engine(
             except UnavailableError as error:
                 return WhyNot(error)
             if reason is None:
-                return UsableEngine(backend.name, candidate, backend.placement, artifact, path)
+                why = _why(engines[candidate], artifact, here=here)
+                return UsableEngine(backend.name, candidate, backend.placement, artifact, path, why)
             reasons.append(f"{artifact.path} was {reason}")
         if reasons and misfits is None:
             fix = bundle.build_command(candidate, backend.name)
@@ -139,10 +154,13 @@ def require_engine(
     return engine
 
 
-def engines_of(bundle: Bundle, backend: type[BackendKind], precision: str) -> Sequence[Artifact]:
+def engines_of(
+    bundle: Bundle, backend: type[BackendKind], precision: str, *, here: bool = True
+) -> Sequence[Artifact]:
     """Return the bundle's files of one precision that ``backend`` runs, on any machine.
 
-    An INT8 graph has the placement of one backend; other backends never take it.
+    An INT8 graph has the placement of one backend; other backends never take it. Of several graphs,
+    the one that fits this CPU comes first; with ``here=False`` the one that fits every CPU.
     """
     if "plan" in backend.formats:
         return [
@@ -153,24 +171,42 @@ def engines_of(bundle: Bundle, backend: type[BackendKind], precision: str) -> Se
         ]
     if "safetensors" in backend.formats:
         engine = bundle.find(format="safetensors") if precision == "fp32" else None
-    else:
-        engine = bundle.graph(precision, backend.placement)
-    return [] if engine is None else [engine]
+        return [] if engine is None else [engine]
+    wanted = _wanted_weights(here)[0]
+    graphs = bundle.graphs(precision, backend.placement)
+    return sorted(graphs, key=lambda graph: graph.weights != wanted)
 
 
-def _has_source(bundle: Bundle, backend: type[BackendKind], precision: str) -> bool:
-    """Return whether the bundle has the graph that a plan is built from."""
-    return "plan" in backend.formats and bundle.graph(precision, backend.placement) is not None
+def _wanted_weights(here: bool) -> tuple[str, str]:
+    return fitting_weights() if here else fitting_weights(frozenset())
 
 
-def _failed(bundle: Bundle, backend: type[BackendKind], precision: str) -> bool:
+def _why(graphs: Sequence[Artifact], taken: Artifact, *, here: bool) -> str:
+    """Return why this one of several INT8 graphs for CPUs was taken; "" if there is no choice."""
+    kinds = {graph.weights for graph in graphs if graph.format == "onnx"} - {""}
+    if len(kinds) < 2:
+        return ""
+    return f"{taken.path} with {taken.weights} weights: {_wanted_weights(here)[1]}"
+
+
+def _sources(bundle: Bundle, backend: type[BackendKind], precision: str) -> Sequence[Artifact]:
+    """Return the graphs in the bundle that a plan is built from."""
+    return bundle.graphs(precision, backend.placement) if "plan" in backend.formats else ()
+
+
+def _not_failed(
+    bundle: Bundle, backend: type[BackendKind], engines: Sequence[Artifact]
+) -> Sequence[Artifact]:
+    """Return the engines whose gate, that of a plan's graph for a plan, has not failed."""
     # The checkpoint is the reference: gates judge only the engines made from it.
-    return "safetensors" not in backend.formats and any(
-        gate.precision == precision
-        and gate.target in {"", backend.placement}
-        and gate.passed is False
+    if "safetensors" in backend.formats:
+        return engines
+    failed = {
+        (gate.precision, gate.variant)
         for gate in bundle.manifest.gates
-    )
+        if gate.target in {"", backend.placement} and gate.passed is False
+    }
+    return [each for each in engines if (each.precision, each.variant) not in failed]
 
 
 def _missing(

@@ -96,8 +96,8 @@ def _same_teachers(run: RunFolder, names: tuple[str, ...], root: Path, dataset: 
     from fer_edge.errors import UsageError
     from fer_edge.training.teachers import find_teachers
 
-    teachers = find_teachers(names, root, dataset)
     recorded = run.info().teachers
+    teachers = find_teachers(names, root, dataset, known=recorded)
     if [teacher.sha256 for teacher in teachers] != [teacher.sha256 for teacher in recorded]:
         described = ", ".join(teacher.name for teacher in recorded) or "none"
         raise UsageError(

@@ -119,6 +119,14 @@ def graph_options(command: F) -> F:
     "layers of its image size, also all additions; auto takes as few as lose little.",
 )
 @click.option(
+    "--weights",
+    type=click.Choice(["auto", "saturation-safe", "full", "both"]),
+    default="auto",
+    show_default=True,
+    help="The INT8 weights of a graph for CPUs: right on every CPU, full (exact with VNNI, AMX or "
+    "on ARM), or both, of which the one that fits the CPU is used; auto is the target's own.",
+)
+@click.option(
     "--prior",
     metavar="natural|balanced|auto|TAU",
     help="Correct how much the network favours frequent classes: 0 (natural) to 1 (balanced); auto "
@@ -178,6 +186,7 @@ def command(
     method: str | None,
     rounding: str,
     half: str,
+    weights: str,
     prior: str | None,
     input_: str,
     exclude: tuple[str, ...],
@@ -225,7 +234,7 @@ def command(
             data=data,
             output=output,
             input=input_,  # type: ignore[arg-type]  # click has checked it
-            int8=Int8Options(calibration, method, exclude, retries, rounding, half),
+            int8=Int8Options(calibration, method, exclude, retries, rounding, half, weights),
             gate=GateOptions(verify, speed, split, threads=threads, votes=votes, classes=classes),
             prior=prior,
             reporter=reporter,

@@ -83,6 +83,7 @@ def _row(artifact: Artifact, faults: Mapping[str, str]) -> dict[str, Any]:
         "format": artifact.format,
         "precision": artifact.precision or None,
         "target": artifact.target or None,
+        "variant": artifact.variant or None,
         "bytes": artifact.size,
         "sha256": artifact.sha256,
         "parent_sha256": artifact.parent_sha256,
@@ -120,6 +121,7 @@ def _summary(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
         ("data", _pairs(to_dict(manifest.dataset))),
         ("calibration", _pairs(manifest.calibration)),
         *[("gate", _gate(gate)) for gate in manifest.gates],
+        *[("INT8 here", why) for why in _weights_here(bundle)],
         ("environment", _environment(manifest.environment)),
         *_card_lines(manifest.card),
         ("unlisted", ", ".join(bundle.unlisted())),
@@ -140,6 +142,17 @@ def _summary(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
         for name, value in facts
         if value
     ]
+
+
+def _weights_here(bundle: Bundle) -> list[str]:
+    """Return which of several INT8 graphs each CPU backend takes on this machine, and why."""
+    from fer_edge.backends import backend_class
+    from fer_edge.bundle.usable import UsableEngine, usable_engine
+
+    found = [
+        usable_engine(bundle, backend_class(name), "int8") for name in ("onnxruntime", "openvino")
+    ]
+    return [each.why for each in found if isinstance(each, UsableEngine) and each.why]
 
 
 def _print_card(bundle: Bundle, fmt: str) -> None:

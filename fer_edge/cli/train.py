@@ -15,6 +15,7 @@ from fer_edge.cli._train_run import TrainOptions, train_run
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from fer_edge.bundle import Bundle
     from fer_edge.data import FerDataset
     from fer_edge.provenance import TeacherInfo
     from fer_edge.runs.recipe import Recipe
@@ -58,9 +59,10 @@ _NORM_IMAGES = 2048
     "--teacher",
     "teachers",
     multiple=True,
-    metavar="RUN|FILE",
-    help="Also learn from this trained network. Several teachers are an ensemble; with the folder "
-    "of --folds, the teacher of an image is the network that was not trained on it.",
+    metavar="RUN|FILE|BUNDLE",
+    help="Also learn from this trained network, such as pretrained:fer2013. Several teachers are "
+    "an ensemble; with the folder of --folds, the teacher of an image is the network that was "
+    "not trained on it.",
 )
 @click.option(
     "--init",
@@ -206,14 +208,22 @@ def _start_folds(folds: int, asked: TrainOptions) -> None:
 
 def _start(asked: TrainOptions) -> None:
     """Start a run."""
+    from fer_edge.files import temporary_folder
     from fer_edge.training.start import start_run
     from fer_edge.training.teachers import find_teachers
 
     recipe = asked.new_recipe()
     dataset, source = asked.dataset()
-    teachers = find_teachers(asked.teachers, asked.root, dataset)
-    _need_teachers(recipe, teachers)
-    with _initial_weights(asked.init, asked.root, dataset) as init:
+    with (
+        temporary_folder("teachers") as folder,
+        _initial_weights(asked.init, asked.root, dataset) as init,
+    ):
+
+        def remade(bundle: Bundle) -> Path:
+            return _write_weights(bundle, dataset, folder / f"{bundle.manifest.sha256}.safetensors")
+
+        teachers = find_teachers(asked.teachers, asked.root, dataset, remade=remade)
+        _need_teachers(recipe, teachers)
         run = start_run(
             asked.root, asked.name, recipe, dataset, source, teachers=teachers, init=init
         )
@@ -238,21 +248,27 @@ def _initial_weights(
     source = found(name, root, TO_START_FROM)
     if source.kind == "bundle":
         from fer_edge.bundle import Bundle
-        from fer_edge.convert.checkpoint import made_by, weights_from_bundle
+        from fer_edge.convert.checkpoint import made_by
+        from fer_edge.files import temporary_folder
 
         bundle = Bundle.open(source.path)
         run, commands = made_by(bundle)
-        from fer_edge.files import temporary_folder
-
         with temporary_folder("init") as folder:
-            weights = folder / "model.safetensors"
-            images = dataset.select("train").images
-            # Spread over all images: those of a folder are sorted by class.
-            weights_from_bundle(bundle, images[:: -(-len(images) // _NORM_IMAGES)], weights)
+            weights = _write_weights(bundle, dataset, folder / "model.safetensors")
             origin = {"path": str(source.path.resolve()), "name": run, "commands": commands}
             yield InitialWeights(weights, origin)
     else:
         yield InitialWeights(source.weights)
+
+
+def _write_weights(bundle: Bundle, dataset: FerDataset, out: Path) -> Path:
+    """Write the network of ``bundle`` as weights to ``out``, with norms of the TRAIN images."""
+    from fer_edge.convert.checkpoint import weights_from_bundle
+
+    images = dataset.select("train").images
+    # Spread over all images: those of a folder are sorted by class.
+    weights_from_bundle(bundle, images[:: -(-len(images) // _NORM_IMAGES)], out)
+    return out
 
 
 def _need_teachers(recipe: Recipe, teachers: Sequence[TeacherInfo]) -> None:

@@ -110,8 +110,10 @@ def record_verification(path: Path, verification: Mapping[str, Any]) -> str | No
         text = with_verification(before, verification)
         writer.add_bytes(text.encode("utf-8"), VERIFY_FILE, format="json")
         artifact = bundle.find(path=engine["artifact"])
-        key = (engine["precision"], artifact.target if artifact else "")
+        key = artifact.key if artifact else (engine["precision"], "", "")
         gate: dict[str, Any] = {"precision": key[0], "target": key[1], **verification["gate"]}
+        if key[2]:
+            gate["variant"] = key[2]
         for old in bundle.manifest.gates:
             if old.key == key:
                 gate = to_dict(old)

@@ -58,7 +58,7 @@ def verify_bundle(
     engine = backend_from_bundle(bundle, backend, precision, threads=threads)
     precision = engine.precision
     reference = open_reference(bundle, threads=threads)
-    notes = [reference.note] if reference.note else []
+    notes = [note for note in (engine.why, reference.note) if note]
     other = labels_note(bundle.manifest.by_votes, dataset)
     if other:
         notes.append(f"the network {other}")

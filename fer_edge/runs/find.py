@@ -81,7 +81,7 @@ A_NETWORK = Wants(("run", "bundle", "weights file"), "pretrained")
 AN_ENGINE = Wants(("bundle", "weights file"), "pretrained")
 TO_START_FROM = Wants(("run", "bundle", "weights file"))
 TO_RESUME = Wants(("run", "cross-validation"))
-A_TEACHER = Wants(("run", "weights file", "cross-validation", "folder of runs"))
+A_TEACHER = Wants(("run", "bundle", "weights file", "cross-validation", "folder of runs"))
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,9 @@ import logging
 import math
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +26,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fer_edge.errors import FerEdgeError, UnavailableError, UsageError
+from fer_edge.files import temporary_folder
 from fer_edge.progress import logger
 from fer_edge.serve.app import app_of
 from fer_edge.serve.metrics import FOLDER
@@ -298,18 +297,17 @@ def _exit_on(number: signal.Signals) -> Iterator[None]:
 def _metrics_folder() -> Iterator[str]:
     """Make the folder in which the processes add up their metrics, in memory where there is one."""
     memory = Path("/dev/shm")
-    place = str(memory) if os.access(memory, os.W_OK) else None
-    folder = tempfile.mkdtemp(prefix="fer-edge-metrics-", dir=place)
+    place = memory if os.access(memory, os.W_OK) else None
     before = os.environ.get(FOLDER)
-    os.environ[FOLDER] = folder
-    try:
-        yield folder
-    finally:
-        if before is None:
-            del os.environ[FOLDER]
-        else:
-            os.environ[FOLDER] = before
-        shutil.rmtree(folder, ignore_errors=True)
+    with temporary_folder("metrics", place) as folder:
+        os.environ[FOLDER] = str(folder)
+        try:
+            yield str(folder)
+        finally:
+            if before is None:
+                del os.environ[FOLDER]
+            else:
+                os.environ[FOLDER] = before
 
 
 @contextlib.contextmanager

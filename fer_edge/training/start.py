@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from msgspec import structs
 
 from fer_edge.data import FerDataset
 from fer_edge.data.fitted import require_fitted_to
@@ -84,6 +85,8 @@ def start_run(
 
     def create() -> Path:
         run = create_run(root, name, recipe, dataset.info(), location(data), teachers=teachers)
+        if any(teacher.bundle for teacher in teachers):
+            run.update(teachers=tuple(_kept(run, at, each) for at, each in enumerate(teachers)))
         if init is not None:
             # A copy: the other run may be deleted, or trained further, before this one is resumed.
             content, digest = read_weights(init.file)
@@ -98,6 +101,16 @@ def start_run(
         return run.path
 
     return RunFolder(made_once(create))
+
+
+def _kept(run: RunFolder, at: int, teacher: TeacherInfo) -> TeacherInfo:
+    """Keep a copy of the weights that were made from a bundle: they exist nowhere else."""
+    if teacher.bundle is None:
+        return teacher
+    content, _ = read_weights(Path(teacher.path or ""))
+    path = run.path.resolve() / f"teacher-{at + 1}.safetensors"
+    write_bytes(path, content)
+    return structs.replace(teacher, path=str(path))
 
 
 def spec_from_recipe(recipe: Recipe, dataset: FerDataset) -> ModelSpec:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from torch import nn
 
+from fer_edge.bundle import Bundle
 from fer_edge.data import FerDataset
 from fer_edge.data.classes import shown
 from fer_edge.data.fitted import require_fitted_to
 from fer_edge.data.resplit import Resplit, recorded_resplit
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.models.weights import Weights, load_weights, model_from_weights
+from fer_edge.pretrained import is_packaged, packaged_name
 from fer_edge.provenance import DatasetInfo, TeacherInfo
 from fer_edge.records import read_record, to_dict
 from fer_edge.runs.find import A_TEACHER, Found, find
@@ -51,16 +53,28 @@ def open_teacher(teacher: TeacherInfo) -> tuple[nn.Module, Weights]:
     return model, weights
 
 
-def find_teachers(names: Sequence[str], root: Path, dataset: FerDataset) -> tuple[TeacherInfo, ...]:
-    """Return the teachers named: runs, by path or by name below ``root``, or weights files.
+def find_teachers(
+    names: Sequence[str],
+    root: Path,
+    dataset: FerDataset,
+    *,
+    remade: Callable[[Bundle], Path] | None = None,
+    known: Sequence[TeacherInfo] = (),
+) -> tuple[TeacherInfo, ...]:
+    """Return the teachers named: runs, by path or by name below ``root``, weights files, bundles.
 
-    The folder of a cross-validation means all of its networks, used out of fold. Raises
-    :class:`UsageError` for a network that cannot teach a student of ``dataset``: one of another
-    task, or one fitted to images that may be among the student's test images.
+    The folder of a cross-validation means all of its networks, used out of fold. ``remade`` writes
+    the weights of a bundle to a file; a run keeps a copy of them. ``known`` are the teachers of a
+    run that is resumed: it has the weights of its bundles already. Raises :class:`UsageError` for a
+    network that cannot teach a student of ``dataset``: one of another task, or one fitted to images
+    that may be among the student's test images.
     """
     teachers: list[TeacherInfo] = []
     for name in names:
         source = find(name, root, A_TEACHER)
+        if source.kind == "bundle":
+            teachers.append(_of_bundle(source.path, dataset, remade, known))
+            continue
         several = source.kind in {"cross-validation", "folder of runs"}
         teachers += _folds(source.path, dataset) if several else [_teacher(source, dataset)]
     digests = [teacher.sha256 for teacher in teachers]
@@ -70,6 +84,27 @@ def find_teachers(names: Sequence[str], root: Path, dataset: FerDataset) -> tupl
                 f"the teacher {teacher.name} is given twice", fix="give each --teacher once"
             )
     return tuple(teachers)
+
+
+def _of_bundle(
+    path: Path,
+    dataset: FerDataset,
+    remade: Callable[[Bundle], Path] | None,
+    known: Sequence[TeacherInfo],
+) -> TeacherInfo:
+    bundle = Bundle.open(path)
+    digest = bundle.manifest.sha256
+    for teacher in known:
+        if teacher.bundle == digest:
+            return teacher
+    if remade is None:
+        raise UsageError(
+            f"the run was not started with the bundle {path} as a teacher",
+            fix="resume without --teacher: the run has the weights of its teachers",
+        )
+    name = packaged_name(path) if is_packaged(path) else bundle.manifest.name
+    info = _described(name, load_weights(remade(bundle)), dataset)
+    return msgspec.structs.replace(info, bundle=digest)
 
 
 def _teacher(source: Found, dataset: FerDataset) -> TeacherInfo:

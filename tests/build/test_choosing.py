@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from fixtures_progress import Recorder
 
+from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.build.options import GateOptions, Int8Options
 from fer_edge.build.pipeline import BuildReport, build
 from fer_edge.bundle import Bundle
+from fer_edge.cpu import fitting_weights
 from fer_edge.data import FerDataset, Split
+from fer_edge.errors import UsageError
 from fer_edge.files import sha256_file
 from fer_edge.measure.gate import GatePolicy
 from fer_edge.records import to_dict
@@ -68,11 +71,12 @@ def test_public_cannot_change_the_graph(
     for at, change in enumerate(changes):
         report = made(weights, change(faces), tmp_path / str(at), target)
         bundle = Bundle.open(report.bundle)
-        (artifact,) = (each for each in bundle.manifest.artifacts if each.precision == "int8")
-        digests.add(sha256_file(bundle.file(artifact)))
+        graphs = [each for each in bundle.manifest.artifacts if each.precision == "int8"]
+        digests.add(tuple(sha256_file(bundle.file(each)) for each in graphs))
         scores.add(report.proven["int8"].verification.engine.accuracy.top1)
-        (gate,) = (to_dict(g) for g in bundle.manifest.gates if g.precision == "int8")
-        choices.append(gate["choice"])
+        gates = [to_dict(gate) for gate in bundle.manifest.gates if gate.precision == "int8"]
+        assert len(gates) == len(graphs) > 0
+        choices.append([gate["choice"] for gate in gates])
     assert len(digests) == 1
     assert all(choice == choices[0] for choice in choices)
     assert len(scores) > 1, "the changes do change what the gate sees"
@@ -84,7 +88,11 @@ def test_manifest_and_card_say_on_which_images_what_was_chosen(
     made(weights, faces, tmp_path / "b", "onnxruntime")
     made(tmp_path / "b", faces, tmp_path / "b", "orin-jp62")
     manifest = Bundle.open(tmp_path / "b").manifest
-    gates = {gate.target: to_dict(gate) for gate in manifest.gates if gate.precision == "int8"}
+    gates = {
+        gate.target: to_dict(gate)
+        for gate in manifest.gates
+        if (gate.precision, gate.variant) == ("int8", "")
+    }
     assert set(gates) == {"onnxruntime", "tensorrt"}
     for gate in gates.values():
         choice = gate["choice"]
@@ -101,6 +109,99 @@ def test_manifest_and_card_say_on_which_images_what_was_chosen(
         assert text.count(f"INT8 for {target}: ") == 1
     assert "chosen by KL divergence and flips against FP32" in text
     assert "PUBLIC judged it once" in text
+
+
+def test_both_kinds_of_weights_travel_and_each_is_judged(
+    weights: Path, faces: FerDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Int8Options("stratified-128", "minmax", weights="both")
+    report = build(
+        weights,
+        data=faces,
+        output=tmp_path / "b",
+        target="onnxruntime",
+        int8=options,
+        gate=GateOptions(speed=False, policy=ANYTHING),
+    )
+    bundle = Bundle.open(tmp_path / "b")
+    graphs = bundle.graphs("int8", "onnxruntime")
+    assert [(each.variant, each.weights, each.path) for each in graphs] == [
+        ("", "saturation-safe", "model.int8.onnxruntime.onnx"),
+        ("full", "full", "model.int8.onnxruntime.full.onnx"),
+    ]
+    assert set(report.proven) == {"fp32", "int8", "int8 full"}
+    for each in graphs:
+        gate = bundle.gate_of(each)
+        assert gate is not None
+        assert gate.passed
+        assert gate.flips is not None
+        choice = to_dict(gate)["choice"]
+        assert (choice["rounding"], choice["trial"]["n"]) == ("gptq", choice["images"]["count"])
+    assert "INT8 for onnxruntime (full): " in card_markdown(bundle.manifest)
+    known, answers = fitting_weights, {}
+    for features in ({"avx2"}, {"avx2", "avx_vnni"}):
+        monkeypatch.setattr(
+            "fer_edge.bundle.usable.fitting_weights", lambda _=None, f=features: known(frozenset(f))
+        )
+        with OnnxRuntimeBackend.from_bundle(bundle) as backend:
+            answers[backend.path] = backend.infer(bundle.golden()[0])
+            assert "weights: this CPU has" in backend.why
+    safe, full = answers.values()
+    assert list(answers) == [bundle.file(each) for each in graphs]
+    assert not np.array_equal(safe, full)
+    # Built again without them, the graph of other ranges does not stay.
+    build(
+        tmp_path / "b",
+        data=faces,
+        output=tmp_path / "b",
+        target="onnxruntime",
+        int8=Int8Options("stratified-128", "minmax", rounding="nearest"),
+        gate=GateOptions(verify=False),
+    )
+    again = Bundle.open(tmp_path / "b")
+    assert [each.variant for each in again.graphs("int8", "onnxruntime")] == [""]
+    assert [gate.key for gate in again.manifest.gates if gate.variant] == []
+
+
+def test_tensorrts_graphs_travel_together(
+    weights: Path, faces: FerDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "fer_edge.build.choosing._smallest",
+        lambda found: next(t for t in found if t.name == "stem"),
+    )
+    build(
+        weights,
+        data=faces,
+        output=tmp_path / "b",
+        target="orin-jp62",
+        int8=Int8Options("stratified-128", "minmax", rounding="nearest"),
+        gate=GateOptions(policy=ANYTHING),
+    )
+    bundle = Bundle.open(tmp_path / "b")
+    halves = {}
+    for each in bundle.graphs("int8", "tensorrt"):
+        gate = bundle.gate_of(each)
+        assert gate is not None
+        assert gate.passed
+        halves[each.variant] = to_dict(gate)["choice"]["half"]
+        assert gate.flips is not None
+        assert to_dict(gate)["choice"]["trial"]["kl"] > 0
+    assert halves == {"": "stem", "all-int8": "none"}
+    assert bundle.graph("int8", "tensorrt") == bundle.graphs("int8", "tensorrt")[0]
+    assert {gate.precision for gate in bundle.manifest.gates} == {"fp32", "fp16", "int8"}
+
+
+def test_tensorrt_has_one_kind_of_weights(weights: Path, faces: FerDataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="full weights only"):
+        build(
+            weights,
+            data=faces,
+            output=tmp_path / "b",
+            target="orin-jp62",
+            int8=Int8Options("stratified-128", "minmax", weights="both"),
+            gate=GateOptions(verify=False),
+        )
 
 
 def test_a_small_train_says_what_it_used_instead(

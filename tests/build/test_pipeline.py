@@ -77,7 +77,7 @@ def own(built: BuildReport, tmp_path: Path) -> Path:
 
 
 def gate(bundle: Bundle, precision: str, target: str = "") -> dict[str, Any]:
-    (found,) = (each for each in bundle.manifest.gates if each.key == (precision, target))
+    (found,) = (each for each in bundle.manifest.gates if each.key == (precision, target, ""))
     return to_dict(found)
 
 

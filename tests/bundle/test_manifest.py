@@ -99,5 +99,5 @@ def test_what_is_wrong_is_named_with_its_path(changes: dict[str, Any], message: 
 def test_a_gate_made_here_holds_what_it_was_given() -> None:
     gate = Gate(precision="int8", target="openvino", passed=False)
     assert to_dict(gate) == {"precision": "int8", "target": "openvino", "passed": False}
-    assert gate.key == ("int8", "openvino")
+    assert gate.key == ("int8", "openvino", "")
     assert Network().name == "unknown"

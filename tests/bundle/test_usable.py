@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from usable_cases import HERE, Case, cases, make_bundle
 
-from fer_edge import cli
+from fer_edge import cli, cpu
 from fer_edge.backends import BACKENDS, backend_class
 from fer_edge.backends.tensorrt import TensorRTBackend
 from fer_edge.bundle import MANIFEST, Bundle, BundleWriter
@@ -130,6 +130,98 @@ def test_tensorrt_rtx_obeys_the_gate_of_the_placement(tmp_path: Path) -> None:
         gates=(("int8", "tensorrt", False),),
     )
     assert "no fp32 plan for tensorrt-rtx (int8 failed the gate)" in why_not(tmp_path, case).message
+
+
+BOTH = (("", "saturation-safe", True), ("full", "full", True))
+WITHOUT, WITH = frozenset({"avx2"}), frozenset({"avx2", "avx512_vnni"})
+
+
+def as_on(monkeypatch: pytest.MonkeyPatch, features: frozenset[str]) -> None:
+    """Let the rule see a CPU with these features."""
+    known = cpu.fitting_weights
+    monkeypatch.setattr(
+        "fer_edge.bundle.usable.fitting_weights",
+        lambda given=None: known(features if given is None else given),
+    )
+
+
+@pytest.mark.parametrize(
+    ("features", "variants", "name", "why"),
+    [
+        (WITHOUT, BOTH, "model.int8.onnxruntime.onnx", "has no VNNI and no AMX"),
+        (WITH, BOTH, "model.int8.onnxruntime.full.onnx", "has avx512_vnni"),
+        (frozenset({"avx2", "amx_int8"}), BOTH, "model.int8.onnxruntime.full.onnx", "amx_int8"),
+        (frozenset({"asimd"}), BOTH, "model.int8.onnxruntime.full.onnx", "has asimd"),
+        (frozenset(), BOTH, "model.int8.onnxruntime.onnx", "are not known"),
+        # What failed its gate is not taken, whatever fits; then there is no choice left to explain.
+        (WITH, (BOTH[0], ("full", "full", False)), "model.int8.onnxruntime.onnx", ""),
+        (
+            WITHOUT,
+            (("", "saturation-safe", False), BOTH[1]),
+            "model.int8.onnxruntime.full.onnx",
+            "",
+        ),
+        # A bundle of an earlier version has one graph.
+        (WITH, BOTH[:1], "model.int8.onnxruntime.onnx", ""),
+        (WITHOUT, (("", "full", True),), "model.int8.onnxruntime.onnx", ""),
+    ],
+)
+def test_the_weights_that_fit_the_cpu(
+    features: frozenset[str],
+    variants: Any,
+    name: str,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    as_on(monkeypatch, features)
+    case = Case("onnxruntime", variants=variants)
+    found = engine(tmp_path / "b", case)
+    assert found.artifact is not None
+    assert found.artifact.path == name
+    assert why in found.why
+    assert bool(why) == bool(found.why)
+    # Another machine may be any machine.
+    elsewhere = usable_engine(Bundle.open(tmp_path / "b"), backend_class("onnxruntime"), here=False)
+    assert isinstance(elsewhere, UsableEngine)
+    assert elsewhere.artifact is not None
+    assert elsewhere.artifact.weights == "saturation-safe" or len(variants) == 1 or not why
+
+
+def test_inspect_says_which_weights_are_taken_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_bundle(tmp_path / "b", Case("onnxruntime", variants=BOTH))
+    for features, text in (
+        (WITHOUT, "model.int8.onnxruntime.onnx with saturation-safe weights"),
+        (WITH, "model.int8.onnxruntime.full.onnx with full weights"),
+    ):
+        as_on(monkeypatch, features)
+        main(["inspect", str(tmp_path / "b")])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"INT8 here {text}" in shown
+        assert "gate int8 onnxruntime full passed" in shown
+
+
+def test_a_gate_judges_its_own_variant_alone(tmp_path: Path) -> None:
+    variants = (("", "", True), ("int8", "", False))
+    bundle = make_bundle(tmp_path / "b", Case("tensorrt", variants=variants))
+    assert [graph.variant for graph in bundle.graphs("int8", "tensorrt")] == ["", "int8"]
+    gates = {graph.variant: bundle.gate_of(graph) for graph in bundle.graphs("int8", "tensorrt")}
+    assert {name: gate.passed for name, gate in gates.items() if gate} == {"": True, "int8": False}
+    with BundleWriter(bundle.path, bundle) as writer:
+        writer.remove("model.int8.tensorrt.int8.onnx")
+    left = Bundle.open(bundle.path)
+    assert [gate.key for gate in left.manifest.gates] == [("int8", "tensorrt", "")]
+
+
+def test_a_manifest_without_variants_has_the_bytes_it_had(tmp_path: Path) -> None:
+    case = Case("onnxruntime", graphs=(("fp32", ""), ("int8", "onnxruntime")))
+    bundle = make_bundle(tmp_path / "b", case)
+    assert b"variant" not in (bundle.path / MANIFEST).read_bytes()
+    for shipped in (pretrained_path("votes"), pretrained_path("fer2013")):
+        before = (shipped / MANIFEST).read_bytes()
+        assert Bundle.open(shipped).manifest.to_bytes() == before
 
 
 def test_the_null_backend_needs_no_file(tiny_bundle: Bundle) -> None:

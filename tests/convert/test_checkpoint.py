@@ -13,6 +13,7 @@ from fixtures_graphs import lively
 from torch import nn
 
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
+from fer_edge.build.options import GateOptions
 from fer_edge.build.pipeline import build
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.convert.checkpoint import made_by, weights_from_bundle
@@ -24,6 +25,7 @@ from fer_edge.models.weights import load_weights, model_from_weights, save_weigh
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.pretrained import pretrained_path
 from fer_edge.records import to_dict
+from fer_edge.training.teachers import find_teachers, open_teacher
 
 NETWORKS = {
     "compact": ModelSpec("compact", {"widths": [16, 16, 32], "blocks": [1, 1, 1]}),
@@ -144,6 +146,40 @@ def test_a_run_starts_from_a_bundle_and_knows_how_it_was_made(
     with torch.inference_mode():
         gone, anew = ((before(view) - other(view)).abs().mean() for other in (after, fresh))
     assert 0 < gone < 0.3 * anew, "trained on, not anew"
+
+
+def test_a_bundle_teaches_and_its_weights_stay_with_the_run(
+    tmp_path: Path, faces: FerDataset, weights: Path
+) -> None:
+    from fer_edge.cli.train import command
+    from fer_edge.runs.folder import RunFolder
+
+    build(weights, output=tmp_path / "whole", precision="fp32", gate=GateOptions(verify=False))
+    teacher = _without_checkpoint(tmp_path / "whole", tmp_path / "teacher")
+    words = ["--data", "synthetic:700:3", "--out", str(tmp_path), "--name", "student"]
+    words += ["--teacher", str(teacher.path), "--epochs", "1", "--set", "run.threads=1"]
+    words += ["--set", "model.name=compact", "--set", "model.options.widths=[8, 8]"]
+    words += ["--set", "model.options.blocks=[1, 1]"]
+    CliRunner().invoke(command, words, catch_exceptions=False)
+    run = RunFolder(tmp_path / "student")
+    assert run.info().status == "finished"
+    (info,) = run.info().teachers
+    assert info.bundle == teacher.manifest.sha256
+    assert info.path == str(run.path.resolve() / "teacher-1.safetensors")
+    network, loaded = open_teacher(info)
+    assert loaded.sha256 == info.sha256
+    with OnnxRuntimeBackend(teacher.file(teacher.artifact(precision="fp32"))) as backend:
+        wanted = backend.infer(faces.images[:4, None])
+    view = torch.from_numpy(Preprocessing().normalise(faces.images[:4, None]))
+    with torch.inference_mode():
+        np.testing.assert_allclose(network(view).numpy(), wanted, atol=1e-3)
+    # Resumed with the same bundle, it has those weights; another bundle is another teacher.
+    names = [str(teacher.path)]
+    assert find_teachers(names, tmp_path, faces, known=[info]) == (info,)
+    other = _without_checkpoint(tmp_path / "whole", tmp_path / "other", name="other")
+    with pytest.raises(UsageError, match="was not started with the bundle") as raised:
+        find_teachers([str(other.path)], tmp_path, faces, known=[info])
+    assert "without --teacher" in str(raised.value.fix)
 
 
 def test_a_bundle_of_an_unknown_network_is_refused(

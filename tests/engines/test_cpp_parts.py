@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from fer_edge.backends import selftest
 from fer_edge.backends.selftest import judge_self_test
+from fer_edge.cpu import cpu_features, fitting_weights
 from fer_edge.errors import NumericsError
 from fer_edge.measure.latency import LatencySamples, min_samples
 from fer_edge.preprocessing import Preprocessing
@@ -39,6 +40,24 @@ def test_sha256(runner: Runner, tmp_path: Path, size: int) -> None:
     assert runner.probe("sha256", tmp_path / "file").stdout.decode().strip() == (
         hashlib.sha256(content).hexdigest()
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "processor\t: 0\nflags\t\t: fpu avx avx2 sse4a\n",
+        "processor\t: 0\nflags\t\t: fpu avx2 avx512_vnni\n",
+        "processor\t: 0\nflags\t\t: avx2 avx_vnni\n",
+        "processor\t: 0\nflags\t\t: avx2 amx_int8\n",
+        "processor\t: 0\nFeatures\t: fp asimd\n",
+        "processor\t: 0\nvmx flags\t: avx512_vnni\nflags\t\t: avx2\n",
+        "nothing\n",
+    ],
+)
+def test_the_weights_that_fit_a_cpu(runner: Runner, tmp_path: Path, text: str) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    expected, _ = fitting_weights(cpu_features(tmp_path / "cpuinfo"))
+    assert runner.probe("weights", tmp_path / "cpuinfo").stdout.decode().strip() == expected
 
 
 @pytest.mark.parametrize("percent", [75, 90, 95, 99, 99.9])

@@ -261,7 +261,7 @@ def test_something_called_pretrained_wins_and_the_note_says_so(
         ("pretrained", A_RUN, "fer-edge train --init pretrained"),
         ("cv", A_RUN, "ROOT/cv/fold-1"),
         ("ROOT", A_RUN, "name one of them: ROOT/"),
-        ("g.ONNX", A_TEACHER, "the run that it was made from"),
+        ("g.ONNX", A_TEACHER, "fer-edge build g.ONNX"),
     ],
 )
 def test_the_fix_leads_on(

@@ -94,6 +94,22 @@ bool is_inside(const std::string& path) {
   });
 }
 
+// The kind of weights of an INT8 graph for CPUs, by the end of what its meta says.
+std::string weights_of(const Artifact& artifact, const json& content) {
+  const auto meta = content.find("meta");
+  if (artifact.precision != "int8" || meta == content.end() || !meta->is_object()) return "";
+  const auto said = meta->find("weights");
+  if (said == meta->end() || !said->is_string()) return "";
+  const std::string text = said->get<std::string>();
+  for (const std::string kind : {"saturation-safe", "full"}) {
+    if (text.size() >= kind.size() &&
+        text.compare(text.size() - kind.size(), kind.size(), kind) == 0) {
+      return kind;
+    }
+  }
+  return "";
+}
+
 Artifact artifact_from_json(const json& content) {
   Artifact artifact;
   artifact.path = content.at("path").get<std::string>();
@@ -101,6 +117,8 @@ Artifact artifact_from_json(const json& content) {
   artifact.precision = content.at("precision").get<std::string>();
   artifact.target = content.at("target").get<std::string>();
   artifact.sha256 = content.at("sha256").get<std::string>();
+  artifact.variant = content.value("variant", "");
+  artifact.weights = weights_of(artifact, content);
   const json& size = content.at("size");
   if (!size.is_number_unsigned() || size.get<std::uint64_t>() > kLargestArtifact) {
     throw std::runtime_error("the size of " + artifact.path + " is not one of 0 to 2 GiB");
@@ -120,7 +138,7 @@ Gate gate_from_json(const json& content) {
     const auto found = content.find(key);
     return found != content.end() && found->is_string() ? found->get<std::string>() : "";
   };
-  Gate gate{text("precision"), text("target"), std::nullopt};
+  Gate gate{text("precision"), text("target"), text("variant"), std::nullopt};
   const auto passed = content.find("passed");
   if (passed != content.end() && passed->is_boolean()) gate.passed = passed->get<bool>();
   return gate;
@@ -259,10 +277,24 @@ std::optional<Artifact> Bundle::find(const std::string& path) const {
   return std::nullopt;
 }
 
-bool Bundle::failed_gate(const std::string& precision, const std::string& placement) const {
+std::vector<Artifact> Bundle::graphs(const std::string& precision,
+                                     const std::string& target) const {
+  std::vector<Artifact> found;
+  for (const Artifact& artifact : artifacts_) {
+    if (artifact.format == "onnx" && artifact.precision == precision &&
+        artifact.target == target) {
+      found.push_back(artifact);
+    }
+  }
+  std::stable_partition(found.begin(), found.end(),
+                        [](const Artifact& artifact) { return artifact.variant.empty(); });
+  return found;
+}
+
+bool Bundle::failed_gate(const Artifact& engine, const std::string& placement) const {
   return std::any_of(gates_.begin(), gates_.end(), [&](const Gate& gate) {
-    return gate.precision == precision && (gate.target.empty() || gate.target == placement) &&
-           gate.passed == false;
+    return gate.precision == engine.precision && gate.variant == engine.variant &&
+           (gate.target.empty() || gate.target == placement) && gate.passed == false;
   });
 }
 

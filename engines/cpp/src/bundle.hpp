@@ -18,12 +18,15 @@ struct Artifact {
   std::string target;  // empty for a portable file
   std::string sha256;
   std::uint64_t size = 0;
+  std::string variant;  // of several graphs of one precision and target; mostly empty
+  std::string weights;  // of an INT8 graph: "full", "saturation-safe", or empty
 };
 
-// The decision of the build about one precision; `passed` is empty if it could not be decided.
+// The decision of the build about one graph; `passed` is empty if it could not be decided.
 struct Gate {
   std::string precision;
   std::string target;
+  std::string variant;
   std::optional<bool> passed;
 };
 
@@ -58,9 +61,13 @@ class Bundle {
                                              const std::string& target) const;
   [[nodiscard]] std::optional<Artifact> find(const std::string& path) const;
 
-  // Whether the gate of a precision failed for this placement. Such an engine is used only if the
+  // All variants of a graph; the one without a name comes first.
+  [[nodiscard]] std::vector<Artifact> graphs(const std::string& precision,
+                                             const std::string& target) const;
+
+  // Whether the gate of an engine failed for this placement. Such an engine is used only if the
   // user names its precision.
-  [[nodiscard]] bool failed_gate(const std::string& precision, const std::string& placement) const;
+  [[nodiscard]] bool failed_gate(const Artifact& engine, const std::string& placement) const;
 
   // The command that adds an engine to this bundle, or to a copy of the one in the Python package.
   // If the bundle has nothing to build from, it is a sentence instead.

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <iostream>
 
+#include "cpu.hpp"
 #include "errors.hpp"
 #include "files.hpp"
 #include "image.hpp"
@@ -68,6 +69,8 @@ int run(const std::vector<std::string>& words) {
   const auto content = [&] { return read_file(last, kAnySize, static_cast<int>(Exit::usage)); };
   if (what == "sha256") {
     std::cout << sha256(content()) << '\n';
+  } else if (what == "weights") {
+    std::cout << fitting_weights(last) << '\n';
   } else if (what == "pgm") {
     std::cout << text_of(image_from_pgm(content(), last)) << '\n';
   } else if (what == "npz") {

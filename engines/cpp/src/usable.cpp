@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 #include <vector>
 
+#include "cpu.hpp"
 #include "errors.hpp"
 
 namespace fer_edge {
@@ -17,18 +19,24 @@ std::string joined(const Words& words, const char* separator) {
   return all;
 }
 
-std::optional<Artifact> graph_of(const Bundle& bundle, const BackendKind& backend,
-                                 const std::string& precision) {
+// The graphs that a backend runs, or that its plans are built from.
+std::vector<Artifact> graphs_of(const Bundle& bundle, const BackendKind& backend,
+                                const std::string& precision) {
   // An INT8 graph has the placement of one backend; other backends never take it.
-  return bundle.find("onnx", precision, precision == "int8" ? backend.name : "");
+  return bundle.graphs(precision, precision == "int8" ? backend.name : "");
 }
 
-// The files of one precision that the backend can run, for this machine or another.
+// The files of one precision that the backend can run, for this machine or another. Of several
+// graphs, the one whose weights fit this CPU comes first.
 std::vector<Artifact> engines_of(const Bundle& bundle, const BackendKind& backend,
                                  const std::string& precision) {
   std::vector<Artifact> found;
   if (!backend.plans) {
-    if (const auto graph = graph_of(bundle, backend, precision)) found.push_back(*graph);
+    found = graphs_of(bundle, backend, precision);
+    const std::string wanted = fitting_weights();
+    std::stable_partition(found.begin(), found.end(), [&](const Artifact& graph) {
+      return graph.weights == wanted;
+    });
     return found;
   }
   for (const Artifact& artifact : bundle.artifacts()) {
@@ -62,11 +70,22 @@ UsableEngine usable_engine(const Bundle& bundle, const BackendKind& backend,
   const Words asked = precision.empty() ? Words{"int8", "fp16", "fp32"} : Words{precision};
   Words failed;
   Words candidates;
+  std::vector<std::vector<Artifact>> engines;
+  const auto is_failed = [&](const Artifact& each) {
+    return precision.empty() && bundle.failed_gate(each, backend.name);
+  };
   for (const std::string& each : asked) {
+    std::vector<Artifact> found = engines_of(bundle, backend, each);
     // A graph without its plan counts: the error then names the missing plan.
-    if (engines_of(bundle, backend, each).empty() && !graph_of(bundle, backend, each)) continue;
-    const bool refused = precision.empty() && bundle.failed_gate(each, backend.name);
-    (refused ? failed : candidates).push_back(each);
+    const std::vector<Artifact> graphs = graphs_of(bundle, backend, each);
+    if (found.empty() && graphs.empty()) continue;
+    found.erase(std::remove_if(found.begin(), found.end(), is_failed), found.end());
+    if (found.empty() && std::all_of(graphs.begin(), graphs.end(), is_failed)) {
+      failed.push_back(each);
+      continue;
+    }
+    candidates.push_back(each);
+    engines.push_back(std::move(found));
   }
   if (candidates.empty() && !failed.empty()) {
     throw Error(Exit::usage,
@@ -75,9 +94,10 @@ UsableEngine usable_engine(const Bundle& bundle, const BackendKind& backend,
                 "to use one anyway, name its precision: --precision " + failed.back());
   }
   std::optional<Error> misfits;
-  for (const std::string& each : candidates) {
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    const std::string& each = candidates[i];
     Words reasons;
-    for (const Artifact& artifact : engines_of(bundle, backend, each)) {
+    for (const Artifact& artifact : engines[i]) {
       const std::string reason =
           backend.misfit == nullptr ? "" : backend.misfit(bundle, artifact);
       if (reason.empty()) return {each, artifact};
