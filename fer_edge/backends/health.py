@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from fer_edge.backends.jetson import Jetson, find_jetson, power_mode
 from fer_edge.cpu import cpu_features, int8_dot_saturates
 from fer_edge.trt.gpu import Gpu, gpu_or_reason
+from fer_edge.trt.jetson import Jetson, find_jetson, power_mode
 from fer_edge.trt.library import FLAVOURS, is_installed
 from fer_edge.version import __version__
 

@@ -88,7 +88,7 @@ def _prove(report: PlanReport, bundle: Bundle, profile: TargetProfile, reporter:
 
 def _write(report: PlanReport, bundle: Bundle, graph: Artifact) -> str:
     sidecar = report.sidecar
-    name = plan_name(sidecar.package, sidecar.tensorrt, sidecar.sm, sidecar.precision)
+    name = plan_name(sidecar)
     place = Path(name)
     with BundleWriter(bundle.path, base=bundle) as writer:
         plan = writer.add_file(
@@ -102,6 +102,7 @@ def _write(report: PlanReport, bundle: Bundle, graph: Artifact) -> str:
                 "library": f"{FLAVOURS[sidecar.package].title} {sidecar.tensorrt}",
                 "sm": sidecar.sm,
                 "gpu": sidecar.gpu,
+                **({"board": sidecar.device.words} if sidecar.multiprocessors else {}),
                 "batch": sidecar.batch,
                 "build_seconds": sidecar.build_seconds,
             },

@@ -15,10 +15,10 @@ from typing import Any
 
 from msgspec import field
 
-from fer_edge.backends.jetson import Jetson, find_jetson, power_mode
 from fer_edge.cpu import cpu_features
 from fer_edge.files import sha256_bytes
 from fer_edge.records import OpenRecord
+from fer_edge.trt.jetson import Jetson, find_jetson, power_mode
 from fer_edge.version import __version__
 
 __all__ = [

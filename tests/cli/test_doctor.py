@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from fer_edge.backends import health
 from fer_edge.backends.health import Check, Probe, check_machine, probe
-from fer_edge.backends.jetson import Jetson
 from fer_edge.cli.doctor import command
 from fer_edge.trt.gpu import Gpu
+from fer_edge.trt.jetson import Jetson
 
 H200 = Gpu("H200", 90, "12.4", 139 << 30, False, True, 132, 1980)
 ORIN = Gpu("Orin", 87, "12.6", 8 << 30, True, True, 8, 918)

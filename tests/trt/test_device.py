@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from fake_cuda import FakeCudart, FakePyCuda
 
-from fer_edge.backends.jetson import find_jetson, jetpack_of, power_mode
 from fer_edge.errors import UnavailableError
 from fer_edge.trt import cuda as device_memory
 from fer_edge.trt import gpu
@@ -28,7 +27,14 @@ from fer_edge.trt.cuda import (
     open_cuda,
 )
 from fer_edge.trt.gpu import Gpu
-from fer_edge.trt.library import MessageLog, import_tensorrt, short_version
+from fer_edge.trt.jetson import find_jetson, jetpack_of, power_mode
+from fer_edge.trt.library import (
+    MessageLog,
+    import_tensorrt,
+    same_release,
+    short_version,
+    tensorrt_version,
+)
 
 DRIVER = """
 #include <string.h>
@@ -242,6 +248,31 @@ def test_a_missing_package_names_both_ways_to_it(monkeypatch: pytest.MonkeyPatch
 )
 def test_releases_are_three_numbers(version: str, short: str) -> None:
     assert short_version(version) == short
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("10.3.0.30", "10.3.0.30", True),
+        ("10.3.0.30", "10.3.0.26", False),
+        ("10.3.0", "10.3.0.26", True),
+        ("10.3", "10.3.0.26", True),
+        ("10.13.3.9.post1", "10.13.3.9", True),
+        ("10.3.0", "10.3.1", False),
+        ("1.7.1.116", "1.7.1", True),
+    ],
+)
+def test_a_release_is_four_numbers_where_both_sides_know_them(
+    one: str, other: str, same: bool
+) -> None:
+    assert same_release(one, other) is same_release(other, one) is same
+
+
+def test_the_version_is_the_librarys_and_not_the_bindings(
+    rtx: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rtx, "__version__", "9.9.9")  # bindings that apt left behind
+    assert tensorrt_version(rtx) == "1.7.1.116"
 
 
 def test_the_log_keeps_errors_and_drops_a_flood_of_verbose_lines() -> None:
