@@ -105,6 +105,11 @@ class Lane:
     is the time of the last batch, if the lane is ``timed``.
     """
 
+    _stream: Any
+    _events: Any
+    _in: Any
+    _out: Any
+
     def __init__(self, plan: LoadedPlan, cuda: Cuda, options: LaneOptions) -> None:
         self._plan = plan
         self._cuda = cuda
@@ -140,7 +145,7 @@ class Lane:
             self._out = self._device(plan.max_batch * self._logit_bytes)
         self._images = self._host_in.array.view(plan.input_dtype).reshape(-1, 1, SIZE, SIZE)
         self._logits = self._host_out.array.view(np.float32).reshape(-1, plan.classes)
-        self._events: tuple[Any, Any] | None = None
+        self._events = None
         if timed:
             self._events = (self._event(), self._event())
         self._context = self._new_context()
@@ -174,10 +179,7 @@ class Lane:
         while self._release:
             self._release.pop()()
         # pycuda destroys with the last reference, which has to go while the context is current.
-        self._stream: Any = None
-        self._events: Any = None
-        self._in: Any = None
-        self._out: Any = None
+        self._stream = self._events = self._in = self._out = None
 
     def _captured(self, n: int) -> _Captured | None:
         captured = self._graphs.get(n)

@@ -249,7 +249,7 @@ def test_how_to_wait_is_set_before_anything_makes_the_context(
     result = runner(bundle.path, "--wait", wait, FAKE_CALLS=str(calls))
     assert (f"wait: {wait}" in last_line(result.stdout)["provider"]) is (wait != "auto")
     first = calls.read_text().splitlines()[0]
-    assert first == ("cudaMemGetInfo" if flags is None else f"cudaSetDeviceFlags {flags}")
+    assert first == ("cudaHostAlloc 0" if flags is None else f"cudaSetDeviceFlags {flags}")
 
 
 @pytest.mark.parametrize("option", ["--memory", "--wait"])

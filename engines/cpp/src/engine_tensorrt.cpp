@@ -168,14 +168,13 @@ int compute_capability() {
          attribute(cudaDevAttrComputeCapabilityMinor);
 }
 
-// `memory` asks for the size of the memory, which makes the context of the GPU.
-Device this_device(bool memory) {
-  Device device{runtime_version(), compute_capability(),
-                attribute(cudaDevAttrMultiProcessorCount), 0};
-  std::size_t free = 0;
-  std::size_t total = 0;
-  if (memory) check(cudaMemGetInfo(&free, &total), "memory");
-  device.memory_mib = static_cast<int>(total >> 20);
+// Makes no context on the GPU, as cudaMemGetInfo would: --wait has to be set before.
+Device this_device() {
+  Device device{runtime_version(), compute_capability(), 0, 0};
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, 0), "device");
+  device.multiprocessors = properties.multiProcessorCount;
+  device.memory_mib = static_cast<int>(properties.totalGlobalMem >> 20);
   return device;
 }
 
@@ -196,7 +195,7 @@ class TensorRtEngine final : public Engine {
         rebuild_(bundle.build_command(plan.precision, "tensorrt")) {
     set_wait(options.wait);
     const std::string content = bundle.read(plan);
-    const Device here = this_device(true);
+    const Device here = this_device();
     const PlanFit fit = plan_fit(bundle, plan, here);
     mapped_ = options.memory == "mapped" || (options.memory == "auto" && fit.mapped);
     if (mapped_ && attribute(cudaDevAttrCanMapHostMemory) == 0) {
@@ -331,11 +330,11 @@ const char* tensorrt_version() {
 }
 
 std::string tensorrt_misfit(const Bundle& bundle, const Artifact& plan) {
-  return plan_fit(bundle, plan, this_device(false)).misfit;
+  return plan_fit(bundle, plan, this_device()).misfit;
 }
 
 std::string tensorrt_differs(const Bundle& bundle, const Artifact& plan) {
-  return plan_fit(bundle, plan, this_device(true)).difference;
+  return plan_fit(bundle, plan, this_device()).difference;
 }
 
 std::unique_ptr<Engine> tensorrt_load(const Bundle& bundle, const Artifact& plan,

@@ -61,15 +61,14 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   int const sm = number("FAKE_SM", 87);
   *value = attribute == cudaDevAttrComputeCapabilityMajor   ? sm / 10
            : attribute == cudaDevAttrComputeCapabilityMinor ? sm % 10
-           : attribute == cudaDevAttrMultiProcessorCount    ? number("FAKE_SMS", 8)
            : attribute == cudaDevAttrCanMapHostMemory       ? !told_to("no mapped memory")
                                                             : -1;
   return cudaSuccess;
 }
 
-cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  called("cudaMemGetInfo");
-  *free = *total = size_t{7620} << 20;
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  properties->multiProcessorCount = number("FAKE_SMS", 8);
+  properties->totalGlobalMem = size_t{7620} << 20;
   return cudaSuccess;
 }
 
