@@ -7,11 +7,17 @@ import ctypes
 import inspect
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 from fake_cuda import FakeCudart, FakePyCuda
 
 from fer_edge.errors import UnavailableError
@@ -35,6 +41,7 @@ from fer_edge.trt.library import (
     short_version,
     tensorrt_version,
 )
+from fer_edge.trt.targets import _in_range
 
 DRIVER = """
 #include <string.h>
@@ -218,6 +225,21 @@ def test_no_package_is_a_reason_with_its_fix(monkeypatch: pytest.MonkeyPatch) ->
     assert "fer-edge[tensorrt]" in str(caught.value.fix)
     with pytest.raises(UnavailableError, match="pycuda is not installed"):
         open_cuda("pycuda")
+
+
+def test_the_extras_of_boards_bring_neither_another_tensorrt_nor_another_cuda() -> None:
+    """In a venv, pip's TensorRT would hide JetPack's; CUDA 13 needs a driver that 6 has not."""
+    with open(Path(__file__).parents[2] / "pyproject.toml", "rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    wanted = {"jetpack6": ("12.6.0", "13.0.0"), "jetpack7": ("13.0.0", "12.9.0")}
+    for name, (taken, refused) in wanted.items():
+        names = {re.split(r"[<>=]", requirement)[0] for requirement in extras[name]}
+        assert names <= {"cuda-bindings", "numpy"}
+        bindings = next(text for text in extras[name] if text.startswith("cuda-bindings"))
+        range_ = bindings.removeprefix("cuda-bindings")
+        assert _in_range(taken, range_)
+        assert not _in_range(refused, range_)
+    assert extras["pycuda"][0].startswith("pycuda")
 
 
 # The library itself
