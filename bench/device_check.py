@@ -216,7 +216,10 @@ def tensorrt_rows(bundle: Bundle, folder: Path, reporter: Reporter) -> Iterator[
 def _plan_rows(
     kind: type[TensorRTBackend], plan: Path, sidecar: PlanSidecar, bundle: Bundle
 ) -> Iterator[Row]:
-    variants = [(" + CUDA graph", LaneOptions()), ("", LaneOptions(graphs=False))]
+    variants = [
+        (" + CUDA graph", LaneOptions(mapped=False)),
+        ("", LaneOptions(graphs=False, mapped=False)),
+    ]
     if find_gpu().integrated:
         variants.append((" + CUDA graph, mapped memory", LaneOptions(mapped=True)))
     for suffix, options in variants:

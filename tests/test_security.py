@@ -15,7 +15,7 @@ SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "engines").rglob("*.py")])
 
 PROGRAMS = {
     "fer_edge/backends/health.py": "asks nvidia-smi about the GPU",
-    "fer_edge/backends/jetson.py": "asks the Jetson's tools about the power mode",
+    "fer_edge/trt/jetson.py": "asks the Jetson's tools about the power mode",
     "fer_edge/measure/environment.py": "asks git and nvidia-smi what a result was measured on",
 }
 NETWORK = {

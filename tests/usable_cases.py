@@ -17,7 +17,7 @@ from fer_edge.trt.sidecar import PlanSidecar
 
 __all__ = ["HERE", "Case", "cases", "make_bundle"]
 
-HERE = ("10.3.0", 87)
+HERE = ("10.3.0.26", 87)
 """TensorRT release and compute capability of the machine in these cases."""
 
 Gates = tuple[tuple[str, str, bool | None], ...]

@@ -91,6 +91,11 @@ class Backend(Inherited, ABC):
         return None
 
     @classmethod
+    def differs(cls, engine: Path) -> str:
+        """Return how the machine that ``engine`` was tuned for differs from this one, or ""."""
+        return ""
+
+    @classmethod
     def from_bundle(cls, bundle: Bundle, precision: str | None = None, *, threads: int = 1) -> Self:
         """Return a backend, not loaded, for the engine that :mod:`fer_edge.bundle.usable` chooses.
 

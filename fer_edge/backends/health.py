@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from fer_edge.backends.jetson import Jetson, find_jetson, power_mode
 from fer_edge.cpu import cpu_features, fitting_weights, int8_dot_saturates
 from fer_edge.errors import of_signal_handler
 from fer_edge.trt.gpu import Gpu, gpu_or_reason
+from fer_edge.trt.jetson import Jetson, find_jetson, power_mode
 from fer_edge.trt.library import FLAVOURS, is_installed
 from fer_edge.version import __version__
 
@@ -88,7 +88,7 @@ def check_machine() -> list[Check]:
         lambda: _jetson(jetson),
         lambda: [_tensorrt("tensorrt", gpu, jetson)],
         lambda: [_tensorrt("tensorrt-rtx", gpu, jetson)],
-        lambda: [_cuda_bindings(gpu)],
+        lambda: [_cuda_bindings(gpu, jetson)],
         lambda: [_package("pycuda", "pycuda", _PYCUDA, "", "")],
         lambda: [_onnxruntime(gpu)],
         lambda: [_package("OpenVINO", "openvino", _OPENVINO, "openvino", _devices)],
@@ -163,8 +163,7 @@ def _tensorrt(flavour: str, gpu: Gpu | None, jetson: Jetson | None) -> Check:
     if module is None:
         fix = f"pip install 'fer-edge[{kind.extra}]'"
         if jetson is not None and flavour == "tensorrt":
-            fix = "it comes with JetPack: sudo apt install nvidia-jetpack, and make the venv with "
-            fix += "--system-site-packages"
+            fix = _jetson_tensorrt(jetson)
         return Check(kind.title, "missing", "not installed", fix)
     build = kind.builds_without_gpu or gpu is not None
     answer = probe(_TENSORRT.format(module=module, build=build))
@@ -181,6 +180,21 @@ def _tensorrt(flavour: str, gpu: Gpu | None, jetson: Jetson | None) -> Check:
     if gpu is None:
         return Check(kind.title, "ok", f"{found}; builds plans here, but needs a GPU to run them")
     return Check(kind.title, "ok", found)
+
+
+def _jetson_tensorrt(jetson: Jetson) -> str:
+    """Return how TensorRT is installed on a board; TensorRT 11 does not come with JetPack."""
+    fix = "it comes with JetPack: sudo apt install nvidia-jetpack, and make the venv with "
+    fix += f"--system-site-packages; then pip install 'fer-edge[{_jetson_extra(jetson)}]'"
+    eleven = "AGX Orin" in jetson.model or "Thor" in jetson.model
+    if eleven and _jetson_extra(jetson) == "jetpack7":
+        fix += "; for TensorRT 11 (JetPack 7.2.2): NVIDIA's SBSA packages of 11.4.1 or later"
+    return fix
+
+
+def _jetson_extra(jetson: Jetson) -> str:
+    """Return the extra with the CUDA packages of a board's JetPack."""
+    return "jetpack6" if jetson.l4t.startswith("36.") else "jetpack7"
 
 
 _CUDA = 'import json, cuda.bindings as c; print(json.dumps({"version": c.__version__}))'
@@ -201,8 +215,8 @@ print(json.dumps({"cuda": t.version.cuda if t.cuda.is_available() else ""}))
 """
 
 
-def _cuda_bindings(gpu: Gpu | None) -> Check:
-    extra = "tensorrt"
+def _cuda_bindings(gpu: Gpu | None, jetson: Jetson | None) -> Check:
+    extra = "tensorrt" if jetson is None else _jetson_extra(jetson)
     check = _package("cuda-bindings", "cuda.bindings", _CUDA, extra if gpu else "", "")
     if check.status != "ok" or gpu is None:
         return check

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -22,9 +23,10 @@ from fer_edge.errors import UnavailableError, UsageError
 from fer_edge.files import LARGEST_GRAPH, read_bounded, write_bytes
 from fer_edge.paths import cache_dir
 from fer_edge.preprocessing import SIZE, Preprocessing
+from fer_edge.trt.board import device_of
 from fer_edge.trt.cuda import Cuda, cuda_missing_reason, open_cuda
 from fer_edge.trt.gpu import Gpu, find_gpu, gpu_or_reason
-from fer_edge.trt.lane import Lane, LaneOptions, LoadedPlan
+from fer_edge.trt.lane import LANE_VARIABLE, Lane, LaneOptions, LoadedPlan
 from fer_edge.trt.library import (
     FLAVOURS,
     MessageLog,
@@ -37,7 +39,6 @@ from fer_edge.trt.sidecar import PlanSidecar
 __all__ = ["TensorRTBackend", "TensorRTRTXBackend"]
 
 
-_OPTIONS = LaneOptions()
 _CUDA = "CUDA"
 """One name for both libraries: what a fork breaks is CUDA."""
 
@@ -61,16 +62,20 @@ class TensorRTBackend(Backend):
         precision: str = "fp32",
         threads: int = 1,
         preprocessing: Preprocessing | None = None,
-        options: LaneOptions = _OPTIONS,
+        options: LaneOptions | None = None,
         trt: ModuleType | None = None,
         cuda: Cuda | None = None,
         gpu: Gpu | None = None,
     ) -> None:
-        """``trt``, ``cuda`` and ``gpu`` are by default those of this machine."""
+        """``trt``, ``cuda`` and ``gpu`` are by default those of this machine.
+
+        ``options`` are by default those of the environment variable ``FER_EDGE_TENSORRT``.
+        """
         super().__init__(path, precision=precision, threads=threads, preprocessing=preprocessing)
-        self.options = options
+        self.options = LaneOptions.from_environment() if options is None else options
         self._trt = trt
         self._cuda = cuda
+        self._own_cuda = cuda is None
         self._gpu = gpu
         self._engine: Any = None
         self._runtime: Any = None
@@ -107,6 +112,15 @@ class TensorRTBackend(Backend):
         return sidecar.mismatch(cls.name, *cls._here())
 
     @classmethod
+    def differs(cls, engine: Path) -> str:
+        """Return how the board that a plan was built on differs from this one, or "".
+
+        Such a plan loads, but is tuned for other sizes.
+        """
+        gpu = gpu_or_reason()[0]
+        return PlanSidecar.read(engine).device.difference(device_of(gpu)) if gpu else ""
+
+    @classmethod
     def _here(cls) -> tuple[str, int]:
         return tensorrt_version(import_tensorrt(cls.name)), find_gpu().sm
 
@@ -141,11 +155,16 @@ class TensorRTBackend(Backend):
         sidecar.check_here(path, self.name, version, gpu.sm)
         if self.options.mapped and not gpu.maps_host_memory:
             raise UnavailableError(
-                f"{gpu.name} cannot map host memory", fix="use LaneOptions(mapped=False)"
+                f"{gpu.name} cannot map host memory",
+                fix=f"use LaneOptions(mapped=False), or {LANE_VARIABLE}=memory=copied",
             )
+        other = sidecar.device.difference(device_of(gpu))
+        if self.options.mapped is None:
+            measured = sidecar.memory == "mapped" and gpu.maps_host_memory and not other
+            self.options = replace(self.options, mapped=measured)
         runtime_used(_CUDA)
         if self._cuda is None:
-            self._cuda = open_cuda()
+            self._cuda = open_cuda(wait=self.options.wait)
         try:
             with self._cuda.current():
                 self._adopt(trt, path, content, sidecar)
@@ -156,8 +175,10 @@ class TensorRTBackend(Backend):
         self.sidecar = sidecar
         lane = self._lanes[threading.get_ident()]
         graphs = f"no CUDA graphs: {lane.no_graphs}" if lane.no_graphs else "CUDA graphs"
-        memory = ", mapped memory" if self.options.mapped else ""
-        self.provider = f"{FLAVOURS[self.name].title} {version}, sm_{gpu.sm}, {graphs}{memory}"
+        more = [graphs, *(["mapped memory"] if self.options.mapped else [])]
+        more += [f"wait: {self._cuda.wait}"] if self._cuda.wait != "auto" else []
+        more += [other] if other else []
+        self.provider = f"{FLAVOURS[self.name].title} {version}, sm_{gpu.sm}, {', '.join(more)}"
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return f32[N,C] logits for u8[N,1,48,48]; more than the plan's batch run in batches."""
@@ -190,13 +211,18 @@ class TensorRTBackend(Backend):
             self.provider = ""
             return
         lanes, self._lanes = list(self._lanes.values()), {}
-        if self._cuda is not None and (lanes or self._engine is not None):
-            with self._cuda.current():
+        cuda = self._cuda
+        if cuda is not None and (lanes or self._engine is not None or self._own_cuda):
+            with cuda.current():
                 for lane in lanes:
                     lane.close()
                 # In this order: contexts, then the engine, then the runtime.
                 self._before_unload()
                 self._plan = self._engine = self._runtime = None
+                if self._own_cuda:
+                    cuda.close()
+        if self._own_cuda:
+            self._cuda = None
         self._plan = self._engine = self._runtime = self._logger = None
         self.provider = ""
 
@@ -212,7 +238,7 @@ class TensorRTBackend(Backend):
     def versions(self) -> dict[str, str]:
         """Return the versions of the library, of CUDA for Python and of the driver."""
         trt = import_tensorrt(self.name) if self._trt is None else self._trt
-        versions = {self.name: str(trt.__version__)}
+        versions = {self.name: tensorrt_version(trt)}
         if self._cuda is not None:
             versions[self._cuda.name] = self._cuda.version()
         gpu = self._gpu or gpu_or_reason()[0]
@@ -227,7 +253,8 @@ class TensorRTBackend(Backend):
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise UnavailableError(
-                f"{FLAVOURS[self.name].title} could not load {path}: {log.tail()}",
+                f"{FLAVOURS[self.name].title} {tensorrt_version(trt)} could not load {path}, "
+                f"built with {sidecar.tensorrt}: {log.tail()}",
                 fix=sidecar.build_command(path, self.name),
             )
         self._engine = engine
@@ -275,6 +302,11 @@ class TensorRTRTXBackend(TensorRTBackend):
         if reason is not None:
             return reason
         trt, gpu = import_tensorrt(cls.name), find_gpu()
+        if gpu.sm < FLAVOURS[cls.name].lowest_sm:
+            # ComputeCapability has SM75, but a plan serves it only if it was built for it alone.
+            return (
+                f"plans of TensorRT-RTX are not for sm_{gpu.sm} ({gpu.name}), but sm_80 and later"
+            )
         if hasattr(trt.ComputeCapability, f"SM{gpu.sm}"):
             return None
         return f"TensorRT-RTX {trt.__version__} does not support sm_{gpu.sm} ({gpu.name})"
@@ -284,7 +316,7 @@ class TensorRTRTXBackend(TensorRTBackend):
         strategy = trt.DynamicShapesKernelSpecializationStrategy
         config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER
         self._kernels = config.create_runtime_cache()
-        self._kernels_path = _kernel_cache_path(str(trt.__version__), self._gpu or find_gpu())
+        self._kernels_path = _kernel_cache_path(tensorrt_version(trt), self._gpu or find_gpu())
         if self._kernels_path.is_file():
             # The cache compares GPU, driver and release, and stays empty on a mismatch.
             self._kernels.deserialize(self._kernels_path.read_bytes())

@@ -6,31 +6,51 @@ bundle is then copied to the device, and only this step (no torch, no onnx, no d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from fer_edge.backends import backend_class
 from fer_edge.backends.selftest import self_test
+from fer_edge.backends.tensorrt import TensorRTBackend
 from fer_edge.bundle import Artifact, Bundle, BundleWriter
+from fer_edge.errors import FerEdgeError, UnavailableError, UsageError
 from fer_edge.files import temporary_folder
+from fer_edge.measure.latency import LatencyProtocol, time_backends
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.trt.builder import PlanReport, plan_from_onnx
+from fer_edge.trt.gpu import gpu_or_reason
+from fer_edge.trt.lane import LaneOptions
 from fer_edge.trt.library import FLAVOURS
 from fer_edge.trt.sidecar import layers_path, plan_name, sidecar_path
 from fer_edge.trt.targets import TargetProfile
 
-__all__ = ["add_plan", "prepared_graph"]
+__all__ = ["add_plan", "plan_sources", "prepared_graph"]
+
+
+def plan_sources(bundle: Bundle, precision: str, profile: TargetProfile) -> tuple[Artifact, ...]:
+    """Return the bundle's graphs that a plan of ``precision`` can be built from, best first.
+
+    An INT8 graph with an FP16 remainder comes first where the target can read it: TensorRT 8.6
+    takes no FP16 scales, and 10.16 fails on them on some GPUs (NVIDIA/TensorRT#4832). One with an
+    FP32 remainder can be read by all.
+    """
+    graphs = [
+        graph
+        for graph in bundle.graphs(precision, "tensorrt")
+        if profile.strongly_typed or not _half_scales(graph)
+    ]
+    return tuple(sorted(graphs, key=lambda graph: not _half_scales(graph)))
 
 
 def prepared_graph(bundle: Bundle, precision: str, profile: TargetProfile) -> Artifact | None:
-    """Return the bundle's graph that a plan of ``precision`` for this target is built from.
+    """Return the first of :func:`plan_sources`, or None."""
+    return next(iter(plan_sources(bundle, precision, profile)), None)
 
-    None if it is not there, or if the target cannot read it (TensorRT 8.6 takes no FP16 scales).
-    """
-    graph = bundle.graph(precision, "tensorrt")
-    if graph is None:
-        return None
-    half_scales = graph.meta.get("remainder") == "fp16"
-    return None if half_scales and not profile.strongly_typed else graph
+
+def _half_scales(graph: Artifact) -> bool:
+    return graph.meta.get("remainder") == "fp16"
 
 
 def add_plan(
@@ -53,29 +73,68 @@ def add_plan(
         reporter.note(f"the plan itself is not built here: {reason}")
         reporter.note(f"on the device: {profile.build_command(str(opened.path.name), precision)}")
         return ""
-    graph = prepared_graph(opened, precision, profile)
-    if graph is None:
-        placement = "tensorrt" if precision == "int8" else ""
-        graph = opened.artifact(format="onnx", precision=precision, target=placement)
+    graphs = plan_sources(opened, precision, profile)
+    if not graphs:
+        raise _no_source(opened, precision, profile)
     with temporary_folder("plan") as folder:
-        report = plan_from_onnx(
-            opened.file(graph),
-            folder / "engine.plan",
-            target=profile,
-            precision=precision,
-            reporter=reporter,
-        )
-        _prove(report, opened, profile, reporter)
+        report, graph = _build(opened, graphs, folder, profile, precision, reporter)
+        report = _prove(report, opened, profile, reporter)
         return _write(report, opened, graph)
 
 
-def _prove(report: PlanReport, bundle: Bundle, profile: TargetProfile, reporter: Reporter) -> None:
-    """Replay the golden inputs on the plan, where it can run."""
+def _build(
+    bundle: Bundle,
+    graphs: Sequence[Artifact],
+    folder: Path,
+    profile: TargetProfile,
+    precision: str,
+    reporter: Reporter,
+) -> tuple[PlanReport, Artifact]:
+    """Build from the first graph that this TensorRT takes; raise the first error if none."""
+    first: FerEdgeError | None = None
+    for graph in graphs:
+        try:
+            report = plan_from_onnx(
+                bundle.file(graph),
+                folder / "engine.plan",
+                target=profile,
+                precision=precision,
+                reporter=reporter,
+            )
+        except (UsageError, UnavailableError) as error:
+            first = first or error
+            if graph is not graphs[-1]:
+                reporter.note(f"{graph.path}: {error}")
+                reporter.note("trying the bundle's next graph of this precision")
+            continue
+        return report, graph
+    assert first is not None
+    raise first
+
+
+def _no_source(bundle: Bundle, precision: str, profile: TargetProfile) -> UsageError:
+    placement = "tensorrt" if precision == "int8" else ""
+    # Raises where there is no graph at all.
+    graph = bundle.artifact(format="onnx", precision=precision, target=placement)
+    return UsageError(
+        f"{graph.path} has FP16 scales, which {profile.name} (TensorRT {profile.tensorrt}) "
+        "cannot read",
+        fix=f"make its graph where there are torch and the data: "
+        f"fer-edge build RUN --precision {precision} --target {profile.name}",
+    )
+
+
+def _prove(
+    report: PlanReport, bundle: Bundle, profile: TargetProfile, reporter: Reporter
+) -> PlanReport:
+    """Replay the golden inputs on the plan, where it can run; return it with what was measured."""
     kind = backend_class(profile.package)
     reason = kind.unavailable_reason()
     if reason is not None:
         reporter.note(f"the plan was built but not run: {reason}")
-        return
+        if profile.package == "tensorrt-rtx":
+            reporter.note("that it was built shows that it can be read, not which kernels run")
+        return report
     sidecar = report.sidecar
     with kind(
         report.path, precision=sidecar.precision, preprocessing=bundle.preprocessing
@@ -84,11 +143,49 @@ def _prove(report: PlanReport, bundle: Bundle, profile: TargetProfile, reporter:
         reporter.note(
             f"self-test passed on {backend.provider}: max |delta logit| {result.max_abs:.1e}"
         )
+    gpu = gpu_or_reason()[0]
+    shared = gpu is not None and gpu.integrated and gpu.maps_host_memory
+    if not shared or not issubclass(kind, TensorRTBackend):
+        return report
+    memory = _faster_memory(kind, report, bundle, reporter)
+    measured = replace(report, sidecar=replace(sidecar, memory=memory))
+    measured.sidecar.write(report.path)
+    return measured
+
+
+def _faster_memory(
+    kind: type[TensorRTBackend], report: PlanReport, bundle: Bundle, reporter: Reporter
+) -> str:
+    """Time the plan with copies and with mapped memory, in turns; return the faster one's name.
+
+    On a GPU that shares the memory of the CPU, copies may be needless; which is faster depends on
+    the board. The images are the golden ones.
+    """
+    images, _ = bundle.golden()
+    with ExitStack() as stack:
+        lanes = {"copied": LaneOptions(mapped=False), "mapped": LaneOptions(mapped=True)}
+        engines = {
+            name: stack.enter_context(
+                kind(
+                    report.path,
+                    precision=report.sidecar.precision,
+                    preprocessing=bundle.preprocessing,
+                    options=options,
+                )
+            )
+            for name, options in lanes.items()
+        }
+        times = time_backends(engines, images[:, 0], LatencyProtocol.for_gate())
+    medians = {name: samples.p50_ms for name, samples in times.items()}
+    found = ", ".join(f"{name} {ms:.3f} ms" for name, ms in medians.items())
+    faster = min(medians, key=lambda name: medians[name])
+    reporter.note(f"memory: {faster} is faster on this board ({found})")
+    return faster
 
 
 def _write(report: PlanReport, bundle: Bundle, graph: Artifact) -> str:
     sidecar = report.sidecar
-    name = plan_name(sidecar.package, sidecar.tensorrt, sidecar.sm, sidecar.precision)
+    name = plan_name(sidecar)
     place = Path(name)
     with BundleWriter(bundle.path, base=bundle) as writer:
         plan = writer.add_file(
@@ -103,6 +200,7 @@ def _write(report: PlanReport, bundle: Bundle, graph: Artifact) -> str:
                 "library": f"{FLAVOURS[sidecar.package].title} {sidecar.tensorrt}",
                 "sm": sidecar.sm,
                 "gpu": sidecar.gpu,
+                **({"board": sidecar.device.words} if sidecar.multiprocessors else {}),
                 "batch": sidecar.batch,
                 "build_seconds": sidecar.build_seconds,
             },

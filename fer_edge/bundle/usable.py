@@ -46,6 +46,10 @@ class BackendKind(Protocol):
         :class:`UnavailableError` if this machine cannot tell: it has no library or no device.
         """
 
+    @classmethod
+    def differs(cls, engine: Path) -> str:
+        """Return how the machine that a file was tuned for differs from this one, or ""."""
+
 
 @dataclass(frozen=True)
 class UsableEngine:
@@ -121,7 +125,7 @@ def usable_engine(
         )
     misfits: WhyNot | None = None
     for candidate in candidates:
-        reasons = []
+        reasons, fitting = [], []
         for artifact in engines[candidate]:
             path = bundle.file(artifact)
             try:
@@ -130,8 +134,13 @@ def usable_engine(
                 return WhyNot(error)
             if reason is None:
                 why = _why(engines[candidate], artifact, here=here)
-                return UsableEngine(backend.name, candidate, backend.placement, artifact, path, why)
-            reasons.append(f"{artifact.path} was {reason}")
+                fitting.append(
+                    UsableEngine(backend.name, candidate, backend.placement, artifact, path, why)
+                )
+            else:
+                reasons.append(f"{artifact.path} was {reason}")
+        if fitting:
+            return _tuned_for_here(fitting, backend) if here else fitting[0]
         if reasons and misfits is None:
             fix = bundle.build_command(candidate, backend.name)
             misfits = WhyNot(EngineMismatchError("; ".join(reasons), fix=fix))
@@ -179,6 +188,15 @@ def engines_of(
 
 def _wanted_weights(here: bool) -> tuple[str, str]:
     return fitting_weights() if here else fitting_weights(frozenset())
+
+
+def _tuned_for_here(engines: Sequence[UsableEngine], backend: type[BackendKind]) -> UsableEngine:
+    """Return the first engine that was tuned for this machine, else the first."""
+    if len(engines) > 1:
+        for engine in engines:
+            if engine.path is not None and not backend.differs(engine.path):
+                return engine
+    return engines[0]
 
 
 def _why(graphs: Sequence[Artifact], taken: Artifact, *, here: bool) -> str:

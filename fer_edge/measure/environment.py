@@ -15,10 +15,10 @@ from typing import Any
 
 from msgspec import field
 
-from fer_edge.backends.jetson import Jetson, find_jetson, power_mode
 from fer_edge.cpu import cpu_features
 from fer_edge.files import sha256_bytes
 from fer_edge.records import OpenRecord
+from fer_edge.trt.jetson import Jetson, find_jetson, power_mode
 from fer_edge.version import __version__
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "capture",
     "clocks_mhz",
     "cpu_features",
+    "device_clocks_mhz",
     "finish",
     "machine_of",
     "same_machine",
@@ -102,6 +103,7 @@ def capture(threads: int, *, root: Path | str = "/") -> dict[str, Any]:
         "usable_cores": _usable_cores(),
         "governor": _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "clocks_before_mhz": clocks_mhz(root),
+        "device_clocks_before_mhz": device_clocks_mhz(root),
         "load_average": _load_average(),
         "power_mode": (power_mode() or None) if jetson else None,
         "os": platform.platform(),
@@ -115,16 +117,24 @@ def capture(threads: int, *, root: Path | str = "/") -> dict[str, Any]:
 
 
 def finish(environment: Mapping[str, Any], *, root: Path | str = "/") -> dict[str, Any]:
-    """Add the clocks after the measurement to ``environment``, and a warning if they fell."""
-    after = clocks_mhz(root)
-    content = {**environment, "clocks_after_mhz": after}
+    """Add the clocks after the measurement to ``environment``, and warnings if they fell."""
+    after, devices = clocks_mhz(root), device_clocks_mhz(root)
     before = environment["clocks_before_mhz"]
-    if before and after and max(after) < _THROTTLED * max(before):
-        warning = (
-            f"the CPU's clock fell from {max(before):.0f} to {max(after):.0f} MHz during the run"
-        )
-        content["warnings"] = [*environment["warnings"], warning]
-    return content
+    pairs = {"the CPU": (max(before), max(after))} if before and after else {}
+    for name, clock in environment.get("device_clocks_before_mhz", {}).items():
+        if name in devices:
+            pairs[name] = (clock, devices[name])
+    warnings = [
+        f"the clock of {name} fell from {first:.0f} to {last:.0f} MHz during the run"
+        for name, (first, last) in pairs.items()
+        if last < _THROTTLED * first
+    ]
+    return {
+        **environment,
+        "clocks_after_mhz": after,
+        "device_clocks_after_mhz": devices,
+        "warnings": [*environment["warnings"], *warnings],
+    }
 
 
 def clocks_mhz(root: Path | str = "/") -> list[float]:
@@ -134,6 +144,20 @@ def clocks_mhz(root: Path | str = "/") -> list[float]:
     if scaling:
         return [int(text) / 1000 for path in scaling if (text := _text(path))]
     return [float(value) for value in re.findall(r"^cpu MHz\s*:\s*(\S+)", _cpuinfo(root), re.M)]
+
+
+def device_clocks_mhz(root: Path | str = "/") -> dict[str, float]:
+    """Return the current clocks in MHz of a Jetson's GPU, memory and accelerators, by name.
+
+    They are those of ``/sys/class/devfreq`` (``17000000.gpu``), and ``emc``, the memory's, where it
+    can be read (by root). Empty on other machines. nvidia-smi does not know them there.
+    """
+    root = Path(root)
+    readings = {
+        path.name: _text(path / "cur_freq") for path in sorted(root.glob("sys/class/devfreq/*"))
+    }
+    readings["emc"] = _text(root / "sys/kernel/debug/bpmp/debug/clk/emc/rate")
+    return {name: int(text) / 1e6 for name, text in readings.items() if text and text.isdigit()}
 
 
 def machine_of(environment: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ __all__ = [
     "Clock",
     "LatencyProtocol",
     "LatencySamples",
+    "SystemClock",
     "min_samples",
     "preload",
     "time_backends",
@@ -53,7 +54,9 @@ class Clock(Protocol):
         """Wait."""
 
 
-class _SystemClock:
+class SystemClock:
+    """The clock of this machine."""
+
     now = staticmethod(time.perf_counter_ns)
     sleep = staticmethod(time.sleep)
 
@@ -222,7 +225,7 @@ def time_backends(
     protocol: LatencyProtocol,
     *,
     advance: Advance | None = None,
-    clock: Clock = _SystemClock(),  # noqa: B008 (stateless)
+    clock: Clock = SystemClock(),  # noqa: B008 (stateless)
 ) -> dict[str, LatencySamples]:
     """Time loaded ``backends`` on u8[N,48,48] ``images``; a query is one image, with its softmax.
 

@@ -85,9 +85,10 @@ def int8_from_onnx(
     model = graph.model
     if remainder == "fp16":
         model = _with_opset(model, 19)
-    model, report = quantise(
-        model, ranges, rules, exclude, half_scales=remainder == "fp16", grams=grams
-    )
+    half = remainder == "fp16"
+    if half and rules.fp32_weights:
+        rules = replace(rules, fp32_weights=False)
+    model, report = quantise(model, ranges, rules, exclude, half_scales=half, grams=grams)
     if remainder == "fp16":
         model = half_precision(model)
     report = replace(report, meta={**report.meta, "remainder": remainder})
@@ -176,7 +177,8 @@ def _report(
         meta={
             "target": placement.name,
             "activations": f"{placement.activation} {symmetry}",
-            "weights": f"int8 symmetric per channel, {placement.weight_scales}",
+            "weights": f"int8 symmetric per channel, {placement.weight_scales}"
+            + (", as FP32 with a Q/DQ pair" if placement.fp32_weights else ""),
             "bias": placement.bias,
             "input": "raw pixels" if choice.raw else "normalised",
             "method": ranges.method,
@@ -322,10 +324,20 @@ class _Builder:
         self._dequantise(f"{name}/q", f"{name}/dq", name)
 
     def _integers(self, name: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> None:
-        """Add integers as a constant, and the node that dequantises them to ``<name>/dq``."""
-        self._constant(f"{name}/q", integers)
+        """Add integers as a constant, and the node that dequantises them to ``<name>/dq``.
+
+        Where the placement wants FP32 weights, the constant is their FP32 values, and a node
+        quantises them to the same integers.
+        """
         self._constant(f"{name}/scale", scales)
         self._constant(f"{name}/zero_point", np.zeros(len(scales), integers.dtype))
+        if self.placement.fp32_weights:
+            shape = [-1 if at == axis else 1 for at in range(integers.ndim)]
+            values = integers.astype(np.float32) * scales.astype(np.float32).reshape(shape)
+            self._constant(f"{name}/fp32", values)
+            self._node("QuantizeLinear", f"{name}/fp32", f"{name}/q", name, axis=axis)
+        else:
+            self._constant(f"{name}/q", integers)
         self._dequantise(f"{name}/q", f"{name}/dq", name, axis=axis)
 
     def _scales(self, name: str, params: Params, zero: np.ndarray) -> None:

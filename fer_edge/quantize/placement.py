@@ -36,7 +36,9 @@ class Placement:
     and zero point, so that nothing is computed in float before it. ``saturates``: on x86 without
     VNNI the engine adds products in 16 bits and has no exact mode, so that there a build tries both
     kinds of weight scales (:mod:`fer_edge.quantize.trials`). ``early_in_half``: early layers may
-    stay in half precision (:mod:`fer_edge.quantize.early`).
+    stay in half precision (:mod:`fer_edge.quantize.early`). ``fp32_weights``: a graph whose
+    remainder is FP32 keeps its weights in FP32 too, with a Q/DQ pair, instead of integers with a
+    DequantizeLinear.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Placement:
     raw_pixels: bool
     saturates: bool = False
     early_in_half: bool = False
+    fp32_weights: bool = False
     reasons: tuple[tuple[str, str], ...] = ()
     """Why an operator that could be quantised is not, by operator."""
 
@@ -107,6 +110,9 @@ PLACEMENTS: dict[str, Placement] = {
         residual="shortcut",
         raw_pixels=False,
         early_in_half=True,
+        # Some releases of TensorRT 8 refuse weights of INT8 ("invalid weights type"); every release
+        # reads FP32 weights with a pair, which is the form that NVIDIA's quantiser writes.
+        fp32_weights=True,
         reasons=(
             ("Gemm", "TensorRT's placement keeps fully connected layers in higher precision"),
             ("MatMul", "TensorRT's placement keeps fully connected layers in higher precision"),

@@ -20,6 +20,7 @@ from fer_edge.errors import EngineMismatchError, UnavailableError, UsageError
 from fer_edge.files import LARGEST_GRAPH, atomic_path, read_bounded, sha256_bytes, write_json
 from fer_edge.preprocessing import SIZE
 from fer_edge.progress import SILENT, Reporter
+from fer_edge.trt.board import Device, device_of
 from fer_edge.trt.build_progress import watch_build
 from fer_edge.trt.gpu import Gpu, find_gpu, gpu_or_reason
 from fer_edge.trt.library import (
@@ -167,9 +168,11 @@ def plan_from_onnx(
     if timings is not None:
         timings.take_from(config)
 
+    # A plan of TensorRT-RTX is not tuned for the machine that builds it.
+    device = Device() if kind.builds_without_gpu or gpu is None else device_of(gpu)
     sidecar = PlanSidecar(
         package=kind.name,
-        tensorrt=str(lib.trt.__version__),
+        tensorrt=tensorrt_version(lib.trt),
         sm=None if kind.builds_without_gpu or gpu is None else gpu.sm,
         gpu="" if kind.builds_without_gpu or gpu is None else gpu.name,
         target=target.name,
@@ -191,6 +194,9 @@ def plan_from_onnx(
         driver=gpu.driver if gpu else "",
         fer_edge=__version__,
         warnings=lib.log.warnings()[:20],
+        board=device.board,
+        multiprocessors=device.multiprocessors,
+        memory_mib=device.memory_mib,
     )
     # A crash between the two writes is found later: the sidecar has the digest of the plan.
     with atomic_path(out) as temporary:
@@ -213,6 +219,10 @@ def _config(
     config.builder_optimization_level = target.build.level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     flags = _set_flags(trt, config, parsed.precision)
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        # TensorRT-RTX: without it the plan may allocate while it runs, which a CUDA graph forbids.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        flags.append("REQUIRE_USER_ALLOCATION")
     config.add_optimization_profile(_profile(builder, parsed.input, batches))
     return config, flags
 

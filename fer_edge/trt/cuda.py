@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -21,17 +21,35 @@ from fer_edge.errors import UnavailableError
 from fer_edge.trt.library import is_installed
 
 __all__ = [
+    "WAITS",
     "CaptureError",
     "Cuda",
     "CudaBindings",
     "CudaError",
     "HostBuffer",
     "PyCuda",
+    "Wait",
     "cuda_missing_reason",
     "open_cuda",
 ]
 
-_INSTALL = "pip install 'fer-edge[tensorrt]' (cuda-bindings >=12.6,<13 on JetPack 6, >=13,<14 on 7)"
+_INSTALL = (
+    "pip install 'fer-edge[jetpack6]' on JetPack 6, 'fer-edge[jetpack7]' on JetPack 7, "
+    "'fer-edge[tensorrt]' elsewhere; where NVIDIA's package cannot be had: 'fer-edge[pycuda]'"
+)
+
+Wait = Literal["auto", "spin", "block"]
+"""How a thread waits for the GPU.
+
+``spin`` asks again and again: the answer comes at once, and a CPU core is busy. ``block`` sleeps
+until an interrupt: the core is free, and waking up takes tens of microseconds. ``auto`` leaves it
+to CUDA, which may choose either.
+"""
+
+
+WAITS: tuple[str, ...] = get_args(Wait)
+_SCHEDULE_MASK = 0x07
+"""cudaDeviceScheduleMask: the bits of a device's flags that say how to wait."""
 
 
 class CudaError(UnavailableError):
@@ -64,10 +82,16 @@ class Cuda(ABC):
 
     name: ClassVar[str]
     supports_graphs: ClassVar[bool]
+    wait: Wait = "auto"
+    """How :meth:`synchronize` waits."""
 
     @abstractmethod
     def version(self) -> str:
         """Return the package's version."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the context; it must be current. All streams, events and memory are freed."""
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -168,11 +192,29 @@ class CudaBindings(Cuda):
     name: ClassVar[str] = "cuda-bindings"
     supports_graphs: ClassVar[bool] = True
 
-    def __init__(self, runtime: Any = None) -> None:
+    def __init__(self, runtime: Any = None, wait: Wait = "auto") -> None:
         """``runtime`` is the module ``cuda.bindings.runtime``, if not the installed one."""
         self._rt = import_module("cuda.bindings.runtime") if runtime is None else runtime
+        self.wait = wait
+        # Before the context: it takes the flags that it finds.
+        wanted = self._schedule(wait)
+        if wait != "auto":
+            self._do("cudaSetDeviceFlags", wanted)
         # The first call makes the primary context: errors of the driver show up here.
         self.enter()
+        if wait != "auto" and int(self._do("cudaGetDeviceFlags")) & _SCHEDULE_MASK != wanted:
+            raise CudaError(
+                f"this process uses the GPU already, so that waiting cannot be set to {wait!r}",
+                fix="load the plan before torch or another library uses CUDA, or use wait=auto",
+            )
+
+    def _schedule(self, wait: Wait) -> int:
+        rt = self._rt
+        return {
+            "auto": int(rt.cudaDeviceScheduleAuto),
+            "spin": int(rt.cudaDeviceScheduleSpin),
+            "block": int(rt.cudaDeviceScheduleBlockingSync),
+        }[wait]
 
     def version(self) -> str:
         """Return cuda-bindings' version."""
@@ -184,6 +226,9 @@ class CudaBindings(Cuda):
 
     def leave(self) -> None:
         """Do nothing: the runtime API has no stack of contexts."""
+
+    def close(self) -> None:
+        """Do nothing: the runtime API keeps the primary context until the process ends."""
 
     def malloc(self, nbytes: int) -> Any:
         """Return device memory."""
@@ -283,15 +328,28 @@ class CudaBindings(Cuda):
         return values[0] if values else None
 
 
+@dataclass
+class _PyStream:
+    """A stream of pycuda, and the event that ``block`` sleeps on.
+
+    pycuda destroys both with their last reference. It needs their context to be current then, or
+    warns and leaks them.
+    """
+
+    stream: Any
+    done: Any = None
+
+
 class PyCuda(Cuda):
     """``pycuda``: the driver API over the primary context, which is pushed for each use."""
 
     name: ClassVar[str] = "pycuda"
     supports_graphs: ClassVar[bool] = False
 
-    def __init__(self, driver: Any = None) -> None:
+    def __init__(self, driver: Any = None, wait: Wait = "auto") -> None:
         """``driver`` is the module ``pycuda.driver``, if not the installed one."""
         self._drv = import_module("pycuda.driver") if driver is None else driver
+        self.wait = wait
         try:
             self._drv.init()
             self._context = self._drv.Device(0).retain_primary_context()
@@ -308,8 +366,22 @@ class PyCuda(Cuda):
 
     def leave(self) -> None:
         """Pop it."""
-        # On the class: pycuda pops the current context of this thread.
-        self._drv.Context.pop()
+        # On the class: pycuda pops the current context of this thread. If it was released, pycuda
+        # has taken it off its stack already.
+        if self._context is not None:
+            self._drv.Context.pop()
+
+    def close(self) -> None:
+        """Release the primary context, which this object retained.
+
+        It is current, so pycuda releases it in whatever thread this is. Left to the destructor, it
+        would not be released at all where the last reference is dropped in another thread. (CUDA's
+        own stack of this thread keeps the handle, as always after a release: it is valid again with
+        the next retain.)
+        """
+        context, self._context = self._context, None
+        if context is not None:
+            context.detach()
 
     def malloc(self, nbytes: int) -> Any:
         """Return device memory."""
@@ -332,41 +404,53 @@ class PyCuda(Cuda):
 
     def stream(self) -> Any:
         """Return a non-blocking stream."""
-        return self._do(self._drv.Stream, 1)  # CU_STREAM_NON_BLOCKING
+        stream = _PyStream(self._do(self._drv.Stream, 1))  # CU_STREAM_NON_BLOCKING
+        if self.wait == "block":
+            stream.done = self._do(self._drv.Event, self._drv.event_flags.BLOCKING_SYNC)
+        return stream
 
     def stream_handle(self, stream: Any) -> int:
         """Return its handle."""
-        return int(stream.handle)
+        return int(stream.stream.handle)
 
     def free_stream(self, stream: Any) -> None:
-        """Do nothing: pycuda destroys a stream with its last reference."""
+        """Drop the last reference, which destroys it."""
+        stream.stream = stream.done = None
 
     def synchronize(self, stream: Any) -> None:
         """Wait for it."""
-        self._do(stream.synchronize)
+        if self.wait == "spin":
+            while not self._do(stream.stream.is_done):
+                pass
+        elif stream.done is not None:
+            self._do(stream.done.record, stream.stream)
+            self._do(stream.done.synchronize)
+        else:
+            self._do(stream.stream.synchronize)
 
     def upload(self, memory: Any, buffer: HostBuffer, nbytes: int, stream: Any) -> None:
         """Copy host to device."""
-        self._do(self._drv.memcpy_htod_async, memory, buffer.array[:nbytes], stream)
+        self._do(self._drv.memcpy_htod_async, memory, buffer.array[:nbytes], stream.stream)
 
     def download(self, buffer: HostBuffer, memory: Any, nbytes: int, stream: Any) -> None:
         """Copy device to host."""
-        self._do(self._drv.memcpy_dtoh_async, buffer.array[:nbytes], memory, stream)
+        self._do(self._drv.memcpy_dtoh_async, buffer.array[:nbytes], memory, stream.stream)
 
     def event(self) -> Any:
-        """Return an event with time stamps."""
-        return self._do(self._drv.Event)
+        """Return an event with time stamps, in a list that holds its only reference."""
+        return [self._do(self._drv.Event)]
 
     def free_event(self, event: Any) -> None:
-        """Do nothing: pycuda destroys an event with its last reference."""
+        """Drop the last reference, which destroys it."""
+        event.clear()
 
     def record(self, event: Any, stream: Any) -> None:
         """Record it on the stream."""
-        self._do(event.record, stream)
+        self._do(event[0].record, stream.stream)
 
     def elapsed_ns(self, start: Any, end: Any) -> int:
         """Return nanoseconds between two events."""
-        return round(float(self._do(end.time_since, start)) * 1e6)
+        return round(float(self._do(end[0].time_since, start[0])) * 1e6)
 
     def _do(self, call: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -375,7 +459,7 @@ class PyCuda(Cuda):
             raise CudaError(f"pycuda: {error}", fix="fer-edge doctor") from None
 
 
-_PACKAGES: tuple[tuple[str, type[Cuda]], ...] = (
+_PACKAGES: tuple[tuple[str, type[CudaBindings] | type[PyCuda]], ...] = (
     ("cuda.bindings", CudaBindings),
     ("pycuda", PyCuda),
 )
@@ -388,13 +472,13 @@ def cuda_missing_reason() -> str | None:
     return "neither cuda-bindings nor pycuda is installed"
 
 
-def open_cuda(package: str | None = None) -> Cuda:
+def open_cuda(package: str | None = None, wait: Wait = "auto") -> Cuda:
     """Return CUDA from the first installed package, or from the named package.
 
     :class:`UnavailableError` if there is none, :class:`CudaError` if there is no usable GPU.
     """
     for module, kind in _PACKAGES:
         if package in {None, kind.name} and is_installed(module):
-            return kind()
+            return kind(wait=wait)
     missing = f"{package} is not installed" if package else cuda_missing_reason()
     raise UnavailableError(f"a plan needs CUDA for Python, but {missing}", fix=_INSTALL)

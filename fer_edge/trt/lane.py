@@ -6,6 +6,7 @@ launches all of them at once, copies included.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.errors import NumericsError
+from fer_edge.errors import NumericsError, UsageError
 from fer_edge.preprocessing import SIZE
-from fer_edge.trt.cuda import CaptureError, Cuda, HostBuffer
+from fer_edge.trt.cuda import WAITS, CaptureError, Cuda, HostBuffer, Wait
 
-__all__ = ["Lane", "LaneOptions", "LoadedPlan"]
+__all__ = ["LANE_VARIABLE", "Lane", "LaneOptions", "LoadedPlan"]
+
+LANE_VARIABLE = "FER_EDGE_TENSORRT"
+"""Environment variable with the options of every plan: ``wait=block,memory=mapped,graphs=no``."""
 
 _GRAPHS_KEPT = 4
 
@@ -49,12 +53,48 @@ class LaneOptions:
 
     With ``graphs``, each batch size has its own CUDA graph (the last few are kept). With
     ``mapped``, TensorRT reads and writes page-locked host memory in place, for GPUs that share the
-    CPU's memory. With ``timed``, events on the stream measure each batch, copies included.
+    CPU's memory; None takes what was faster when the plan was built (its JSON file says so), else
+    copies. ``wait`` is how a thread waits for the GPU. With ``timed``, events on the stream measure
+    each batch, copies included.
     """
 
     graphs: bool = True
-    mapped: bool = False
+    mapped: bool | None = None
     timed: bool = False
+    wait: Wait = "auto"
+
+    @classmethod
+    def from_environment(cls) -> LaneOptions:
+        """Return the options in :data:`LANE_VARIABLE`, for all commands and services."""
+        return cls.from_text(os.environ.get(LANE_VARIABLE, ""))
+
+    @classmethod
+    def from_text(cls, text: str) -> LaneOptions:
+        """Return the options of ``wait=block,memory=mapped,graphs=no``; "" is the default.
+
+        :class:`UsageError` names a word that is none of them.
+        """
+        options: dict[str, Any] = {}
+        for word in filter(None, (part.strip() for part in text.split(","))):
+            name, _, value = word.partition("=")
+            known = _WORDS.get(name, {})
+            if value not in known:
+                choices = "|".join(known) if known else ""
+                wanted = f"{name}={choices}" if known else ", ".join(_WORDS)
+                raise UsageError(f"{LANE_VARIABLE} has {word!r}", fix=f"choose from: {wanted}")
+            options.update(known[value])
+        return cls(**options)
+
+
+_WORDS: dict[str, dict[str, dict[str, Any]]] = {
+    "wait": {name: {"wait": name} for name in WAITS},
+    "memory": {
+        "auto": {"mapped": None},
+        "copied": {"mapped": False},
+        "mapped": {"mapped": True},
+    },
+    "graphs": {"yes": {"graphs": True}, "no": {"graphs": False}},
+}
 
 
 class Lane:
@@ -65,10 +105,15 @@ class Lane:
     is the time of the last batch, if the lane is ``timed``.
     """
 
+    _stream: Any
+    _events: Any
+    _in: Any
+    _out: Any
+
     def __init__(self, plan: LoadedPlan, cuda: Cuda, options: LaneOptions) -> None:
         self._plan = plan
         self._cuda = cuda
-        self._mapped = options.mapped
+        self._mapped = bool(options.mapped)
         self.no_graphs = ""
         if not options.graphs:
             self.no_graphs = "not requested"
@@ -100,7 +145,7 @@ class Lane:
             self._out = self._device(plan.max_batch * self._logit_bytes)
         self._images = self._host_in.array.view(plan.input_dtype).reshape(-1, 1, SIZE, SIZE)
         self._logits = self._host_out.array.view(np.float32).reshape(-1, plan.classes)
-        self._events: tuple[Any, Any] | None = None
+        self._events = None
         if timed:
             self._events = (self._event(), self._event())
         self._context = self._new_context()
@@ -133,6 +178,8 @@ class Lane:
         self._context = None
         while self._release:
             self._release.pop()()
+        # pycuda destroys with the last reference, which has to go while the context is current.
+        self._stream = self._events = self._in = self._out = None
 
     def _captured(self, n: int) -> _Captured | None:
         captured = self._graphs.get(n)

@@ -6,7 +6,9 @@ number.
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,6 +26,8 @@ __all__ = [
     "import_tensorrt",
     "is_installed",
     "message_log",
+    "same_release",
+    "short_version",
     "tensorrt_version",
 ]
 
@@ -38,6 +42,8 @@ class Flavour:
     extra: str
     builds_without_gpu: bool
     install: str
+    lowest_sm: int = 0
+    """The lowest compute capability that its plans serve, as we build them."""
 
 
 FLAVOURS: dict[str, Flavour] = {
@@ -47,8 +53,10 @@ FLAVOURS: dict[str, Flavour] = {
         modules=("tensorrt", "tensorrt_bindings"),
         extra="tensorrt",
         builds_without_gpu=False,
-        install="on a Jetson TensorRT comes with JetPack: use a venv made with "
-        "--system-site-packages; elsewhere: pip install 'fer-edge[tensorrt]'",
+        install="on a Jetson TensorRT 8.6 and 10 come with JetPack: use a venv made with "
+        "--system-site-packages, and pip install 'fer-edge[jetpack6]' or 'fer-edge[jetpack7]'; "
+        "TensorRT 11 (AGX Orin and Thor, JetPack 7.2.2) comes from NVIDIA's SBSA packages; "
+        "elsewhere: pip install 'fer-edge[tensorrt]'",
     ),
     "tensorrt-rtx": Flavour(
         name="tensorrt-rtx",
@@ -57,6 +65,8 @@ FLAVOURS: dict[str, Flavour] = {
         extra="tensorrt-rtx",
         builds_without_gpu=True,
         install="pip install 'fer-edge[tensorrt-rtx]'",
+        # Below it, a plan needs its compute capability set when it is built (7.5), or cannot run.
+        lowest_sm=80,
     ),
 }
 """Name of a flavour (also of its backend and its target) -> flavour."""
@@ -102,8 +112,47 @@ def flavour_of(trt: ModuleType) -> Flavour:
 
 
 def tensorrt_version(trt: ModuleType) -> str:
-    """Return the release as three numbers, ``10.3.0``: a plan needs the same three to load."""
-    return short_version(str(trt.__version__))
+    """Return the release of the loaded library with its build number, ``10.3.0.30``.
+
+    The bindings' own version, which may have three numbers and be older than the library, is
+    returned if the library cannot be asked (8.6).
+    """
+    return _library_version(trt) or str(trt.__version__)
+
+
+_VERSION_CALLS = (
+    "getInferLibMajorVersion",
+    "getInferLibMinorVersion",
+    "getInferLibPatchVersion",
+    "getInferLibBuildVersion",
+)
+
+
+def _library_version(trt: ModuleType) -> str:
+    """Ask the library that the bindings have loaded, by the C functions that it exports."""
+    bindings = sys.modules.get(str(getattr(getattr(trt, "Builder", None), "__module__", "")))
+    path = getattr(bindings, "__file__", None)
+    if path is None or not path.endswith(".so"):
+        return ""
+    try:
+        # Loaded already: this finds the functions in the libraries that the bindings depend on.
+        loaded = ctypes.CDLL(path)
+        numbers = [int(getattr(loaded, call)()) for call in _VERSION_CALLS]
+    except (OSError, AttributeError):
+        return ""
+    return ".".join(map(str, numbers)) if numbers[0] else ""
+
+
+def same_release(one: str, other: str) -> bool:
+    """Return whether a plan of one release loads with another.
+
+    Major, minor, patch and build have to be equal. A version may lack the build, or be of 8.6,
+    whose library does not tell it: then three numbers decide.
+    """
+    both = [[int(part) for part in re.findall(r"\d+", text)][:4] for text in (one, other)]
+    known = min(max(len(numbers), 3) for numbers in both)
+    first, second = ([*numbers, 0, 0, 0][:known] for numbers in both)
+    return first == second
 
 
 def short_version(version: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from fer_edge.errors import EngineMismatchError, IntegrityError
 from fer_edge.files import read_json, sha256_bytes, write_json
 from fer_edge.records import check_schema, read_record
-from fer_edge.trt.library import FLAVOURS, short_version
+from fer_edge.trt.board import Device
+from fer_edge.trt.library import FLAVOURS, same_release
 
 __all__ = ["SCHEMA", "PlanSidecar", "layers_path", "plan_name", "sidecar_path"]
 
@@ -50,7 +51,18 @@ class PlanSidecar:
     driver: str = ""
     fer_edge: str = ""
     warnings: list[str] = field(default_factory=list)
+    board: str = ""
+    """The board, or the GPU where there is none; this and the next two are unknown in old files."""
+    multiprocessors: int = 0
+    memory_mib: int = 0
+    memory: str = ""
+    """``copied`` or ``mapped``: what was faster when it was built; "" if that was not measured."""
     schema: int = SCHEMA
+
+    @property
+    def device(self) -> Device:
+        """The device that it was built on."""
+        return Device(self.board, self.multiprocessors, self.memory_mib)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""
@@ -86,13 +98,13 @@ class PlanSidecar:
     def mismatch(self, package: str, tensorrt: str, sm: int | None) -> str | None:
         """Return why library and GPU here cannot load it, or None. ``sm`` is None without a GPU.
 
-        TensorRT's plans load on one release (its first three numbers) and one compute capability;
+        TensorRT's plans load on one release (see :func:`same_release`) and one compute capability;
         TensorRT-RTX's on one release.
         """
         titles = {name: flavour.title for name, flavour in FLAVOURS.items()}
         same = (
             self.package == package
-            and short_version(self.tensorrt) == short_version(tensorrt)
+            and same_release(self.tensorrt, tensorrt)
             and (self.sm is None or sm is None or self.sm == sm)
         )
         if same:
@@ -100,8 +112,8 @@ class PlanSidecar:
         built = f" for sm_{self.sm}" if self.sm is not None else ""
         here = f" on sm_{sm}" if sm is not None else ""
         return (
-            f"built with {titles.get(self.package, self.package)} {short_version(self.tensorrt)}"
-            f"{built}, this is {titles.get(package, package)} {short_version(tensorrt)}{here}"
+            f"built with {titles.get(self.package, self.package)} {self.tensorrt}"
+            f"{built}, this is {titles.get(package, package)} {tensorrt}{here}"
         )
 
     def check_here(self, plan: Path, package: str, tensorrt: str, sm: int | None) -> None:
@@ -115,10 +127,16 @@ class PlanSidecar:
         return _build_command(plan, f" --precision {self.precision}", package or self.package)
 
 
-def plan_name(package: str, tensorrt: str, sm: int | None, precision: str) -> str:
-    """Return a plan's file name in a bundle: ``engines/sm87-trt10.3.0-int8.plan``."""
-    device = "rtx" if package == "tensorrt-rtx" else f"sm{sm}"
-    return f"engines/{device}-trt{short_version(tensorrt)}-{precision}.plan"
+def plan_name(sidecar: PlanSidecar) -> str:
+    """Return a plan's name in a bundle: ``engines/sm87-orin-nano-8sm-7gib-trt10.3.0.30-int8.plan``.
+
+    It has all that decides whether and how well the plan runs, so that a plan for another board or
+    release does not replace it.
+    """
+    parts = ["rtx"] if sidecar.package == "tensorrt-rtx" else [f"sm{sidecar.sm}"]
+    if sidecar.package != "tensorrt-rtx" and sidecar.device.slug:
+        parts.append(sidecar.device.slug)
+    return f"engines/{'-'.join(parts)}-trt{sidecar.tensorrt}-{sidecar.precision}.plan"
 
 
 def sidecar_path(plan: Path) -> Path:

@@ -17,7 +17,8 @@ from fer_edge.errors import RecipeError, UnavailableError, unknown
 from fer_edge.files import read_toml
 from fer_edge.paths import resource_dir
 from fer_edge.records import Record, read_record
-from fer_edge.trt.gpu import gpu_or_reason
+from fer_edge.trt.board import board_name
+from fer_edge.trt.gpu import Gpu, gpu_or_reason
 from fer_edge.trt.library import FLAVOURS, import_tensorrt, tensorrt_version
 
 __all__ = [
@@ -52,11 +53,13 @@ class TargetProfile(Record, frozen=True, kw_only=True):
     package: Literal["tensorrt", "tensorrt-rtx"]
     """Also the backend that runs its plans."""
     tensorrt: str
-    """The releases that serve it, ``>=10.3,<10.4``."""
+    """The releases that serve it, ``>=10.3,<10.16`` or ``>=10.13,<11 or >=11.4.1,<12``."""
     sm: tuple[Annotated[int, Meta(ge=1)], ...]
     """Compute capabilities (87 is 8.7); empty for any that the library supports."""
     machine: str
     """``platform.machine()`` of the device."""
+    board: str = ""
+    """A part of the board's name, if only some boards have this release: ``AGX Orin``."""
     precision: Literal["fp32", "fp16", "int8"]
     """The precision to try first."""
     build: Limits
@@ -71,6 +74,10 @@ class TargetProfile(Record, frozen=True, kw_only=True):
         If not (8.6), Q/DQ and scales are FP32, and for the rest the builder may choose FP16.
         """
         return self.package == "tensorrt-rtx" or _lowest(self.tensorrt) >= (10,)
+
+    def serves(self, gpu: Gpu, board: str) -> bool:
+        """Return whether it is for this GPU and board."""
+        return (not self.sm or gpu.sm in self.sm) and self.board.lower() in board.lower()
 
     def accepts(self, version: str) -> bool:
         """Return whether a TensorRT release is in this target's range."""
@@ -100,6 +107,9 @@ class TargetProfile(Record, frozen=True, kw_only=True):
         if self.sm and gpu.sm not in self.sm:
             wanted = " or ".join(f"sm_{sm}" for sm in self.sm)
             return f"{self.name} is {wanted}, this GPU ({gpu.name}) is sm_{gpu.sm}"
+        board = board_name(gpu)
+        if not self.serves(gpu, board):
+            return f"{self.name} is {self.board}, this board is {board}"
         return None
 
     def build_command(self, bundle: str = "BUNDLE", precision: str | None = None) -> str:
@@ -141,6 +151,7 @@ def local_target() -> TargetProfile:
             fix="build for a named device (--target orin-jp62) and finish there, "
             "or choose --target onnxruntime",
         )
+    board = board_name(gpu)
     profiles = [load_target(name) for name in target_names()]
     fitting = [
         profile
@@ -148,15 +159,16 @@ def local_target() -> TargetProfile:
         if profile.package == "tensorrt"
         and profile.machine == platform.machine()
         and profile.accepts(version)
-        and (not profile.sm or gpu.sm in profile.sm)
+        and profile.serves(gpu, board)
     ]
     if not fitting:
         raise UnavailableError(
-            f"no target profile fits TensorRT {version} on sm_{gpu.sm} ({platform.machine()})",
+            f"no target profile fits TensorRT {version} on {board}, sm_{gpu.sm} "
+            f"({platform.machine()})",
             fix="add one to engines/targets/ (see engines/README.md)",
         )
-    # A profile that names the compute capability is more specific than one that takes any.
-    return min(fitting, key=lambda profile: (not profile.sm, profile.name))
+    # A profile that names the board or the compute capability is more specific than others.
+    return min(fitting, key=lambda profile: (not profile.board, not profile.sm, profile.name))
 
 
 def default_target() -> tuple[str, str]:
@@ -181,17 +193,26 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
-def _clauses(wanted: str) -> list[tuple[str, tuple[int, ...]]]:
-    found = re.findall(r"(>=|<)\s*([\d.]+)", wanted)
-    if not found or ",".join(f"{op}{v}" for op, v in found) != wanted.replace(" ", ""):
-        raise ValueError(f"{wanted!r} is not a version range such as '>=10.3,<10.4'")
-    return [(op, _numbers(v)) for op, v in found]
+def _ranges(wanted: str) -> list[list[tuple[str, tuple[int, ...]]]]:
+    """Return the alternatives, each a list of clauses that have to be true together."""
+    ranges = []
+    for text in wanted.split(" or "):
+        found = re.findall(r"(>=|<)\s*([\d.]+)", text)
+        if not found or ",".join(f"{op}{v}" for op, v in found) != text.replace(" ", ""):
+            raise ValueError(f"{wanted!r} is not a version range such as '>=10.3,<10.16'")
+        ranges.append([(op, _numbers(v)) for op, v in found])
+    return ranges
 
 
 def _lowest(wanted: str) -> tuple[int, ...]:
-    return max((v for op, v in _clauses(wanted) if op == ">="), default=(0,))
+    return min(
+        max((v for op, v in clauses if op == ">="), default=(0,)) for clauses in _ranges(wanted)
+    )
 
 
 def _in_range(version: str, wanted: str) -> bool:
     have = _numbers(version)
-    return all(have >= v if op == ">=" else have < v for op, v in _clauses(wanted))
+    return any(
+        all(have >= v if op == ">=" else have < v for op, v in clauses)
+        for clauses in _ranges(wanted)
+    )

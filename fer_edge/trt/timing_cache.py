@@ -1,4 +1,4 @@
-"""Tactic timings of TensorRT's builder, kept per GPU, driver and release.
+"""Tactic timings of TensorRT's builder, kept per GPU, driver, release and power mode.
 
 A second build of the same layers on the same device then takes a fraction of the time and chooses
 the same kernels. (TensorRT-RTX times nothing at build time and has no such cache.)
@@ -16,14 +16,19 @@ from typing import Any
 from fer_edge.files import LARGEST_GRAPH, lock, read_bounded, write_bytes
 from fer_edge.paths import cache_dir
 from fer_edge.trt.gpu import Gpu
-from fer_edge.trt.library import flavour_of
+from fer_edge.trt.jetson import power_mode
+from fer_edge.trt.library import flavour_of, tensorrt_version
 
 __all__ = ["TimingCache", "timing_cache_path"]
 
 
-def timing_cache_path(package: str, version: str, gpu: Gpu) -> Path:
-    """Return the file for one library release on one device: timings are not valid elsewhere."""
+def timing_cache_path(package: str, version: str, gpu: Gpu, mode: str = "") -> Path:
+    """Return the file for one library release on one device: timings are not valid elsewhere.
+
+    ``mode`` is a Jetson's power mode: a kernel that is fastest at 15 W may not be at full power.
+    """
     key = f"{package}-{version}-sm{gpu.sm}-{gpu.name}-{gpu.driver}-{gpu.multiprocessors}sm"
+    key += f"-{mode}" if mode else ""
     return cache_dir() / "tensorrt" / f"{re.sub(r'[^A-Za-z0-9.]+', '-', key).lower()}.timings"
 
 
@@ -31,7 +36,8 @@ class TimingCache:
     """One device's timing cache file; ``status`` is what happened to it."""
 
     def __init__(self, trt: ModuleType, gpu: Gpu) -> None:
-        self.path = timing_cache_path(flavour_of(trt).name, str(trt.__version__), gpu)
+        mode = power_mode() if gpu.integrated else ""
+        self.path = timing_cache_path(flavour_of(trt).name, tensorrt_version(trt), gpu, mode)
         self.status = "new"
 
     def give_to(self, config: Any) -> None:

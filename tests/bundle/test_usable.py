@@ -123,6 +123,26 @@ def test_the_engine(tmp_path: Path, case: Case, name: str) -> None:
     assert found.precision == (found.artifact.precision or "fp32")
 
 
+def test_the_plan_that_was_tuned_for_this_board_is_preferred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AGX Orin, NX and Nano have one compute capability, and each may have built a plan."""
+    plans = (("int8", "10.3.0", 87), ("int8", "10.3.0.26", 87))
+    bundle = make_bundle(tmp_path, Case("tensorrt", plans=plans))
+    sizes = {"sm87-trt10.3.0-int8.plan": 16, "sm87-trt10.3.0.26-int8.plan": 8}
+    for here in (8, 16, 4):
+        monkeypatch.setattr(
+            TensorRTBackend,
+            "differs",
+            classmethod(lambda cls, path, here=here: "" if sizes[path.name] == here else "other"),
+        )
+        found = usable_engine(bundle, TensorRTBackend)
+        assert isinstance(found, UsableEngine)
+        assert found.path is not None
+        # Where none was built on this board, the first is taken: it loads.
+        assert sizes[found.path.name] == (here if here != 4 else 16)
+
+
 def test_tensorrt_rtx_obeys_the_gate_of_the_placement(tmp_path: Path) -> None:
     case = Case(
         "tensorrt-rtx",

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from fer_edge.backends import health
 from fer_edge.backends.health import Check, Probe, check_machine, probe
-from fer_edge.backends.jetson import Jetson
 from fer_edge.cli.doctor import command
 from fer_edge.trt.gpu import Gpu
+from fer_edge.trt.jetson import Jetson
 
 H200 = Gpu("H200", 90, "12.4", 139 << 30, False, True, 132, 1980)
 ORIN = Gpu("Orin", 87, "12.6", 8 << 30, True, True, 8, 918)
@@ -148,6 +148,29 @@ def test_tensorrt_without_a_gpu_is_not_asked_to_build(
 def test_on_a_jetson_tensorrt_comes_with_jetpack(installed: set[str]) -> None:
     check = health._tensorrt("tensorrt", ORIN, Jetson("Orin Nano", "36.4.3", "6.2"))
     assert "--system-site-packages" in check.fix
+    assert "fer-edge[jetpack6]" in check.fix
+    assert "11" not in check.fix
+
+
+@pytest.mark.parametrize(
+    ("model", "eleven"),
+    [("NVIDIA Jetson AGX Orin Developer Kit", True), ("Jetson Thor", True), ("Orin NX", False)],
+)
+def test_tensorrt_11_is_for_agx_orin_and_thor_and_does_not_come_with_jetpack(
+    installed: set[str], model: str, eleven: bool
+) -> None:
+    check = health._tensorrt("tensorrt", ORIN, Jetson(model, "39.2", "7.2"))
+    assert "fer-edge[jetpack7]" in check.fix
+    assert ("SBSA packages of 11.4.1" in check.fix) is eleven
+
+
+def test_a_missing_cuda_package_is_that_of_the_boards_jetpack(installed: set[str]) -> None:
+    fixes = [
+        health._cuda_bindings(ORIN, board).fix
+        for board in (None, Jetson("Orin", "36.4.3", "6.2"), Jetson("Thor", "38.2", "7.0"))
+    ]
+    extras = [f"pip install 'fer-edge[{name}]'" for name in ("tensorrt", "jetpack6", "jetpack7")]
+    assert fixes == extras
 
 
 @pytest.mark.parametrize(("version", "status"), [("13.0.1", "problem"), ("12.9.0", "ok")])
@@ -156,7 +179,7 @@ def test_cuda_bindings_newer_than_the_driver_are_a_problem(
 ) -> None:
     installed.add("cuda.bindings")
     answers(monkeypatch, Probe({"version": version}, ""))
-    check = health._cuda_bindings(H200)
+    check = health._cuda_bindings(H200, None)
     assert check.status == status
     if status == "problem":
         assert check.fix == "pip install 'cuda-bindings>=12,<13'"

@@ -61,7 +61,8 @@ def add_plan(bundle: Bundle, content: bytes, **fields: Any) -> Path:
         "created": "2026-11-23T00:00:00+00:00",
     }
     facts.update(fields)
-    name = f"engines/sm{facts['sm']}-trt10.3.0-{facts['precision']}"
+    sizes = f"-{facts['multiprocessors']}sm" if "multiprocessors" in facts else ""
+    name = f"engines/sm{facts['sm']}{sizes}-trt10.3.0-{facts['precision']}"
     with BundleWriter(bundle.path, base=bundle) as writer:
         writer.add_bytes(
             content,
@@ -105,7 +106,7 @@ def test_a_plan_is_preferred_and_run_as_a_cuda_graph(
     summary = last_line(result.stdout)
     assert summary["backend"] == summary["engine"] == "tensorrt"
     assert summary["model"] == "engines/sm87-trt10.3.0-fp16.plan"
-    assert summary["provider"] == "TensorRT 10.3.0, sm_87, CUDA graph"
+    assert summary["provider"] == "TensorRT 10.3.0.26, sm_87, CUDA graph"
     expected = fake_logits(images, floats=False)
     exponentials = np.exp(expected - expected.max(1, keepdims=True))
     probabilities = exponentials / exponentials.sum(1, keepdims=True)
@@ -116,9 +117,9 @@ def test_a_plan_is_preferred_and_run_as_a_cuda_graph(
 def test_without_a_graph(runner: Runner, bundle: Bundle) -> None:
     add_plan(bundle, b"FAKEPLAN u8")
     plain = last_line(runner(bundle.path, "--no-graph").stdout)
-    assert plain["provider"] == "TensorRT 10.3.0, sm_87"
+    assert plain["provider"] == "TensorRT 10.3.0.26, sm_87"
     refused = last_line(runner(bundle.path, FAKE_CUDA="no capture").stdout)
-    assert refused["provider"].startswith("TensorRT 10.3.0, sm_87, no CUDA graph (")
+    assert refused["provider"].startswith("TensorRT 10.3.0.26, sm_87, no CUDA graph (")
 
 
 def test_a_plan_that_takes_float_pixels(runner: Runner, bundle: Bundle) -> None:
@@ -135,8 +136,17 @@ def test_a_plan_that_takes_float_pixels(runner: Runner, bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("fields", "env", "code", "words"),
     [
-        ({}, {"FAKE_SM": "90"}, 5, "built with TensorRT 10.3.0 for sm_87, this is TensorRT 10.3.0"),
+        (
+            {},
+            {"FAKE_SM": "90"},
+            5,
+            "built with TensorRT 10.3.0.26 for sm_87, this is TensorRT 10.3.0.26",
+        ),
         ({"tensorrt": "8.6.2"}, {}, 5, "built with TensorRT 8.6.2 for sm_87"),
+        # Another build of the release, and a library that is newer than the runner's headers.
+        ({"tensorrt": "10.3.0.30"}, {}, 5, "10.3.0.30 for sm_87, this is TensorRT 10.3.0.26 on"),
+        ({}, {"FAKE_VERSION": "10.7.0.23"}, 5, "this is TensorRT 10.7.0.23 on sm_87"),
+        ({"memory_mib": -(2**31), "multiprocessors": 8}, {"FAKE_TENSORRT": "fail"}, 4, "failed"),
         ({}, {"FAKE_CUDA": "no device"}, 5, "no CUDA-capable device"),
         ({}, {"FAKE_TENSORRT": "other shape"}, 5, "not exported by fer-edge"),
         ({}, {"FAKE_TENSORRT": "fail"}, 4, "TensorRT failed"),
@@ -177,6 +187,76 @@ def test_the_plan_of_this_device_is_chosen(runner: Runner, bundle: Bundle) -> No
     neither = runner(bundle.path, FAKE_SM="110")
     assert neither.returncode == 5
     assert "on sm_110; engines/sm87-trt10.3.0-fp16.plan was built" in neither.stderr
+
+
+@pytest.mark.parametrize("built", ["10.3", "10.3.0", "10.3.0.26", "10.3.0.26.post1"])
+def test_the_build_number_counts_where_both_sides_know_it(
+    runner: Runner, bundle: Bundle, built: str
+) -> None:
+    add_plan(bundle, b"FAKEPLAN u8", tensorrt=built)
+    assert runner(bundle.path, "--backend", "tensorrt").returncode == 0
+
+
+def test_the_plan_of_this_size_of_gpu_is_preferred(runner: Runner, bundle: Bundle) -> None:
+    """AGX Orin, NX and Nano have one compute capability: a plan of another loads, but says so."""
+    add_plan(bundle, b"FAKEPLAN u8", multiprocessors=16, memory_mib=62840)
+    alone = last_line(runner(bundle.path).stdout)
+    assert "built on 16 SMs, 61 GiB, this is 8 SMs, 7 GiB" in alone["provider"]
+    # The fake GPU has 7,620 MiB: what the system takes for itself is no other board.
+    add_plan(Bundle.open(bundle.path), b"FAKEPLAN u8", multiprocessors=8, memory_mib=7400)
+    own = last_line(runner(bundle.path).stdout)
+    assert own["model"] == "engines/sm87-8sm-trt10.3.0-fp16.plan"
+    assert "built on" not in own["provider"]
+    assert "16sm" in last_line(runner(bundle.path, FAKE_SMS="16").stdout)["model"]
+
+
+@pytest.mark.parametrize(
+    ("option", "memory", "mapped"),
+    [
+        (["--memory", "mapped"], "", True),
+        (["--memory", "copied"], "mapped", False),
+        ([], "mapped", True),
+        ([], "copied", False),
+        ([], "", False),
+    ],
+)
+def test_mapped_memory_is_not_copied(
+    runner: Runner, bundle: Bundle, tmp_path: Path, option: list[str], memory: str, mapped: bool
+) -> None:
+    add_plan(bundle, b"FAKEPLAN u8", multiprocessors=8, memory_mib=7620, memory=memory)
+    calls = tmp_path / "calls"
+    result = runner(bundle.path, *option, FAKE_CALLS=str(calls))
+    assert result.returncode == 0, result.stderr
+    assert ("mapped memory" in last_line(result.stdout)["provider"]) is mapped
+    made = calls.read_text().split("\n")
+    assert ("cudaMemcpyAsync" in made) is not mapped
+    assert f"cudaHostAlloc {2 if mapped else 0}" in made
+
+
+def test_a_gpu_that_cannot_map_memory_is_an_error(runner: Runner, bundle: Bundle) -> None:
+    add_plan(bundle, b"FAKEPLAN u8")
+    result = runner(bundle.path, "--memory", "mapped", FAKE_CUDA="no mapped memory")
+    assert result.returncode == 5
+    assert "fix:   --memory copied" in result.stderr
+
+
+@pytest.mark.parametrize(("wait", "flags"), [("auto", None), ("spin", 1), ("block", 4)])
+def test_how_to_wait_is_set_before_anything_makes_the_context(
+    runner: Runner, bundle: Bundle, tmp_path: Path, wait: str, flags: int | None
+) -> None:
+    add_plan(bundle, b"FAKEPLAN u8")
+    calls = tmp_path / "calls"
+    result = runner(bundle.path, "--wait", wait, FAKE_CALLS=str(calls))
+    assert (f"wait: {wait}" in last_line(result.stdout)["provider"]) is (wait != "auto")
+    first = calls.read_text().splitlines()[0]
+    assert first == ("cudaHostAlloc 0" if flags is None else f"cudaSetDeviceFlags {flags}")
+
+
+@pytest.mark.parametrize("option", ["--memory", "--wait"])
+def test_a_wrong_value_of_an_option_is_named(runner: Runner, bundle: Bundle, option: str) -> None:
+    result = runner(bundle.path, option, "fast")
+    assert result.returncode == 2
+    assert f"error: {option} has no value 'fast'\nfix:   choose from: auto, " in result.stderr
 
 
 @pytest.mark.parametrize("suffix", [".plan", ".json"])

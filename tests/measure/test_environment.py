@@ -103,6 +103,22 @@ def test_a_clock_that_fell_is_worth_a_warning(machine: Path) -> None:
     assert before["warnings"] == []
 
 
+def test_clocks_of_gpu_and_memory_are_recorded(machine: Path) -> None:
+    """nvidia-smi knows none of them on a Jetson; only root can read the memory's."""
+    assert capture(threads=1, root=machine)["device_clocks_before_mhz"] == {}
+    gpu = machine / "sys/class/devfreq/17000000.gpu/cur_freq"
+    write(gpu, "918000000\n")
+    before = capture(threads=1, root=machine)
+    assert before["device_clocks_before_mhz"] == {"17000000.gpu": 918.0}
+    write(machine / "sys/kernel/debug/bpmp/debug/clk/emc/rate", "3199000000\n")
+    write(gpu, "306000000\n")
+    after = finish(before, root=machine)
+    assert after["device_clocks_after_mhz"] == {"17000000.gpu": 306.0, "emc": 3199.0}
+    assert after["warnings"] == [
+        "the clock of 17000000.gpu fell from 918 to 306 MHz during the run"
+    ]
+
+
 def test_a_jetson_is_named_with_its_power_mode(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ GUARDED_NAMES = {
     "NetworkDefinitionCreationFlag.EXPLICIT_BATCH",
     "BuilderFlag.FP16",
     "BuilderFlag.INT8",
+    "BuilderFlag.REQUIRE_USER_ALLOCATION",
     "IProgressMonitor",
     "IBuilderConfig.progress_monitor",
     "ParserError.node_name",

@@ -45,7 +45,7 @@ class Counts(Reporter):
 
 
 GPU = Gpu("Fake Orin", 87, "12.6", 8 << 30, True, True, 8, 918)
-RELEASES = {"8.6": "x86-dgpu-trt8", "10.3": "orin-jp62", "10.1": "thor-jp7", "11.": "orin-jp72"}
+RELEASES = {"8.6": "x86-dgpu-trt8", "10.3": "orin-jp62", "10.1": "thor-jp7", "11.": "x86-dgpu"}
 
 
 def split_top(text: str) -> list[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import threading
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +55,11 @@ class FakeCudart(Streams):
         super().__init__()
         self.cudaHostAllocMapped, self.cudaHostAllocDefault = 2, 0
         self.cudaStreamNonBlocking, self.cudaEventDefault = 1, 0
+        self.cudaDeviceScheduleAuto, self.cudaDeviceScheduleSpin = 0, 1
+        self.cudaDeviceScheduleBlockingSync = 4
+        self.flags = 0
+        self.keeps_flags = False
+        """The context was made before: it keeps its flags."""
         self.cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
         self.cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
         self.fail = fail or set()
@@ -86,6 +93,14 @@ class FakeCudart(Streams):
     def cudaSetDevice(self, device: int) -> tuple[Any, ...]:
         assert device == 0
         return self._ok("cudaSetDevice")
+
+    def cudaSetDeviceFlags(self, flags: int) -> tuple[Any, ...]:
+        if not self.keeps_flags:
+            self.flags = flags
+        return self._ok("cudaSetDeviceFlags")
+
+    def cudaGetDeviceFlags(self) -> tuple[Any, ...]:
+        return self._ok("cudaGetDeviceFlags", self.flags | 8)  # 8: it can map host memory
 
     def cudaMalloc(self, size: int) -> tuple[Any, ...]:
         return self._ok("cudaMalloc", self._buffer("device memory", size))
@@ -181,22 +196,58 @@ class FakePyCuda(Streams):
         pass
 
     host_alloc_flags = SimpleNamespace(DEVICEMAP=2)
+    event_flags = SimpleNamespace(BLOCKING_SYNC=1)
 
     def __init__(self, *, gpu: bool = True) -> None:
         super().__init__()
         self.gpu = gpu
-        self.stack = 0
         self.live = 0
+        self.retained = 0
+        self.objects = 0
+        self.warnings: list[str] = []
+        self.stacks: dict[int, list[Any]] = {}
+        """By thread, as pycuda's stack of contexts."""
         outer = self
 
         class Context:
+            def __init__(self) -> None:
+                self.valid = True
+                self.thread = threading.get_ident()
+
             def push(self) -> None:
-                outer.stack += 1
+                assert self.valid, "a released context is pushed"
+                outer.here().append(self)
 
             @staticmethod
             def pop() -> None:
-                outer.stack -= 1
-                assert outer.stack >= 0
+                if not outer.here():
+                    raise outer.Error("context::pop failed: cannot pop non-current context")
+                outer.here().pop()
+
+            def detach(self) -> None:
+                """As pycuda's: released where it is current, or in the thread that retained it."""
+                assert self.valid, "context::detach failed: cannot detach from invalid context"
+                if outer.here()[-1:] == [self] or self.thread == threading.get_ident():
+                    outer.retained -= 1
+                self.valid = False
+                while outer.here()[-1:] == [self]:
+                    outer.here().pop()
+
+        class Dependent:
+            """pycuda destroys it with its last reference, if its context is then current."""
+
+            def __init__(self) -> None:
+                outer.need_context()
+                outer.objects += 1
+                self.context = outer.here()[-1]
+
+            def __del__(self) -> None:
+                if outer.here()[-1:] == [self.context]:
+                    outer.objects -= 1
+                else:
+                    outer.warnings.append(
+                        f"{type(self).__name__} in out-of-thread context could not be cleaned up"
+                    )
 
         class Device:
             def __init__(self, index: int) -> None:
@@ -204,23 +255,47 @@ class FakePyCuda(Streams):
                     raise outer.Error("cuInit failed: no CUDA-capable device is detected")
 
             def retain_primary_context(self) -> Context:
+                outer.retained += 1
                 return Context()
 
-        class Stream:
+        class Stream(Dependent):
             def __init__(self, flags: int = 0) -> None:
-                outer.need_context()
+                super().__init__()
                 self.handle = next(outer.ids)
                 outer.queues[self.handle] = []
 
             def synchronize(self) -> None:
                 outer.synchronize(self.handle)
 
-        class Event:
-            def __init__(self) -> None:
+            def is_done(self) -> bool:
+                """Not the first time that it is asked."""
+                if self.asked:
+                    outer.synchronize(self.handle)
+                self.asked = not self.asked
+                return not self.asked
+
+            asked = False
+
+        class Event(Dependent):
+            def __init__(self, flags: int = 0) -> None:
+                super().__init__()
                 self.stamp = 0
+                self.stream = 0
 
             def record(self, stream: Stream) -> None:
-                outer.put(stream.handle, lambda: setattr(self, "stamp", next(outer.clock)))
+                self.stream = stream.handle
+                # A weak reference: work on a stream does not keep pycuda's event.
+                event = weakref.ref(self)
+
+                def stamp() -> None:
+                    found = event()
+                    if found is not None:
+                        found.stamp = next(outer.clock)
+
+                outer.put(stream.handle, stamp)
+
+            def synchronize(self) -> None:
+                outer.synchronize(self.stream)
 
             def time_since(self, start: Event) -> float:
                 return (self.stamp - start.stamp) * 0.125
@@ -245,8 +320,15 @@ class FakePyCuda(Streams):
     def init(self) -> None:
         pass
 
+    def here(self) -> list[Any]:
+        return self.stacks.setdefault(threading.get_ident(), [])
+
+    @property
+    def stack(self) -> int:
+        return sum(map(len, self.stacks.values()))
+
     def need_context(self) -> None:
-        assert self.stack > 0, "no context is current"
+        assert self.here(), "no context is current"
 
     def mem_alloc(self, nbytes: int) -> Any:
         self.need_context()

@@ -363,7 +363,9 @@ def fake_tensorrt(version: str = "10.3.0", *, name: str = "tensorrt", streams: A
         trt.IProgressMonitor = _Monitor
     creation = {"EXPLICIT_BATCH": 0} if old else {"STRONGLY_TYPED": 0 if version >= "11" else 1}
     trt.NetworkDefinitionCreationFlag = _names(**creation)
-    trt.BuilderFlag = enum.Enum("BuilderFlag", "FP16 INT8 TF32" if old else "TF32")
+    rtx = "rtx" in name
+    flags = "FP16 INT8 TF32" if old else "TF32 REQUIRE_USER_ALLOCATION" if rtx else "TF32"
+    trt.BuilderFlag = enum.Enum("BuilderFlag", flags)
     trt.MemoryPoolType = _names(WORKSPACE=0)
     trt.ProfilingVerbosity = _names(DETAILED=2)
     trt.LayerInformationFormat = _names(JSON=1)

@@ -5,6 +5,7 @@ Where streams do their work only when they are waited for, a logit that is right
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import threading
@@ -215,11 +216,14 @@ def test_threads_have_lanes_of_their_own(rig: Rig) -> None:
     assert rig.cudart.alive() == {}
 
 
-def test_pycuda_runs_the_same_without_graphs(rig: Rig) -> None:
+@pytest.mark.parametrize("wait", ["auto", "spin", "block"])
+def test_pycuda_runs_the_same_without_graphs(rig: Rig, wait: str) -> None:
     driver = FakePyCuda()
     rig.trt.streams = driver
-    with rig.backend(cuda=PyCuda(driver), options=LaneOptions(timed=True)) as backend:
+    options = LaneOptions(timed=True)
+    with rig.backend(cuda=PyCuda(driver, wait), options=options) as backend:  # type: ignore[arg-type]
         assert "no CUDA graphs: pycuda has none" in backend.provider
+        assert (f"wait: {wait}" in backend.provider) is (wait != "auto")
         for n in (1, 8, 11):
             assert np.array_equal(backend.infer(IMAGES[:n]), logits_of(IMAGES[:n]))
         assert backend.device_ns == 125_000
@@ -233,6 +237,49 @@ def test_pycuda_maps_memory(rig: Rig) -> None:
     with rig.backend(cuda=PyCuda(driver), options=LaneOptions(mapped=True)) as backend:
         assert np.array_equal(backend.infer(IMAGES[:5]), logits_of(IMAGES[:5]))
     assert driver.live == 0
+
+
+def test_pycuda_leaves_nothing_and_detaches_where_it_is_closed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pycuda frees streams and events with their last reference, in a current context only."""
+    driver = FakePyCuda()
+    rig.trt.streams = driver
+    monkeypatch.setattr(backend_module, "open_cuda", lambda wait: PyCuda(driver, wait))
+    backend = rig.backend(cuda=None, options=LaneOptions(timed=True, wait="block"))
+
+    def use() -> None:
+        with backend:
+            thread = threading.Thread(target=lambda: backend.infer(IMAGES[:2]))
+            thread.start()
+            thread.join()
+            assert driver.retained == 1
+            backend.infer(IMAGES[:1])
+
+    for _ in range(2):
+        closer = threading.Thread(target=use)
+        closer.start()
+        closer.join()
+    gc.collect()
+    assert driver.warnings == [], "an object was destroyed without its context"
+    assert driver.objects == 0
+    assert driver.retained == 0
+    assert driver.live == 0
+    assert driver.stack == 0
+
+
+def test_a_load_that_fails_releases_pycudas_context(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FakePyCuda()
+    rig.trt.streams = driver
+    monkeypatch.setattr(backend_module, "open_cuda", lambda wait: PyCuda(driver, wait))
+    content = b"no plan at all"
+    rig.plan.write_bytes(content)
+    replace(SIDECAR, sha256=sha256_bytes(content)).write(rig.plan)
+    with pytest.raises(UnavailableError, match="magic tag"):
+        rig.backend(cuda=None).load()
+    assert (driver.retained, driver.stack) == (0, 0)
 
 
 def test_close_twice_and_load_again(rig: Rig) -> None:
@@ -270,7 +317,10 @@ def test_a_load_that_fails_half_way_frees_what_it_took(rig: Rig, call: str) -> N
 @pytest.mark.parametrize(
     ("built", "message"),
     [
-        ({"tensorrt": "10.13.3.9"}, "built with TensorRT 10.13.3 for sm_87, this is TensorRT 10.3"),
+        (
+            {"tensorrt": "10.13.3.9"},
+            "built with TensorRT 10.13.3.9 for sm_87, this is TensorRT 10.3.0",
+        ),
         ({"sm": 90}, r"for sm_90, this is TensorRT 10\.3\.0 on sm_87"),
         ({"package": "tensorrt-rtx", "sm": None}, "built with TensorRT-RTX"),
     ],
@@ -286,9 +336,110 @@ def test_a_plan_of_another_release_or_gpu_is_refused(
     assert caught.value.fix == "fer-edge build --precision int8 --target tensorrt"
 
 
-def test_the_build_number_of_a_release_does_not_matter(rig: Rig) -> None:
+def test_a_build_number_that_only_one_side_knows_does_not_matter(rig: Rig) -> None:
     rig.write(replace(SIDECAR, tensorrt="10.3.0.30"))
     rig.backend().load()
+
+
+def test_a_plan_of_another_build_of_the_release_is_refused(rig: Rig) -> None:
+    rig.trt.__version__ = "10.3.0.26"
+    rig.write(replace(SIDECAR, tensorrt="10.3.0.30"))
+    with pytest.raises(
+        EngineMismatchError, match=r"10\.3\.0\.30 .*, this is TensorRT 10\.3\.0\.26"
+    ):
+        rig.backend().load()
+
+
+NANO = {"board": "NVIDIA Jetson Orin Nano", "multiprocessors": 8, "memory_mib": 7620}
+
+
+@pytest.mark.parametrize(
+    ("built", "said"),
+    [
+        # A file of an earlier version does not know its board.
+        ({}, ""),
+        ({"board": "Orin (nvgpu)", "multiprocessors": 8, "memory_mib": 7900}, ""),
+        (NANO, "built on NVIDIA Jetson Orin Nano (8 SMs, 7 GiB), this is Orin (nvgpu) (8 SMs"),
+        (
+            {"board": "Orin (nvgpu)", "multiprocessors": 16, "memory_mib": 62840},
+            "built on Orin (nvgpu) (16 SMs, 61 GiB), this is Orin (nvgpu) (8 SMs, 8 GiB)",
+        ),
+    ],
+)
+def test_a_plan_of_another_board_of_one_compute_capability_says_so(
+    rig: Rig, built: dict[str, Any], said: str
+) -> None:
+    rig.write(replace(SIDECAR, **built))
+    with rig.backend() as backend:
+        assert said in backend.provider
+        assert ("built on" in backend.provider) is bool(said)
+        assert np.array_equal(backend.infer(IMAGES[:1]), logits_of(IMAGES[:1]))
+
+
+def test_memory_is_what_was_faster_when_the_plan_was_built(rig: Rig) -> None:
+    here = {"board": "Orin (nvgpu)", "multiprocessors": 8, "memory_mib": 8192}
+    for fields, mapped in (
+        ({**here, "memory": "mapped"}, True),
+        ({**here, "memory": "copied"}, False),
+        ({**NANO, "memory": "mapped"}, False),  # measured on another board
+    ):
+        rig.write(replace(SIDECAR, **fields))
+        with rig.backend() as backend:
+            assert ("mapped memory" in backend.provider) is mapped
+        with rig.backend(options=LaneOptions(mapped=not mapped)) as backend:
+            assert ("mapped memory" in backend.provider) is not mapped
+
+
+@pytest.mark.parametrize(("wait", "flags"), [("spin", 1), ("block", 4)])
+def test_how_to_wait_is_set_before_the_context_and_recorded(
+    rig: Rig, wait: Any, flags: int
+) -> None:
+    backend = rig.backend(cuda=CudaBindings(rig.cudart, wait))
+    assert rig.cudart.calls.index("cudaSetDeviceFlags") < len(rig.cudart.calls) - 1 - (
+        rig.cudart.calls[::-1].index("cudaSetDevice")
+    )
+    assert rig.cudart.flags == flags
+    with backend:
+        assert f"wait: {wait}" in backend.provider
+
+
+def test_a_context_that_already_waits_otherwise_is_an_error(rig: Rig) -> None:
+    rig.cudart.keeps_flags = True
+    with pytest.raises(UnavailableError, match="uses the GPU already"):
+        CudaBindings(rig.cudart, "block")
+
+
+def test_options_come_from_the_environment(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FER_EDGE_TENSORRT", "wait=block, memory=mapped, graphs=no")
+    backend = rig.backend(cuda=None)
+    assert backend.options == LaneOptions(graphs=False, mapped=True, wait="block")
+    opened: list[str] = []
+
+    def open_cuda(wait: Any) -> CudaBindings:
+        opened.append(wait)
+        return CudaBindings(rig.cudart, wait)
+
+    monkeypatch.setattr(backend_module, "open_cuda", open_cuda)
+    with backend:
+        assert "no CUDA graphs: not requested, mapped memory, wait: block" in backend.provider
+    assert opened == ["block"]
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("wait=sleep", "choose from: wait=auto|spin|block"),
+        ("memory", "choose from: memory=auto|copied|mapped"),
+        ("spin", "choose from: wait, memory, graphs"),
+    ],
+)
+def test_a_wrong_word_in_the_environment_is_named(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, text: str, fix: str
+) -> None:
+    monkeypatch.setenv("FER_EDGE_TENSORRT", text)
+    with pytest.raises(UsageError, match=f"FER_EDGE_TENSORRT has '{text}'") as caught:
+        rig.backend()
+    assert caught.value.fix == fix
 
 
 def test_a_flipped_byte_is_refused(rig: Rig) -> None:
@@ -395,7 +546,7 @@ def test_rtx_keeps_the_kernels_that_it_compiled(tmp_path: Path, private_cache: P
             rig.plan, trt=rig.trt, cuda=CudaBindings(rig.cudart), gpu=replace(ORIN, sm=89)
         )
         with backend:
-            assert backend.provider.startswith("TensorRT-RTX 1.7.1, sm_89, CUDA graphs")
+            assert backend.provider.startswith("TensorRT-RTX 1.7.1.116, sm_89, CUDA graphs")
             assert np.array_equal(backend.infer(IMAGES[:3]), logits_of(IMAGES[:3]))
 
     run()
@@ -446,7 +597,7 @@ def test_rtx_names_a_gpu_that_it_does_not_serve(
     monkeypatch: pytest.MonkeyPatch, sm: int, served: bool
 ) -> None:
     trt = fake_tensorrt("1.7.1", name="tensorrt_rtx")
-    trt.ComputeCapability = type("ComputeCapability", (), {"SM89": 89})
+    trt.ComputeCapability = type("ComputeCapability", (), {"SM75": 75, "SM89": 89})
     found = replace(ORIN, sm=sm, name="Some GPU")
     monkeypatch.setattr(backend_module, "import_tensorrt", lambda flavour: trt)
     monkeypatch.setattr(backend_module, "gpu_or_reason", lambda: (found, ""))
@@ -454,6 +605,18 @@ def test_rtx_names_a_gpu_that_it_does_not_serve(
     monkeypatch.setattr(backend_module, "cuda_missing_reason", lambda: None)
     wanted = None if served else "TensorRT-RTX 1.7.1 does not support sm_90 (Some GPU)"
     assert TensorRTRTXBackend.unavailable_reason() == wanted
+
+
+def test_rtx_does_not_serve_sm_75_though_its_enum_has_it(
+    monkeypatch: pytest.MonkeyPatch, rtx: Any
+) -> None:
+    assert hasattr(rtx.ComputeCapability, "SM75")
+    found = replace(ORIN, sm=75, name="RTX 2080")
+    monkeypatch.setattr(backend_module, "gpu_or_reason", lambda: (found, ""))
+    monkeypatch.setattr(backend_module, "find_gpu", lambda: found)
+    monkeypatch.setattr(backend_module, "cuda_missing_reason", lambda: None)
+    said = "plans of TensorRT-RTX are not for sm_75 (RTX 2080), but sm_80 and later"
+    assert TensorRTRTXBackend.unavailable_reason() == said
 
 
 def test_a_plan_in_a_bundle_names_the_bundle_in_its_fix(rig: Rig, tmp_path: Path) -> None:

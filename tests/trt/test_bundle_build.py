@@ -31,7 +31,7 @@ def bundle(tiny_bundle: Bundle) -> Bundle:
 def test_a_plan_is_added_to_the_bundle_with_its_chain(rtx: ModuleType, bundle: Bundle) -> None:
     recorder = Recorder()
     name = add_plan(bundle.path, "fp32", load_target("tensorrt-rtx"), reporter=recorder)
-    assert name == f"engines/rtx-trt{rtx.__version__.rpartition('.')[0]}-fp32.plan"
+    assert name == f"engines/rtx-trt{rtx.__version__}-fp32.plan"
     after = Bundle.open(bundle.path)
     plan = after.artifact(format="plan", precision="fp32", target="tensorrt-rtx")
     assert plan.path == name

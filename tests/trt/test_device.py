@@ -7,14 +7,19 @@ import ctypes
 import inspect
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 from fake_cuda import FakeCudart, FakePyCuda
 
-from fer_edge.backends.jetson import find_jetson, jetpack_of, power_mode
 from fer_edge.errors import UnavailableError
 from fer_edge.trt import cuda as device_memory
 from fer_edge.trt import gpu
@@ -28,7 +33,15 @@ from fer_edge.trt.cuda import (
     open_cuda,
 )
 from fer_edge.trt.gpu import Gpu
-from fer_edge.trt.library import MessageLog, import_tensorrt, short_version
+from fer_edge.trt.jetson import find_jetson, jetpack_of, power_mode
+from fer_edge.trt.library import (
+    MessageLog,
+    import_tensorrt,
+    same_release,
+    short_version,
+    tensorrt_version,
+)
+from fer_edge.trt.targets import _in_range
 
 DRIVER = """
 #include <string.h>
@@ -214,6 +227,21 @@ def test_no_package_is_a_reason_with_its_fix(monkeypatch: pytest.MonkeyPatch) ->
         open_cuda("pycuda")
 
 
+def test_the_extras_of_boards_bring_neither_another_tensorrt_nor_another_cuda() -> None:
+    """In a venv, pip's TensorRT would hide JetPack's; CUDA 13 needs a driver that 6 has not."""
+    with open(Path(__file__).parents[2] / "pyproject.toml", "rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    wanted = {"jetpack6": ("12.6.0", "13.0.0"), "jetpack7": ("13.0.0", "12.9.0")}
+    for name, (taken, refused) in wanted.items():
+        names = {re.split(r"[<>=]", requirement)[0] for requirement in extras[name]}
+        assert names <= {"cuda-bindings", "numpy"}
+        bindings = next(text for text in extras[name] if text.startswith("cuda-bindings"))
+        range_ = bindings.removeprefix("cuda-bindings")
+        assert _in_range(taken, range_)
+        assert not _in_range(refused, range_)
+    assert extras["pycuda"][0].startswith("pycuda")
+
+
 # The library itself
 
 
@@ -242,6 +270,31 @@ def test_a_missing_package_names_both_ways_to_it(monkeypatch: pytest.MonkeyPatch
 )
 def test_releases_are_three_numbers(version: str, short: str) -> None:
     assert short_version(version) == short
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("10.3.0.30", "10.3.0.30", True),
+        ("10.3.0.30", "10.3.0.26", False),
+        ("10.3.0", "10.3.0.26", True),
+        ("10.3", "10.3.0.26", True),
+        ("10.13.3.9.post1", "10.13.3.9", True),
+        ("10.3.0", "10.3.1", False),
+        ("1.7.1.116", "1.7.1", True),
+    ],
+)
+def test_a_release_is_four_numbers_where_both_sides_know_them(
+    one: str, other: str, same: bool
+) -> None:
+    assert same_release(one, other) is same_release(other, one) is same
+
+
+def test_the_version_is_the_librarys_and_not_the_bindings(
+    rtx: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rtx, "__version__", "9.9.9")  # bindings that apt left behind
+    assert tensorrt_version(rtx) == "1.7.1.116"
 
 
 def test_the_log_keeps_errors_and_drops_a_flood_of_verbose_lines() -> None:

@@ -136,7 +136,7 @@ def test_a_gpu_that_rtx_does_not_serve_is_a_row(
     monkeypatch.setattr(script, "find_gpu", lambda: h200)
     monkeypatch.setattr(script, "TensorRTBackend", script.TensorRTRTXBackend)
     rows = list(script.tensorrt_rows(tiny_bundle, tmp_path, SILENT))
-    assert rows[-1].note == "rtx-pc supports sm_75, sm_80, sm_86, sm_89, sm_120, sm_121; " + (
+    assert rows[-1].note == "rtx-pc supports sm_80, sm_86, sm_89, sm_120, sm_121; " + (
         "this GPU is sm_90"
     )
     assert script.result_path(h200).name.startswith("device-nvidia-h200-sm90-")

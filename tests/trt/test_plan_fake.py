@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ from fake_tensorrt import FakeConfig, FakeTimings, fake_tensorrt
 from fixtures_progress import Recorder
 
 from fer_edge.errors import UnavailableError, UsageError
+from fer_edge.trt import board as board_module
 from fer_edge.trt import builder as plan_module
+from fer_edge.trt import timing_cache as timing_module
 from fer_edge.trt.builder import PlanReport, plan_from_onnx
 from fer_edge.trt.gpu import Gpu
+from fer_edge.trt.jetson import Jetson
+from fer_edge.trt.sidecar import plan_name
 from fer_edge.trt.targets import load_target
 from fer_edge.trt.timing_cache import TimingCache, timing_cache_path
 
@@ -34,8 +39,7 @@ def build(tmp_path: Path, private_cache: Path) -> Build:
             tmp_path / f"{word}.plan",
             target=load_target(name),
             trt=trt,
-            gpu=ORIN,
-            **options,
+            **{"gpu": ORIN, **options},
         )
 
     return run
@@ -73,11 +77,41 @@ def test_two_builds_at_once_keep_each_others_timings(private_cache: Path) -> Non
 def test_each_device_driver_and_release_has_a_cache_of_its_own() -> None:
     other = Gpu("Orin (nvgpu)", 87, "12.2", 8 << 30, True, True, 8, 918)
     paths = {
+        timing_cache_path("tensorrt", "10.3.0", ORIN, "15W"),
+        timing_cache_path("tensorrt", "10.3.0", ORIN, "MAXN"),
         timing_cache_path("tensorrt", "10.3.0", ORIN),
         timing_cache_path("tensorrt", "10.3.0", other),
         timing_cache_path("tensorrt", "10.4.0", ORIN),
     }
-    assert len(paths) == 3
+    assert len(paths) == 5
+
+
+def test_the_power_mode_of_a_jetson_has_timings_of_its_own(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = iter(["15W", "15W", "MAXN"])
+    monkeypatch.setattr(timing_module, "power_mode", lambda: next(modes))
+    assert [build("fp32").sidecar.timing_cache for _ in range(3)] == ["new", "used", "new"]
+
+
+def test_the_board_is_in_the_sidecar_and_in_the_plans_name(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = set()
+    for board, gpu in (
+        ("NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super", ORIN),
+        ("NVIDIA Jetson AGX Orin Developer Kit", replace(ORIN, multiprocessors=16)),
+    ):
+        jetson = Jetson(board, "36.4.3", "6.2")
+        monkeypatch.setattr(board_module, "find_jetson", lambda jetson=jetson: jetson)
+        sidecar = build("int8", gpu=gpu).sidecar
+        assert sidecar.board == board
+        assert (sidecar.multiprocessors, sidecar.memory_mib) == (gpu.multiprocessors, 8192)
+        names.add(plan_name(sidecar))
+    assert names == {
+        "engines/sm87-orin-nano-super-8sm-8gib-trt10.3.0-int8.plan",
+        "engines/sm87-agx-orin-16sm-8gib-trt10.3.0-int8.plan",
+    }
 
 
 def test_timings_can_be_left_alone(build: Build, private_cache: Path) -> None:

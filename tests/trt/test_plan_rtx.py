@@ -51,6 +51,9 @@ def test_every_precision_builds(build: Build, kind: str, precision: str, u8: boo
     assert sidecar.precision == precision
     assert sidecar.package == "tensorrt-rtx"
     assert sidecar.sm is None
+    assert sidecar.tensorrt == "1.7.1.116"
+    assert (sidecar.board, sidecar.multiprocessors) == ("", 0)
+    assert "REQUIRE_USER_ALLOCATION" in sidecar.flags
     assert sidecar.strongly_typed
     assert sidecar.batch == {"min": 1, "opt": 1, "max": 8}
     assert sidecar.input == {

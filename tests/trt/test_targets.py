@@ -50,9 +50,15 @@ def test_the_named_targets_are_there_and_whole() -> None:
     ("name", "typed", "takes", "refuses"),
     [
         ("orin-jp60", False, "8.6.2", "10.3.0"),
-        ("orin-jp62", True, "10.3.0.30", "10.4.0"),
-        ("orin-jp72", True, "11.4.1", "10.13.3"),
+        ("orin-jp62", True, "10.3.0.30", "10.2.0"),
+        # 10.7 is put on JetPack 6 boards by Ultralytics, among others.
+        ("orin-jp62", True, "10.7.0.23", "10.16.2"),
+        ("orin-jp62", True, "10.15.1", "8.6.2"),
+        ("orin-jp72", True, "10.16.2.10", "10.13.3"),
+        ("orin-jp72", True, "10.16.2.10", "11.4.1"),
+        ("agx-orin-jp722", True, "11.4.1", "11.4.0.106"),
         ("thor-jp7", True, "10.13.3.9", "10.3.0"),
+        ("thor-jp7", True, "11.4.1", "11.3.0"),
         ("x86-dgpu", True, "10.3.0", "8.6.1"),
         ("rtx-pc", True, "1.7.1.116", "10.3.0"),
     ],
@@ -82,7 +88,9 @@ def test_tensorrt_rtx_is_the_rtx_pc() -> None:
     [
         ("aarch64", "8.6.2", ORIN, "orin-jp60"),
         ("aarch64", "10.3.0", ORIN, "orin-jp62"),
-        ("aarch64", "11.4.1", ORIN, "orin-jp72"),
+        ("aarch64", "10.7.0", ORIN, "orin-jp62"),
+        ("aarch64", "10.16.2", ORIN, "orin-jp72"),
+        ("aarch64", "11.4.1", THOR, "thor-jp7"),
         ("aarch64", "10.13.3", THOR, "thor-jp7"),
         ("x86_64", "10.13.3", H200, "x86-dgpu"),
         ("x86_64", "8.6.1", H200, "x86-dgpu-trt8"),
@@ -98,6 +106,25 @@ def test_the_local_target_is_the_machines_own(
     assert target == "tensorrt"
     assert load_target(name).summary in why
     assert load_target(name).advice in why
+
+
+@pytest.mark.parametrize(
+    ("board", "name"),
+    [("NVIDIA Jetson AGX Orin Developer Kit", "agx-orin-jp722"), ("NVIDIA Jetson Orin Nano", None)],
+)
+def test_tensorrt_11_is_for_agx_orin_only(
+    monkeypatch: pytest.MonkeyPatch, board: str, name: str | None
+) -> None:
+    machine(monkeypatch, "aarch64", "11.4.1", ORIN)
+    monkeypatch.setattr(targets, "board_name", lambda gpu: board)
+    if name is not None:
+        assert local_target().name == name
+        assert local_target().why_not_here() is None
+        return
+    with pytest.raises(UnavailableError, match=r"11\.4\.1 on NVIDIA Jetson Orin Nano, sm_87"):
+        local_target()
+    reason = load_target("agx-orin-jp722").why_not_here()
+    assert reason == "agx-orin-jp722 is AGX Orin, this board is NVIDIA Jetson Orin Nano"
 
 
 def test_without_tensorrt_the_default_is_onnxruntime_and_says_why(
@@ -120,7 +147,7 @@ def test_without_a_gpu_the_default_is_onnxruntime_and_says_why(
 
 def test_a_machine_that_no_profile_fits_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, "aarch64", "9.9.9", ORIN)
-    with pytest.raises(UnavailableError, match=r"TensorRT 9\.9\.9 on sm_87"):
+    with pytest.raises(UnavailableError, match=r"TensorRT 9\.9\.9 on Orin, sm_87"):
         local_target()
 
 
@@ -128,7 +155,7 @@ def test_a_machine_that_no_profile_fits_is_told_so(monkeypatch: pytest.MonkeyPat
     ("arch", "release", "gpu", "reason"),
     [
         ("x86_64", "10.3.0", H200, "orin-jp62 is aarch64, this machine is x86_64"),
-        ("aarch64", "8.6.2", ORIN, "needs TensorRT >=10.3,<10.4, this machine has 8.6.2"),
+        ("aarch64", "8.6.2", ORIN, "needs TensorRT >=10.3,<10.16, this machine has 8.6.2"),
         ("aarch64", "10.3.0", None, "libcuda.so.1"),
         ("aarch64", "10.3.0", THOR, r"is sm_87, this GPU \(Thor\) is sm_110"),
     ],
@@ -155,7 +182,7 @@ def test_a_broken_profile_is_named(
         load_target("mine")
 
 
-@pytest.mark.parametrize("wanted", ["10", ">=10,==11", "~=10.3"])
+@pytest.mark.parametrize("wanted", ["10", ">=10,==11", "~=10.3", ">=10,<11 or 12"])
 def test_a_broken_range_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: str
 ) -> None:

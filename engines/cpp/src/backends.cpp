@@ -12,10 +12,11 @@ const std::vector<BackendKind>& backends() {
   // In order of preference.
   static const std::vector<BackendKind> kinds = {
 #ifdef FER_EDGE_WITH_TENSORRT
-      {"tensorrt", tensorrt_version(), true, tensorrt_misfit, tensorrt_load},
+      {"tensorrt", tensorrt_version(), true, tensorrt_misfit, tensorrt_differs,
+       tensorrt_load},
 #endif
 #ifdef FER_EDGE_WITH_OPENVINO
-      {"openvino", openvino_version(), false, nullptr, openvino_load},
+      {"openvino", openvino_version(), false, nullptr, nullptr, openvino_load},
 #endif
   };
   return kinds;

@@ -12,6 +12,8 @@ namespace fer_edge {
 struct EngineOptions {
   int threads = 1;  // CPU threads that the engine may use
   bool cuda_graph = true;
+  std::string memory = "auto";  // TensorRT: copied, mapped, or what the plan was faster with
+  std::string wait = "auto";    // TensorRT: how a thread waits for the GPU: spin, block, or CUDA's choice
 };
 
 class Engine {
@@ -38,6 +40,8 @@ struct BackendKind {
   bool plans;  // true: it runs plans; false: it runs graphs
   // Returns why this machine cannot load an engine, or "". Null: the backend loads every engine.
   std::string (*misfit)(const Bundle& bundle, const Artifact& engine);
+  // Returns how the machine that an engine was tuned for differs from this one, or "". Null: never.
+  std::string (*differs)(const Bundle& bundle, const Artifact& engine);
   // Loads an engine. Error(environment): this machine cannot; Error(integrity): it is damaged.
   std::unique_ptr<Engine> (*load)(const Bundle& bundle, const Artifact& engine,
                                   const EngineOptions& options);

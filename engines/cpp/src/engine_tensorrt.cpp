@@ -57,20 +57,23 @@ class Stream {
 };
 
 // A block on the device and a page-locked block of the same size on the host. Copies can overlap
-// and be part of a CUDA graph only if the host memory is page-locked.
+// and be part of a CUDA graph only if the host memory is page-locked. If it is mapped, there is one
+// block, which the GPU reads and writes in place.
 class Buffer {
  public:
-  explicit Buffer(std::size_t size) : size_(size) {
-    check(cudaMalloc(&device_, size), "device memory");
-    const cudaError_t status = cudaMallocHost(&host_, size);
-    if (status != cudaSuccess) cudaFree(device_);
-    check(status, "page-locked memory");
+  Buffer(std::size_t size, bool mapped) : size_(size), mapped_(mapped) {
+    const unsigned int flags = mapped ? cudaHostAllocMapped : cudaHostAllocDefault;
+    check(cudaHostAlloc(&host_, size, flags), "page-locked memory");
+    const cudaError_t status = mapped ? cudaHostGetDevicePointer(&device_, host_, 0)
+                                      : cudaMalloc(&device_, size);
+    if (status != cudaSuccess) cudaFreeHost(host_);
+    check(status, "device memory");
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() {
+    if (!mapped_) cudaFree(device_);
     cudaFreeHost(host_);
-    cudaFree(device_);
   }
   [[nodiscard]] void* device() const { return device_; }
   template <typename T>
@@ -78,14 +81,17 @@ class Buffer {
     return static_cast<T*>(host_);
   }
   void upload(cudaStream_t stream) const {
+    if (mapped_) return;
     check(cudaMemcpyAsync(device_, host_, size_, cudaMemcpyHostToDevice, stream), "upload");
   }
   void download(cudaStream_t stream) const {
+    if (mapped_) return;
     check(cudaMemcpyAsync(host_, device_, size_, cudaMemcpyDeviceToHost, stream), "download");
   }
 
  private:
   std::size_t size_;
+  bool mapped_;
   void* device_ = nullptr;
   void* host_ = nullptr;
 };
@@ -135,21 +141,49 @@ class Graph {
   cudaGraphExec_t executable_ = nullptr;
 };
 
+// The version of the library that runs, not of the headers: apt may have replaced it since.
 std::string runtime_version() {
   std::ostringstream text;
-  text << NV_TENSORRT_MAJOR << '.' << NV_TENSORRT_MINOR << '.' << NV_TENSORRT_PATCH;
+#if NV_TENSORRT_MAJOR >= 10
+  text << getInferLibMajorVersion() << '.' << getInferLibMinorVersion() << '.'
+       << getInferLibPatchVersion() << '.' << getInferLibBuildVersion();
+#else
+  const int version = getInferLibVersion();  // 8601 is 8.6.1
+  text << version / 1000 << '.' << version % 1000 / 100 << '.' << version % 100;
+#endif
   return text.str();
+}
+
+int attribute(cudaDeviceAttr which) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, 0), "device");
+  return value;
 }
 
 int compute_capability() {
   int count = 0;
   check(cudaGetDeviceCount(&count), "no GPU can be used");
   if (count == 0) throw Error(Exit::environment, "CUDA: there is no GPU", "fer-edge doctor");
-  int major = 0;
-  int minor = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "device");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0), "device");
-  return 10 * major + minor;
+  return 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
+         attribute(cudaDevAttrComputeCapabilityMinor);
+}
+
+// Makes no context on the GPU, as cudaMemGetInfo would: --wait has to be set before.
+Device this_device() {
+  Device device{runtime_version(), compute_capability(), 0, 0};
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, 0), "device");
+  device.multiprocessors = properties.multiProcessorCount;
+  device.memory_mib = static_cast<int>(properties.totalGlobalMem >> 20);
+  return device;
+}
+
+// Before the context of the GPU is made: it takes the flags that it finds.
+void set_wait(const std::string& wait) {
+  if (wait == "auto") return;
+  const unsigned int flags =
+      wait == "spin" ? cudaDeviceScheduleSpin : cudaDeviceScheduleBlockingSync;
+  check(cudaSetDeviceFlags(flags), "how to wait");
 }
 
 class TensorRtEngine final : public Engine {
@@ -159,8 +193,18 @@ class TensorRtEngine final : public Engine {
         preprocessing_(bundle.preprocessing()),
         file_(plan.path),
         rebuild_(bundle.build_command(plan.precision, "tensorrt")) {
+    set_wait(options.wait);
     const std::string content = bundle.read(plan);
-    provider_ = "TensorRT " + runtime_version() + ", sm_" + std::to_string(compute_capability());
+    const Device here = this_device();
+    const PlanFit fit = plan_fit(bundle, plan, here);
+    mapped_ = options.memory == "mapped" || (options.memory == "auto" && fit.mapped);
+    if (mapped_ && attribute(cudaDevAttrCanMapHostMemory) == 0) {
+      throw Error(Exit::environment, "this GPU cannot map host memory", "--memory copied");
+    }
+    provider_ = "TensorRT " + here.tensorrt + ", sm_" + std::to_string(here.sm);
+    if (mapped_) provider_ += ", mapped memory";
+    if (options.wait != "auto") provider_ += ", wait: " + options.wait;
+    if (!fit.difference.empty()) provider_ += ", " + fit.difference;
 
     runtime_.reset(nvinfer1::createInferRuntime(log_));
     if (!runtime_) throw unusable("TensorRT cannot be started");
@@ -227,8 +271,8 @@ class TensorRtEngine final : public Engine {
   }
 
   void prepare() {
-    in_ = std::make_unique<Buffer>(kPixels * (floats_ ? sizeof(float) : 1));
-    out_ = std::make_unique<Buffer>(classes_ * sizeof(float));
+    in_ = std::make_unique<Buffer>(kPixels * (floats_ ? sizeof(float) : 1), mapped_);
+    out_ = std::make_unique<Buffer>(classes_ * sizeof(float), mapped_);
     nvinfer1::Dims one{};
     one.nbDims = 4;
     one.d[0] = one.d[1] = 1;
@@ -267,6 +311,7 @@ class TensorRtEngine final : public Engine {
   std::string input_;
   std::string output_;
   bool floats_ = false;
+  bool mapped_ = false;
   Log log_;
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
@@ -285,7 +330,11 @@ const char* tensorrt_version() {
 }
 
 std::string tensorrt_misfit(const Bundle& bundle, const Artifact& plan) {
-  return plan_misfit(bundle, plan, runtime_version(), compute_capability());
+  return plan_fit(bundle, plan, this_device()).misfit;
+}
+
+std::string tensorrt_differs(const Bundle& bundle, const Artifact& plan) {
+  return plan_fit(bundle, plan, this_device()).difference;
 }
 
 std::unique_ptr<Engine> tensorrt_load(const Bundle& bundle, const Artifact& plan,

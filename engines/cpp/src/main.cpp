@@ -130,7 +130,8 @@ int run(int argc, char** argv) {
     return 0;
   }
   const std::unique_ptr<Engine> engine =
-      kind.load(bundle, chosen.artifact, {options.threads, options.cuda_graph});
+      kind.load(bundle, chosen.artifact, {options.threads, options.cuda_graph, options.memory,
+                                         options.wait});
   const SelfTest test = self_test(*engine, bundle, chosen.precision);
 
   Json line = summary(classify(*engine, images, bundle, options.repeat));

@@ -23,6 +23,10 @@ Without INPUT, only the self-test runs.
   --threads N        CPU threads of the backend (default: 1)
   --repeat N         classify all inputs N times, to get percentiles from few images (default: 1)
   --no-graph         TensorRT: run the network without a CUDA graph
+  --memory M         TensorRT: copied; mapped (it reads and writes the memory of the CPU, for boards
+                     whose GPU shares it); auto (default: what was faster when the plan was built)
+  --wait W           TensorRT: how the CPU waits for the GPU: spin (an answer comes at once, a core is
+                     busy), block (sleeps) or auto (default: as CUDA chooses)
   --choose           print which backend and engine would be used, and load nothing
   -V, --version      print the version, and the backends that this runner was built with
   -h, --help         print this text
@@ -48,6 +52,16 @@ int positive(const std::string& option, const char* text) {
     throw usage(option + " must be a whole number of at least 1, not '" + text + "'");
   }
   return value;
+}
+
+std::string one_of(const std::string& option, const std::string& text,
+                   const std::vector<std::string>& words) {
+  std::string all;
+  for (const std::string& word : words) {
+    if (text == word) return text;
+    all += (all.empty() ? "" : ", ") + word;
+  }
+  throw Error(Exit::usage, option + " has no value '" + text + "'", "choose from: " + all);
 }
 
 }  // namespace
@@ -88,6 +102,10 @@ Options options_from(int argc, char** argv) {
       options.threads = positive(word, value());
     } else if (word == "--repeat") {
       options.repeat = positive(word, value());
+    } else if (word == "--memory") {
+      options.memory = one_of(word, value(), {"auto", "copied", "mapped"});
+    } else if (word == "--wait") {
+      options.wait = one_of(word, value(), {"auto", "spin", "block"});
     } else if (word == "--no-graph") {
       options.cuda_graph = false;
     } else if (word == "-h" || word == "--help") {

@@ -14,6 +14,8 @@ struct Options {
   int threads = 1;
   int repeat = 1;
   bool cuda_graph = true;
+  std::string memory = "auto";
+  std::string wait = "auto";
   bool choose = false;
   bool help = false;
   bool version = false;

@@ -14,15 +14,30 @@ class BadSidecar : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Returns what plan_misfit returns, from the bytes of the JSON beside the plan of `plan_sha256`.
-[[nodiscard]] std::string sidecar_misfit(const std::string& content,
-                                         const std::string& plan_sha256,
-                                         const std::string& tensorrt, int sm);
+// A TensorRT release and a GPU. `sm` is 87 for 8.7. The sizes are those of the GPU; 0 is unknown.
+struct Device {
+  std::string tensorrt;
+  int sm = 0;
+  int multiprocessors = 0;
+  int memory_mib = 0;
+};
 
-// Returns why release `tensorrt` (three numbers) cannot load a plan on compute capability `sm` (87
-// for 8.7), or "". Error(integrity): the JSON (fer_edge/trt/sidecar.py) is missing, damaged or of
-// another plan.
-[[nodiscard]] std::string plan_misfit(const Bundle& bundle, const Artifact& plan,
-                                      const std::string& tensorrt, int sm);
+// What the JSON beside a plan says about a device.
+struct PlanFit {
+  // Why the device cannot load the plan, or "". Release numbers are compared as in
+  // same_release of fer_edge/trt/library.py: four if both are known, else three.
+  std::string misfit;
+  // How the device that the plan was built on differs in size, or "". The plan loads nevertheless.
+  std::string difference;
+  // The plan was faster with mapped memory when it was built, on a device of these sizes.
+  bool mapped = false;
+};
+
+// Reads the JSON beside the plan of `plan_sha256`, which is `content`.
+[[nodiscard]] PlanFit sidecar_fit(const std::string& content, const std::string& plan_sha256,
+                                  const Device& here);
+
+// Error(integrity): the JSON (fer_edge/trt/sidecar.py) is missing, damaged or of another plan.
+[[nodiscard]] PlanFit plan_fit(const Bundle& bundle, const Artifact& plan, const Device& here);
 
 }  // namespace fer_edge

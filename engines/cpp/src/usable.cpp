@@ -48,6 +48,17 @@ std::vector<Artifact> engines_of(const Bundle& bundle, const BackendKind& backen
   return found;
 }
 
+// Returns the first engine that was tuned for this machine, else the first.
+Artifact tuned_for_here(const Bundle& bundle, const BackendKind& backend,
+                        const std::vector<Artifact>& fitting) {
+  if (fitting.size() > 1 && backend.differs != nullptr) {
+    for (const Artifact& artifact : fitting) {
+      if (backend.differs(bundle, artifact).empty()) return artifact;
+    }
+  }
+  return fitting.front();
+}
+
 Error missing(const Bundle& bundle, const BackendKind& backend, const std::string& precision,
               const Words& failed) {
   std::string message = bundle.path().string() + " has no " +
@@ -97,12 +108,17 @@ UsableEngine usable_engine(const Bundle& bundle, const BackendKind& backend,
   for (std::size_t i = 0; i < candidates.size(); ++i) {
     const std::string& each = candidates[i];
     Words reasons;
+    std::vector<Artifact> fitting;
     for (const Artifact& artifact : engines[i]) {
       const std::string reason =
           backend.misfit == nullptr ? "" : backend.misfit(bundle, artifact);
-      if (reason.empty()) return {each, artifact};
-      reasons.push_back(artifact.path + " was " + reason);
+      if (reason.empty()) {
+        fitting.push_back(artifact);
+      } else {
+        reasons.push_back(artifact.path + " was " + reason);
+      }
     }
+    if (!fitting.empty()) return {each, tuned_for_here(bundle, backend, fitting)};
     if (!reasons.empty() && !misfits) {
       misfits = Error(Exit::environment, joined(reasons, "; "),
                       bundle.build_command(each, backend.name));

@@ -108,3 +108,12 @@ class IRuntime : public INoCopy {
 IRuntime* createInferRuntime(ILogger& logger) noexcept;
 
 }  // namespace nvinfer1
+
+// The version of the library, which may differ from that of the header.
+extern "C" int32_t getInferLibVersion() noexcept;
+#if NV_TENSORRT_MAJOR >= 10
+extern "C" int32_t getInferLibMajorVersion() noexcept;
+extern "C" int32_t getInferLibMinorVersion() noexcept;
+extern "C" int32_t getInferLibPatchVersion() noexcept;
+extern "C" int32_t getInferLibBuildVersion() noexcept;
+#endif

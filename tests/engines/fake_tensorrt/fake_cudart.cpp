@@ -1,9 +1,11 @@
 // The CUDA runtime functions that engine_tensorrt.cpp calls, on host memory, with NVIDIA's real
-// header. FAKE_CUDA selects a failure: "no device" or "no capture". FAKE_SM: 87 for 8.7.
+// header. FAKE_CUDA selects a failure: "no device", "no capture" or "no mapped memory". FAKE_SM: 87
+// for 8.7. FAKE_SMS: the multiprocessors. FAKE_CALLS: a file that gets a line for each call of some.
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <string>
 #include <vector>
@@ -28,6 +30,16 @@ bool told_to(char const* what) {
   return value != nullptr && std::string(value) == what;
 }
 
+int number(char const* variable, int otherwise) {
+  char const* text = std::getenv(variable);
+  return text != nullptr ? std::atoi(text) : otherwise;
+}
+
+void called(std::string const& call) {
+  char const* file = std::getenv("FAKE_CALLS");
+  if (file != nullptr) std::ofstream(file, std::ios::app) << call << '\n';
+}
+
 }  // namespace
 
 void fake_submit(cudaStream_t stream, std::function<void()> work) {
@@ -46,9 +58,22 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  char const* text = std::getenv("FAKE_SM");
-  int const sm = text != nullptr ? std::atoi(text) : 87;
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? sm / 10 : sm % 10;
+  int const sm = number("FAKE_SM", 87);
+  *value = attribute == cudaDevAttrComputeCapabilityMajor   ? sm / 10
+           : attribute == cudaDevAttrComputeCapabilityMinor ? sm % 10
+           : attribute == cudaDevAttrCanMapHostMemory       ? !told_to("no mapped memory")
+                                                            : -1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  properties->multiProcessorCount = number("FAKE_SMS", 8);
+  properties->totalGlobalMem = size_t{7620} << 20;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDeviceFlags(unsigned int flags) {
+  called("cudaSetDeviceFlags " + std::to_string(flags));
   return cudaSuccess;
 }
 
@@ -60,7 +85,14 @@ cudaError_t cudaFree(void* pointer) {
   std::free(pointer);
   return cudaSuccess;
 }
-cudaError_t cudaMallocHost(void** pointer, size_t size) { return cudaMalloc(pointer, size); }
+cudaError_t cudaHostAlloc(void** pointer, size_t size, unsigned int flags) {
+  called("cudaHostAlloc " + std::to_string(flags));
+  return cudaMalloc(pointer, size);
+}
+cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned int) {
+  *device = host;
+  return cudaSuccess;
+}
 cudaError_t cudaFreeHost(void* pointer) { return cudaFree(pointer); }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int) {
@@ -76,6 +108,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind,
                             cudaStream_t stream) {
+  called("cudaMemcpyAsync");
   fake_submit(stream, [=] { std::memcpy(to, from, size); });
   return cudaSuccess;
 }

@@ -113,3 +113,22 @@ IRuntime* createInferRuntime(ILogger& logger) noexcept {
 }
 
 }  // namespace nvinfer1
+
+namespace {
+
+// FAKE_VERSION is the version of the "library"; the header is always of 10.3.0.
+int version_part(int index) {
+  char const* text = std::getenv("FAKE_VERSION");
+  std::string rest = text != nullptr ? text : "10.3.0.26";
+  for (; index > 0; --index) rest = rest.substr(rest.find('.') + 1);
+  return std::atoi(rest.c_str());
+}
+
+}  // namespace
+
+extern "C" {
+int32_t getInferLibMajorVersion() noexcept { return version_part(0); }
+int32_t getInferLibMinorVersion() noexcept { return version_part(1); }
+int32_t getInferLibPatchVersion() noexcept { return version_part(2); }
+int32_t getInferLibBuildVersion() noexcept { return version_part(3); }
+}
