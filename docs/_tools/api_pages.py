@@ -1,0 +1,143 @@
+"""The reference of the Python API: one page per part of the package, from every ``__all__``."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["PUBLIC", "Exports", "exports", "pages"]
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "fer_edge"
+
+PUBLIC = ("classifier", "analyzer.analyzer", "bundle.bundle", "emotions", "errors", "version")
+"""The modules that define the names of ``fer_edge.__all__``; they have a page of their own."""
+
+WITHOUT = ("cli", "__main__")
+"""Not here: the commands have the reference of the command line."""
+
+HEAD = """---
+title: "{title}"
+---
+
+# {title}
+
+{text}
+"""
+
+
+@dataclass(frozen=True)
+class Exports:
+    """What a module exports: the names that it defines, and those that it passes on."""
+
+    module: str
+    own: tuple[str, ...]
+    passed_on: dict[str, str]
+    """Name -> the module that it is imported from."""
+
+
+def exports(path: Path) -> Exports:
+    """Read ``__all__`` and the imports of one file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    names: list[str] = []
+    origin: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fer_edge"):
+            origin |= {alias.asname or alias.name: str(node.module) for alias in node.names}
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            names = ast.literal_eval(node.value)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOMES":
+            origin |= ast.literal_eval(node.value)
+    defined = {
+        ast.unparse(target)
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    }
+    passed_on = {name: origin[name] for name in names if name in origin and name not in defined}
+    return Exports(module, tuple(name for name in names if name not in passed_on), passed_on)
+
+
+def modules() -> list[Exports]:
+    """Return what every module of the package exports, commands left out."""
+    files = sorted(path for path in PACKAGE.rglob("*.py") if "_resources" not in path.parts)
+    found = [exports(path) for path in files]
+    return [one for one in found if "." in one.module and one.module.split(".")[1] not in WITHOUT]
+
+
+def _section(one: Exports) -> str:
+    """Return the block that mkdocstrings fills for one module."""
+    lines = [
+        f"## `{one.module}`",
+        "",
+        f"::: {one.module}",
+        "    options:",
+        "      show_root_heading: false",
+        "      show_root_toc_entry: false",
+        "      members: " + (f"[{', '.join(one.own)}]" if one.own else "false"),
+        "",
+    ]
+    if one.passed_on:
+        shown = ", ".join(
+            f"`{name}` (of `{place}`)" for name, place in sorted(one.passed_on.items())
+        )
+        lines += [f"Also exported here: {shown}.", ""]
+    return "\n".join(lines)
+
+
+def pages() -> dict[str, tuple[str, str]]:
+    """Return path -> (title in the navigation, Markdown): the public API first."""
+    every = modules()
+    public = [one for one in every if one.module.removeprefix("fer_edge.") in PUBLIC]
+    names = exports(PACKAGE / "__init__.py")
+    listed = "\n".join(
+        f"- [`{name}`][{place}.{name}]" for name, place in sorted(_homes(names).items())
+    )
+    text = (
+        "The names of `fer_edge.__all__`. They keep their promise: see "
+        "[Stability](../stability.md). They are imported on first use, so that `import fer_edge` "
+        "is fast.\n\n" + listed + "\n"
+    )
+    found = {
+        "reference/api/index.md": (
+            "The public API",
+            HEAD.format(title="Python API", text=text) + "\n".join(_section(one) for one in public),
+        )
+    }
+    parts: dict[str, list[Exports]] = {}
+    for one in every:
+        if one not in public:
+            parts.setdefault(one.module.split(".")[1], []).append(one)
+    singles = [name for name, group in parts.items() if not (PACKAGE / name).is_dir()]
+    inside = (
+        "Inside the package: these names may change in any version ([Stability](../stability.md))."
+    )
+    for part, group in sorted(parts.items()):
+        if part in singles:
+            continue
+        body = "\n".join(_section(one) for one in group)
+        found[f"reference/api/{part}.md"] = (
+            f"fer_edge.{part}",
+            HEAD.format(title=f"fer_edge.{part}", text=inside) + body,
+        )
+    body = "\n".join(_section(one) for part in sorted(singles) for one in parts[part])
+    found["reference/api/single.md"] = (
+        "single files",
+        HEAD.format(title="Single files of fer_edge", text=inside) + body,
+    )
+    return found
+
+
+def _homes(names: Exports) -> dict[str, str]:
+    """Return public name -> the module that defines it, through packages that pass it on."""
+    homes = {}
+    for name, place in names.passed_on.items():
+        path = PACKAGE.parent.joinpath(*place.split("."))
+        while path.is_dir():
+            place = exports(path / "__init__.py").passed_on[name]
+            path = PACKAGE.parent.joinpath(*place.split("."))
+        homes[name] = place
+    return homes
