@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from html import escape
@@ -21,7 +22,7 @@ def _cell(text: str) -> str:
 
 def _help(command: click.Command) -> tuple[str, str]:
     """Return the help text in Markdown, and the example."""
-    text = (command.help or "").replace("\f", "")
+    text = inspect.cleandoc(command.help or "").replace("\f", "")
     before, _, example = text.partition("\b\nExample:\n")
     prose = [re.sub(r"\s+", " ", part).strip() for part in before.split("\n\n") if part.strip()]
     # Names and patterns of the help text are no Markdown, but what it has in backticks stays code.
@@ -91,7 +92,7 @@ def _deprecated(name: str) -> str:
 
 def pages() -> dict[str, tuple[str, str]]:
     """Return path -> (title in the navigation, Markdown)."""
-    top = click.Context(cli.group, info_name="fer-edge")
+    top = click.Context(cli.group, info_name="fer-edge", **cli.group.context_settings)
     found = {}
     for name in cli.COMMANDS:
         command = cli.group.get_command(top, name)

@@ -1,7 +1,7 @@
 """The lab diary, bench/experiments.md, as one page per entry with a paragraph of its result.
 
-The text stays in bench/experiments.md; an entry that has no paragraph in docs/_tools/diary.toml yet is
-shown without one.
+The text stays in bench/experiments.md; an entry that has no paragraph in docs/_tools/diary.toml yet
+is shown without one.
 """
 
 from __future__ import annotations

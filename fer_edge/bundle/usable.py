@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 BEST_FIRST = ("int8", "fp16", "fp32")
+"""The order in which precisions are tried."""
 
 
 class BackendKind(Protocol):

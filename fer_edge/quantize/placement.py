@@ -116,6 +116,7 @@ PLACEMENTS: dict[str, Placement] = {
         ),
     ),
 }
+"""Name -> placement of the Q/DQ pairs."""
 
 
 def placement_for(name: str) -> Placement:

@@ -17,6 +17,7 @@ from fer_edge.trt.library import FLAVOURS, short_version
 __all__ = ["SCHEMA", "PlanSidecar", "layers_path", "plan_name", "sidecar_path"]
 
 SCHEMA = 1
+"""The schema of the JSON beside a plan."""
 
 
 @dataclass(frozen=True)
