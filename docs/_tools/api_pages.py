@@ -6,13 +6,13 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PUBLIC", "Exports", "exports", "pages"]
+__all__ = ["Exports", "exports", "pages"]
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "fer_edge"
 
-PUBLIC = ("classifier", "analyzer.analyzer", "bundle.bundle", "emotions", "errors", "version")
-"""The modules that define the names of ``fer_edge.__all__``; they have a page of their own."""
+ALSO = ("analyzer.analyzer.Analysis", "analyzer.analyzer.Face")
+"""Types that the public names return, and that are public for this reason."""
 
 WITHOUT = ("cli", "__main__")
 """Not here: the commands have the reference of the command line."""
@@ -68,8 +68,9 @@ def modules() -> list[Exports]:
     return [one for one in found if "." in one.module and one.module.split(".")[1] not in WITHOUT]
 
 
-def _section(one: Exports) -> str:
-    """Return the block that mkdocstrings fills for one module."""
+def _section(one: Exports, public: set[str]) -> str:
+    """Return the block that mkdocstrings fills for one module, its public names left out."""
+    own = [name for name in one.own if f"{one.module}.{name}" not in public]
     lines = [
         f"## `{one.module}`",
         "",
@@ -77,9 +78,12 @@ def _section(one: Exports) -> str:
         "    options:",
         "      show_root_heading: false",
         "      show_root_toc_entry: false",
-        "      members: " + (f"[{', '.join(one.own)}]" if one.own else "false"),
+        "      members: " + (f"[{', '.join(own)}]" if own else "false"),
         "",
     ]
+    there = [f"[`{name}`][{one.module}.{name}]" for name in one.own if name not in own]
+    if there:
+        lines += [f"Of the public API: {', '.join(there)}.", ""]
     if one.passed_on:
         shown = ", ".join(
             f"`{name}` (of `{place}`)" for name, place in sorted(one.passed_on.items())
@@ -91,44 +95,37 @@ def _section(one: Exports) -> str:
 def pages() -> dict[str, tuple[str, str]]:
     """Return path -> (title in the navigation, Markdown): the public API first."""
     every = modules()
-    public = [one for one in every if one.module.removeprefix("fer_edge.") in PUBLIC]
-    names = exports(PACKAGE / "__init__.py")
-    listed = "\n".join(
-        f"- [`{name}`][{place}.{name}]" for name, place in sorted(_homes(names).items())
-    )
+    homes = _homes(exports(PACKAGE / "__init__.py"))
+    errors = next(one for one in every if one.module == "fer_edge.errors").own
+    public = {f"{place}.{name}" for name, place in homes.items()}
+    public |= {f"fer_edge.{name}" for name in ALSO}
+    public |= {f"fer_edge.errors.{name}" for name in errors if name[0].isupper()}
+    listed = "\n".join(f"- [`{name}`][{place}.{name}]" for name, place in sorted(homes.items()))
     text = (
-        "The names of `fer_edge.__all__`. They keep their promise: see "
-        "[Stability](../stability.md). They are imported on first use, so that `import fer_edge` "
-        "is fast.\n\n" + listed + "\n"
+        "The names of `fer_edge.__all__`, what they return and the errors they raise. They keep "
+        "their promise: see [Stability](../stability.md). They are imported on first use, so that "
+        f"`import fer_edge` is fast.\n\n{listed}\n\nHow the package is made inside:\n\n"
     )
-    found = {
-        "reference/api/index.md": (
-            "The public API",
-            HEAD.format(title="Python API", text=text) + "\n".join(_section(one) for one in public),
-        )
-    }
+    found = {}
     parts: dict[str, list[Exports]] = {}
     for one in every:
-        if one not in public:
-            parts.setdefault(one.module.split(".")[1], []).append(one)
-    singles = [name for name, group in parts.items() if not (PACKAGE / name).is_dir()]
+        name = one.module.split(".")[1]
+        parts.setdefault(name if (PACKAGE / name).is_dir() else "single", []).append(one)
     inside = (
-        "Inside the package: these names may change in any version ([Stability](../stability.md))."
+        "Inside the package: these names may change in any version "
+        "([Stability](../stability.md)). The names of the [public API](index.md) stay."
     )
-    for part, group in sorted(parts.items()):
-        if part in singles:
-            continue
-        body = "\n".join(_section(one) for one in group)
-        found[f"reference/api/{part}.md"] = (
-            f"fer_edge.{part}",
-            HEAD.format(title=f"fer_edge.{part}", text=inside) + body,
-        )
-    body = "\n".join(_section(one) for part in sorted(singles) for one in parts[part])
-    found["reference/api/single.md"] = (
-        "single files",
-        HEAD.format(title="Single files of fer_edge", text=inside) + body,
+    for part, group in sorted(parts.items(), key=lambda item: (item[0] == "single", item)):
+        title = "Single files of fer_edge" if part == "single" else f"fer_edge.{part}"
+        body = "\n".join(_section(one, public) for one in group)
+        found[f"reference/api/{part}.md"] = (title, HEAD.format(title=title, text=inside) + body)
+    text += "\n".join(
+        f"- [{title}]({path.rpartition('/')[2]})" for path, (title, _) in found.items()
     )
-    return found
+    order = sorted(public, key=lambda name: ("errors" in name, name.rpartition(".")[2].lower()))
+    body = "\n".join(f"::: {name}\n" for name in order)
+    first = HEAD.format(title="Python API", text=text + "\n") + body
+    return {"reference/api/index.md": ("The public API", first)} | found
 
 
 def _homes(names: Exports) -> dict[str, str]:
@@ -137,7 +134,9 @@ def _homes(names: Exports) -> dict[str, str]:
     for name, place in names.passed_on.items():
         path = PACKAGE.parent.joinpath(*place.split("."))
         while path.is_dir():
-            place = exports(path / "__init__.py").passed_on[name]
-            path = PACKAGE.parent.joinpath(*place.split("."))
+            inner = exports(path / "__init__.py").passed_on.get(name)
+            if inner is None:
+                break
+            place, path = inner, PACKAGE.parent.joinpath(*inner.split("."))
         homes[name] = place
     return homes
