@@ -69,7 +69,7 @@ def _section(command: click.Command, path: str, level: int, parent: click.Contex
     usage = " ".join(command.collect_usage_pieces(context))
     yield f"```text\nfer-edge {path} {usage}\n```\n"
     if example:
-        yield f"```console\n{example}\n```\n"
+        yield f"```bash\n{example}\n```\n"
     yield _options(command, context) + "\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
