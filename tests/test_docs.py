@@ -145,6 +145,10 @@ def test_every_make_target_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     for page in PAGES:
         assert set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text("utf-8"), re.M)) <= targets
+    for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
+        called = set(re.findall(r"\bmake ([a-z-]+)", workflow.read_text("utf-8")))
+        assert called, f"{workflow} calls no make target"
+        assert called <= targets, workflow
 
 
 def test_every_file_named_in_the_documents_exists() -> None:
