@@ -2,6 +2,7 @@
 #   make demo   train, build FP16 and INT8, bench, print the table (a few minutes; no data needed)
 #   make test   lint, types, tests
 #   make fuzz   hostile inputs for ten minutes, and a table
+#   make docs   the documentation as a site, strict (site/index.html)
 #   make ship RUN=runs/NAME   put a finished run's network into the package (fer_edge/pretrained)
 # With FER_EDGE_DATA=/path/to/fer2013.zip, `make demo` and `make test` use the real FER2013.
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit fuzz fuzz-cpp audit bench frontier reproduction ship clean
+.PHONY: demo test lint types unit fuzz fuzz-cpp audit docs bench frontier reproduction ship clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +27,7 @@ test: lint types unit
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(STAMP)
 	$(BIN)/mypy
@@ -51,6 +53,13 @@ audit: $(STAMP)
 	  { echo "error: no advisories can be reached from here, so nothing was checked"; exit 5; }
 	$(BIN)/pip-audit --local
 
+# The site, strict: a broken link or an unknown name fails, and so does a page that loads something
+# from elsewhere. NO_MKDOCS_2_WARNING: pyproject.toml holds the versions that fit together.
+docs: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(BIN)/python docs/_tools/check_site.py site
+
 # People read these times; `make test` does not check any times.
 bench: $(STAMP)
 	$(BIN)/python -m pytest -q bench --benchmark-only
@@ -68,4 +77,4 @@ ship: $(STAMP)
 	$(BIN)/python bench/ship.py $(RUN)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

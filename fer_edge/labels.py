@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 MOST_CLASSES = 100
+"""The largest number of classes of a label set."""
 _LONGEST = 64
 _SEPARATORS = ",=/\\"
 """``--classes`` separates names with commas and ``=``; slashes separate folders."""

@@ -19,8 +19,11 @@ CALIBRATION = "stratified-512"
 """The calibration recipe of a build if the caller gives none."""
 
 ROUNDINGS = ("auto", "nearest", "gptq")
+"""Values of ``--rounding``."""
 HALVES = ("auto", "none", "stem", "early", "additions")
+"""Values of ``--half``."""
 WEIGHTS = ("auto", "saturation-safe", "full", "both")
+"""Values of ``--weights``."""
 
 
 @dataclass(frozen=True)

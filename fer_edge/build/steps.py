@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["CHECKPOINT", "FP16", "FP32", "Calibrated", "Work"]
 
 FP32, FP16, CHECKPOINT = "model.fp32.onnx", "model.fp16.onnx", "checkpoint.safetensors"
+"""The names of the files in a bundle."""
 
 
 @dataclass(frozen=True)

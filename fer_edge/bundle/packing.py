@@ -32,6 +32,7 @@ from fer_edge.files import atomic_path, inside, open_regular
 __all__ = ["SUFFIX", "Packed", "pack_bundle", "unpack_bundle"]
 
 SUFFIX = ".fer"
+"""The suffix of a packed bundle."""
 
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 1 << 20

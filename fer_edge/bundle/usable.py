@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 BEST_FIRST = ("int8", "fp16", "fp32")
+"""The order in which precisions are tried."""
 
 
 class BackendKind(Protocol):
@@ -101,20 +102,7 @@ def usable_engine(
     """
     if not backend.formats:
         return UsableEngine(backend.name, precision or "fp32", backend.placement)
-    wanted = BEST_FIRST if precision is None else (precision,)
-    engines = {name: engines_of(bundle, backend, name, here=here) for name in wanted}
-    # A graph without its plan counts: the error then names the missing plan.
-    present = [name for name in wanted if engines[name] or _sources(bundle, backend, name)]
-    failed = []
-    if precision is None:
-        passed = {name: _not_failed(bundle, backend, engines[name]) for name in present}
-        failed = [
-            name
-            for name in present
-            if not (passed[name] or _not_failed(bundle, backend, _sources(bundle, backend, name)))
-        ]
-        engines |= passed
-    candidates = [name for name in present if name not in failed]
+    engines, candidates, failed = _candidates(bundle, backend, precision, here)
     if failed and not candidates:
         return WhyNot(
             UsageError(
@@ -147,6 +135,25 @@ def usable_engine(
     if misfits is not None:
         return misfits
     return WhyNot(_missing(bundle, backend, candidates[0] if candidates else precision, failed))
+
+
+def _candidates(
+    bundle: Bundle, backend: type[BackendKind], precision: str | None, here: bool
+) -> tuple[dict[str, Sequence[Artifact]], list[str], list[str]]:
+    """Return the engines by precision, the precisions to try, and those whose gates failed."""
+    wanted = BEST_FIRST if precision is None else (precision,)
+    engines = {name: engines_of(bundle, backend, name, here=here) for name in wanted}
+    # A graph without its plan counts: the error then names the missing plan.
+    present = [name for name in wanted if engines[name] or _sources(bundle, backend, name)]
+    if precision is not None:
+        return engines, present, []
+    engines |= {name: _not_failed(bundle, backend, engines[name]) for name in present}
+    failed = [
+        name
+        for name in present
+        if not (engines[name] or _not_failed(bundle, backend, _sources(bundle, backend, name)))
+    ]
+    return engines, [name for name in present if name not in failed], failed
 
 
 def require_engine(

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 OUTPUT = "logits"
+"""The name of the output of every graph."""
 
 _CUT = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 _SHAPES = frozenset({"Identity", "Flatten", "Reshape", "Squeeze", "Cast", "Dropout"})

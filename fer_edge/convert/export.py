@@ -27,6 +27,7 @@ from fer_edge.version import __version__
 __all__ = ["FP32_MAX_ABS", "InputKind", "graph_from_module", "onnx_from_weights"]
 
 InputKind = Literal["u8", "f32"]
+"""The input of a graph: pixels, or values that the caller has normalised."""
 
 FP32_MAX_ABS = 1e-4
 """Largest difference of an FP32 graph's logits from PyTorch's on the golden images."""

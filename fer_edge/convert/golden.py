@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["GOLDEN_COUNT", "golden_bytes", "golden_failure", "golden_images"]
 
 GOLDEN_COUNT = 32
+"""The number of golden inputs in a bundle."""
 
 _FACES = 24
 

@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 FLOAT, UINT8 = 1, 2
+"""ONNX's numbers of the element types float32 and uint8."""
 """onnx.TensorProto's codes, written here so that this module does not import onnx for them."""
 
 

@@ -32,9 +32,13 @@ __all__ = [
 ]
 
 Layout = Literal["nchw", "nhwc"]
+"""The order of a foreign graph's input."""
 Colour = Literal["gray", "rgb", "bgr"]
+"""The channels of a foreign graph's input."""
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+"""All values of :data:`Layout`."""
 COLOURS: tuple[Colour, ...] = get_args(Colour)
+"""All values of :data:`Colour`."""
 
 _LARGEST_SIZE = 1024
 _PIXELS = 255.0

@@ -27,6 +27,7 @@ from fer_edge.progress import SILENT, Advance, Reporter
 __all__ = ["ENVIRONMENT", "VOTES", "load", "resolve_source", "with_votes"]
 
 ENVIRONMENT = "FER_EDGE_DATA"
+"""The environment variable with the data set."""
 VOTES = "fer2013new.csv"
 """The name of FER+'s file as it is published."""
 

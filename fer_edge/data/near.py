@@ -22,6 +22,7 @@ __all__ = ["MAX_DISTANCE", "MIN_CORRELATION", "NearPairs", "difference_hash", "n
 MAX_DISTANCE = 20
 """Two hashes may differ in at most so many of their 112 bits."""
 MIN_CORRELATION = 0.90
+"""Two images are near duplicates from this correlation of their pixels on."""
 
 _BLOCK = 6
 _BANDS = 10

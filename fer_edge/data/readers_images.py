@@ -50,6 +50,7 @@ CSV_NAMES = ("icml_face_data.csv", "fer2013.csv")
 # A FER2013 image has about 1.6 KB. A larger file is not one, or is a zip bomb.
 _MAX_FER2013_BYTES = 4 << 20
 MOST_IMAGE_BYTES = 64 << 20
+"""The largest image file that is read, in bytes."""
 _MAX_PIXELS = 64_000_000
 _MAX_CSV_BYTES = 2 << 30
 _HEAD = 4096

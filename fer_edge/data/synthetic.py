@@ -29,6 +29,7 @@ from fer_edge.progress import Advance
 __all__ = ["DEFAULT_COUNT", "MIN_COUNT", "parse_synthetic", "synthetic_faces", "synthetic_key"]
 
 DEFAULT_COUNT = 4200
+"""The number of faces of ``synthetic`` without a number."""
 MIN_COUNT = 10 * len(EMOTIONS)
 """Ten of each class: eight to TRAIN, one to PUBLIC, one to PRIVATE."""
 _MAX_COUNT = 1_000_000

@@ -39,12 +39,14 @@ __all__ = [
 ]
 
 CONFIG = "config_infer_secondary_fer.txt"
+"""The name of nvinfer's configuration file."""
 LABELS = "labels.txt"
 OUTPUT = "probabilities"
 MAX_ABS = 1e-4
 """Largest difference of the cut graph's probabilities from the whole graph's (golden images)."""
 
 LumaRange = Literal["full", "video"]
+"""The range of the luma that the decoder gives: 0..255, or 16..235."""
 
 _MODES = {"fp32": 0, "int8": 1, "fp16": 2}
 

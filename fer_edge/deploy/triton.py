@@ -28,7 +28,9 @@ from fer_edge.trt.sidecar import PlanSidecar
 __all__ = ["CONFIG", "LABELS", "TritonModel", "triton_from_bundle"]
 
 CONFIG = "config.pbtxt"
+"""The name of Triton's configuration file."""
 LABELS = "labels.txt"
+"""The name of the file with the classes."""
 DEFAULT_MAX_BATCH = 64
 """Of the ONNX model, whose batch is free; a plan's is that of its optimisation profile."""
 

@@ -61,6 +61,7 @@ class Detections:
 NO_FACES = Detections(
     np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 4, 2), np.float32)
 )
+"""The answer to a picture without a face."""
 
 
 @runtime_checkable

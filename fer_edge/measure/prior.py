@@ -23,7 +23,9 @@ TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """The strengths in a curve."""
 
 AUTO = "auto"
+"""The value of ``--prior`` that lets the held-out images decide."""
 MAX_TAU = 2.0
+"""The largest strength that may be given."""
 _ALLOWED = 0.01
 _STEP = 0.05
 _NAMES = {"natural": 0.0, "balanced": 1.0}

@@ -31,7 +31,9 @@ __all__ = [
 ]
 
 BENCH_FILE = "bench.json"
+"""The summary of ``fer-edge bench`` in a bundle."""
 VERIFY_FILE = "verify.json"
+"""The results of ``fer-edge verify`` in a bundle."""
 VERIFY_SCHEMA = 1
 
 

@@ -27,10 +27,12 @@ from fer_edge.records import read_record
 __all__ = ["SCHEMA", "BenchResult", "BenchRow", "RowStatus"]
 
 SCHEMA = 1
+"""The schema of a saved result."""
 _LARGEST = 256 << 20
 """Bytes; the nanoseconds of a bench of many engines have some ten MB."""
 
 RowStatus = Literal["ok", "unavailable", "failed"]
+"""Whether an engine was measured, cannot run here, or failed."""
 
 
 @dataclass(frozen=True)

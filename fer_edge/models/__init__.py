@@ -131,6 +131,7 @@ MODELS: dict[str, ModelEntry] = {
         macs=5_520_448,
     ),
 }
+"""Name -> network; a new network is one row."""
 
 
 def model_entry(name: str) -> ModelEntry:

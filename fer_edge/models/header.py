@@ -30,6 +30,7 @@ from fer_edge.records import Finite, OpenRecord, read_record
 __all__ = ["SCHEMA", "WeightsHeader", "header_of", "read_header"]
 
 SCHEMA = "1"
+"""The schema of the description in a weights file."""
 
 _MOST_BYTES = 16 << 20
 """Of a header; the format's own limit is 100 MB, the longest that is known has 200 KB."""

@@ -15,6 +15,7 @@ __all__ = ["Dropout", "Size", "Sizes", "options_from_mapping"]
 T = TypeVar("T", bound=Record)
 
 Dropout = Annotated[float, Meta(ge=0, lt=1)]
+"""The fraction of values that dropout sets to 0."""
 Size = Annotated[int, Meta(ge=1)]
 """A width, a depth, a stride."""
 Sizes = Annotated[tuple[Size, ...], Meta(min_length=1)]

@@ -38,6 +38,7 @@ from fer_edge.quantize.weights import quantise_weights
 __all__ = ["WEIGHTED", "Quantised", "Remainder", "grams_of", "int8_from_onnx", "quantise"]
 
 Remainder = Literal["fp32", "fp16"]
+"""The precision of the layers that are not INT8."""
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ PLACEMENTS: dict[str, Placement] = {
         ),
     ),
 }
+"""Name -> placement of the Q/DQ pairs."""
 
 
 def placement_for(name: str) -> Placement:

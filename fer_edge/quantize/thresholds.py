@@ -9,6 +9,7 @@ from fer_edge.errors import UsageError
 __all__ = ["ENTROPY_LEVELS", "METHODS", "entropy_threshold", "percentile_threshold"]
 
 METHODS: tuple[str, ...] = ("minmax", "entropy", "percentile")
+"""The methods that compute a range from observed values."""
 
 ENTROPY_LEVELS = 128
 """The number of magnitudes of a signed 8-bit integer, as in TensorRT's calibrator."""

@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 AUTO = "auto"
+"""The value of an option that lets the trials decide."""
 
 _BATCH = 32
 

@@ -32,7 +32,9 @@ __all__ = [
 ]
 
 INK, MUTED, FAINT, OTHER = "#1f1f1f", "#6b6b6b", "#e3e3e3", "#b9b9b9"
+"""Colours of text and lines, from strong to faint, and of what is not looked at."""
 RIGHT, WRONG = "#0072b2", "#d55e00"
+"""Colours of right and wrong answers, which colour-blind people can tell apart."""
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
 """The colours of Okabe and Ito (2008), for any colour vision; gray replaces their yellow."""
 

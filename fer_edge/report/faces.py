@@ -27,6 +27,7 @@ from fer_edge.report.canvas import (
 __all__ = ["TOP", "draw_mistakes", "draw_predictions", "end", "short_id", "verdict"]
 
 TOP, FOOT = 0.62, 0.34
+"""Inches above the faces of a sheet, and below them."""
 """Inches above the faces (for the title) and below them (for the notice)."""
 
 _CELL, _CAPTION, _GAP = 1.2, 0.5, 0.16

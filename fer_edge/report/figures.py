@@ -13,6 +13,7 @@ from fer_edge.report.table import bench_title
 __all__ = ["FORMATS", "accuracy_against_latency", "check_figure_path"]
 
 FORMATS = (".png", ".svg", ".pdf")
+"""The suffixes of figures that can be written."""
 
 _COLOURS = {"fp32": "#4c72b0", "fp16": "#dd8452", "int8": "#55a868"}
 _MARKERS = {"pytorch": "s", "onnxruntime": "o", "openvino": "^", "tensorrt": "D"}

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
+"""The schema of ``cv.json``."""
 SCORES = ("top1", "macro_f1", "loss")
 """The scores of each fold, as fractions and nats."""
 

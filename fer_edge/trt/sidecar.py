@@ -18,6 +18,7 @@ from fer_edge.trt.library import FLAVOURS, same_release
 __all__ = ["SCHEMA", "PlanSidecar", "layers_path", "plan_name", "sidecar_path"]
 
 SCHEMA = 1
+"""The schema of the JSON beside a plan."""
 
 
 @dataclass(frozen=True)

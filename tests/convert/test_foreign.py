@@ -451,7 +451,11 @@ def test_no_metadata_is_an_error(entries: dict[str, str]) -> None:
     model = onnx.ModelProto()
     for key, value in entries.items():
         model.metadata_props.add(key=key, value=value)
-    declared(model, 3)
+    found = declared(model, 3)
+    assert found.labels is None or len(found.labels) == 3
+    assert found.scaling is None or all(found.scaling.std)
+    said = found.labels is not None or found.scaling is not None
+    assert bool(found.read) == said, found
 
 
 def test_options_win_over_metadata_and_that_over_what_is_assumed(

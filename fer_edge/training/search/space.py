@@ -133,6 +133,7 @@ _FIX = (
 
 
 Parameter = FloatRange | IntRange | Choice
+"""The values to try for one key of the recipe."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["PRUNERS", "SAMPLERS", "is_lost", "make_pruner", "make_sampler", "open_study", "worker"]
 
 PRUNERS = ("median", "hyperband", "none")
+"""Values of ``--pruner``."""
 SAMPLERS = ("tpe", "random")
+"""Values of ``--sampler``."""
 
 _STARTUP = 5
 """So many trials are random, and so many end before the first one is pruned."""
