@@ -18,6 +18,7 @@ LEVELS: dict[str, int] = {
     "build": 8,
     "quantize": 7,
     "deploy": 7,
+    "video": 7,
     "convert": 6,
     "report": 6,
     "analyzer": 6,
@@ -49,7 +50,7 @@ LEVELS: dict[str, int] = {
 }
 """Part of the package -> its level. It may import lower levels, and level 1 whatever its own."""
 
-MOST_FILES = 26
+MOST_FILES = 30
 
 TORCH_PARTS = {"models", "training"}
 TORCH_MODULES = {"convert.export", "backends.pytorch"}

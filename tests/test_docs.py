@@ -35,8 +35,9 @@ SHORTER = {
 ``train --init`` and ``--teacher`` fit, for all runs are the same small network.
 """
 
-ELSEWHERE = {"demo", "confidence"}
-"""Run by tests/cli/test_demo.py, and on a run with a held-out part by test_run_confidence.py."""
+ELSEWHERE = {"demo", "confidence", "camera"}
+"""Run by tests/cli/test_demo.py, on a run with a held-out part by test_run_confidence.py, and on a
+video by tests/cli/test_camera.py."""
 
 
 ENDED_WITH_0 = 30
