@@ -19,6 +19,7 @@ LEVELS: dict[str, int] = {
     "quantize": 7,
     "deploy": 7,
     "serve": 7,
+    "video": 7,
     "convert": 6,
     "report": 6,
     "analyzer": 6,

@@ -56,7 +56,11 @@ SHORTER = {
 ``train --init`` and ``--teacher`` fit, for all runs are the same small network.
 """
 
-ELSEWHERE = {"demo": "tests/cli/test_demo.py", "serve": "tests/serve/test_serve.py"}
+ELSEWHERE = {
+    "demo": "tests/cli/test_demo.py",
+    "serve": "tests/serve/test_serve.py",
+    "camera": "tests/cli/test_camera.py",
+}
 """Commands that another test runs, with its file."""
 
 

@@ -25,10 +25,7 @@ from fer_edge.runs.recipe import Recipe
 
 PACKAGE = Path(fer_edge.__file__).parent
 ROOT = PACKAGE.parent
-SOURCES = sorted(
-    [path for path in PACKAGE.rglob("*.py") if "_resources" not in path.parts]
-    + list((ROOT / "engines" / "jetson").glob("*.py"))
-)
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "_resources" not in path.parts)
 HOLE = "\u2026"
 """Stands for what a text gets when it is raised."""
 OTHERS = {
@@ -104,7 +101,7 @@ def options_of(command: click.Command) -> set[str]:
 
 @cache
 def every_option() -> frozenset[str]:
-    """The options of all commands, and of the camera."""
+    """The options of all commands."""
     options: set[str] = set()
     for name in COMMANDS:
         found = command_of((name,))
@@ -113,8 +110,7 @@ def every_option() -> frozenset[str]:
         if isinstance(found[0], click.Group):
             for each in found[0].commands.values():
                 options |= options_of(each)
-    camera = (ROOT / "engines" / "jetson" / "camera.py").read_text(encoding="utf-8")
-    return frozenset(options | set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', camera)))
+    return frozenset(options)
 
 
 CALLED = re.compile(r"(?<!of )(?<!the )fer-edge ([a-z][^;`]*?)(?=[;`]|, then|$|\()")
@@ -169,7 +165,7 @@ def test_there_are_many() -> None:
     """The walk finds the advice of all parts of the package."""
     assert len(FIXES) > 250
     parts = {where.split("/")[1] for where, _ in FIXES}
-    assert {"bundle", "cli", "data", "runs", "training", "trt", "jetson"} <= parts
+    assert {"bundle", "cli", "data", "runs", "training", "trt", "video"} <= parts
 
 
 @pytest.mark.parametrize("where", sorted({where.partition(":")[0] for where, _ in FIXES}))

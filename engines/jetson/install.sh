@@ -92,7 +92,9 @@ python3 -m venv --system-site-packages "$prefix/venv"
 # numpy below 2: OpenCV from apt was compiled against numpy 1 and cannot be imported with numpy 2.
 "$prefix/venv/bin/pip" install --disable-pip-version-check \
   "$wheel" "$cuda_bindings" 'numpy>=1.26,<2'
-install -m 0644 "$here/camera.py" "$here/vision.py" "$prefix/"
+# The old name of `fer-edge camera`, for what calls it by its path.
+install -m 0644 "$here/camera.py" "$prefix/"
+rm -f "$prefix/vision.py"
 
 fer_edge=$prefix/venv/bin/fer-edge
 if [ -n "$archive" ]; then
@@ -118,4 +120,4 @@ say
 "$fer_edge" doctor || true
 say
 say "next: $fer_edge build $prefix/bundle --precision int8 --target tensorrt"
-say "      $prefix/venv/bin/python $prefix/camera.py $prefix/bundle --source csi"
+say "      $fer_edge camera csi --bundle $prefix/bundle --backend tensorrt --detector haar --format json"

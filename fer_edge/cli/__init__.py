@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("fer_edge.cli.inspect", "Show a bundle's manifest and check its digests."),
     "predict": ("fer_edge.cli.predict", "Classify faces in image files."),
     "serve": ("fer_edge.cli.serve", "Serve a page and an HTTP API that classify faces."),
+    "camera": ("fer_edge.cli.camera", "Follow and classify faces in a camera's image or a video."),
     "models": ("fer_edge.cli.models", "List the networks that can be trained."),
     "data": ("fer_edge.cli.data", "Describe or audit a data set."),
     "doctor": ("fer_edge.cli.doctor", "Show what can run on this machine, and why not."),

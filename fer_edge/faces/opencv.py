@@ -31,7 +31,7 @@ class Haar:
         import cv2
 
         self.name = name
-        self._smallest = (smallest, smallest)
+        self.smallest = smallest
         if not hasattr(cv2, "CascadeClassifier"):
             raise UnavailableError(
                 f"OpenCV {cv2.__version__} no longer has Haar cascades",
@@ -54,7 +54,7 @@ class Haar:
     def detect(self, picture: Picture) -> Detections:
         """Return the faces of one picture, the largest first."""
         gray = np.ascontiguousarray(picture.gray)
-        found = self._net.detectMultiScale(gray, 1.1, 4, minSize=self._smallest)
+        found = self._net.detectMultiScale(gray, 1.1, 4, minSize=(self.smallest, self.smallest))
         if not len(found):
             return NO_FACES
         boxes = np.asarray(found, np.float32)
