@@ -39,16 +39,9 @@ def gate_blocks(manifest: Manifest) -> list[Block]:
 
 def recall_limits(manifest: Manifest, artifact_sha256: str | None) -> dict[str, float]:
     """Return the drop of recall (a fraction) that the gate of one file allows, by class."""
-    target = next(
-        (
-            (one.precision, one.target)
-            for one in manifest.artifacts
-            if one.sha256 == artifact_sha256
-        ),
-        None,
-    )
+    judged = {one.key for one in manifest.artifacts if one.sha256 == artifact_sha256}
     for gate in manifest.gates:
-        if gate.key == target:
+        if gate.key in judged:
             return {
                 check.name.partition("/")[2]: check.limit
                 for check in _checks(gate)
