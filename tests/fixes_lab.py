@@ -100,8 +100,8 @@ class Lab:
             before = len(self.executed)
             try:
                 case(self)
-                assert len(self.executed) > before, "no advice was followed"
                 assert not self._pending, f"mistakes that nothing was done about: {self._pending}"
+                assert len(self.executed) > before, "no advice was followed"
                 self._failures[name] = None
             except BaseException as error:
                 self._failures[name] = error

@@ -182,6 +182,7 @@ def command(
     """
     from fer_edge.data import load, resolve_source
     from fer_edge.data.classes import classes_as_recorded
+    from fer_edge.files import check_writable
     from fer_edge.measure.bench import candidates, run_bench
 
     opened = [open_bundle(bundle, root, votes=votes is not None) for bundle in bundles or (None,)]
@@ -189,6 +190,7 @@ def command(
     protocol = _protocol(quick, pace)
     rows = len(candidates(opened, backends, precisions))
     saved = save or _default_save(opened)
+    check_writable(saved)
     if figure is not None:
         from fer_edge.report.figures import check_figure_path
 
