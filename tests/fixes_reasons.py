@@ -52,7 +52,7 @@ _BECAUSE: dict[str, tuple[str, ...]] = {
         "git lfs pull",
         "put the row on a line of its own, or download the file again",
         "reinstall fer-edge",
-        "remove that file, and it is downloaded again",
+        "remove that file, and it is downloaded again; or train from random weights: --no-pretrained, or --set model.options.pretrained=false",
         "restore it, or give its new path: --resume RUN --teacher FILE",
         "restore that file, or start a new run under another --name",
         "resume it with the version of fer-edge that started it",
