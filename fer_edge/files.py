@@ -24,6 +24,7 @@ __all__ = [
     "LARGEST_GRAPH",
     "NotRegularError",
     "atomic_path",
+    "check_writable",
     "fsync",
     "inside",
     "lock",
@@ -61,11 +62,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if path.exists() and not path.is_file():
-        # Replacing /dev/null by a file would break the whole system.
-        raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
+    _refuse_what_is_no_file(path)
     _sweep_parts(path)
     with _new_part(path) as (temporary, descriptor):
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
@@ -75,6 +72,32 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         fsync(temporary)
         temporary.replace(path)
         fsync(path.parent)
+
+
+def check_writable(path: Path | str) -> None:
+    """Raise the OSError that :func:`atomic_path` would raise now; nothing is changed.
+
+    For before a long work: its result would be lost where it cannot be written.
+    """
+    path = Path(path)
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_what_is_no_file(path)
+        with _new_part(path):
+            pass
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _refuse_what_is_no_file(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        # Replacing /dev/null by a file would break the whole system.
+        raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
 
 
 @contextmanager

@@ -35,7 +35,8 @@ def expanded(path: Path | str) -> Path:
     except RuntimeError:
         raise UsageError(
             f"{path}: there is no home folder of that name",
-            fix=f"write the path in full; for a folder named {Path(path).parts[0]}: ./{path}",
+            fix="write the path in full; for a folder named "
+            f"{Path(path).parts[0]}: {Path.cwd() / path}",
         ) from None
 
 

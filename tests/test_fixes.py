@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
+import fixes_commands  # noqa: F401 - registers its cases
+import fixes_words  # noqa: F401 - the same
 import pytest
+from fixes_lab import CALLED, CASES, DATA, Lab
+from fixes_reasons import REASONS, WITHOUT_A_CASE
 
 import fer_edge
 from fer_edge.backends import backend_class
 from fer_edge.bundle import Bundle
 from fer_edge.bundle.usable import WhyNot, usable_engine
 from fer_edge.cli import COMMANDS, group
+from fer_edge.files import parse_toml
 from fer_edge.pretrained import pretrained_path
 from fer_edge.records import keys
 from fer_edge.runs.recipe import Recipe
@@ -39,16 +47,37 @@ FILES_AND_CALLS = ("model.safetensors", "run.json", "model.onnx", "model.eval")
 TABLES = "augment|data|distill|ema|loss|model|optim|run|schedule|stop"
 
 
+@cache
+def constants() -> dict[str, str]:
+    """The texts of constants at the top of all files: names that mean two texts are left out."""
+    found: dict[str, str | None] = {}
+    for path in SOURCES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                name, value = node.targets[0].id, node.value
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    same = found.setdefault(name, value.value) == value.value
+                    found[name] = value.value if same else None
+    return {name: text for name, text in found.items() if text is not None}
+
+
+def part_of(node: ast.expr) -> str:
+    """Return the text of a part of an f-string: of a constant, too; else a hole."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Name):
+        return constants().get(node.value.id, HOLE)
+    return HOLE
+
+
 def text_of(node: ast.expr) -> list[str]:
     """Return the texts that an expression may give; what is computed is a hole."""
     if isinstance(node, ast.Constant):
         return [node.value] if isinstance(node.value, str) else []
     if isinstance(node, ast.JoinedStr):
-        parts = [
-            part.value if isinstance(part, ast.Constant) else HOLE  # type: ignore[attr-defined]
-            for part in node.values
-        ]
-        return ["".join(map(str, parts))]
+        return ["".join(map(part_of, node.values))]
+    if isinstance(node, ast.Name) and node.id in constants():
+        return [constants()[node.id]]
     if isinstance(node, ast.IfExp):
         return text_of(node.body) + text_of(node.orelse)
     if isinstance(node, ast.BoolOp):
@@ -70,7 +99,7 @@ def fixes() -> Iterator[tuple[str, str]]:
             elif isinstance(node, ast.Assign | ast.AugAssign):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 names = [target.id for target in targets if isinstance(target, ast.Name)]
-                if any(re.search("fix|_AGAIN|_MAKE_ONE|_INSTALL", name) for name in names):
+                if any(re.search("fix|_FIXES|_AGAIN|_MAKE_ONE|_INSTALL", name) for name in names):
                     found = text_of(node.value)
             elif isinstance(node, ast.FunctionDef) and re.search("fix|build_command", node.name):
                 returns = [each for each in ast.walk(node) if isinstance(each, ast.Return)]
@@ -111,10 +140,6 @@ def every_option() -> frozenset[str]:
             for each in found[0].commands.values():
                 options |= options_of(each)
     return frozenset(options)
-
-
-CALLED = re.compile(r"(?<!of )(?<!the )fer-edge ([a-z][^;`]*?)(?=[;`]|, then|$|\()")
-"""A command line in a text; not "the fer-edge that wrote it"."""
 
 
 def problems(text: str) -> list[str]:
@@ -217,6 +242,89 @@ def test_a_missing_plan_is_built_into_a_copy_of_the_package(backend: str) -> Non
         assert context.params["target"] == backend
 
 
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """The inputs that all cases share; its folder is the working folder, with runs in ``runs``."""
+    with pytest.MonkeyPatch.context() as patch:
+        root = tmp_path_factory.mktemp("lab")
+        patch.chdir(root)
+        patch.setenv("FER_EDGE_DATA", DATA)
+        patch.delenv("FER_EDGE_RUNS", raising=False)
+        yield Lab(root)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_what_an_advice_says_works(case: Callable[[Lab], None], lab: Lab) -> None:
+    lab.run(case)
+
+
+def pattern_of(template: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, template.split(HOLE))), re.DOTALL)
+
+
+def literal(template: str) -> int:
+    return len(template.replace(HOLE, ""))
+
+
+def templates() -> set[str]:
+    """The texts that are advice, not only a short part of one."""
+    return {text for _, text in FIXES if literal(text) > 2}
+
+
+def executed_templates(executed: set[str]) -> set[str]:
+    """Return the templates that what was executed was made of: for each text the most exact."""
+    patterns = {template: pattern_of(template) for template in templates()}
+    found: set[str] = set()
+    for text in executed:
+        whole = [each for each, pattern in patterns.items() if pattern.fullmatch(text)]
+        if whole:
+            most = max(map(literal, whole))
+            found.update(each for each in whole if literal(each) == most)
+        # A text that is put together: its parts.
+        found.update(
+            each
+            for each, pattern in patterns.items()
+            if literal(each) >= 12 and each not in whole and pattern.search(text)
+        )
+    return found
+
+
+def state_of_all(lab: Lab) -> tuple[set[str], set[str]]:
+    """Execute all cases; return the templates that were executed, and the others."""
+    for case in CASES:
+        with suppress(BaseException):  # its own test says what is wrong
+            lab.run(case)
+    executed = executed_templates(lab.executed)
+    return executed, templates() - executed
+
+
+def test_every_advice_is_executed_or_says_why_not(lab: Lab) -> None:
+    executed, others = state_of_all(lab)
+    assert len(executed) > 100
+    new = sorted(others - set(REASONS) - WITHOUT_A_CASE)
+    assert new == [], "write a case (fixes_words.py, fixes_commands.py), or a reason"
+    listed = {*REASONS, *WITHOUT_A_CASE}
+    assert sorted(listed & executed) == [], "these have a case now: remove them from the list"
+    assert sorted(listed - templates()) == [], "these are no advice any more"
+
+
+def test_a_case_that_does_nothing_about_its_mistake_fails(lab: Lab) -> None:
+    def lazy(lab: Lab) -> None:
+        lab.refused(lambda: parse_toml("a =", "a.toml"))
+
+    with pytest.raises(AssertionError, match="nothing was done about"):
+        lab.run(lazy)
+
+
 if __name__ == "__main__":
+    with TemporaryDirectory() as folder:
+        os.chdir(folder)
+        os.environ["FER_EDGE_DATA"] = DATA
+        done, rest = state_of_all(Lab(Path(folder)))
+    sys.stdout.write(
+        f"{len(done)} executed, {len(rest & set(REASONS))} cannot be, "
+        f"{len(rest - set(REASONS))} have no case\n"
+    )
     for place, text in FIXES:
-        sys.stdout.write(f"{place}: {text}\n")
+        state = "executed" if text in done else "cannot be" if text in REASONS else "no case"
+        sys.stdout.write(f"{state:9} {place}: {text}\n")

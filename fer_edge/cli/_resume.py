@@ -44,6 +44,7 @@ def resume(name: str, asked: TrainOptions) -> None:
         asked.votes or _recorded_votes(run),
         classes_as_recorded(described, asked.classes, str(run.path)),
     )
+    _refuse_other_images(run, dataset)
     if asked.teachers:
         _same_teachers(run, asked.teachers, asked.root, dataset)
     train_run(run, recipe, dataset, asked.data)
@@ -105,6 +106,17 @@ def _same_teachers(run: RunFolder, names: tuple[str, ...], root: Path, dataset: 
             fix="resume without --teacher, or start a new run with another --name",
         )
     run.update(teachers=teachers)
+
+
+def _refuse_other_images(run: RunFolder, dataset: FerDataset) -> None:
+    """Raise UsageError if the run records other images; one without a state would train on them."""
+    from fer_edge.errors import UsageError
+
+    if run.info().dataset.sha256 not in {None, dataset.sha256}:
+        raise UsageError(
+            f"{run.path} was started with other images than those of {dataset.source}",
+            fix="give the --data that it was started with, or start a new run with another --name",
+        )
 
 
 def _recorded_data(run: RunFolder | CrossValidation) -> str | None:

@@ -206,6 +206,7 @@ def command(
     """
     from fer_edge.data import load, resolve_source
     from fer_edge.data.classes import classes_as_recorded
+    from fer_edge.files import check_writable
     from fer_edge.measure.bench import candidates, labels, run_bench
 
     _check_paths(figure, html, with_faces)
@@ -217,6 +218,7 @@ def command(
     protocol = _protocol(quick, pace)
     rows = len(candidates(opened, backends, precisions))
     path = save or _default_save(opened)
+    check_writable(path)
     with terminal_reporter() as reporter:
         first = opened[0]
         dataset = load(

@@ -86,10 +86,12 @@ def command(
       fer-edge evaluate runs/mine/bundle --precision int8 --views flip --format json
     """
     from fer_edge.errors import require
+    from fer_edge.files import check_writable
     from fer_edge.measure.evaluation import evaluate_engine
 
     if out is not None:
         require("matplotlib", "report")
+        check_writable(out / "metrics.json")
     asked = precision is not None or backend not in (None, "pytorch")
     subject = find_subject(source, root, engine=asked, votes=votes is not None)
     engine = subject.engine(backend, precision, threads)

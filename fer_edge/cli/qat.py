@@ -65,8 +65,10 @@ def command(
     from fer_edge.data.classes import classes_as_recorded
     from fer_edge.data.resplitting import resplit_as_recorded
     from fer_edge.errors import require
+    from fer_edge.files import check_writable
     from fer_edge.models.weights import load_weights
-    from fer_edge.runs.find import A_RUN
+    from fer_edge.runs.find import A_RUN, RUN_FILE
+    from fer_edge.runs.folder import check_new_name
     from fer_edge.training.qat import qat_recipe
     from fer_edge.training.start import start_run
     from fer_edge.training.teachers import find_teachers
@@ -78,6 +80,10 @@ def command(
     changes = [*overrides] + ([f"epochs={epochs}"] if epochs is not None else [])
     recipe = qat_recipe(weights.info, changes)
     location = resolve_source(data)
+    # Before the calibration, which takes a minute.
+    tuned_name = name or f"{source.name}-qat"
+    check_new_name(root, tuned_name)
+    check_writable(root / tuned_name / RUN_FILE)
     with terminal_reporter() as reporter:
         choice = classes_as_recorded(weights.info.dataset, classes, str(source))
         dataset = load(location, classes=choice, reporter=reporter)
@@ -85,8 +91,6 @@ def command(
         dataset = with_training_votes(dataset, weights.info, source, votes)
         teachers = find_teachers([str(source)], root, dataset)
         setup = setup_from_weights(weights.path, dataset, target, reporter=reporter)
-    tuned = start_run(
-        root, name or f"{source.name}-qat", recipe, dataset, location, teachers=teachers, qat=setup
-    )
+    tuned = start_run(root, tuned_name, recipe, dataset, location, teachers=teachers, qat=setup)
     note(f"fine-tuning {shlex.quote(str(source))} for the INT8 graph of {setup.placement}")
     train_run(tuned, recipe, dataset, data)

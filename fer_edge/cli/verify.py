@@ -88,11 +88,13 @@ def command(
     """
     from fer_edge.data import load, resolve_source
     from fer_edge.data.classes import classes_as_recorded
-    from fer_edge.files import write_json
+    from fer_edge.files import check_writable, write_json
     from fer_edge.measure.verification import verify_bundle
 
     opened = open_bundle(bundle, root, votes=votes is not None)
     source = resolve_source(data)
+    if save is not None:
+        check_writable(save)
     with terminal_reporter() as reporter:
         dataset = load(
             source,

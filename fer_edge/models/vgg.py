@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +24,16 @@ from fer_edge.records import Record
 __all__ = ["Vgg19", "Vgg19Options", "build"]
 
 _REPOSITORY = "timm/vgg19_bn.tv_in1k"
-_AGAIN = "remove that file, and it is downloaded again"
+_REVISION = "5df00d8510c2b1bd2ab67da8b2ef47034f30a7fa"
+_SHA256 = "f8249087e63bae61c6166bb23d7c26efe1b2a43fd9fb5cd60ac6ce00535ba312"
+"""The commit of the one file that is loaded, and its digest.
+
+Both as huggingface.co shows them for model.safetensors ("Add model", 25 April 2023); the later
+commit that only adds a tag has the same file. A file with another digest is never loaded, so the
+maker of the repository cannot replace it.
+"""
+_NOT_THESE = "train from random weights: --no-pretrained, or --set model.options.pretrained=false"
+_AGAIN = "remove that file, and it is downloaded again; or " + _NOT_THESE
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of red, green and blue with which those weights were trained."""
 
@@ -81,27 +88,24 @@ class Vgg19(nn.Module):
 def _fetch() -> Path:
     """Return the file with the ImageNet weights, in the cache of the hub."""
     try:
-        return Path(hf_hub_download(_REPOSITORY, "model.safetensors"))
+        return Path(hf_hub_download(_REPOSITORY, "model.safetensors", revision=_REVISION))
     except OSError as error:  # the base class of all errors of the hub, network and disk included
         raise UnavailableError(
             f"the ImageNet weights of vgg19_bn cannot be downloaded from {_REPOSITORY}: "
             f"{str(error).splitlines()[0]}",
-            fix="train from random weights: --no-pretrained, "
-            "or --set model.options.pretrained=false",
+            fix=_NOT_THESE,
         ) from error
 
 
 def _features(path: Path) -> dict[str, Tensor]:
-    """Return the convolutions in the file that the hub delivered, after comparing its digest.
-
-    The hub's cache names a large file by its SHA-256. That finds damage, on the way or on the disk;
-    it does not pin the file: its maker can publish another one under the same name.
-    """
+    """Return the convolutions in the file that the hub delivered, after comparing its digest."""
     content = read_bounded(path, LARGEST_WEIGHTS, fix=_AGAIN)
-    named = Path(os.path.realpath(path)).name
-    if re.fullmatch("[0-9a-f]{64}", named) and named != sha256_bytes(content):
+    digest = sha256_bytes(content)
+    if digest != _SHA256:
         raise IntegrityError(
-            f"{path} is not the file that the hub names {named[:12]}...", fix=_AGAIN
+            f"{path} is not the file of {_REPOSITORY} that is known here: its SHA-256 is "
+            f"{digest[:12]}..., not {_SHA256[:12]}...",
+            fix=_AGAIN,
         )
     try:
         state = load(content)

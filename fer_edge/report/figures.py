@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_edge.errors import UsageError, require
+from fer_edge.files import check_writable
 from fer_edge.measure.result import BenchResult, BenchRow
 from fer_edge.report.canvas import new_figure, save_figure
 from fer_edge.report.table import bench_title
@@ -20,12 +21,16 @@ _MARKERS = {"pytorch": "s", "onnxruntime": "o", "openvino": "^", "tensorrt": "D"
 
 
 def check_figure_path(path: Path) -> None:
-    """Raise UsageError for an unknown suffix, and MissingExtraError without matplotlib."""
+    """Raise UsageError for an unknown suffix, and MissingExtraError without matplotlib.
+
+    OSError if the file cannot be written: a bench takes minutes, and its picture comes last.
+    """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(
             f"{path} is not the name of a picture: it must end in {', '.join(FORMATS)}"
         )
     require("matplotlib", "report")
+    check_writable(path)
 
 
 def accuracy_against_latency(result: BenchResult, path: Path | str) -> Path:

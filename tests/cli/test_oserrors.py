@@ -107,6 +107,75 @@ def test_where_nothing_can_be_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "tiny", "tiny.fer"]
 
 
+TINY = (
+    "--epochs", "1", "--set", "model.options.widths=[8, 16]",
+    "--set", "model.options.blocks=[1, 1]", "--set", "optim.batch_size=32",
+)  # fmt: skip
+CUBE = '[space."optim.lr"]\ntype = "float"\nlow = 0.01\nhigh = 0.1\n'
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the finished runs ``a`` and ``b``, a face and a search space."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, seed in (("a", "0"), ("b", "1")):
+        held_out = ("--set", "data.holdout=0.5", "--seed", seed)
+        main(["train", *DATA, *TINY, *held_out, "--name", name, "--runs", str(folder), "-q"])
+    Image.fromarray(np.full((48, 48), 99, np.uint8)).save(folder / "face.png")
+    (folder / "cube.toml").write_text(CUBE)
+    return folder
+
+
+def other_writers(runs: Path) -> dict[str, tuple[str, ...]]:
+    """Command lines of what trains, measures and draws; they write to OUT."""
+    a, b, face = str(runs / "a"), str(runs / "b"), str(runs / "face.png")
+    search = ("search", "--space", str(runs / "cube.toml"), "--recipe", "quick", *DATA, *TINY)
+    bench = ("bench", "pretrained:votes", *DATA, "--quick", "--limit", "9")
+    return {
+        "soup": ("soup", a, b, *DATA, "--name", "s", "--runs", "OUT"),
+        "qat": ("qat", a, *DATA, "--epochs", "1", "--runs", "OUT"),
+        "search": (*search, "--trials", "1", "--runs", "OUT"),
+        "storage": (*search, "--trials", "1", "--runs", str(runs), "--storage", "OUT"),
+        "bench": (*bench, "--no-record", "--save", "OUT"),
+        "figure": (*bench, "--no-record", "--figure", "OUT"),
+        "explain": ("explain", a, "--image", face, "-o", "OUT"),
+        "history": ("plot", "history", a, "-o", "OUT"),
+        "predictions": ("plot", "predictions", a, *DATA, "-o", "OUT", "--count", "2"),
+    }
+
+
+OTHERS = list(other_writers(Path()))
+OF_FILES = {"bench": ".json", "storage": ".journal"} | dict.fromkeys(
+    ("figure", "history", "predictions"), ".png"
+)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_where_nothing_else_can_be_written(
+    name: str, run: Run, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training, a search or a bench is refused before it starts, not when it ends."""
+    monkeypatch.chdir(tmp_path)
+    end = OF_FILES.get(name, "")
+    file, folder = tmp_path / "file", tmp_path / f"folder{end}"
+    file.write_text("mine")
+    folder.mkdir()
+    long = tmp_path / ("n" * 300 + end)
+    before = sorted(path.name for path in runs.rglob("*"))
+    places = {
+        file / f"below{end}": file,
+        long: long,
+        Path(f"/proc/none/x{end}"): Path("/proc/none"),
+    }
+    places |= {folder: folder} if end else {file: file}
+    for out, named in places.items():
+        code, err = run(*(word.replace("OUT", str(out)) for word in other_writers(runs)[name]))
+        check(code, err, 2, named)
+    assert file.read_text() == "mine"
+    assert sorted(path.name for path in runs.rglob("*")) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["file", folder.name])
+
+
 @pytest.mark.parametrize("device", ["/dev/null", "/dev/full"])
 @pytest.mark.parametrize("name", NAMES)
 def test_devices_stay_devices(
@@ -135,6 +204,29 @@ def test_a_full_disk(name: str, run: Run, tiny_disk: Path, tmp_path: Path) -> No
     left = [path for path in tiny_disk.rglob("*") if path.is_file()]
     assert name in {"train", "evaluate"} or not left  # what was complete is kept
     assert not [path for path in left if TEMPORARY.search(str(path))]
+
+
+@pytest.mark.parametrize("name", ["explain", "history", "predictions"])
+def test_a_full_disk_for_pictures(name: str, run: Run, runs: Path, tiny_disk: Path) -> None:
+    out = tiny_disk / f"out{OF_FILES.get(name, '')}"
+    (tiny_disk / "other").write_bytes(bytes(56 << 10))
+    code, err = run(*(word.replace("OUT", str(out)) for word in other_writers(runs)[name]))
+    check(code, err, 5, out)
+    assert "no space left on device" in err
+    assert [path.name for path in tiny_disk.rglob("*") if path.is_file()] == ["other"]
+
+
+def test_a_run_on_a_disk_that_is_only_read(run: Run, runs: Path, tiny_disk: Path) -> None:
+    """``confidence`` writes into the folder of the run."""
+    there = shutil.copytree(
+        runs / "a",
+        tiny_disk / "a",
+        ignore=lambda _, names: {*names} - {"run.json", "model.safetensors"},
+    )
+    subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
+    code, err = run("confidence", there, *DATA)
+    check(code, err, 2, there)
+    assert "read-only file system" in err
 
 
 def test_a_disk_that_is_only_read(run: Run, tiny_bundle: Bundle, tiny_disk: Path) -> None:

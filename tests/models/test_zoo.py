@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,7 @@ def test_a_wrong_option_is_named(name: str, options: dict[str, object], words: s
 
 
 def test_without_the_hub_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: str) -> str:
+    def fail(*_: str, revision: str) -> str:
         raise ConnectionError("no route to host\nand more")
 
     monkeypatch.setattr(vgg, "hf_hub_download", fail)
@@ -195,11 +196,16 @@ def test_pretrained_weights_are_loaded_once_and_never_for_a_weights_file(
     save_file({**state, "head.fc.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     calls: list[str] = []
 
-    def fetch(repository: str, name: str) -> str:
+    def fetch(repository: str, name: str, revision: str) -> str:
+        assert re.fullmatch("[0-9a-f]{40}", revision), "a branch or a tag can move"
         calls.append(repository)
         return str(tmp_path / name)
 
     monkeypatch.setattr(vgg, "hf_hub_download", fetch)
+    with pytest.raises(IntegrityError, match="not the file of timm/vgg19_bn"):
+        build_model(ModelSpec("vgg19", {"pretrained": True}))
+    calls.clear()
+    monkeypatch.setattr(vgg, "_SHA256", sha256_bytes((tmp_path / "model.safetensors").read_bytes()))
     spec = ModelSpec("vgg19", {"pretrained": True})
     model = build_model(spec)
     torch.testing.assert_close(model.state_dict()["features.4.weight"], state["features.4.weight"])
@@ -215,21 +221,28 @@ def test_a_damaged_download_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     from safetensors.torch import save
 
     content = save({"features.0.weight": torch.ones(2, 3, 3, 3), "features.0.bias": torch.ones(2)})
-    # As in the hub's cache: a link to a blob whose name is its digest.
-    blob = tmp_path / sha256_bytes(content)
+    assert re.fullmatch("[0-9a-f]{64}", vgg._SHA256)
+    # As in the hub's cache: a link to a blob.
+    blob = tmp_path / "blob"
     blob.write_bytes(content)
     path = tmp_path / "model.safetensors"
     path.symlink_to(blob)
+    monkeypatch.setattr(vgg, "_SHA256", sha256_bytes(content))
     assert set(vgg._features(path)) == {"0.weight", "0.bias"}
-    blob.write_bytes(content[:-1] + b"\xff")
-    with pytest.raises(IntegrityError, match="not the file that the hub names"):
-        vgg._features(path)
-    path.unlink()
-    path.write_bytes(content[:50])
+    # Its own name is no proof: whoever can change the file can name it, too.
+    forged = tmp_path / sha256_bytes(content[:-1] + b"\xff")
+    forged.write_bytes(content[:-1] + b"\xff")
+    for wrong in (forged, tmp_path / "cut"):
+        if wrong is not forged:
+            wrong.write_bytes(content[:50])
+        with pytest.raises(IntegrityError, match="not the file of") as raised:
+            vgg._features(wrong)
+        assert "--no-pretrained" in str(raised.value.fix)
+    monkeypatch.setattr(vgg, "_SHA256", sha256_bytes(content[:50]))
     with pytest.raises(IntegrityError, match="not a safetensors file"):
-        vgg._features(path)
-    path.write_bytes(content)
-    monkeypatch.setattr(vgg, "hf_hub_download", lambda *_: str(path))
+        vgg._features(tmp_path / "cut")
+    monkeypatch.setattr(vgg, "_SHA256", sha256_bytes(content))
+    monkeypatch.setattr(vgg, "hf_hub_download", lambda *_, revision: str(path))
     with pytest.raises(IntegrityError, match="not of vgg19_bn"):
         build_model(ModelSpec("vgg19", {"pretrained": True}))
 

@@ -365,7 +365,7 @@ def test_workers_share_a_database(
         ("nothing://host/name", UnavailableError, "nothing://host/name"),
         ("sqlite:////no/such/folder/x.db", UnavailableError, "unable to open"),
         ("postgresql+none://me:secret@host/name", UnavailableError, "://me:\\*\\*\\*@host"),
-        ("/proc/none/study", UnavailableError, "cannot be used"),
+        ("/proc/none/study", UsageError, "cannot be used: /proc/none: there is no such"),
     ],
 )
 def test_a_storage_that_cannot_be_used_is_named(

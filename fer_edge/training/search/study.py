@@ -11,7 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_edge.errors import IntegrityError, UnavailableError, UsageError, require
+from fer_edge.errors import (
+    FerEdgeError,
+    IntegrityError,
+    UnavailableError,
+    UsageError,
+    require,
+)
+from fer_edge.oserrors import error_from_system
 from fer_edge.paths import expanded
 
 if TYPE_CHECKING:
@@ -64,10 +71,7 @@ def open_study(
             study.set_user_attr(_IDENTITY, dict(identity))
             recorded = identity
     except OSError as error:
-        raise UnavailableError(
-            f"the study in {_shown(where)} cannot be used: {error.strerror or error}",
-            fix="name another file with --storage",
-        ) from None
+        raise _unusable(error, _shown(where)) from None
     different = [key for key in identity if recorded.get(key) != identity[key]]
     if different:
         raise UsageError(
@@ -76,6 +80,15 @@ def open_study(
             fix="repeat the options that it was started with, or start another with --study NAME",
         )
     return study
+
+
+def _unusable(error: OSError, where: str) -> FerEdgeError:
+    """Return the error for a file of the study that the system refuses."""
+    told = error_from_system(error, where)
+    named = "" if where in str(told) else f" {where}"
+    return type(told)(
+        f"the journal{named} cannot be used: {told}", fix="name another file with --storage"
+    )
 
 
 def _journal(path: Path) -> Any:
@@ -89,10 +102,7 @@ def _journal(path: Path) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(path)))
     except OSError as error:
-        raise UnavailableError(
-            f"the journal {path} cannot be used: {error.strerror}",
-            fix="name another file with --storage",
-        ) from None
+        raise _unusable(error, str(path)) from None
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{path} is not the journal of a study: {error}",
