@@ -50,7 +50,7 @@ LEVELS: dict[str, int] = {
 }
 """Part of the package -> its level. It may import lower levels, and level 1 whatever its own."""
 
-MOST_FILES = 26
+MOST_FILES = 30
 
 TORCH_PARTS = {"models", "training"}
 TORCH_MODULES = {"convert.export", "backends.pytorch"}
