@@ -328,6 +328,9 @@ def test_a_fault_of_the_server_shows_no_text(
         ({"host": "192.168.1.7:8000"}, 403),
         ({"host": ""}, 403),
         ({"host": "[::1"}, 403),
+        ({"host": "localhost:8000@evil.example"}, 403),
+        ({"host": "localhost/evil.example"}, 403),
+        ({"host": "LOCALHOST.:80"}, 200),
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "http://localhost:8000"}, 403),  # another origin than the address
         ({"origin": "http://127.0.0.1:9000"}, 403),
