@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -206,12 +207,32 @@ def posts(address: str, status: str) -> list[str]:
     return [row for row in rows if row.startswith(start)]
 
 
-def test_a_page_of_another_site(browser: Any, address: str, crop: bytes) -> None:
+@pytest.fixture
+def other_site() -> Iterator[str]:
+    """A page of another server on this machine: a browser lets it reach this machine's servers."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<p>another site")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_page_of_another_site(browser: Any, address: str, other_site: str, crop: bytes) -> None:
     """It can neither read an answer nor have a picture answered."""
     context = browser.new_context()
     other = context.new_page()
-    other.route("http://other.example/", lambda route: route.fulfill(body="<p>another site"))
-    other.goto("http://other.example/")
+    other.goto(other_site)
     answered = posts(address, "200")
     said = other.evaluate(
         """async ([address, content]) => {
@@ -235,6 +256,7 @@ def test_a_page_of_another_site(browser: Any, address: str, crop: bytes) -> None
     assert said == [0, 0]  # 0: nothing can be read
 
     assert posts(address, "200") == answered
+    assert [row.rpartition(" ")[2] for row in posts(address, "403")] == ["2.0"]
 
 
 def test_a_chosen_file_that_is_no_picture(page: Page, photo: bytes) -> None:
