@@ -191,17 +191,18 @@ def children_of(pid: int) -> list[int]:
     return [child for child, line in names.items() if "spawn_main" in line]
 
 
+def metrics_folder(running: Running) -> Path:
+    worker = children_of(running.process.pid)[0]
+    lines = Path(f"/proc/{worker}/environ").read_text().split("\0")
+    (folder,) = [line for line in lines if line.startswith("PROMETHEUS_MULTIPROC_DIR=")]
+    return Path(folder.partition("=")[2])
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc")
 def test_workers_add_up_and_are_started_again(serve: RunningMaker, crop: bytes) -> None:
     memory = Path("/dev/shm")
     one = serve("--workers", "2")
-    (metrics,) = [
-        Path(entry.split("=", 1)[1])
-        for entry in Path(f"/proc/{children_of(one.process.pid)[0]}/environ")
-        .read_text()
-        .split("\0")
-        if entry.startswith("PROMETHEUS_MULTIPROC_DIR=")
-    ]
+    metrics = metrics_folder(one)
     assert metrics.is_dir()
     assert metrics.parent == memory or not os.access(memory, os.W_OK)
     headers = {"content-type": "image/png"}
@@ -221,12 +222,14 @@ def test_workers_add_up_and_are_started_again(serve: RunningMaker, crop: bytes) 
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc")
 def test_workers_end_with_their_parent(serve: RunningMaker) -> None:
     one = serve("--workers", "2")
-    workers = children_of(one.process.pid)
+    workers, metrics = children_of(one.process.pid), metrics_folder(one)
     assert len(workers) == 2
     one.process.kill()
     wait_for(lambda: not any(_runs(worker) for worker in workers))
+    assert not metrics.exists()
     one.process.wait()
 
 
