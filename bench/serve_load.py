@@ -152,6 +152,7 @@ async def client(
             status, headers, body = await ask(streams, request)
         except (OSError, asyncio.IncompleteReadError) as error:
             results.faults.append(f"a connection ended: {error!r:.100}")
+            streams[1].close()
             streams = await asyncio.open_connection("127.0.0.1", port)
             continue
         results.statuses[status] += 1

@@ -127,7 +127,7 @@ class Running:
             stderr=self._log,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(folder)},
         )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()

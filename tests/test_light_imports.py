@@ -40,6 +40,13 @@ TRAINING_ONLY = {
 Every other module is imported where none of these is installed: a new one is guarded by default.
 """
 
+SERVE_LIBRARIES = {
+    *("fastapi", "starlette", "uvicorn", "h11", "pydantic", "python_multipart"),
+    "prometheus_client",
+}
+SERVE_ONLY = {"serve.app", "serve.bodies", "serve.metrics", "serve.server"}
+"""The modules that need the extra ``serve`` when imported."""
+
 
 def module_of(path: Path) -> str:
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -79,11 +86,13 @@ def run(names: list[str], forbidden: set[str]) -> set[str]:
 
 
 def test_the_list_names_modules_that_exist() -> None:
-    assert {f"fer_edge.{name}" for name in TRAINING_ONLY} <= set(MODULES)
+    assert {f"fer_edge.{name}" for name in TRAINING_ONLY | SERVE_ONLY} <= set(MODULES)
 
 
 def test_device_modules_import_without_torch_and_onnx() -> None:
-    run(DEVICE, TRAINING_LIBRARIES)
+    server = {f"fer_edge.{name}" for name in SERVE_ONLY}
+    run([name for name in DEVICE if name not in server], TRAINING_LIBRARIES | SERVE_LIBRARIES)
+    run(sorted(server), TRAINING_LIBRARIES)
 
 
 @pytest.mark.parametrize("name", sorted(TRAINING_ONLY))
@@ -121,7 +130,7 @@ def test_help_is_light() -> None:
     assert not loaded & {"numpy", "torch", "onnx", "onnxruntime", "PIL", "rich", "tomllib"}
 
 
-@pytest.mark.parametrize("command", ["inspect", "predict"])
+@pytest.mark.parametrize("command", ["inspect", "predict", "serve"])
 def test_help_of_commands_is_light(command: str) -> None:
     script = (
         "import sys\n"

@@ -20,6 +20,8 @@ PROGRAMS = {
 }
 NETWORK = {
     "fer_edge/models/vgg.py": "ImageNet's weights, by revision and digest",
+    "fer_edge/serve/guard.py": "the host's name, for the names of a server; addresses are split",
+    "fer_edge/serve/server.py": "listens; it connects to nobody",
     "fer_edge/training/search/study.py": "the host's name, for the names of workers",
 }
 
@@ -86,3 +88,11 @@ def test_only_one_module_reaches_the_network() -> None:
     reach = {"socket", "urllib", "http", "requests", "httpx", "huggingface_hub", "ftplib", "ssl"}
     found = {name for name, tree in _trees() if reach & _imported(tree)}
     assert {name for name in found if name.startswith("fer_edge/")} == set(NETWORK)
+
+
+def test_the_server_connects_to_nobody() -> None:
+    outward = {"connect", "connect_ex", "create_connection", "open_connection", "urlopen"}
+    server = [(name, tree) for name, tree in _trees() if name.startswith("fer_edge/serve/")]
+    called = {function.rpartition(".")[2] for _, tree in server for function, _ in _called(tree)}
+    assert "bind" in called  # the names of calls are found
+    assert not called & outward

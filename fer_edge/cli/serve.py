@@ -53,8 +53,8 @@ __all__ = ["command"]
     "--faces",
     "detector",
     metavar="NAME",
-    help="What finds the faces, as for predict.  [default: blazeface-tiles if it is installed; "
-    "else each picture is one face]",
+    help="What finds the faces, as for predict; blazeface is fast, for the webcam.  [default: "
+    "blazeface-tiles if it is installed; else each picture is one face]",
 )
 @click.option(
     "--detector-model",

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request
@@ -183,7 +182,7 @@ def _response(work: Work, outcomes: list[Outcome]) -> JSONResponse:
         "milliseconds": {stage: round(1e3 * value, 3) for stage, value in spent.items()},
     }
     status = 200 if len(problems) < len(outcomes) else problems[0][1].status
-    if status != HTTPStatus.OK:
+    if status != 200:
         content = {"error": "no picture could be used", "fix": "errors says why", **content}
     return JSONResponse(content, status, headers=_NO_STORE)
 

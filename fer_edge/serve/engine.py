@@ -40,7 +40,7 @@ __all__ = ["Engine", "Outcome", "Work"]
 
 Gone = Callable[[], Coroutine[Any, Any, None]]
 
-_MOST_SCANS = 100
+_MOST_SCANS = 50
 """Scans of a JPEG file; a progressive photograph has about ten. Each is decoded over all pixels,
 so a small file with thousands of scans would take minutes."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -52,6 +53,9 @@ HEADERS = {
     "x-content-type-options": "nosniff",
 }
 """Headers of every answer: the page may load from and send to this server only."""
+
+_HOST = re.compile(r"[a-z0-9._~\[\]:-]+")
+"""A Host header, lower case: a name or an address, and a port."""
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _DRAIN_S = 2.0
@@ -128,10 +132,13 @@ class Guard:
         A number is none that DNS can lead elsewhere.
         """
         try:
-            name = urlsplit(f"//{host}").hostname or ""
+            name = (urlsplit(f"//{host}").hostname or "") if _HOST.fullmatch(host) else ""
+        except ValueError:
+            return False
+        try:
             address = ipaddress.ip_address(name)
         except ValueError:
-            return host.partition(":")[0].rstrip(".") in self._names
+            return name.rstrip(".") in self._names
         return address.is_loopback or not self._loopback
 
 

@@ -274,6 +274,8 @@ def _end_with(parent: Connection) -> None:
     """Stop this process when its parent has gone, however that ended."""
     with contextlib.suppress(EOFError, OSError):
         parent.recv()
+    # The parent could not: it was killed.
+    shutil.rmtree(os.environ[FOLDER], ignore_errors=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

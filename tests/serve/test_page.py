@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import html
 import re
 import shutil
 import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fixtures_detector import FakeDetector
 from fixtures_serve import SiteMaker, wait_for
@@ -67,7 +70,7 @@ def test_the_page_fits_its_policy(site_of: SiteMaker) -> None:
             *("text/css", "text/javascript", "image/svg+xml"),
         }
     for paragraph in RESPONSIBLE_USE:
-        assert paragraph.split("(")[0] in page.text
+        assert html.escape(paragraph) in page.text
 
 
 # ---- in a browser
@@ -127,16 +130,22 @@ class Page:
         if "willReadFrequently" not in line.text:  # only the tests read the canvas
             self.problems.append(line.text)
 
-    def drop(self, content: bytes, name: str = "a.png") -> None:
+    def drop(self, content: bytes) -> None:
+        self._give(content, 'new DragEvent("drop", {dataTransfer: data, ...options})')
+
+    def paste(self, content: bytes) -> None:
+        self._give(content, 'new ClipboardEvent("paste", {clipboardData: data, ...options})')
+
+    def _give(self, content: bytes, event: str) -> None:
         self.page.evaluate(
-            """([content, name]) => {
+            """(content) => {
               const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
               const data = new DataTransfer();
-              data.items.add(new File([bytes], name, {type: "image/png"}));
-              const options = {dataTransfer: data, bubbles: true, cancelable: true};
-              document.getElementById("drop").dispatchEvent(new DragEvent("drop", options));
-            }""",
-            [base64.b64encode(content).decode(), name],
+              data.items.add(new File([bytes], "a.png", {type: "image/png"}));
+              const options = {bubbles: true, cancelable: true};
+              document.getElementById("drop").dispatchEvent(EVENT);
+            }""".replace("EVENT", event),
+            base64.b64encode(content).decode(),
         )
 
     def text(self, selector: str) -> str:
@@ -182,6 +191,72 @@ def test_a_dropped_photograph(page: Page, photo: bytes) -> None:
     page.page.wait_for_selector("#summary:has-text('1 face:')")
     assert page.page.locator("#faces > li").count() == 1
     assert not page.has(yellow, 58 * scale, 60 * scale)
+
+
+def test_a_pasted_picture(page: Page, photo: bytes) -> None:
+    page.paste(photo)
+    page.page.wait_for_selector("#summary:has-text('2 faces:')")
+    label = str(page.page.get_attribute("#picture", "aria-label"))
+    assert label == f"The picture. {page.text('#summary')}"
+
+
+def posts(address: str, status: str) -> list[str]:
+    """Return the line of the metrics that counts the posts with a status."""
+    rows = httpx.get(f"{address}metrics").text.splitlines()
+    start = f'fer_edge_requests_total{{method="POST",route="/v1/predict",status="{status}"}}'
+    return [row for row in rows if row.startswith(start)]
+
+
+@pytest.fixture
+def other_site() -> Iterator[str]:
+    """A page of another server on this machine: a browser lets it reach this machine's servers."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<p>another site")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_page_of_another_site(browser: Any, address: str, other_site: str, crop: bytes) -> None:
+    """It can neither read an answer nor have a picture answered."""
+    context = browser.new_context()
+    other = context.new_page()
+    other.goto(other_site)
+    answered = posts(address, "200")
+    said = other.evaluate(
+        """async ([address, content]) => {
+          const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+          const body = new FormData();
+          body.append("file", new File([bytes], "a.png"));
+          const said = [];
+          for (const mode of ["cors", "no-cors"]) {
+            try {
+              const answer = await fetch(address + "v1/predict", {method: "POST", mode, body});
+              said.push(answer.status);
+            } catch (error) {
+              said.push(0);
+            }
+          }
+          return said;
+        }""",
+        [address, base64.b64encode(crop).decode()],
+    )
+    context.close()
+    assert said == [0, 0]  # 0: nothing can be read
+
+    assert posts(address, "200") == answered
+    assert [row.rpartition(" ")[2] for row in posts(address, "403")] == ["2.0"]
 
 
 def test_a_chosen_file_that_is_no_picture(page: Page, photo: bytes) -> None:

@@ -4,6 +4,7 @@ const FIXED = new Set(["image", "face", "label", "confidence", "confident", "lat
 const COLOURS = ["#ffd23f", "#4ade80", "#38bdf8", "#fb7185", "#c4b5fd", "#fdba74"];
 const FRAME_WIDTH = 640;
 const LEAST_SIDE = 640;
+const MOST_SIDE = 2000;
 const SPEAK_EVERY_MS = 2000;
 
 const at = (id) => document.getElementById(id);
@@ -194,12 +195,14 @@ function show(picture, size) {
     return;
   }
   // A small picture is enlarged, so that its boxes and labels can be read.
-  scale = Math.max(1, LEAST_SIDE / Math.max(...size));
+  const longest = Math.max(...size);
+  scale = longest < LEAST_SIDE ? LEAST_SIDE / longest : Math.min(1, MOST_SIDE / longest);
   [canvas.width, canvas.height] = size.map((side) => Math.round(side * scale));
   canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
 }
 
 function draw(answers) {
+  canvas.setAttribute("aria-label", `The picture. ${inWords(answers)}`);
   const pen = canvas.getContext("2d");
   const unit = Math.max(canvas.width, canvas.height) / 400; // about two pixels on the screen
   answers.forEach((row) => {
