@@ -275,7 +275,7 @@ def _show_saved(saved: Path, figure: Path | None, html: Path | None, fmt: str) -
 
     context = click.get_current_context()
     about_measuring = [
-        parameter.human_readable_name
+        "BUNDLE"
         if isinstance(parameter, click.Argument)
         else max(parameter.opts, key=len)
         for parameter in context.command.params
