@@ -274,12 +274,11 @@ def _show_saved(saved: Path, figure: Path | None, html: Path | None, fmt: str) -
     """Print and draw the result in a file; UsageError for options that are about measuring."""
     from fer_edge.errors import UsageError
     from fer_edge.measure.result import BenchResult
+    from fer_edge.report.page.chosen import check_rows
 
     context = click.get_current_context()
     about_measuring = [
-        parameter.human_readable_name
-        if isinstance(parameter, click.Argument)
-        else max(parameter.opts, key=len)
+        "BUNDLE" if isinstance(parameter, click.Argument) else max(parameter.opts, key=len)
         for parameter in context.command.params
         if parameter.name not in {"saved", "figure", "html", "fmt"}
         and parameter.name is not None
@@ -292,6 +291,7 @@ def _show_saved(saved: Path, figure: Path | None, html: Path | None, fmt: str) -
             f"--bench {saved}",
         )
     result = BenchResult.load(saved)
+    check_rows(result)
     _print(result, fmt)
     _draw(result, figure)
     if html is not None:

@@ -71,6 +71,7 @@ class RecordedEnvironment(OpenRecord, frozen=True, kw_only=True, eq=False):
     threads: int
     power_mode: str | None = None
     packages: dict[str, str | None] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def capture(threads: int, *, root: Path | str = "/") -> dict[str, Any]:

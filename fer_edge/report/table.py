@@ -134,7 +134,7 @@ def bench_caption(result: BenchResult) -> str:
         if ci is not None
     ]
     lines += [note for note in result.notes if note not in labels_notes(result.notes)]
-    lines += [f"warning: {warning}" for warning in result.environment["warnings"]]
+    lines += [f"warning: {warning}" for warning in result.environment.get("warnings") or ()]
     return "\n".join(lines)
 
 
@@ -294,14 +294,15 @@ def _nats_delta(value: float | None) -> str | None:
 
 def images_text(dataset: Mapping[str, Any], split: str) -> str:
     """Return one line about the images of a result: source, split, labels, number."""
-    synthetic = "SYNTHETIC faces, not FER2013: " if dataset["synthetic"] else ""
+    synthetic = "SYNTHETIC faces, not FER2013: " if dataset.get("synthetic") else ""
     resplit = (
         f" ({label})"
         if (label := resplit_label(read_record(DatasetInfo, dataset, "dataset")))
         else ""
     )
     votes = ", labels by votes" if dataset.get("labels") == "votes" else ""
-    return f"{synthetic}{dataset['source']}, {split}{resplit}{votes}, n = {dataset['n']:,}"
+    count = f", n = {dataset['n']:,}" if dataset.get("n") is not None else ""
+    return f"{synthetic}{dataset.get('source')}, {split}{resplit}{votes}{count}"
 
 
 def _votes_lines(result: BenchResult) -> list[str]:

@@ -8,19 +8,30 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from fixtures_forged import controls, error_of, forged_json
+from fixtures_measure import small_faces
 from fixtures_report import Html, Node, made_result, made_row
 
 from fer_edge.bundle import Bundle
+from fer_edge.bundle.manifest import Manifest
+from fer_edge.data.calibration import CalibrationRecipe, select_calibration
+from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import MissingExtraError, UsageError
 from fer_edge.measure.latency import LatencySamples
+from fer_edge.measure.record import VERIFY_FILE
 from fer_edge.measure.result import BenchResult
+from fer_edge.pretrained import pretrained_path
+from fer_edge.report.page import plots
 from fer_edge.report.page.assemble import page_of
-from fer_edge.report.page.blocks import Page
+from fer_edge.report.page.blocks import Page, Table, Text
 from fer_edge.report.page.chosen import choose
 from fer_edge.report.page.headline import accuracy_sentence, headline, lead_lines
+from fer_edge.report.page.origin import calibration_blocks
 from fer_edge.report.page.page import check_page_path, html_of, write_page
+from fer_edge.report.page.plots import Drawings
 from fer_edge.report.page.sources import require_own_rows, result_of_bundle
 from fer_edge.report.responsible import RESPONSIBLE_USE
 
@@ -354,6 +365,71 @@ def test_numbers_that_cannot_be_are_one_line(changes: dict[str, object], said: s
 def test_a_bundle_without_results_says_so(tiny_bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="holds no results"):
         result_of_bundle(tiny_bundle, None)
+
+
+def test_forged_results_give_a_page_or_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any value in any place of a saved result; the drawings alone are left out, for the time."""
+    drawn = []
+
+    def draw(*args: object) -> Drawings:
+        drawn.append(args)
+        return Drawings("", "")
+
+    monkeypatch.setattr(plots, "_both", draw)
+    content = json.loads(made_result().to_json())
+    for row in content["rows"]:
+        row["ns"] = row["ns"] and [repeat[:3] for repeat in row["ns"]]
+    shown = 0
+    for what, forged in forged_json(content, 100):
+        text = json.dumps(forged)
+
+        def use(text: str = text) -> None:
+            nonlocal shown
+            page = html_of(page_of(BenchResult.from_json(text)))
+            assert not controls(page)
+            shown += 1
+
+        error_of(use, what)
+    assert shown > 20
+    assert drawn
+
+
+def test_forged_verifications_give_a_page_or_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "_both", lambda *args: Drawings("", ""))
+    base = Bundle.open(pretrained_path("fer2013"))
+    content = json.loads(base.read(base.artifact(path=VERIFY_FILE)))
+    content["verifications"] = content["verifications"][:2]
+    shown = 0
+    for what, forged in forged_json(content, 50):
+        text = json.dumps(forged).encode()
+        monkeypatch.setattr(Bundle, "read", lambda self, artifact, text=text: text)
+
+        def use() -> None:
+            nonlocal shown
+            result = result_of_bundle(base, None)
+            html_of(page_of(result, {base.manifest.name: base}))
+            shown += 1
+
+        error_of(use, what)
+    assert shown > 10
+
+
+def test_the_classes_of_the_calibration_images_are_counted_again() -> None:
+    dataset = small_faces(train=42, public=14, shared=0)
+    chosen = select_calibration(dataset, CalibrationRecipe(name="own", count=14))
+    manifest = Manifest("n", "c", "v", calibration=chosen.to_dict())
+    (table_,) = [one for one in calibration_blocks(manifest, dataset) if isinstance(one, Table)]
+    assert [row[:3] for row in table_.rows] == [[name, "2", "14.29 %"] for name in EMOTIONS]
+    other = small_faces(train=42, public=21, shared=0)
+    texts = [one.text for one in calibration_blocks(manifest, other) if isinstance(one, Text)]
+    assert "another selection comes from this data set" in texts[0]
+    unread = msgspec.structs.replace(
+        manifest, calibration={"recipe": {"count": "many"}, "sha256": 3}
+    )
+    texts = [one.text for one in calibration_blocks(unread, dataset) if isinstance(one, Text)]
+    assert texts[0].startswith("The images cannot be selected again: the calibration recipe")
 
 
 def test_a_bench_of_another_network_is_refused(result: BenchResult, tiny_bundle: Bundle) -> None:

@@ -128,6 +128,13 @@ def reliability_blocks(chosen: Chosen, name: str) -> list[Block]:
         + "; ".join(f"{title}: ECE {percent(ece)}" for title, ece, _ in columns)
         + "."
     )
+    small = chosen.small or chosen.base
+    shares = None if small is None else (small.votes or {}).get("ece")
+    if isinstance(shares, float):
+        caption += (
+            f" The labels here are the majority of the votes. By the shares of the votes, to which "
+            f"the confidence of such a network is fitted, the ECE is {percent(shares)}."
+        )
     rows = []
     for place in range(max(len(bins) for _, _, bins in columns)):
         cells: list[str | None] = []

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fer_edge.errors import UsageError
+from fer_edge.measure.environment import RecordedEnvironment
+from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.measure.recorded import RecordedScores
 from fer_edge.measure.result import BenchResult, BenchRow
+from fer_edge.measure.votes import VoteScores
 from fer_edge.records import read_record
 
 __all__ = ["Chosen", "check_rows", "choose", "scores_of"]
@@ -78,22 +81,35 @@ def scores_of(row: BenchRow) -> RecordedScores | None:
 
 
 def check_rows(result: BenchResult) -> None:
-    """Raise UsageError for a number that cannot be drawn: a time that is not one, for example."""
+    """Raise UsageError for what cannot be shown: a time that is not one, for example.
+
+    A saved result and a bundle's files may hold anything that is JSON.
+    """
+    if result.environment:
+        where = "the environment of the result"
+        read_record(RecordedEnvironment, result.environment, where, UsageError)
+    read_record(LatencyProtocol, result.protocol, "the protocol of the result", UsageError)
     for row in result.rows:
         where = f"the row {row.name}".strip()
-        times = (row.p50_ms, row.p90_ms, row.p99_ms, row.p999_ms, *(row.p50_range_ms or ()))
-        for value in (time for time in times if time is not None):
-            if not 0 < value < _LONGEST_MS:
-                raise UsageError(f"{where} has a latency of {value} ms")
-        for fraction in (f for f in (row.top1, row.macro_f1, row.agreement) if f is not None):
-            if not 0 <= fraction <= 1:
-                raise UsageError(f"{where} has {fraction} where a fraction from 0 to 1 belongs")
-        if (row.p50_ms is not None or row.top1 is not None) and (row.n is not None and row.n < 1):
-            raise UsageError(f"{where} has {row.n} images")
-        for repeat in row.ns or ():
-            if not repeat or min(repeat) <= 0 or max(repeat) > _LONGEST_MS * 1e6:
-                raise UsageError(f"{where} has nanoseconds that are no times")
+        _check_numbers(row, where)
+        if row.votes is not None:
+            read_record(VoteScores, row.votes, f"{where}: votes", UsageError)
         scores_of(row)
+
+
+def _check_numbers(row: BenchRow, where: str) -> None:
+    times = (row.p50_ms, row.p90_ms, row.p99_ms, row.p999_ms, *(row.p50_range_ms or ()))
+    for value in (time for time in times if time is not None):
+        if not 0 < value < _LONGEST_MS:
+            raise UsageError(f"{where} has a latency of {value} ms")
+    for fraction in (f for f in (row.top1, row.macro_f1, row.agreement) if f is not None):
+        if not 0 <= fraction <= 1:
+            raise UsageError(f"{where} has {fraction} where a fraction from 0 to 1 belongs")
+    if (row.p50_ms is not None or row.top1 is not None) and row.n is not None and row.n < 1:
+        raise UsageError(f"{where} has {row.n} images")
+    for repeat in row.ns or ():
+        if not repeat or min(repeat) <= 0 or max(repeat) > _LONGEST_MS * 1e6:
+            raise UsageError(f"{where} has nanoseconds that are no times")
 
 
 def _fastest(rows: Sequence[BenchRow]) -> BenchRow | None:

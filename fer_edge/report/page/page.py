@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from fer_edge.errors import UsageError, require
 from fer_edge.files import write_text
@@ -46,6 +48,12 @@ def check_page_path(path: Path) -> None:
 
 def html_of(page: Page) -> str:
     """Return the page as HTML, with its style sheet; MissingExtraError without jinja2."""
+    html: str = _template().render(page=page)
+    return html
+
+
+@cache
+def _template() -> Any:
     jinja2 = require("jinja2", "report")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
@@ -56,10 +64,8 @@ def html_of(page: Page) -> str:
         finalize=_shown,
     )
     style = (_HERE / "report.css").read_text(encoding="utf-8")
-    html: str = environment.get_template("report.html").render(
-        page=page, style=environment.filters["safe"](style)
-    )
-    return html
+    environment.globals["style"] = environment.filters["safe"](style)
+    return environment.get_template("report.html")
 
 
 def _shown(value: object) -> object:

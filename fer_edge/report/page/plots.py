@@ -86,7 +86,7 @@ def draw_points(points: Sequence[Point], name: str, description: str) -> Drawing
     def draw(figure: Any, narrow: bool) -> None:
         axes = figure.add_subplot()
         axes.set_xscale("log")
-        for i, point in enumerate(points):
+        for point, place in zip(points, _label_places(points)):
             low, high = point.range_ms
             axes.errorbar(
                 point.p50_ms,
@@ -100,11 +100,10 @@ def draw_points(points: Sequence[Point], name: str, description: str) -> Drawing
                 markersize=7,
                 label=f"{point.number}  {point.label}",
             )
-            # Engines of one precision have equal accuracies: their numbers go up and down in turns.
             axes.annotate(
                 str(point.number),
                 (point.p50_ms, 100 * point.top1),
-                xytext=(0, 7 if i % 2 else -15),
+                xytext=place,
                 textcoords="offset points",
                 ha="center",
                 fontweight="bold",
@@ -127,6 +126,21 @@ def draw_points(points: Sequence[Point], name: str, description: str) -> Drawing
 
     lines = len(points)
     return _both(draw, (3.4 + 0.2 * -(-lines // 3), 2.9 + 0.19 * lines), name, description)
+
+
+def _label_places(points: Sequence[Point]) -> list[tuple[int, int]]:
+    """Return where each number stands, in points from its dot; near dots get different places."""
+    places = ((0, -15), (0, 7), (-9, 3), (9, 3))
+    span = max(point.top1 for point in points) - min(point.top1 for point in points)
+    chosen = []
+    for i, point in enumerate(points):
+        near = sum(
+            1 / 1.3 < other.p50_ms / point.p50_ms < 1.3
+            and abs(other.top1 - point.top1) <= 0.15 * span + 1e-9
+            for other in points[:i]
+        )
+        chosen.append(places[near % len(places)])
+    return chosen
 
 
 def draw_strips(strips: Sequence[Strip], name: str, description: str) -> Drawings:
@@ -249,7 +263,7 @@ def _dots(axes: Any, known: Sequence[tuple[float, float, int]], colour: str) -> 
     for size, low, high in ((3, 0.0, 0.02), (5, 0.02, 0.1), (7, 0.1, 1.1)):
         dots = [(x, y) for x, y, n in known if low <= n / total < high]
         if dots:
-            axes.plot(*zip(*dots), "o", color=colour, markersize=size, lw=0)
+            axes.plot(*zip(*dots), "o", color=colour, markersize=size, lw=0, clip_on=False)
 
 
 def _both(

@@ -82,16 +82,16 @@ def with_times(result: BenchResult, bench: BenchResult) -> BenchResult:
     same_images = all(
         bench.dataset.get(key) == result.dataset.get(key) for key in ("sha256", "split", "labels")
     )
+    measured = {(row.backend, row.precision): row for row in result.rows}
     rows = []
-    taken: set[tuple[str, str]] = set()
-    for row in result.rows:
-        timed = bench.find(row.backend, row.precision)
-        if timed is not None and timed.artifact_sha256 == row.artifact_sha256:
-            row = replace(row, **{name: getattr(timed, name) for name in _TIMES})
-        taken.add((row.backend, row.precision))
-        rows.append(row)
-    if same_images:
-        rows += [row for row in bench.rows if (row.backend, row.precision) not in taken]
+    for timed in bench.rows:
+        row = measured.get((timed.backend, timed.precision))
+        if row is not None and row.artifact_sha256 == timed.artifact_sha256:
+            times = {name: getattr(timed, name) for name in _TIMES}
+            rows.append(replace(measured.pop((row.backend, row.precision)), **times))
+        elif row is None and same_images:
+            rows.append(timed)
+    rows = [*measured.values(), *rows]
     timed_rows = any(row.p50_ms is not None for row in rows)
     return replace(
         result,
