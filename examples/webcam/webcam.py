@@ -42,7 +42,7 @@ def main() -> None:
                     break
                 continue
             if writer is None:
-                size, kind = frame.shape[1::-1], cv2.VideoWriter_fourcc(*"MJPG")
+                size, kind = frame.shape[1::-1], cv2.VideoWriter.fourcc(*"MJPG")
                 writer = cv2.VideoWriter(options.write, kind, 25, size)
             writer.write(frame)
     video.release()

@@ -84,7 +84,7 @@ def test_the_webcam_marks_the_frames_of_a_video(
 ) -> None:
     cv2 = pytest.importorskip("cv2", reason="pip install 'fer-edge[camera]'")
     frame = np.ascontiguousarray(astronaut[:300, 100:400, ::-1])
-    size, kind = frame.shape[1::-1], cv2.VideoWriter_fourcc(*"MJPG")
+    size, kind = frame.shape[1::-1], cv2.VideoWriter.fourcc(*"MJPG")
     writer = cv2.VideoWriter(str(tmp_path / "in.avi"), kind, 25, size)
     for _ in range(3):
         writer.write(frame)
