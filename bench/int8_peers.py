@@ -41,6 +41,7 @@ from fer_edge.data import (
 from fer_edge.data.trial_images import TRIAL_IMAGES, select_trial_images
 from fer_edge.provenance import WeightsInfo
 from fer_edge.quantize.early import early_layers
+from fer_edge.quantize.floors import FLOORS, tensors_before_relu, with_floor
 from fer_edge.quantize.int8 import grams_of, quantise
 from fer_edge.quantize.placement import PLACEMENTS
 from fer_edge.quantize.ranges import Ranges, ranges_by_method
@@ -130,22 +131,37 @@ class Side:
             least = min(trial.kl for trial in halves.values())
             group = next(name for name, trial in halves.items() if trial.kl <= HALF_KL * least)
             exclude = groups[group]
-        self._gptq(tried, graph, ranges, rules, group, exclude)
-        best = min(
-            (row for row in rows if (row["method"], row["half"]) == (method, group)),
-            key=lambda row: float(row["kl"]),
-        )
+        grams = self._gptq(tried, graph, ranges, rules, group, exclude)
+        best = self._best(rows, method, group)
+        tensors = tensors_before_relu(self.model, wiring(self.model))
+        if tensors and not rules.symmetric:
+            taken = grams if best["rounding"] == "gptq" else None
+            for share in FLOORS[1:]:
+                make = graph(with_floor(ranges, tensors, share), exclude, taken)
+                tried(method, best["rounding"], group, make)
+                rows[-1]["floor"] = f"{share:g}"
+            best = self._best(rows, method, group)
         best["chosen"] = "*"
         if public:
             self._judge(best, models[rows.index(best)])
         return rows
 
-    def _gptq(self, tried: Any, graph: Any, ranges: Any, rules: Any, group: str, out: Any) -> None:
+    @staticmethod
+    def _best(rows: list[Row], method: str, group: str) -> Row:
+        return min(
+            (row for row in rows if (row["method"], row["half"]) == (method, group)),
+            key=lambda row: float(row["kl"]),
+        )
+
+    def _gptq(self, tried: Any, graph: Any, ranges: Any, rules: Any, group: str, out: Any) -> Any:
+        made = []
+
         def make() -> Any:
-            grams = grams_of(self.model, ranges, rules, self.calibration, out)
-            return graph(ranges, out, grams)()
+            made.append(grams_of(self.model, ranges, rules, self.calibration, out))
+            return graph(ranges, out, made[0])()
 
         tried(ranges.method, "gptq", group, make)
+        return made[0]
 
     def peers(self) -> list[Row]:
         """Return the rows of other tools, each by its defaults for a CNN on this kind of engine."""
@@ -182,6 +198,7 @@ class Side:
             "method": method,
             "rounding": rounding,
             "half": half,
+            "floor": "",
             "chosen": "",
             "kl": round(1e3 * trial.kl, 3),
             "kl_error": round(1e3 * trial.kl_error, 3),

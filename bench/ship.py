@@ -101,6 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--calibration", help="calibration recipe for INT8")
     parser.add_argument("--method", help="calibration method  [auto, or that of --calibration]")
     parser.add_argument("--weights", default="auto", help="as in fer-edge build, for CPUs")
+    parser.add_argument(
+        "--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="of the INT8 graphs"
+    )
     parser.add_argument("--limit", type=int, default=LIMIT, help="largest bundle, in bytes")
     parser.add_argument(
         "--max-drop", type=float, default=MAX_DROP, help="top-1 that INT8 may lose, a fraction"
@@ -125,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "int8": Int8Options(options.calibration, options.method, weights=options.weights),
                 "limit": options.limit,
                 "max_drop": options.max_drop,
+                "targets": options.targets,
                 "speed": not options.no_speed,
                 "threads": options.threads,
                 "reporter": reporter,
@@ -172,6 +176,7 @@ def ship(
     int8: Int8Options | None = None,
     limit: int = LIMIT,
     max_drop: float = MAX_DROP,
+    targets: Sequence[str] = TARGETS,
     speed: bool = True,
     threads: int = 1,
     reporter: Reporter = SILENT,
@@ -199,7 +204,9 @@ def ship(
     gate = GateOptions(
         speed=speed, policy=GatePolicy(max_top1_drop=max_drop), threads=threads, votes=votes
     )
-    _build_all(run.path, dataset, work / "built", int8 or Int8Options(calibration), gate, reporter)
+    _build_all(
+        run.path, dataset, work / "built", int8 or Int8Options(calibration), gate, targets, reporter
+    )
     built = Bundle.open(work / "built")
     _check_gates(built)
     if built.manifest.by_votes:
@@ -220,6 +227,7 @@ def ship_again(
     int8: Int8Options = _INT8,
     limit: int = LIMIT,
     max_drop: float = MAX_DROP,
+    targets: Sequence[str] = TARGETS,
     speed: bool = True,
     threads: int = 1,
     reporter: Reporter = SILENT,
@@ -238,7 +246,7 @@ def ship_again(
             for old in bundle.manifest.artifacts:
                 if old.precision == "int8":
                     writer.remove(old.path)
-        _build_all(work / "built", dataset, work / "built", int8, gate, reporter)
+        _build_all(work / "built", dataset, work / "built", int8, gate, targets, reporter)
         built = Bundle.open(work / "built")
         _check_gates(built)
         if built.manifest.by_votes:
@@ -262,9 +270,10 @@ def _build_all(
     output: Path,
     int8: Int8Options,
     gate: GateOptions,
+    targets: Sequence[str],
     reporter: Reporter,
 ) -> None:
-    for one in TARGETS:
+    for one in targets:
         # TensorRT has one kind of weights.
         kind = "auto" if one not in {"onnxruntime", "openvino"} else int8.weights
         report = build(

@@ -140,7 +140,7 @@ def int8_within_gate(
         report = int8_from_onnx(
             parsed,
             engine.path,
-            ranges,
+            choice.ranges,
             layout.placement,
             exclude=choice.exclude,
             remainder=layout.remainder,
@@ -150,7 +150,7 @@ def int8_within_gate(
         proven, failure = acceptance.judge(engine, reporter)
         logger.info("INT8 %s, %s, %s: %s", name, ranges.method, choice.rounding, failure or "ok")
         attempt = Attempt(ranges.method, tuple(choice.exclude), proven, failure)
-        return Int8Result(replace(engine), report, ranges, (attempt,), choice, name)
+        return Int8Result(replace(engine), report, choice.ranges, (attempt,), choice, name)
 
     result = made(choice, engine, acceptance, "")
     if not result.passed:

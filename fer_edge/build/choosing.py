@@ -16,6 +16,7 @@ from fer_edge.convert.graph import wiring
 from fer_edge.errors import UsageError
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.quantize.early import early_layers
+from fer_edge.quantize.floors import FLOORS, tensors_before_relu, with_floor
 from fer_edge.quantize.gptq import Grams
 from fer_edge.quantize.int8 import Remainder, grams_of, quantise
 from fer_edge.quantize.placement import WeightScales, placement_for
@@ -72,9 +73,10 @@ class Int8Choice:
 
     ``exclude`` names the nodes left in higher precision, with the reason; ``grams`` are None for
     rounding to the nearest; ``weight_scales`` None is the placement's own kind. The trials are
-    empty where there was no choice: ``kinds`` of weight scales and ``roundings``, best first;
-    ``halves``, the groups of early layers in order; ``costs`` of single layers, costliest first.
-    ``trial`` is that of the chosen graph.
+    empty where there was no choice: ``kinds`` of weight scales, ``roundings`` and ``floors``, best
+    first; ``halves``, the groups of early layers in order; ``costs`` of single layers, costliest
+    first. ``ranges`` are the calibration's, with the chosen floor. ``trial`` is that of the chosen
+    graph.
     """
 
     exclude: Mapping[str, str]
@@ -82,9 +84,11 @@ class Int8Choice:
     weight_scales: WeightScales | None
     half: str
     trial: Trial[str]
+    ranges: Ranges
     kinds: tuple[Trial[WeightScales], ...] = ()
     roundings: tuple[Trial[str], ...] = ()
     halves: tuple[Trial[str], ...] = ()
+    floors: tuple[Trial[str], ...] = ()
     costs: tuple[Trial[str], ...] = ()
 
     @property
@@ -101,6 +105,7 @@ class Int8Choice:
             "trial": self.trial.to_dict("graph"),
             **({"roundings": _dicts(self.roundings, "rounding")} if self.roundings else {}),
             **({"halves": _dicts(self.halves, "half")} if self.halves else {}),
+            **({"floors": _dicts(self.floors, "floor")} if self.floors else {}),
         }
 
 
@@ -115,7 +120,7 @@ def choose_int8(
     *,
     reporter: Reporter = SILENT,
 ) -> Int8Choice:
-    """Choose weights' kind, early layers in half precision, rounding, and layers left out.
+    """Choose weights' kind, early layers in half precision, rounding, floors, and layers left out.
 
     In this order, each with what was chosen before it. ``calibration`` u8[N,48,48] are the images
     of ``ranges``; GPTQ sums their Gram matrices. :class:`UsageError` for an option that this
@@ -173,7 +178,7 @@ class _Chooser:
     def variant(self, name: str, choice: Int8Choice) -> Int8Choice:
         """Return the choice of a variant, from what was chosen for the graph that it stands by."""
         self.exclude, self.grams = dict(choice.exclude), choice.grams
-        self.scales = choice.weight_scales
+        self.scales, self.ranges = choice.weight_scales, choice.ranges
         if name == FULL:
             # The inputs of the layers are nearly the same: their Gram matrices are used again.
             self.scales = "full"
@@ -189,13 +194,15 @@ class _Chooser:
             weight_scales=self.scales,
             half="none" if choice.half else "",
             trial=trial,
+            ranges=self.ranges,
         )
 
     def choose(self) -> Int8Choice:
         kinds = self._weight_scales()
         half, halves = self._half()
         roundings = self._rounding()
-        known = next(iter(roundings), None)
+        floors = self._floors()
+        known = next(iter(floors or roundings), None)
         trial, costs = self._layers(known)
         return Int8Choice(
             exclude=self.exclude,
@@ -203,19 +210,25 @@ class _Chooser:
             weight_scales=self.scales,
             half=half,
             trial=trial,
+            ranges=self.ranges,
             kinds=tuple(kinds),
             roundings=tuple(roundings),
             halves=tuple(halves),
+            floors=tuple(floors),
             costs=tuple(costs),
         )
 
     def _make(
-        self, exclude: Mapping[str, str] | None = None, grams: Grams | None = None
+        self,
+        exclude: Mapping[str, str] | None = None,
+        grams: Grams | None = None,
+        ranges: Ranges | None = None,
     ) -> Callable[[], Any]:
         rules, half = self.rules.with_weights(self.scales), self.layout.remainder == "fp16"
         left = self.exclude if exclude is None else exclude
+        measured = ranges or self.ranges
         return lambda: quantise(
-            self.trials.graph.model, self.ranges, rules, left, half_scales=half, grams=grams
+            self.trials.graph.model, measured, rules, left, half_scales=half, grams=grams
         )[0]
 
     def _weight_scales(self) -> list[Trial[WeightScales]]:
@@ -298,6 +311,22 @@ class _Chooser:
         )
         self.grams = grams if found[0].name == "gptq" else None
         self._say(f"{found[0].name} rounding loses least", found)
+        return found
+
+    def _floors(self) -> list[Trial[str]]:
+        """Choose how much of the range below zero is kept for what is added before a ReLU."""
+        model = self.trials.graph.model
+        tensors = tensors_before_relu(model, wiring(model))
+        # A symmetric range has no end of its own below zero; fine-tuned weights learnt theirs.
+        if self.rules.symmetric or self.ranges.method == "qat" or not tensors:
+            return []
+        tried = {f"{share:g}": with_floor(self.ranges, tensors, share) for share in FLOORS}
+        variants = {
+            name: self._make(grams=self.grams, ranges=ranges) for name, ranges in tried.items()
+        }
+        found = best_first(self.trials.run(variants, "comparing floors before a ReLU"))
+        self.ranges = tried[found[0].name]
+        self._say(f"{found[0].name} of the range below zero before a ReLU loses least", found)
         return found
 
     def _grams(self) -> Grams:

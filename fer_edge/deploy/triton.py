@@ -112,7 +112,8 @@ def _onnx_model(bundle: Bundle, out: Path, precision: str | None, max_batch: int
     if max_batch < 1:
         raise UsageError(f"a batch holds at least one image, not {max_batch}")
 
-    engine = require_engine(bundle, backend_class("onnxruntime"), precision)
+    # The server may have another CPU than this machine: its INT8 graph fits every CPU.
+    engine = require_engine(bundle, backend_class("onnxruntime"), precision, here=False)
     assert engine.artifact is not None
     chosen, artifact = engine.precision, engine.artifact
     notes: tuple[str, ...] = ()
