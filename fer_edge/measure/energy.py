@@ -157,12 +157,7 @@ def find_meters(
     root, clock = Path(root), clock or SystemClock()
     meters: list[Meter] = []
     reasons: list[str] = []
-    for find in (
-        lambda: _board_sensors(root, clock),
-        lambda: _rapl(root),
-        lambda: _nvml(nvml),
-    ):
-        found = find()
+    for found in (_board_sensors(root, clock), _rapl(root), _nvml(nvml)):
         if isinstance(found, Meter):
             meters.append(found)
         else:
