@@ -43,6 +43,9 @@ def _linked(text: str, source: str) -> str:
         path, hash_, anchor = target.partition("#")
         name = os.path.normpath(here / path)
         for full in (name, f"{name}/README.md"):
+            if full.startswith("docs/"):
+                goal = os.path.relpath(full.removeprefix("docs/"), Path(page).parent)
+                return f"{mark}[{words}]({goal}{hash_}{anchor})"
             if full in places:
                 goal = os.path.relpath(places[full], Path(page).parent)
                 return f"{mark}[{words}]({goal}{hash_}{anchor})"
