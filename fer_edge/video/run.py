@@ -119,7 +119,7 @@ def watch_source(
         with opencv_errors():
             outputs.open_window(stack)
             opened = open_source(wanted)
-        stack.callback(lambda: run.started or opened.capture.release())
+        stack.callback(run.release, opened)
         outputs.open(stack, watcher, (opened.fps or wanted.fps) / every)
         frames = run.frames(opened, every)
         # Closing the generator releases the camera, once it has started. It may be in a read that
@@ -143,6 +143,11 @@ class _Run:
     started: bool = False
     read: int = 0
     """Frames up to the last one that was looked at."""
+
+    def release(self, opened: Opened) -> None:
+        """Release the source, unless the reader of its frames does."""
+        if not self.started:
+            opened.capture.release()
 
     def frames(self, opened: Opened, every: int) -> Reader:
         if not opened.live:
