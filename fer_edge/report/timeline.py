@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,10 +89,11 @@ def _draw_face(axes: Any, face: FaceLine, colours: dict[int, str]) -> None:
         if np.nanmax(values[:, index]) >= _LEAST_SHOWN:
             axes.plot(times, values[:, index], color=colour, linewidth=1.3)
     axes.set_ylabel(f"face {face.number}", color=INK, rotation=0, ha="right", va="center")
+    periods: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for start, end, label in _periods(face):
-        axes.broken_barh(
-            [(start, max(end - start, 1e-3))], (-0.1, 0.06), color=colours.get(label, FAINT)
-        )
+        periods[label].append((start, max(end - start, 1e-3)))
+    for label, bars in periods.items():
+        axes.broken_barh(bars, (-0.1, 0.06), color=colours.get(label, FAINT))
 
 
 def _periods(face: FaceLine) -> list[tuple[float, float, int]]:

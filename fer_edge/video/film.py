@@ -11,7 +11,7 @@ import numpy as np
 
 from fer_edge.errors import UnavailableError, UsageError
 from fer_edge.files import atomic_path
-from fer_edge.video.opencv import opencv
+from fer_edge.video.opencv import file_backend, opencv
 
 __all__ = ["CODECS", "Film", "check_film_path", "film"]
 
@@ -85,7 +85,7 @@ class Film:
     def check(self) -> None:
         """Read the video's head again: OpenCV does not say that a disk was full."""
         cv2 = opencv()
-        capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
+        capture = cv2.VideoCapture(str(self._path), file_backend(cv2))
         opened = capture.isOpened()
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if opened else 0
         capture.release()

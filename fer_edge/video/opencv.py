@@ -14,7 +14,7 @@ import numpy as np
 
 from fer_edge.errors import UnavailableError, of_signal_handler
 
-__all__ = ["opencv", "opencv_errors"]
+__all__ = ["file_backend", "opencv", "opencv_errors"]
 
 
 def opencv() -> Any:
@@ -36,6 +36,15 @@ def opencv() -> Any:
     except (ImportError, AttributeError, SystemError) as error:
         raise _not_loaded(error) from None
     return cv2
+
+
+def file_backend(cv2: Any) -> int:
+    """Return the number of OpenCV's backend for files: FFmpeg, or any where it has none.
+
+    Other backends take a name such as img_01.png for a pattern of pictures.
+    """
+    has_ffmpeg = cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)
+    return int(cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY)
 
 
 def _not_loaded(error: Exception) -> UnavailableError:

@@ -119,10 +119,11 @@ def watch_source(
         with opencv_errors():
             outputs.open_window(stack)
             opened = open_source(wanted)
-        stack.callback(opened.capture.release)
+        stack.callback(run.release, opened)
         outputs.open(stack, watcher, (opened.fps or wanted.fps) / every)
         frames = run.frames(opened, every)
-        # Closing the generator releases the camera, also after an error.
+        # Closing the generator releases the camera, once it has started. It may be in a read that
+        # hangs, during which nobody else must release it.
         stack.callback(frames.close)
         failure = run.loop(frames, opened, limit)
         run.end(opened, every, failure)
@@ -139,8 +140,14 @@ class _Run:
     outputs: Outputs
     stop: Stop
     log: Log
+    started: bool = False
     read: int = 0
     """Frames up to the last one that was looked at."""
+
+    def release(self, opened: Opened) -> None:
+        """Release the source, unless the reader of its frames does."""
+        if not self.started:
+            opened.capture.release()
 
     def frames(self, opened: Opened, every: int) -> Reader:
         if not opened.live:
@@ -162,12 +169,13 @@ class _Run:
         try:
             self._emit(self._start(opened))
             watchdog.tell("READY=1")
+            self.started = True
             with opencv_errors():
                 for frame in frames:
                     watchdog.tell("WATCHDOG=1")
                     seen = self.watcher(frame)
                     self.read = frame.number + 1
-                    if not self.outputs.put(seen, counts.frames_per_s):
+                    if not self.outputs.put(seen, counts.recent_fps):
                         self.stop.ask("window closed")
                     if counts.frames == limit:
                         self.stop.ask("number of frames")

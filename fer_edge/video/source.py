@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fer_edge.errors import UnavailableError, UsageError
-from fer_edge.video.opencv import opencv
+from fer_edge.video.opencv import file_backend, opencv
 from fer_edge.video.pixels import PixelReader
 
 __all__ = ["Capture", "Opened", "Wanted", "csi_pipeline", "open_source", "require_source"]
@@ -103,8 +103,7 @@ def open_source(wanted: Wanted) -> Opened:
     if "://" in source:
         return _opened(_stream(source, wanted, cv2), source, wanted, live=None)
     require_source(source)
-    # A name such as img_01.png is a pattern of pictures for OpenCV, with any other backend.
-    return _opened(cv2.VideoCapture(source, cv2.CAP_FFMPEG), source, wanted, live=False)
+    return _opened(cv2.VideoCapture(source, file_backend(cv2)), source, wanted, live=False)
 
 
 def _pipeline(source: str, cv2: Any) -> Any:
@@ -136,6 +135,8 @@ def _stream(source: str, wanted: Wanted, cv2: Any) -> Any:
     limits = [
         number for name in names if hasattr(cv2, name) for number in (getattr(cv2, name), limit)
     ]
+    if not limits or file_backend(cv2) != cv2.CAP_FFMPEG:
+        return cv2.VideoCapture(source)
     return cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
 
 

@@ -20,6 +20,7 @@ from fer_edge.video.track import Tracker
 
 __all__ = ["Counts", "Seen", "SeenFace", "Watcher"]
 
+_RECENT = 30
 _SAMPLES = 65_536
 """Times that are kept for the percentiles: those of the last frames, about half an hour at 30/s."""
 
@@ -101,15 +102,34 @@ class Counts:
     answer_changes: int = 0
     face_s: float = 0.0
     cuts: int = 0
-    started: float = field(default_factory=time.monotonic)
+    started: float | None = None
     frame_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
     latency_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
+    _ends: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+    def begin(self) -> None:
+        """Take the time of the first frame's start."""
+        if self.started is None:
+            self.started = time.monotonic()
+
+    def end(self, ns: int, latency_ns: int) -> None:
+        """Count a frame that took ``ns`` nanoseconds."""
+        self.frames += 1
+        self.frame_ns.append(ns)
+        self.latency_ns.append(latency_ns)
+        self._ends.append(time.monotonic())
 
     @property
     def frames_per_s(self) -> float | None:
-        """Frames per second of our clock, or None before any."""
-        seconds = time.monotonic() - self.started
+        """Frames per second of our clock since the first one, or None before any."""
+        seconds = 0.0 if self.started is None else time.monotonic() - self.started
         return self.frames / seconds if seconds > 0 and self.frames else None
+
+    @property
+    def recent_fps(self) -> float | None:
+        """Frames per second of the last frames, for the screen; None before two."""
+        seconds = self._ends[-1] - self._ends[0] if self._ends else 0.0
+        return (len(self._ends) - 1) / seconds if seconds > 0 else None
 
     def per_minute(self, changes: int) -> float | None:
         """Return ``changes`` per minute of one face, or None without a face."""
@@ -211,6 +231,7 @@ class Watcher:
 
     def __call__(self, frame: Frame) -> Seen:
         """Return what is seen in a frame; its time must not be before that of the last one."""
+        self.counts.begin()
         started = time.perf_counter_ns()
         is_cut = self._find_cut(frame.pixels)
         if is_cut:
@@ -223,7 +244,9 @@ class Watcher:
         self._forget()
         done = time.perf_counter_ns()
         latency = int(1e9 * (time.perf_counter() - frame.taken))
-        self._count(done - started, latency, len(faces), is_cut)
+        self.counts.end(done - started, latency)
+        self.counts.faces += len(faces)
+        self.counts.cuts += is_cut
         return Seen(
             frame,
             faces,
@@ -253,13 +276,6 @@ class Watcher:
         if len(self._last) > len(living):
             self._last = {n: at for n, at in self._last.items() if n in living}
             self._smoothed = {n: face for n, face in self._smoothed.items() if n in living}
-
-    def _count(self, ns: int, latency: int, faces: int, is_cut: bool) -> None:
-        self.counts.frames += 1
-        self.counts.faces += faces
-        self.counts.cuts += is_cut
-        self.counts.frame_ns.append(ns)
-        self.counts.latency_ns.append(latency)
 
 
 def _box_of(face: Face, pixels: np.ndarray) -> tuple[float, float, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 from contextlib import suppress
@@ -31,7 +32,8 @@ class Window:
         self._cv2 = opencv()
         # The Qt of OpenCV's wheels has no fonts, and says so for each window; texts are ours.
         os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")
-        problem = _display_problem()
+        gui = re.search(r"GUI:\s*(\w+)", self._cv2.getBuildInformation())
+        problem = _display_problem(gui[1] if gui else "")
         if problem is not None:
             raise UnavailableError(problem, fix=_NO_WINDOW)
         try:
@@ -78,11 +80,18 @@ class Window:
         self.close()
 
 
-def _display_problem() -> str | None:
-    """Return why no window can be shown, or None: Qt would abort the program instead."""
-    if not sys.platform.startswith("linux") or os.environ.get("WAYLAND_DISPLAY"):
+def _display_problem(gui: str) -> str | None:
+    """Return why no window can be shown, or None: Qt would abort the program instead.
+
+    ``gui`` is what OpenCV makes windows with, such as ``"QT5"``.
+    """
+    if not sys.platform.startswith("linux") or os.environ.get("QT_QPA_PLATFORM"):
         return None
     name = os.environ.get("DISPLAY", "")
+    if not name and os.environ.get("WAYLAND_DISPLAY"):
+        # The wheels of PyPI have Qt for X only.
+        on_x = gui.startswith("QT")
+        return "there is no X display: DISPLAY is not set, for XWayland" if on_x else None
     if not name:
         return "there is no display: DISPLAY is not set"
     host, _, rest = name.rpartition(":")

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_smoothing_makes_labels_change_less(
 def test_the_report_is_on_stderr(
     film: Path, tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = (film, "--bundle", tiny_bundle.path, "--summary", tmp_path)
+    arguments = (film, "--bundle", tiny_bundle.path, "--write", tmp_path / "out.avi")
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (0, "")
     assert re.search(r"60 frames \(0 missed\), [\d.]+ per second; .* latency p50 [\d.]+", err)
@@ -304,6 +305,37 @@ def test_a_camera_that_is_lost_keeps_what_it_has(
     assert "opening the source again" in err
     assert stop["ended"] == "error"
     assert (tmp_path / "timeline.csv").exists()
+
+
+def test_a_camera_that_hangs_is_left_alone(
+    tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Releasing it in the middle of a read would crash OpenCV."""
+    going_on, released = threading.Event(), []
+
+    class Hanging:
+        reading = True
+
+        def read(self) -> tuple[bool, Any]:
+            going_on.wait(30)
+            self.reading = False
+            return False, None
+
+        def release(self) -> None:
+            released.append(self.reading)
+
+    monkeypatch.setattr(
+        run_module, "open_source", lambda wanted: Opened(Hanging(), live=True, fps=30)
+    )
+    timer = threading.Timer(0.5, going_on.set)
+    timer.start()
+    code, _, err = run(
+        capsys, 0, "--bundle", tiny_bundle.path, "--patience", 0.1, "--format", "json"
+    )
+    timer.join()
+    assert code == 5
+    assert "error: no frame" in err
+    assert released == [False]
 
 
 def test_a_closed_window_ends_it(

@@ -25,7 +25,7 @@ from fer_edge.video.frames import Frame
 from fer_edge.video.service import Stop, Watchdog
 from fer_edge.video.timeline import timeline
 from fer_edge.video.watch import Seen, SeenFace
-from fer_edge.video.window import Window
+from fer_edge.video.window import Window, _display_problem
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'fer-edge[camera]'")
 
@@ -248,11 +248,18 @@ def test_no_display_is_an_error(
     assert "--format json" in str(raised.value.fix)
 
 
+@pytest.mark.parametrize(("gui", "problem"), [("QT5", True), ("GTK3", False)])
+def test_wayland_alone(gui: str, problem: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    assert (_display_problem(gui) is not None) is problem
+
+
 def test_an_opencv_without_windows_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: Any) -> None:
         raise cv2.error("The function is not implemented. Rebuild the library")
 
-    monkeypatch.setattr("fer_edge.video.window._display_problem", lambda: None)
+    monkeypatch.setattr("fer_edge.video.window._display_problem", lambda gui: None)
     monkeypatch.setattr(cv2, "namedWindow", missing)
     with pytest.raises(UnavailableError, match="was built without windows") as raised:
         Window()
