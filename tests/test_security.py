@@ -22,6 +22,8 @@ NETWORK = {
     "fer_edge/models/vgg.py": "ImageNet's weights, by revision and digest",
     "fer_edge/serve/guard.py": "the host's name, for the names of a server; addresses are split",
     "fer_edge/serve/server.py": "listens; it connects to nobody",
+    "fer_edge/video/service.py": "tells systemd that it runs, by a socket of this machine",
+    "fer_edge/video/window.py": "asks if there is a display; a URL is opened by OpenCV",
     "fer_edge/training/search/study.py": "the host's name, for the names of workers",
 }
 

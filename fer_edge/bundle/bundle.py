@@ -126,7 +126,7 @@ class Bundle:
         """Return the first artifact that matches all that is given, or None.
 
         ``format`` is onnx, plan or safetensors, ``precision`` fp32, fp16 or int8, ``target`` what
-        it was built for, ``path`` its name in the bundle.
+        it was built for, ``path`` its name in the bundle, ``variant`` which of several it is.
         """
         for artifact in self.manifest.artifacts:
             if (
@@ -169,7 +169,10 @@ class Bundle:
         return next(iter(self.graphs(precision, placement)), None)
 
     def graphs(self, precision: str, placement: str) -> tuple[Artifact, ...]:
-        """Return all variants of :meth:`graph`; the one without a name comes first."""
+        """Return all ONNX graphs of ``precision``; the one without the name of a variant is first.
+
+        INT8 graphs must have this ``placement``.
+        """
         target = placement if precision == "int8" else ""
         found = [
             artifact

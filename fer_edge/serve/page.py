@@ -5,17 +5,9 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
-__all__ = ["MEDIA_TYPES", "RESPONSIBLE_USE", "page_files"]
+from fer_edge.report.responsible import RESPONSIBLE_USE
 
-RESPONSIBLE_USE: tuple[str, ...] = (
-    "The network names the expression that most people would see on a face. It does not know what "
-    "the person feels, and many of its answers are wrong.",
-    "In the European Union it is prohibited to infer the emotions of people at work and in "
-    "education (AI Act, Article 5). Do not use the answers for decisions about people.",
-    "Pictures go to this server only. It keeps them in memory until they are answered, and stores "
-    "and sends nothing.",
-)
-"""Paragraphs of plain text, without markup."""
+__all__ = ["MEDIA_TYPES", "page_files"]
 
 MEDIA_TYPES = {
     "index.html": "text/html; charset=utf-8",

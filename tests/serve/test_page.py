@@ -22,7 +22,8 @@ from fer_edge.faces import detect
 from fer_edge.serve import Settings
 from fer_edge.serve.app import app_of
 from fer_edge.serve.guard import ROUTES
-from fer_edge.serve.page import RESPONSIBLE_USE, page_files
+from fer_edge.report.responsible import RESPONSIBLE_USE
+from fer_edge.serve.page import page_files
 from fer_edge.serve.server import _config, _Server, bind
 
 SITES = re.compile(r"(?i)(?:https?:)?//[a-z0-9-]+\.[a-z]|@import|\burl\(|\bdata:")
