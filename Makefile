@@ -1,6 +1,7 @@
 # Everything is installed into .venv in this folder; no other folder is changed.
 #   make demo   train, build FP16 and INT8, bench, print the table (a few minutes; no data needed)
 #   make test   lint, types, tests
+#   make test-aarch64   the wheel and the C++ runner on aarch64 under qemu (minutes; needs root)
 #   make fuzz   hostile inputs for ten minutes, and a table
 #   make ship RUN=runs/NAME   put a finished run's network into the package (fer_edge/pretrained)
 # With FER_EDGE_DATA=/path/to/fer2013.zip, `make demo` and `make test` use the real FER2013.
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit fuzz fuzz-cpp audit bench frontier reproduction ship clean
+.PHONY: demo test lint types unit test-aarch64 fuzz fuzz-cpp audit bench frontier reproduction ship clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +33,11 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=15 --numprocesses 2 --dist loadfile
+
+# Debian's root for arm64 is made once, in .cache/aarch64; needs debootstrap, qemu-user-static and
+# g++-aarch64-linux-gnu.
+test-aarch64: $(STAMP)
+	$(BIN)/python tests/aarch64/check.py
 
 # Hostile inputs of every kind for ten minutes, and the table of what failed.
 fuzz: fuzz-cpp
