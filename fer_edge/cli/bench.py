@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fer_edge.bundle import Bundle
     from fer_edge.data import FerDataset
     from fer_edge.measure.latency import LatencyProtocol
+    from fer_edge.measure.more import More
     from fer_edge.measure.result import BenchResult
 
 __all__ = ["command", "compare"]
@@ -133,6 +134,20 @@ def compare(a: Path, b: Path, fmt: str) -> None:
     help="Score only N images of the split; a note in the table shows it.",
 )
 @click.option(
+    "--energy",
+    is_flag=True,
+    help="Also measure millijoules per image (Jetson, RAPL, NVIDIA cards), 10 s a window.",
+)
+@click.option(
+    "--batch", metavar="N,N,...", help="Also measure images per second at these batch sizes."
+)
+@click.option(
+    "--streams",
+    metavar="N,N,...",
+    help="Also measure images per second with these numbers of streams at once.",
+)
+@click.option("--layers", is_flag=True, help="Also measure the share of each layer.")
+@click.option(
     "--save",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -181,6 +196,10 @@ def command(
     pace: float | None,
     quick: bool,
     limit: int | None,
+    energy: bool,
+    batch: str | None,
+    streams: str | None,
+    layers: bool,
     save: Path | None,
     figure: Path | None,
     html: Path | None,
@@ -216,6 +235,7 @@ def command(
     opened = [open_bundle(bundle, root, votes=votes is not None) for bundle in bundles or (None,)]
     source = resolve_source(data)
     protocol = _protocol(quick, pace)
+    more = _more(energy, batch, streams, layers, quick, pace)
     rows = len(candidates(opened, backends, precisions))
     path = save or _default_save(opened)
     check_writable(path)
@@ -227,7 +247,7 @@ def command(
             classes=classes_as_recorded(first.manifest.dataset, classes, str(first.path)),
             reporter=reporter,
         )
-        minutes = protocol.estimated_seconds(rows) / 60
+        minutes = (protocol.estimated_seconds(rows) + more.seconds(rows)) / 60
         note(
             f"latency of {rows} rows takes about {max(minutes, 1):.0f} min, after accuracy"
             + ("" if quick else "; --quick takes less time")
@@ -241,10 +261,12 @@ def command(
             threads=threads,
             protocol=protocol,
             limit=limit,
+            more=more,
             reporter=reporter,
         )
     result.save(path)
     _print(result, fmt)
+    _print_more(result, fmt)
     note(f"raw result: {path}")
     _draw(result, figure)
     if record:
@@ -293,6 +315,7 @@ def _show_saved(saved: Path, figure: Path | None, html: Path | None, fmt: str) -
     result = BenchResult.load(saved)
     check_rows(result)
     _print(result, fmt)
+    _print_more(result, fmt)
     _draw(result, figure)
     if html is not None:
         _write_html(result, html, {}, None, "", 1, False)
@@ -336,6 +359,53 @@ def _write_html(
     note(f"report: {write_page(page, path)}")
     if with_faces:
         warn_of_faces_in(path, dataset)
+
+
+def _more(
+    energy: bool,
+    batch: str | None,
+    streams: str | None,
+    layers: bool,
+    quick: bool,
+    pace: float | None,
+) -> More:
+    """Return what is measured besides accuracy and latency."""
+    from fer_edge.measure.energy import EnergyProtocol
+    from fer_edge.measure.more import More
+    from fer_edge.measure.throughput import ThroughputProtocol
+
+    throughput = None
+    if batch or streams:
+        throughput = ThroughputProtocol(
+            batches=_numbers("--batch", batch or "1"),
+            streams=_numbers("--streams", streams or "1"),
+            window_s=1.0 if quick else 5.0,
+        )
+    return More(EnergyProtocol(pace_hz=pace or 30.0) if energy else None, throughput, layers)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    from fer_edge.errors import UsageError
+
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(f"{option} {text} is not a list of numbers", fix=f"{option} 1,8,32")
+    return tuple(int(word) for word in words)
+
+
+def _print_more(result: BenchResult, fmt: str) -> None:
+    """Print a table of each thing that was measured besides accuracy and latency."""
+    from fer_edge.report.more import energy_rows, layer_rows, throughput_rows
+
+    if fmt in {"json", "csv"}:
+        return  # JSON has all of it; a CSV is one table
+    for title, rows in (
+        ("energy", energy_rows(result)),
+        ("throughput", throughput_rows(result)),
+        ("layers", layer_rows(result)),
+    ):
+        if rows:
+            print_rows(rows, fmt, title=title)
 
 
 def _protocol(quick: bool, pace: float | None) -> LatencyProtocol:

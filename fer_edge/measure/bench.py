@@ -21,6 +21,7 @@ from fer_edge.measure.latency import (
     preload,
     time_backends,
 )
+from fer_edge.measure.more import More, measure_more
 from fer_edge.measure.proof import Answers, SplitImages, artifact_of, describe_dataset
 from fer_edge.measure.reference import open_reference
 from fer_edge.measure.result import BenchResult, BenchRow, RowStatus
@@ -109,6 +110,7 @@ def run_bench(
     threads: int = 1,
     protocol: LatencyProtocol | None = None,
     limit: int | None = None,
+    more: More | None = None,
     reporter: Reporter = SILENT,
 ) -> BenchResult:
     """Score and time every engine of ``bundles`` on ``split`` of ``dataset``.
@@ -150,6 +152,8 @@ def run_bench(
             references.append(kind)
             notes += [note] if note else []
         _time(rows, images.whole.images, protocol, reporter)
+        if more is not None:
+            notes += measure_more(rows, images.whole.images, more, threads, reporter)
     reference = " / ".join(dict.fromkeys(references))
     return BenchResult(
         rows=tuple(_finished(candidate, rows) for candidate in rows),

@@ -43,7 +43,9 @@ class BenchRow:
     ``speedup`` is the p50 of FP32 on the same backend divided by this p50, both of this run.
     ``p50_range_ms`` has the lowest and the highest p50 of the repeats, ``cv`` their coefficient of
     variation, and ``ns`` the raw samples, which a summary omits. ``votes`` has the scores by the
-    votes of FER+ (:class:`~fer_edge.measure.votes.VoteScores`), if these judge.
+    votes of FER+ (:class:`~fer_edge.measure.votes.VoteScores`), if these judge. ``energy``,
+    ``throughput``, ``memory`` and ``layers`` are those of :mod:`fer_edge.measure.more`, if asked
+    for.
     """
 
     backend: str
@@ -76,6 +78,10 @@ class BenchRow:
     accuracy: dict[str, Any] | None = None
     votes: dict[str, Any] | None = None
     ns: tuple[tuple[int, ...], ...] | None = None
+    energy: tuple[dict[str, Any], ...] | None = None
+    throughput: tuple[dict[str, Any], ...] | None = None
+    memory: dict[str, Any] | None = None
+    layers: tuple[dict[str, Any], ...] | None = None
 
     @property
     def name(self) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 from fer_edge.backends.base import softmax
 from fer_edge.errors import UnavailableError, UsageError
 from fer_edge.measure.latency import Clock, LatencySamples, SystemClock, preload
+from fer_edge.preprocessing import SIZE
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend
@@ -234,8 +235,8 @@ def _memory_child(
 
     try:
         opened = Bundle.open(bundle)
-        images = opened.golden()[0]
-        pixels = np.resize(images, (batch, *images.shape[1:]))
+        shape = (batch, 1, SIZE, SIZE)
+        pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         before, card = _resident_mib("VmRSS"), _card_mib()
         with backend_from_bundle(opened, backend, precision, threads=threads) as engine:
             for _ in range(_MEMORY_QUERIES):

@@ -18,8 +18,10 @@ from fer_edge.cli import bench as module
 from fer_edge.data import FerDataset
 from fer_edge.data.readers_npz import npz_from_dataset
 from fer_edge.errors import FerEdgeError, UsageError
+from fer_edge.measure.energy import EnergyProtocol, Meter
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.measure.result import BenchResult
+from fer_edge.measure.throughput import ThroughputProtocol
 
 SHORT = LatencyProtocol(
     warmup_s=0, warmup_queries=2, measure_s=0, min_queries=70, repeats=2, quick=True
@@ -226,3 +228,69 @@ def test_real_images_through_a_tiny_network(
     ]
     assert scores["n_without_duplicates"] == 3589 - 280
     assert np.sum(scores["confusion"]) == 3589
+
+
+class _Meter(Meter):
+    """Three joules a window."""
+
+    name, parts = "fake", ("all",)
+
+    def start(self) -> None: ...
+
+    def stop(self) -> dict[str, float]:
+        return {"all": 3.0}
+
+
+@pytest.fixture
+def more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Energy and throughput in hundredths of a second."""
+    energy = EnergyProtocol(window_s=0.02, settle_s=0.0)
+    monkeypatch.setattr("fer_edge.measure.energy.EnergyProtocol", lambda pace_hz: energy)
+    monkeypatch.setattr(
+        "fer_edge.measure.throughput.ThroughputProtocol",
+        lambda **options: ThroughputProtocol(**{**options, "window_s": 0.02, "warmup_s": 0.0}),
+    )
+
+
+def test_energy_throughput_and_layers_have_tables_of_their_own(
+    run, more: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("fer_edge.measure.more.find_meters", lambda: ([_Meter()], []))
+    saved = tmp_path / "more.json"
+    words = ("--energy", "--batch", "1,4", "--streams", "2", "--layers", "--precision", "int8")
+    result = run(*words, "--save", str(saved), "--format", "markdown")
+    assert result.exit_code == 0
+    assert "is not measured" not in result.stdout
+    for words in ("mJ/image", "above idle", "30 Hz", "back to back", "peak MiB", "share", "us |"):
+        assert words in result.stdout, words
+    row = BenchResult.load(saved).rows[-1]
+    assert row.energy is not None
+    assert [entry["pace_hz"] for entry in row.energy] == [None, 30.0]
+    assert row.energy[0]["joules"] == 3.0
+    assert row.throughput is not None
+    assert [(e["batch"], e["streams"]) for e in row.throughput] == [(1, 2), (4, 2)]
+    assert row.memory is not None
+    assert row.memory["batch"] == 4
+    assert row.memory["host_mib"] > row.memory["engine_mib"]
+    assert row.layers is not None
+    assert sum(layer["share"] for layer in row.layers) == pytest.approx(1)
+    # The null engine is the floor of energy, too; it has no layers and no memory.
+    null = BenchResult.load(saved).rows[0]
+    assert null.energy
+    assert null.throughput is None
+
+
+def test_energy_that_cannot_be_measured_is_a_note(
+    run, more: None, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("fer_edge.measure.more.find_meters", lambda: ([], ["no RAPL", "no NVML"]))
+    content = json.loads(run("--energy", "--precision", "int8", "--format", "json").stdout)
+    assert "energy is not measured: no RAPL; no NVML" in content["notes"]
+    assert content["rows"][-1]["energy"] is None
+
+
+@pytest.mark.parametrize("words", [("--batch", "0"), ("--streams", "2,x"), ("--batch", "1.5")])
+def test_a_list_that_is_none_is_refused(run, words: tuple[str, str]) -> None:  # type: ignore[no-untyped-def]
+    result = run(*words)
+    assert isinstance(result.exception, UsageError)
+    assert f"{words[0]} {words[1]} is not a list of numbers" in str(result.exception)

@@ -19,10 +19,10 @@ from fixtures_detector import FakeDetector
 from fixtures_serve import SiteMaker, wait_for
 
 from fer_edge.faces import detect
+from fer_edge.report.responsible import RESPONSIBLE_USE
 from fer_edge.serve import Settings
 from fer_edge.serve.app import app_of
 from fer_edge.serve.guard import ROUTES
-from fer_edge.report.responsible import RESPONSIBLE_USE
 from fer_edge.serve.page import page_files
 from fer_edge.serve.server import _config, _Server, bind
 
