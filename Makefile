@@ -67,6 +67,7 @@ fuzz: fuzz-cpp
 	$(BIN)/python tests/fuzz/fuzz.py --minutes 10
 
 # Mutated files for the C++ runner's readers, under the sanitizers; SECONDS is for each reader.
+# With clang: libFuzzer; else engines/cpp/fuzz/driver.cpp. The first line says which.
 SECONDS ?= 10
 fuzz-cpp: $(STAMP)
 	$(BIN)/python tests/fuzz/fuzz_cpp.py $(SECONDS)
