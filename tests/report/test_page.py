@@ -24,9 +24,10 @@ from fer_edge.measure.latency import LatencySamples
 from fer_edge.measure.record import VERIFY_FILE
 from fer_edge.measure.result import BenchResult
 from fer_edge.pretrained import pretrained_path
+from fer_edge.report.card import card_markdown
 from fer_edge.report.page import plots
 from fer_edge.report.page.assemble import page_of
-from fer_edge.report.page.blocks import Page, Table, Text
+from fer_edge.report.page.blocks import Heading, Page, Table, Text
 from fer_edge.report.page.chosen import choose
 from fer_edge.report.page.headline import accuracy_sentence, headline, lead_lines
 from fer_edge.report.page.origin import calibration_blocks
@@ -182,7 +183,7 @@ def test_every_figure_has_a_description_and_a_table(html: Html) -> None:
         assert figure.all("figcaption")[0].text
         for drawing in figure.all("svg"):
             assert drawing.attributes["role"] == "img"
-            assert drawing.attributes["aria-label"]
+            assert "the table below" in (drawing.attributes["aria-label"] or "")
     assert sum(len(figure.all("svg")) for figure in figures) == 8
 
 
@@ -290,6 +291,12 @@ def test_responsible_use_ends_the_page(html: Html) -> None:
         assert words in said
 
 
+def test_every_card_ends_with_responsible_use() -> None:
+    """The text is the package's: cards of bundles that were made earlier have it too."""
+    text = card_markdown(Manifest("n", "c", "v"))
+    assert text.endswith("## Responsible use\n\n" + "\n\n".join(RESPONSIBLE_USE) + "\n")
+
+
 def test_no_pixels_without_being_asked(text: str) -> None:
     assert "data:image" not in text
     assert "<img" not in text
@@ -323,6 +330,22 @@ def test_the_key_sentence_without_speed_without_int8_and_with_a_slower_one() -> 
     assert headline(full).startswith("No INT8 engine was measured; onnxruntime fp32 has a top-1")
     none = choose(replace(whole, rows=whole.rows[:1]), "")
     assert headline(none) == "No engine was measured."
+
+
+def test_each_network_of_a_bench_has_its_sentence() -> None:
+    whole = made_result()
+    second = [replace(row, bundle="second", speedup=1.5) for row in whole.rows[1:4]]
+    both = page_of(replace(whole, rows=(*whole.rows, *second)))
+    assert both.lines[0] == "This is the network mine."
+    assert both.lines[-1].startswith("The network second: INT8 loses")
+    assert both.lines[-1].endswith("and is 1.50 times as fast as FP32.")
+    headings = [
+        block.text
+        for section_ in both.sections
+        for block in section_.blocks
+        if isinstance(block, Heading)
+    ]
+    assert headings == ["mine", "second"] * 3
 
 
 def test_a_result_without_engines_still_makes_a_page() -> None:

@@ -99,7 +99,7 @@ def recall_blocks(chosen: Chosen, limits: dict[str, float], name: str) -> list[B
         ["class", "images", first, second, "change, points", "change, images", "gate's limit"],
         rows,
     )
-    drawings = draw_recalls(changes, name, caption)
+    drawings = draw_recalls(changes, name)
     return [Figure(name, caption, drawings, table)]
 
 
@@ -151,7 +151,7 @@ def reliability_blocks(chosen: Chosen, name: str) -> list[Block]:
     for title, _, _ in columns:
         heads += [f"{title}: images", "mean confidence", "right"]
     table = Table("Answers by their confidence", heads, rows)
-    return [Figure(name, caption, draw_reliabilities(diagrams, name, caption), table)]
+    return [Figure(name, caption, draw_reliabilities(diagrams, name), table)]
 
 
 def flip_blocks(flips: Sequence[Flip], *, title: str, source: str, faces: bool) -> list[Block]:

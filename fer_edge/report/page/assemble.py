@@ -85,7 +85,7 @@ def page_of(
     return Page(
         title=f"fer-edge report: {', '.join(result.bundles) or 'bench'}",
         headline=headline(all_chosen[0]),
-        lines=lead_lines(result, all_chosen[0]),
+        lines=_lines(result, all_chosen),
         warnings=_warnings(result, bundles, compared if faces else {}),
         facts=_facts(result),
         sections=sections,
@@ -93,6 +93,16 @@ def page_of(
         fer_edge=__version__,
         responsible=RESPONSIBLE_USE,
     )
+
+
+def _lines(result: BenchResult, all_chosen: Sequence[Chosen]) -> list[str]:
+    """Return what stands below the key sentence, which is about the first network."""
+    first, *others = all_chosen
+    lines = lead_lines(result, first)
+    if others:
+        lines.insert(0, f"This is the network {first.bundle}.")
+        lines += [f"The network {one.bundle}: {headline(one)}" for one in others]
+    return lines
 
 
 def _of_bundles(

@@ -80,7 +80,7 @@ class Change:
     limit: float | None
 
 
-def draw_points(points: Sequence[Point], name: str, description: str) -> Drawings:
+def draw_points(points: Sequence[Point], name: str) -> Drawings:
     """Draw top-1 over p50, with one standard error and the range of p50 over the repeats."""
 
     def draw(figure: Any, narrow: bool) -> None:
@@ -125,7 +125,12 @@ def draw_points(points: Sequence[Point], name: str, description: str) -> Drawing
         )
 
     lines = len(points)
-    return _both(draw, (3.4 + 0.2 * -(-lines // 3), 2.9 + 0.19 * lines), name, description)
+    return _both(
+        draw,
+        (3.4 + 0.2 * -(-lines // 3), 2.9 + 0.19 * lines),
+        name,
+        f"Diagram: top-1 against p50 of {len(points)} engines",
+    )
 
 
 def _label_places(points: Sequence[Point]) -> list[tuple[int, int]]:
@@ -143,7 +148,7 @@ def _label_places(points: Sequence[Point]) -> list[tuple[int, int]]:
     return chosen
 
 
-def draw_strips(strips: Sequence[Strip], name: str, description: str) -> Drawings:
+def draw_strips(strips: Sequence[Strip], name: str) -> Drawings:
     """Draw percentiles on one line per engine: 10 to 99, thick from 25 to 75, a dot at 50."""
 
     def draw(figure: Any, narrow: bool) -> None:
@@ -179,10 +184,12 @@ def draw_strips(strips: Sequence[Strip], name: str, description: str) -> Drawing
         axes.set_xlabel("ms for one image (logarithmic)")
 
     height = 0.75 + 0.3 * len(strips)
-    return _both(draw, (height, height), name, description)
+    return _both(
+        draw, (height, height), name, f"Diagram: times of single images, {len(strips)} engines"
+    )
 
 
-def draw_recalls(changes: Sequence[Change], name: str, description: str) -> Drawings:
+def draw_recalls(changes: Sequence[Change], name: str) -> Drawings:
     """Draw the change of each class's recall in points, and the limits of the gate."""
 
     def draw(figure: Any, narrow: bool) -> None:
@@ -208,17 +215,19 @@ def draw_recalls(changes: Sequence[Change], name: str, description: str) -> Draw
         axes.set_ylim(len(changes) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.margins(x=0.22)
+        axes.margins(x=0.4 if narrow else 0.22)
         axes.grid(True, axis="x")
         axes.set_axisbelow(True)
         axes.set_xlabel("change of recall, points")
 
     height = 0.7 + 0.28 * len(changes)
-    return _both(draw, (height, height), name, description)
+    return _both(
+        draw, (height, height), name, f"Diagram: change of recall of {len(changes)} classes"
+    )
 
 
 def draw_reliabilities(
-    diagrams: Sequence[tuple[str, str, Sequence[ConfidenceBin]]], name: str, description: str
+    diagrams: Sequence[tuple[str, str, Sequence[ConfidenceBin]]], name: str
 ) -> Drawings:
     """Draw accuracy over confidence for each (title, precision, bins), side by side."""
 
@@ -254,7 +263,12 @@ def draw_reliabilities(
 
     count = max(1, len(diagrams))
     wide = min(3.4, _WIDE / count + 0.5)
-    return _both(draw, (wide, 3.1 * count), name, description)
+    return _both(
+        draw,
+        (wide, 3.1 * count),
+        name,
+        f"Diagram: accuracy over confidence, {len(diagrams)} engines",
+    )
 
 
 def _dots(axes: Any, known: Sequence[tuple[float, float, int]], colour: str) -> None:
@@ -274,7 +288,9 @@ def _both(
         for narrow, width, height in ((False, _WIDE, heights[0]), (True, _NARROW, heights[1])):
             figure = new_drawing(width, height)
             draw(figure, narrow)
-            svgs.append(inline_svg(figure, f"{name}-{'narrow' if narrow else 'wide'}", description))
+            one = f"{name}-{'narrow' if narrow else 'wide'}"
+            # The caption and the table say more, and are read out next.
+            svgs.append(inline_svg(figure, one, f"{description}; the table below has its data"))
     return Drawings(*svgs)
 
 

@@ -57,7 +57,7 @@ def tradeoff_blocks(result: BenchResult, name: str) -> list[Block]:
         f"{best.label} with {milliseconds(best.p50_ms)} ms. Bars are one standard error of top-1 "
         "and the range of p50 over the repeats; numbers are rows of the table."
     )
-    figure = Figure(name, caption, draw_points(drawn, name, caption), table, folded=False)
+    figure = Figure(name, caption, draw_points(drawn, name), table, folded=False)
     return [figure, *_did_not_run(result)]
 
 
@@ -136,7 +136,7 @@ def latency_blocks(result: BenchResult, name: str) -> list[Block]:
         "times",
     ]
     table = Table("Percentiles of the times of single images", heads, lines)
-    return [Figure(name, caption, draw_strips(strips, name, caption), table)]
+    return [Figure(name, caption, draw_strips(strips, name), table)]
 
 
 def percentiles_of(row: BenchRow) -> Mapping[float, float | None]:
