@@ -41,7 +41,7 @@ from fer_edge.data import (
 from fer_edge.data.trial_images import TRIAL_IMAGES, select_trial_images
 from fer_edge.provenance import WeightsInfo
 from fer_edge.quantize.early import early_layers
-from fer_edge.quantize.floors import FLOORS, tensors_before_relu, with_floor
+from fer_edge.quantize.floors import FLOORS, sums_before_relu, with_floors
 from fer_edge.quantize.int8 import grams_of, quantise
 from fer_edge.quantize.placement import PLACEMENTS
 from fer_edge.quantize.ranges import Ranges, ranges_by_method
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="+", help="bundles: pretrained:fer2013, runs/mine")
     parser.add_argument("--data", help="FER2013  [FER_EDGE_DATA]")
-    parser.add_argument("--targets", nargs="+", choices=sorted(PLACEMENTS), default=[*PLACEMENTS])
+    parser.add_argument("--targets", nargs="*", choices=sorted(PLACEMENTS), default=[*PLACEMENTS])
     parser.add_argument("--count", type=int, default=TRIAL_IMAGES, help="trial images")
     parser.add_argument("--public", action="store_true", help="one look at PublicTest per target")
     parser.add_argument("--peers", action="store_true", help="also the tools of others")
@@ -133,11 +133,11 @@ class Side:
             exclude = groups[group]
         grams = self._gptq(tried, graph, ranges, rules, group, exclude)
         best = self._best(rows, method, group)
-        tensors = tensors_before_relu(self.model, wiring(self.model))
-        if tensors and not rules.symmetric:
+        sums = sums_before_relu(self.model, wiring(self.model))
+        if sums and not rules.symmetric:
             taken = grams if best["rounding"] == "gptq" else None
-            for share in FLOORS[1:]:
-                make = graph(with_floor(ranges, tensors, share), exclude, taken)
+            for share in FLOORS:
+                make = graph(with_floors(ranges, sums, share), exclude, taken)
                 tried(method, best["rounding"], group, make)
                 rows[-1]["floor"] = f"{share:g}"
             best = self._best(rows, method, group)

@@ -34,6 +34,7 @@ from fer_edge.build.confidence import fit_confidence
 from fer_edge.build.options import GateOptions, Int8Options
 from fer_edge.build.pipeline import build
 from fer_edge.build.steps import CHECKPOINT, FP16, FP32
+from fer_edge.build.target import find_target
 from fer_edge.bundle import GOLDEN, MANIFEST, Artifact, Bundle, BundleWriter
 from fer_edge.bundle.usable import BEST_FIRST, engines_of
 from fer_edge.classifier import Classifier
@@ -232,7 +233,7 @@ def ship_again(
     threads: int = 1,
     reporter: Reporter = SILENT,
 ) -> Bundle:
-    """Make the INT8 graphs of ``bundle`` again; ``output`` changes only at the end.
+    """Make the INT8 graphs of ``targets`` again; ``output`` changes only at the end.
 
     FP32 and FP16 are the same files as before, so they keep what was measured of them: their
     reference was the network in PyTorch, which a bundle for devices does not have.
@@ -241,10 +242,10 @@ def ship_again(
         speed=speed, policy=GatePolicy(max_top1_drop=max_drop), threads=threads, votes=votes
     )
     with TemporaryDirectory(prefix="fer-edge-ship-") as folder:
-        work = Path(folder)
+        work, placements = Path(folder), {find_target(one).placement for one in targets}
         with BundleWriter(work / "built", base=bundle) as writer:
             for old in bundle.manifest.artifacts:
-                if old.precision == "int8":
+                if old.precision == "int8" and old.target in placements:
                     writer.remove(old.path)
         _build_all(work / "built", dataset, work / "built", int8, gate, targets, reporter)
         built = Bundle.open(work / "built")
@@ -316,8 +317,10 @@ def _keep_results(before: Bundle, path: Path) -> None:
                 artifact.path,
                 format=artifact.format,
                 precision=artifact.precision,
+                target=artifact.target,
                 parent=artifact.parent_sha256,
                 meta=artifact.meta,
+                variant=artifact.variant,
             )
             gate = before.gate_of(artifact)
             if gate is not None:

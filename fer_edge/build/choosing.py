@@ -16,7 +16,7 @@ from fer_edge.convert.graph import wiring
 from fer_edge.errors import UsageError
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.quantize.early import early_layers
-from fer_edge.quantize.floors import FLOORS, tensors_before_relu, with_floor
+from fer_edge.quantize.floors import FLOORS, sums_before_relu, with_floors
 from fer_edge.quantize.gptq import Grams
 from fer_edge.quantize.int8 import Remainder, grams_of, quantise
 from fer_edge.quantize.placement import WeightScales, placement_for
@@ -314,19 +314,20 @@ class _Chooser:
         return found
 
     def _floors(self) -> list[Trial[str]]:
-        """Choose how much of the range below zero is kept for what is added before a ReLU."""
+        """Choose where the ranges of what is added before a ReLU end below zero."""
         model = self.trials.graph.model
-        tensors = tensors_before_relu(model, wiring(model))
+        sums = sums_before_relu(model, wiring(model))
         # A symmetric range has no end of its own below zero; fine-tuned weights learnt theirs.
-        if self.rules.symmetric or self.ranges.method == "qat" or not tensors:
+        if self.rules.symmetric or self.ranges.method == "qat" or not sums:
             return []
-        tried = {f"{share:g}": with_floor(self.ranges, tensors, share) for share in FLOORS}
+        tried = {"none": self.ranges}
+        tried |= {f"{share:g}": with_floors(self.ranges, sums, share) for share in FLOORS}
         variants = {
             name: self._make(grams=self.grams, ranges=ranges) for name, ranges in tried.items()
         }
         found = best_first(self.trials.run(variants, "comparing floors before a ReLU"))
         self.ranges = tried[found[0].name]
-        self._say(f"{found[0].name} of the range below zero before a ReLU loses least", found)
+        self._say(f"floor {found[0].name} of what is added before a ReLU loses least", found)
         return found
 
     def _grams(self) -> Grams:

@@ -185,7 +185,7 @@ def _report(
             "method": ranges.method,
             # Without the key: rounded to the nearest, as graphs of earlier versions are.
             **_rounding(grams),
-            **({"floor": ranges.floor} if ranges.floor != 1 else {}),
+            **({"floor": ranges.floor} if ranges.floor else {}),
             "calibration_sha256": ranges.calibration_sha256,
             "quantised": list(choice.chosen),
             "excluded": [{"node": name, "reason": reason} for name, reason in excluded],

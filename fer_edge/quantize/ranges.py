@@ -43,7 +43,7 @@ class Ranges:
     ``graph_sha256`` is the FP32 file's; ``calibration_sha256`` that of the pixels that were run, in
     order: nothing else of the data set has a part in it. ``key`` contains all that the values
     depend on; ``cached``: whether they came from the cache; ``note``: why a cache entry was not
-    used. ``floor``: the share that :func:`fer_edge.quantize.floors.with_floor` left below zero.
+    used. ``floor``: the share of :func:`fer_edge.quantize.floors.with_floors`; 0 without floors.
     """
 
     values: Mapping[str, tuple[float, float]]
@@ -54,7 +54,7 @@ class Ranges:
     key: Mapping[str, Any]
     cached: bool = False
     note: str = ""
-    floor: float = 1.0
+    floor: float = 0.0
 
     def of(self, tensor: str) -> tuple[float, float]:
         """Return a tensor's (low, high); :class:`UsageError` if it was not measured."""

@@ -1,4 +1,4 @@
-"""The part below zero of what is added before a ReLU: which tensors, and who chooses it."""
+"""The range below zero of what is added before a ReLU: which, that it is free, who chooses."""
 
 from __future__ import annotations
 
@@ -8,49 +8,53 @@ import numpy as np
 import pytest
 from fixtures_progress import Recorder
 
-from fer_edge.build import choosing
 from fer_edge.build.choosing import Int8Layout, choose_int8
 from fer_edge.build.options import Int8Options
 from fer_edge.convert.graph import read_graph, wiring
 from fer_edge.measure.proof import Engine
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.pretrained import pretrained_path
-from fer_edge.quantize.floors import tensors_before_relu, with_floor
+from fer_edge.quantize.floors import sums_before_relu, with_floors
 from fer_edge.quantize.int8 import quantise
 from fer_edge.quantize.placement import placement_for
 from fer_edge.quantize.ranges import Ranges
 from fer_edge.quantize.trials import Trial, Trials
 
 
-def test_the_tensors_of_the_packaged_network() -> None:
+def test_the_sums_of_the_packaged_network() -> None:
     model = read_graph(pretrained_path("fer2013") / "model.fp32.onnx").model
-    assert tensors_before_relu(model, wiring(model)) == (
-        "stages.0.conv2/Conv",
-        *(
-            name
-            for stage in (1, 2, 3)
-            for name in (f"stages.{stage}.conv2/Conv", f"stages.{stage}.shortcut.0/Conv")
-        ),
-    )
+    found = sums_before_relu(model, wiring(model))
+    # The first stage's shortcut is the stem's result itself: it has other readers.
+    assert found[0] == ("stages.0.conv2/Conv", "stem.2/Relu")
+    pairs = [
+        {f"stages.{stage}.conv2/Conv", f"stages.{stage}.shortcut.0/Conv"} for stage in (1, 2, 3)
+    ]
+    assert [set(pair) for pair in found[1:]] == [pair for pair in pairs for _ in range(2)]
 
 
-def test_a_floor_changes_the_lower_end_alone() -> None:
-    ranges = Ranges({"a": (-8.0, 4.0), "b": (0.0, 2.0), "c": (-1.0, 1.0)}, "", "", "minmax", 1, {})
-    lowered = with_floor(ranges, ["a", "b", "unknown"], 0.25)
-    assert lowered.values == {"a": (-2.0, 4.0), "b": (0.0, 2.0), "c": (-1.0, 1.0)}
-    assert (ranges.floor, lowered.floor) == (1.0, 0.25)
-    assert ranges.values["a"] == (-8.0, 4.0)
+def test_a_floor_is_the_other_operand_s_largest_value() -> None:
+    values = {"a": (-8.0, 4.0), "b": (-5.0, 2.0), "c": (0.0, 3.0), "d": (-9.0, 1.0)}
+    ranges = Ranges(values, "", "", "minmax", 1, {})
+    sums = [("a", "b"), ("b", "a"), ("d", "c"), ("unknown", "a"), ("a", "unknown")]
+    lowered = with_floors(ranges, sums, 1.0)
+    assert lowered.values == {"a": (-2.0, 4.0), "b": (-4.0, 2.0), "c": (0.0, 3.0), "d": (-3.0, 1.0)}
+    assert (ranges.floor, lowered.floor, ranges.values) == (0.0, 1.0, values)
+    # Nothing is lost at 1: what is clipped ends as zero, as it did before.
+    a = np.linspace(-8, 4, 241)[:, None]
+    b = np.linspace(-5, 2, 141)[None]
+    clipped = np.clip(a, *lowered.values["a"]) + np.clip(b, *lowered.values["b"])
+    assert np.array_equal(np.maximum(a + b, 0), np.maximum(clipped, 0))
+    less = np.clip(a, *with_floors(ranges, sums, 0.5).values["a"]) + b
+    assert not np.array_equal(np.maximum(a + b, 0), np.maximum(less, 0))
 
 
-@pytest.mark.parametrize("best", ["1", "0.25"])
+@pytest.mark.parametrize("best", ["none", "0.75"])
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
 def test_the_trials_choose_it(
     target: str, best: str, fp32: Path, ranges: Ranges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "FLOORS", (1.0, 0.25))
     graph = read_graph(fp32)
     images = np.zeros((4, 48, 48), np.uint8)
-    trials, recorder = Trials(graph, images), Recorder()
     monkeypatch.setattr(
         Trials,
         "run",
@@ -64,14 +68,14 @@ def test_the_trials_choose_it(
         engine,
         ranges,
         Int8Layout(target),
-        trials,
+        Trials(graph, images),
         images,
         Int8Options(rounding="nearest", half="auto" if target == "onnxruntime" else "none"),
-        reporter=recorder,
+        reporter=Recorder(),
     )
     symmetric = target == "tensorrt"
-    assert choice.ranges.floor == (1.0 if symmetric else float(best))
+    assert choice.ranges.floor == (0.0 if symmetric or best == "none" else 0.75)
     assert [trial.name for trial in choice.floors[:1]] == ([] if symmetric else [best])
     _, report = quantise(graph.model, choice.ranges, placement_for(target))
-    assert report.meta.get("floor", 1.0) == choice.ranges.floor
+    assert report.meta.get("floor", 0.0) == choice.ranges.floor
     assert ("floors" in choice.to_dict()) is not symmetric
