@@ -130,7 +130,7 @@ def test_help_is_light() -> None:
     assert not loaded & {"numpy", "torch", "onnx", "onnxruntime", "PIL", "rich", "tomllib"}
 
 
-@pytest.mark.parametrize("command", ["inspect", "predict", "serve"])
+@pytest.mark.parametrize("command", ["inspect", "predict", "camera", "serve"])
 def test_help_of_commands_is_light(command: str) -> None:
     script = (
         "import sys\n"

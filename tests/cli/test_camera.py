@@ -381,7 +381,8 @@ def test_a_real_window_under_xvfb(
         stderr=subprocess.DEVNULL,
     ) as server:
         os.close(write)
-        display = os.fdopen(read).readline().strip()
+        with os.fdopen(read) as told:
+            display = told.readline().strip()
         try:
             result = subprocess.run(
                 [
@@ -440,6 +441,21 @@ def test_mistakes(
     assert "Traceback" not in err
     assert out == ""
     assert names_in(tmp_path) == ["text.mp4"]
+
+
+def test_no_detector_is_an_error_with_both_ways_out(
+    film: Path,
+    tiny_bundle: Bundle,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = detect.DetectorRow("x:X", ("no_such_package",), detect.INSTALL)
+    monkeypatch.setitem(detect.DETECTORS, "blazeface", missing)
+    arguments = (film, "--bundle", tiny_bundle.path, "--format", "json")
+    code, _, err = run(capsys, *arguments, "--detector", "blazeface")
+    assert code == 5
+    assert "needs no_such_package" in err
+    assert f"fix:   {detect.INSTALL}; or take OpenCV's own: --detector haar" in err
 
 
 def test_a_file_without_a_frame_and_one_that_is_cut_off(
