@@ -15,11 +15,13 @@ from fixtures_bundle import (
     tiny_bundle,
     tiny_net,
 )
+from fixtures_foreign import foreign_bundle
 from fixtures_hypothesis import register_profile
 
 __all__ = [
     "_tiny_template",
     "bundle_maker",
+    "foreign_bundle",
     "no_pretrained",
     "pretrained_bundle",
     "tiny_bundle",

@@ -11,7 +11,17 @@ if TYPE_CHECKING:
     from fer_edge.bundle import Bundle
     from fer_edge.runs.find import Found, Wants
 
-__all__ = ["found", "open_bundle"]
+__all__ = ["QUIET", "found", "open_bundle", "plain_note"]
+
+QUIET = "fer_edge.quiet"
+"""Key of :attr:`click.Context.meta`: the command has ``--quiet``."""
+
+
+def plain_note(text: str) -> None:
+    """Print a note as ``note`` of ``_output`` does, without what that imports (rich)."""
+    context = click.get_current_context(silent=True)
+    if context is None or not context.meta.get(QUIET):
+        click.echo(text, err=True)
 
 
 def found(name: str | None, root: Path, wants: Wants) -> Found:
@@ -20,7 +30,7 @@ def found(name: str | None, root: Path, wants: Wants) -> Found:
 
     result = find(name, root, wants)
     if result.note is not None:
-        click.echo(result.note, err=True)
+        plain_note(result.note)
     return result
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from fer_edge.cli._names import QUIET
 from fer_edge.printable import printable
 from fer_edge.report.terminal import TerminalReporter, print_note
 
@@ -28,8 +29,8 @@ __all__ = [
     "terminal_reporter",
 ]
 
-_QUIET, _VERBOSE = "fer_edge.quiet", "fer_edge.verbose"
-"""Keys of :attr:`click.Context.meta`; a command shares them with the commands that it runs."""
+_VERBOSE = "fer_edge.verbose"
+"""Key of :attr:`click.Context.meta`, as QUIET; a command shares them with those that it runs."""
 
 _shown_logs: list[Callable[[], None]] = []
 
@@ -40,12 +41,12 @@ log = Console(stderr=True)
 def is_quiet() -> bool:
     """Return whether the running command has the option ``--quiet``."""
     context = click.get_current_context(silent=True)
-    return context is not None and bool(context.meta.get(_QUIET))
+    return context is not None and bool(context.meta.get(QUIET))
 
 
 def hide_progress(context: click.Context) -> None:
     """Show no progress and no notes from now on, as ``--quiet`` asks."""
-    context.meta[_QUIET] = True
+    context.meta[QUIET] = True
 
 
 def show_log(context: click.Context, verbosity: int) -> None:

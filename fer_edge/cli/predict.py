@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._names import found
+from fer_edge.cli._names import found, plain_note
 from fer_edge.cli._options import format_option, runs_option, threads_option
 from fer_edge.cli._output import (
     note,
@@ -319,10 +319,9 @@ class _Drawer:
 
 
 def _introduce(classifier: Classifier) -> None:
-    click.echo(
+    plain_note(
         f"{classifier.bundle.path}: {classifier.backend} {classifier.precision} "
-        f"({classifier.provider}), threads {classifier.threads}",
-        err=True,
+        f"({classifier.provider}), threads {classifier.threads}"
     )
     if classifier.bundle.manifest.synthetic:
         click.echo(

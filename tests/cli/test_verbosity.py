@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+from pathlib import Path
 
 import click
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from fer_edge.cli import _output, main
@@ -51,6 +53,18 @@ def test_quiet_hides_progress_and_notes(
     main([*DATA, "--format", "csv"])
     assert "sha256" in terminal.getvalue(), "only the quiet command was quiet"
     assert capsys.readouterr().out == result
+
+
+@pytest.mark.parametrize("words", [("inspect",), ("predict", "FACE", "--no-detect")])
+def test_quiet_hides_which_bundle_is_used(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("L", (48, 48), 99).save(tmp_path / "face.png")
+    line = [word.replace("FACE", str(tmp_path / "face.png")) for word in words]
+    main([*line, "-q", "--format", "json"])
+    assert capsys.readouterr().err == ""
+    main([*line, "--format", "json"])
+    assert "no bundle named: " in capsys.readouterr().err
 
 
 def test_quiet_keeps_errors(capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,6 +92,18 @@ def test_the_folder_is_the_network(tiny_bundle: Bundle, tiny_net: TinyNet, tmp_p
     assert settings["model-engine-file"] == "model.fp32.onnx_b16_gpu0_fp16.engine"
 
 
+def test_a_graph_from_elsewhere(foreign_bundle: Bundle, tmp_path: Path) -> None:
+    """nvinfer scales the pixels, so the folder's graph begins behind that, with 48x48 gray."""
+    out = tmp_path / "deepstream"
+    deepstream_from_bundle(foreign_bundle, out, precision="fp32")
+    images = golden_images(9, seed=3)
+    with OnnxRuntimeBackend.from_bundle(foreign_bundle, "fp32") as backend:
+        expected = softmax(backend.infer(images))
+    assert len(set(expected.argmax(1).tolist())) > 1
+    assert np.allclose(nvinfer(out, images), expected, atol=1e-5)
+    assert (out / "labels.txt").read_text() == "angry;disgust;fear;happy;sad;surprise;neutral\n"
+
+
 @pytest.mark.parametrize(
     "labels", [("froh", "müde", "日本"), tuple(f"class {i}" for i in range(23)), ("no", "yes")]
 )

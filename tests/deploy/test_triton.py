@@ -132,6 +132,22 @@ def test_an_onnx_model(tiny_bundle: Bundle, tiny_net: TinyNet, tmp_path: Path) -
         assert np.allclose(backend.infer(images), tiny_net.logits(images), atol=1e-4)
 
 
+def test_a_graph_from_elsewhere(foreign_bundle: Bundle, tmp_path: Path) -> None:
+    (model,) = triton_from_bundle(foreign_bundle, tmp_path / "repo", precision="fp32")
+    config = config_of(model)
+    (takes,), (gives,) = config.input, config.output
+    types = FIELDS["enums"]["DataType"]
+    assert (takes.data_type, list(takes.dims)) == (types["TYPE_UINT8"], [1, 48, 48])
+    assert (gives.data_type, list(gives.dims)) == (types["TYPE_FP32"], [7])
+    assert (model.folder / "labels.txt").read_text().split() == list(EMOTIONS)
+    images = golden_images(8, seed=3)
+    with OnnxRuntimeBackend.from_bundle(foreign_bundle, "fp32") as backend:
+        expected = backend.infer(images)
+    assert len(set(expected.argmax(1).tolist())) > 1
+    with OnnxRuntimeBackend(model.folder / "1" / "model.onnx") as backend:
+        assert np.allclose(backend.infer(images), expected, atol=1e-4)
+
+
 def test_a_graph_of_float_pixels(bundle_maker: BundleMaker, tmp_path: Path) -> None:
     (model,) = triton_from_bundle(bundle_maker(uint8=False), tmp_path, precision="fp32")
     assert config_of(model).input[0].data_type == FIELDS["enums"]["DataType"]["TYPE_FP32"]
