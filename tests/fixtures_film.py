@@ -30,7 +30,8 @@ WIDTH, HEIGHT = 320, 240
 def corners_of(number: int) -> list[tuple[int, int]]:
     """Return the left upper corner of each face that can be seen; the first hides the second."""
     if number >= CUT:
-        return [(60, 150), (220, 150)]
+        # Where the faces before the cut would have been, so that only the cut tells them apart.
+        return [(20, 100), (250, 94)]
     first, second = (20 + 6 * number, 90), (256 - 6 * number, 96)
     return [first] if abs(first[0] - second[0]) < 30 else [first, second]
 

@@ -63,6 +63,19 @@ def test_the_crossing_test_can_fail() -> None:
     assert last_numbers(Still()) != [1, 2]
 
 
+def test_a_box_between_two_faces_is_that_of_the_one_that_was_seen() -> None:
+    """The other one, which was expected nearer to it, has been hidden for longer."""
+    tracker = Tracker()
+    for number in range(16):
+        boxes = boxes_at((100, 100), (200 - 4 * number, 100))
+        assert tracker.update(boxes, number / 25) == [1, 2]
+    for number in range(16, 25):
+        assert tracker.update(boxes_at((100, 100)), number / 25) == [1]
+    other = next(face for face in tracker._faces if face.number == 2)
+    assert abs(other.expected(1.0)[0] - 108) < 8, "this test needs the other one nearer"
+    assert tracker.update(boxes_at((108, 100)), 1.0) == [1]
+
+
 def test_a_face_that_jumps_or_grows_is_another() -> None:
     tracker = Tracker()
     assert tracker.update(boxes_at((50, 50)), 0.0) == [1]
