@@ -158,7 +158,7 @@ def _with_variables(text: str) -> str:
         )
         style = re.sub(r"font-family: [^;]*;? ?", "", style)
         # Until matplotlib 3.9 the font is one property.
-        style = re.sub(r"font: ((?:bold )?[\d.]+px) [^;]*", r"font: \1 var(--font)", style)
+        style = re.sub(r"font: ((?:\w+ )?[\d.]+px) [^;]*", r"font: \1 var(--font)", style)
         return f'style="{style}"'
 
     return re.sub(r'style="([^"]*)"', styled, text)
