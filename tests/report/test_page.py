@@ -33,7 +33,7 @@ from fer_edge.report.page.headline import accuracy_sentence, headline, lead_line
 from fer_edge.report.page.origin import calibration_blocks
 from fer_edge.report.page.page import check_page_path, html_of, write_page
 from fer_edge.report.page.plots import Drawings
-from fer_edge.report.page.sources import require_own_rows, result_of_bundle
+from fer_edge.report.page.sources import require_own_rows, result_of_bundle, with_times
 from fer_edge.report.page.speed import all_rows
 from fer_edge.report.responsible import RESPONSIBLE_USE
 
@@ -396,6 +396,27 @@ def test_numbers_that_cannot_be_are_one_line(changes: dict[str, object], said: s
     rows = (*whole.rows[:2], replace(whole.rows[2], **changes), *whole.rows[3:])  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=re.escape(said)):
         page_of(replace(whole, rows=rows))
+
+
+def test_times_of_a_bench_join_what_was_measured_now() -> None:
+    bench = made_result()
+    now = [replace(row, p50_ms=None, ns=None, top1=0.5) for row in bench.rows[1:4]]
+    measured = replace(bench, rows=tuple(now), protocol={})
+    joined = with_times(measured, bench)
+    assert [row.name for row in joined.rows] == [row.name for row in bench.rows]
+    int8, timed = joined.rows[3], bench.rows[3]
+    assert (int8.top1, int8.p50_ms, int8.ns) == (0.5, timed.p50_ms, timed.ns)
+    assert joined.protocol == bench.protocol
+    # Scores of other images are not mixed in, and times of another file are not those of this one.
+    elsewhere = replace(bench, dataset={**bench.dataset, "split": "private"})
+    other = replace(now[2], artifact_sha256="c" * 64)
+    joined = with_times(replace(measured, rows=(*now[:2], other)), elsewhere)
+    assert [row.name for row in joined.rows] == [
+        "onnxruntime int8",
+        "pytorch fp32",
+        "onnxruntime fp32",
+    ]
+    assert joined.rows[0].p50_ms is None
 
 
 def test_a_bundle_without_results_says_so(tiny_bundle: Bundle) -> None:

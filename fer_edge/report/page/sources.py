@@ -62,7 +62,11 @@ def result_of_bundle(
     the times that its gates recorded. UsageError if there is none of them.
     """
     if compared is not None:
-        return compared.result if bench is None else with_times(compared.result, bench)
+        result = compared.result
+        if bench is not None:
+            return with_times(result, bench)
+        rows = tuple(_with_gate_times(bundle, row, result.environment) for row in result.rows)
+        return replace(result, rows=rows)
     if bench is not None:
         return bench
     verifications = _main_ones(bundle, verifications_in(bundle))
