@@ -33,7 +33,8 @@ from fer_edge.report.page.headline import accuracy_sentence, headline, lead_line
 from fer_edge.report.page.origin import calibration_blocks
 from fer_edge.report.page.page import check_page_path, html_of, write_page
 from fer_edge.report.page.plots import Drawings
-from fer_edge.report.page.sources import require_own_rows, result_of_bundle
+from fer_edge.report.page.sources import require_own_rows, result_of_bundle, with_times
+from fer_edge.report.page.speed import all_rows
 from fer_edge.report.responsible import RESPONSIBLE_USE
 
 pytest.importorskip("matplotlib")
@@ -332,7 +333,19 @@ def test_the_key_sentence_without_speed_without_int8_and_with_a_slower_one() -> 
     assert headline(none) == "No engine was measured."
 
 
-def test_each_network_of_a_bench_has_its_sentence() -> None:
+def test_a_graph_for_another_backend_is_named_and_never_the_main_one() -> None:
+    """ONNX Runtime also runs TensorRT's INT8 graph, to verify it: that is not what it would use."""
+    whole = made_result()
+    untimed = replace(whole.rows[3], p50_ms=None, artifact="model.int8.onnxruntime.onnx")
+    other = replace(untimed, artifact="model.int8.tensorrt.onnx", delta_top1=0.1)
+    both = replace(whole, rows=(*whole.rows[:3], other, untimed))
+    assert choose(both, "mine").small is untimed
+    names = [cells[0] for cells in all_rows(both).rows]
+    assert names[3:] == ["4 onnxruntime int8 (model.int8.tensorrt.onnx)", "5 onnxruntime int8"]
+
+
+def test_each_network_of_a_bench_has_its_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "_both", lambda *args: Drawings("", ""))
     whole = made_result()
     second = [replace(row, bundle="second", speedup=1.5) for row in whole.rows[1:4]]
     both = page_of(replace(whole, rows=(*whole.rows, *second)))
@@ -383,6 +396,27 @@ def test_numbers_that_cannot_be_are_one_line(changes: dict[str, object], said: s
     rows = (*whole.rows[:2], replace(whole.rows[2], **changes), *whole.rows[3:])  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=re.escape(said)):
         page_of(replace(whole, rows=rows))
+
+
+def test_times_of_a_bench_join_what_was_measured_now() -> None:
+    bench = made_result()
+    now = [replace(row, p50_ms=None, ns=None, top1=0.5) for row in bench.rows[1:4]]
+    measured = replace(bench, rows=tuple(now), protocol={})
+    joined = with_times(measured, bench)
+    assert [row.name for row in joined.rows] == [row.name for row in bench.rows]
+    int8, timed = joined.rows[3], bench.rows[3]
+    assert (int8.top1, int8.p50_ms, int8.ns) == (0.5, timed.p50_ms, timed.ns)
+    assert joined.protocol == bench.protocol
+    # Scores of other images are not mixed in, and times of another file are not those of this one.
+    elsewhere = replace(bench, dataset={**bench.dataset, "split": "private"})
+    other = replace(now[2], artifact_sha256="c" * 64)
+    joined = with_times(replace(measured, rows=(*now[:2], other)), elsewhere)
+    assert [row.name for row in joined.rows] == [
+        "onnxruntime int8",
+        "pytorch fp32",
+        "onnxruntime fp32",
+    ]
+    assert joined.rows[0].p50_ms is None
 
 
 def test_a_bundle_without_results_says_so(tiny_bundle: Bundle) -> None:

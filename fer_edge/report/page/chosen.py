@@ -13,7 +13,7 @@ from fer_edge.measure.result import BenchResult, BenchRow
 from fer_edge.measure.votes import VoteScores
 from fer_edge.records import read_record
 
-__all__ = ["Chosen", "check_rows", "choose", "scores_of"]
+__all__ = ["Chosen", "check_rows", "choose", "row_label", "scores_of"]
 
 _LONGEST_MS = 1e7
 
@@ -112,8 +112,23 @@ def _check_numbers(row: BenchRow, where: str) -> None:
             raise UsageError(f"{where} has nanoseconds that are no times")
 
 
+def row_label(row: BenchRow, several: bool) -> str:
+    """Return a row's name, with the bundle where a result has ``several``, and a foreign graph."""
+    name = f"{row.bundle}: {row.name}" if several and row.bundle else row.name
+    return name if _own_graph(row) else f"{name} ({row.artifact})"
+
+
+def _own_graph(row: BenchRow) -> bool:
+    """Whether an INT8 graph has this backend's placement: others are run to verify them."""
+    parts = (row.artifact or "").split(".")
+    foreign = row.precision == "int8" and len(parts) == 4 and parts[2] != row.backend
+    return not (foreign and row.backend in {"onnxruntime", "openvino"})
+
+
 def _fastest(rows: Sequence[BenchRow]) -> BenchRow | None:
     """Return the row of the lowest p50; rows without a time come last, in their order."""
-    return min(
-        rows, key=lambda row: float("inf") if row.p50_ms is None else row.p50_ms, default=None
-    )
+
+    def cost(row: BenchRow) -> tuple[float, bool]:
+        return float("inf") if row.p50_ms is None else row.p50_ms, not _own_graph(row)
+
+    return min(rows, key=cost, default=None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fer_edge.bundle import Bundle
 from fer_edge.errors import UsageError
@@ -62,7 +62,11 @@ def result_of_bundle(
     the times that its gates recorded. UsageError if there is none of them.
     """
     if compared is not None:
-        return compared.result if bench is None else with_times(compared.result, bench)
+        result = compared.result
+        if bench is not None:
+            return with_times(result, bench)
+        rows = tuple(_with_gate_times(bundle, row, result.environment) for row in result.rows)
+        return replace(result, rows=rows)
     if bench is not None:
         return bench
     verifications = _main_ones(bundle, verifications_in(bundle))
@@ -137,7 +141,7 @@ def _of_verifications(bundle: Bundle, verifications: list[RecordedVerification])
             flips=one.flips,
             mcnemar_p=one.mcnemar_p,
         )
-        rows.append(_with_gate_times(bundle, row))
+        rows.append(_with_gate_times(bundle, row, newest.environment))
     return BenchResult(
         rows=tuple(rows),
         environment=newest.environment,
@@ -170,14 +174,20 @@ def _row(bundle: Bundle, side: RecordedSide) -> BenchRow:
     )
 
 
-def _with_gate_times(bundle: Bundle, row: BenchRow) -> BenchRow:
-    """Return the row with p50 and speed-up that its build measured, if it measured them."""
+def _with_gate_times(bundle: Bundle, row: BenchRow, environment: Mapping[str, Any]) -> BenchRow:
+    """Return the row with p50 and speed-up that its build measured, if it did so on this machine.
+
+    The report names one machine, that of ``environment``.
+    """
     for gate in bundle.manifest.gates:
-        timed = (gate.timed or {}).get("artifact_sha256")
-        if gate.backend == row.backend and timed is not None and timed == row.artifact_sha256:
-            over = gate.speedup_over or "fp32"
-            speedup = gate.speedup if over == "fp32" else None
-            p50 = (gate.as_read or {}).get("p50_ms")
+        timed = gate.timed or {}
+        own = (
+            row.artifact_sha256 is not None and timed.get("artifact_sha256") == row.artifact_sha256
+        )
+        here = timed.get("machine") == environment.get("machine")
+        if gate.backend == row.backend and own and here:
+            speedup = gate.speedup if (gate.speedup_over or "fp32") == "fp32" else None
+            p50 = gate.as_read.get("p50_ms")
             p50 = p50 if isinstance(p50, int | float) and not isinstance(p50, bool) else None
             return replace(row, speedup=speedup, p50_ms=p50)
     return row

@@ -9,10 +9,11 @@ import numpy as np
 from fer_edge.measure.latency import LatencySamples, min_samples
 from fer_edge.measure.result import BenchResult, BenchRow
 from fer_edge.report.page.blocks import Block, Figure, Table, Text
+from fer_edge.report.page.chosen import row_label
 from fer_edge.report.page.plots import Point, Strip, draw_points, draw_strips
 from fer_edge.report.table import bench_row, milliseconds, points
 
-__all__ = ["all_rows", "latency_blocks", "percentiles_of", "row_label", "tradeoff_blocks"]
+__all__ = ["all_rows", "latency_blocks", "percentiles_of", "tradeoff_blocks"]
 
 _FIRST = (*("top-1", "delta", "95 % interval", "flips", "p50 ms", "p90 ms", "p99 ms", "images/s"),)
 """Columns that come first: a narrow page has no place for more without scrolling."""
@@ -21,11 +22,6 @@ _NAMED = ("bundle", "backend", "precision", "status")
 """Columns that the name of the engine stands for; the table has only engines that ran."""
 
 _PERCENTILES = (10.0, 25.0, 50.0, 75.0, 90.0, 99.0, 99.9)
-
-
-def row_label(row: BenchRow, several: bool) -> str:
-    """Return a row's name, with the bundle where a result has several."""
-    return f"{row.bundle}: {row.name}" if several and row.bundle else row.name
 
 
 def tradeoff_blocks(result: BenchResult, name: str) -> list[Block]:
@@ -52,9 +48,12 @@ def tradeoff_blocks(result: BenchResult, name: str) -> list[Block]:
         nothing = "No latency is recorded, so only accuracy is shown. fer-edge bench measures it."
         return [Text(nothing, muted=True), table, *_did_not_run(result)]
     best = min(drawn, key=lambda point: point.p50_ms)
+    known = f"The fastest is {best.label} with {milliseconds(best.p50_ms)} ms."
+    if len(drawn) == 1:
+        known = f"Only the time of {best.label} is recorded: fer-edge bench times all."
     caption = (
-        f"Top-1 against the median time of one image, for every engine that ran. The fastest is "
-        f"{best.label} with {milliseconds(best.p50_ms)} ms. Bars are one standard error of top-1 "
+        f"Top-1 against the median time of one image, for every engine that was timed. {known} "
+        "Bars are one standard error of top-1 "
         "and the range of p50 over the repeats; numbers are rows of the table."
     )
     figure = Figure(name, caption, draw_points(drawn, name), table, folded=False)
@@ -102,6 +101,11 @@ def latency_blocks(result: BenchResult, name: str) -> list[Block]:
     timed = [row for row in result.rows if row.p50_ms is not None and row.status == "ok"]
     if not timed:
         return [Text("No latency is recorded. fer-edge bench measures it.", muted=True)]
+    if all(row.p90_ms is None and not row.ns for row in timed):
+        medians = "; ".join(
+            f"{row_label(row, several)} {milliseconds(row.p50_ms)}" for row in timed
+        )
+        return [Text(f"Only medians are recorded, in ms: {medians}. fer-edge bench measures more.")]
     strips, lines = [], []
     for row in timed:
         ms = percentiles_of(row)

@@ -6,7 +6,7 @@ file that works offline, "install" what pip adds to NumPy and Pillow, not compil
 ============== ======== ======== ====================================================
 library        page     install  drawing
 ============== ======== ======== ====================================================
-matplotlib SVG    8 kB    60 MB  in the file: no script, text is text, CSS sets colours
+matplotlib SVG    7 kB    60 MB  in the file: no script, text is text, CSS sets colours
 Bokeh         1,274 kB    40 MB  a script draws on a canvas: no text for a screen reader
 Plotly        4,823 kB    47 MB  a script draws SVG; dark mode is a second template
 Altair (Vega)   899 kB    97 MB  a script; works offline only with vl-convert (84 MB)
@@ -158,7 +158,7 @@ def _with_variables(text: str) -> str:
         )
         style = re.sub(r"font-family: [^;]*;? ?", "", style)
         # Until matplotlib 3.9 the font is one property.
-        style = re.sub(r"font: ((?:bold )?[\d.]+px) [^;]*", r"font: \1 var(--font)", style)
+        style = re.sub(r"font: ((?:\w+ )?[\d.]+px) [^;]*", r"font: \1 var(--font)", style)
         return f'style="{style}"'
 
     return re.sub(r'style="([^"]*)"', styled, text)
