@@ -20,7 +20,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,13 +29,13 @@ from typing import Any
 import numpy as np
 
 from fer_edge.backends import backend_class
-from fer_edge.build.card import measured_results
+from fer_edge.build.card import int8_lines, measured_results
 from fer_edge.build.confidence import fit_confidence
 from fer_edge.build.options import GateOptions, Int8Options
 from fer_edge.build.pipeline import build
 from fer_edge.build.steps import CHECKPOINT, FP16, FP32
 from fer_edge.build.target import find_target
-from fer_edge.bundle import GOLDEN, MANIFEST, Artifact, Bundle, BundleWriter
+from fer_edge.bundle import GOLDEN, MANIFEST, Artifact, Bundle, BundleWriter, Manifest
 from fer_edge.bundle.usable import BEST_FIRST, engines_of
 from fer_edge.classifier import Classifier
 from fer_edge.convert.golden import golden_images
@@ -559,6 +559,7 @@ def _stage(
             card={
                 **to_dict(manifest.card),
                 "training": training,
+                "protocol": _protocol(manifest, held),
                 "results": measured_results(verifications, digests),
             },
         )
@@ -566,6 +567,12 @@ def _stage(
             if gate.key in held:
                 writer.add_gate(gate)
     return Bundle.open(path)
+
+
+def _protocol(manifest: Manifest, held: Collection[tuple[str, ...]]) -> list[str]:
+    """Return the card's protocol, without what it says of graphs that are left out."""
+    kept = [line for line in manifest.card.protocol if not line.startswith("INT8 for ")]
+    return [*kept, *int8_lines([to_dict(each) for each in manifest.gates if each.key in held])]
 
 
 def _check(staged: Bundle, limit: int, reporter: Reporter) -> None:

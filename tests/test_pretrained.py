@@ -21,6 +21,7 @@ from fer_edge.errors import UsageError
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.pretrained import NETWORKS, is_packaged, pretrained_path
 from fer_edge.quantize.trials import step_by_step
+from fer_edge.records import to_dict
 from fer_edge.runs.find import A_BUNDLE, find
 
 
@@ -208,6 +209,27 @@ def test_the_packaged_bundles_are_small_and_learnt_what_their_names_say() -> Non
         assert not bundle.manifest.synthetic
         total += sum(file.stat().st_size for file in path.iterdir())
     assert 0 < total < 16_000_000
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_packaged_int8_graphs_were_chosen_on_train_and_judged_once(name: str) -> None:
+    bundle = Bundle.open(pretrained_path(name))
+    graphs = [each for each in bundle.manifest.artifacts if each.precision == "int8"]
+    assert {each.target for each in graphs} >= {"onnxruntime", "tensorrt"}
+    for each in graphs:
+        gate = bundle.gate_of(each)
+        assert gate is not None
+        assert gate.passed
+        assert gate.flips is not None
+        assert gate.n is not None
+        assert gate.flips <= 0.009 * gate.n
+        recorded = to_dict(gate)
+        assert len(recorded["attempts"]) == 1
+        choice = recorded["choice"]
+        assert choice["images"]["images"].startswith("TRAIN")
+        assert choice["images"]["calibrated_on"] == 0
+        assert choice["trial"]["kl"] <= 0.35e-3
+        assert choice["trial"]["flips"] <= 0.012
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -48,6 +48,8 @@ def command(
 ) -> None:
     """Fine-tune RUN with simulated INT8 rounding; its FP32 network is the teacher.
 
+    It learns the answers of that network to the images of TRAIN; no label is read.
+
     Use it for a network that loses too much in `fer-edge build --precision int8`. The result is a
     new run. `fer-edge build` quantises it with the same ranges that it was fine-tuned with. If it
     is stopped, `fer-edge train --resume` continues it. Without RUN, the newest run is used.

@@ -34,8 +34,9 @@ from fer_edge.quantize.trials import step_by_step
 from fer_edge.quantize.weights import quantise_weights
 from fer_edge.records import read_record, to_dict
 from fer_edge.runs.qat import Grid, QatSetup
-from fer_edge.runs.recipe import with_overrides
+from fer_edge.runs.recipe import recipe_from_dict, with_overrides
 from fer_edge.training import loop
+from fer_edge.training.distill import distillation_loss
 from fer_edge.training.fake_quant import FakeQuantised, weight_scales
 from fer_edge.training.qat import qat_recipe
 from fer_edge.training.start import start_run
@@ -334,3 +335,19 @@ def test_a_network_that_learnt_votes_is_fine_tuned_to_its_own_answers(
     before, after = (model_from_weights(each.path)[0] for each in (loaded, tuned))
     moved = np.abs(_logits(before, faces.images[:32]) - _logits(after, faces.images[:32]))
     assert 0 < moved.mean() < 0.1
+
+
+def test_no_label_has_a_part_in_fine_tuning() -> None:
+    taught = recipe_from_dict({"distill": {"alpha": 0.5, "temperature": 4.0}, "epochs": 2})
+    recipe = qat_recipe(WeightsInfo(recipe=taught.to_dict()))
+    random = torch.Generator().manual_seed(0)
+    logits, other = torch.randn(2, 8, 7, generator=random)
+    teacher = other.softmax(1)
+    losses = {
+        float(distillation_loss(logits, teacher, targets, recipe.distill))
+        for targets in (torch.eye(8, 7), torch.eye(7)[[6] * 8])
+    }
+    assert len(losses) == 1
+    assert losses.pop() == pytest.approx(
+        float(F.kl_div(logits.log_softmax(1), teacher, reduction="batchmean"))
+    )
