@@ -8,11 +8,13 @@ The engines are: PyTorch in FP32 and FP16, eager and as a CUDA graph; ONNX Runti
 every TensorRT that can be imported, in every precision that the bundle has a graph for, with and
 without CUDA graphs. Each FP32 and FP16 engine is first compared, on the same images, with the FP32
 graph in ONNX Runtime on the CPU. An INT8 engine is compared with the INT8 graph that its plan was
-built from. Then all engines are timed in turns.
+built from. Then all engines are timed in turns; with --energy the energy of an image follows. How
+the CPU waits for the GPU belongs to a process: run it with --wait spin and with --wait block.
 
 Result is: a table on stdout (p50, p99: host u8 image to host probabilities, batch 1; device p50:
-CUDA events around one batch, copies included) and JSON with the machine and the raw nanoseconds in
-bench/results/. Exit code 5 without a GPU, 4 if the logits of an engine differ too much.
+CUDA events around one batch, copies included), what the run settles of the table of faults in
+engines/README.md, and JSON with the machine and the raw nanoseconds in bench/results/. Exit code 5
+without a GPU, 4 if the logits of an engine differ too much.
 """
 
 from __future__ import annotations
@@ -35,18 +37,21 @@ import numpy as np
 from fer_edge.backends.base import Backend
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
-from fer_edge.build.device_plan import prepared_graph
+from fer_edge.build.device_plan import plan_sources
 from fer_edge.bundle import Bundle
 from fer_edge.data import load
 from fer_edge.errors import FerEdgeError, UnavailableError
 from fer_edge.files import write_json
 from fer_edge.measure.accuracy import run_logits
+from fer_edge.measure.energy import EnergyProtocol, EnergyRow, find_meters, measure_energy
 from fer_edge.measure.environment import capture, finish
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples, time_backends
 from fer_edge.progress import Reporter
 from fer_edge.report.rows import format_rows
 from fer_edge.report.terminal import TerminalReporter
+from fer_edge.trt.board import device_of
 from fer_edge.trt.builder import plan_from_onnx
+from fer_edge.trt.cuda import WAITS, Wait
 from fer_edge.trt.gpu import Gpu, find_gpu
 from fer_edge.trt.lane import LaneOptions
 from fer_edge.trt.library import import_tensorrt
@@ -56,6 +61,7 @@ from fer_edge.trt.targets import load_target
 # FP32 and FP16 have the limits of the golden self-test. INT8 may differ from its own graph on the
 # CPU only through the rounding of its float remainder.
 LIMITS = {"fp32": ("max", 1e-4), "fp16": ("mean", 1e-2), "int8": ("flips", 0.01)}
+GRAPH, MAPPED = " + CUDA graph", " + CUDA graph, mapped memory"
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -141,11 +147,15 @@ class Row:
     build_seconds: float | None = None
     plan_bytes: int | None = None
     device_p50_ms: float | None = None
+    release: str = ""
+    energy: tuple[EnergyRow, ...] = ()
     times: LatencySamples | None = None
     against: str = "fp32 on the CPU"
 
     def to_dict(self) -> dict[str, Any]:
-        content = {key: value for key, value in vars(self).items() if key not in {"make", "times"}}
+        left_out = {"make", "times", "energy"}
+        content = {key: value for key, value in vars(self).items() if key not in left_out}
+        content["energy"] = [each.to_dict() for each in self.energy]
         return {**content, **(self.times.to_dict() if self.times else {})}
 
 
@@ -179,7 +189,9 @@ def onnxruntime_rows(bundle: Bundle) -> Iterator[Row]:
             yield row
 
 
-def tensorrt_rows(bundle: Bundle, folder: Path, reporter: Reporter) -> Iterator[Row]:
+def tensorrt_rows(
+    bundle: Bundle, folder: Path, reporter: Reporter, wait: Wait = "auto"
+) -> Iterator[Row]:
     """Build every plan that can be built here; a missing library or graph is also a row."""
     for kind in (TensorRTBackend, TensorRTRTXBackend):
         try:
@@ -195,35 +207,46 @@ def tensorrt_rows(bundle: Bundle, folder: Path, reporter: Reporter) -> Iterator[
             yield Row(kind.name, "", status="unavailable", note=note)
             continue
         for precision in ("fp32", "fp16", "int8"):
-            graph = prepared_graph(bundle, precision, profile)
-            if graph is None:
+            graphs = plan_sources(bundle, precision, profile)
+            if not graphs:
                 command = bundle.build_command(precision, profile.name)
                 note = f"the bundle has no graph for it; to make one: {command}"
                 yield Row(kind.name, precision, status="unavailable", note=note)
                 continue
-            plan = folder / f"{kind.name}-{precision}.plan"
-            reporter.note(f"building {kind.name} {precision}")
-            try:
-                report = plan_from_onnx(
-                    bundle.file(graph), plan, target=profile, precision=precision
-                )
-            except FerEdgeError as error:
-                yield Row(kind.name, precision, status="failed", note=str(error))
-                continue
-            yield from _plan_rows(kind, plan, report.sidecar, bundle)
+            for number, graph in enumerate(graphs):
+                # Each graph of a precision: one with FP16 scales may not build (findings).
+                name = kind.name
+                if len(graphs) > 1:
+                    name += f" [{graph.meta.get('remainder', graph.path)} remainder]"
+                plan = folder / f"{kind.name}-{precision}-{number}.plan"
+                reporter.note(f"building {name} {precision}")
+                try:
+                    report = plan_from_onnx(
+                        bundle.file(graph), plan, target=profile, precision=precision
+                    )
+                except FerEdgeError as error:
+                    yield Row(name, precision, status="failed", note=str(error))
+                    continue
+                yield from _plan_rows(kind, plan, report.sidecar, bundle, name, wait)
 
 
 def _plan_rows(
-    kind: type[TensorRTBackend], plan: Path, sidecar: PlanSidecar, bundle: Bundle
+    kind: type[TensorRTBackend],
+    plan: Path,
+    sidecar: PlanSidecar,
+    bundle: Bundle,
+    name: str,
+    wait: Wait,
 ) -> Iterator[Row]:
     variants = [
-        (" + CUDA graph", LaneOptions(mapped=False)),
-        ("", LaneOptions(graphs=False, mapped=False)),
+        (GRAPH, LaneOptions(mapped=False, wait=wait)),
+        ("", LaneOptions(graphs=False, mapped=False, wait=wait)),
     ]
     if find_gpu().integrated:
-        variants.append((" + CUDA graph, mapped memory", LaneOptions(mapped=True)))
+        variants.append((MAPPED, LaneOptions(mapped=True, wait=wait)))
     for suffix, options in variants:
-        row = Row(f"{kind.name}{suffix}", sidecar.precision)
+        row = Row(f"{name}{suffix}", sidecar.precision)
+        row.release = sidecar.tensorrt
         row.build_seconds, row.plan_bytes = sidecar.build_seconds, sidecar.size
         row.make = partial(
             kind,
@@ -330,6 +353,7 @@ def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "p50_ms": shown(row.times.p50_ms if row.times else None, ".4f"),
             "p99_ms": shown(row.times.percentile_ms(99) if row.times else None, ".4f"),
             "device_p50_ms": shown(row.device_p50_ms, ".4f"),
+            "mJ": shown(row.energy[0].mj_per_image if row.energy else None, ".3f"),
             "max_abs_logit": shown(row.max_abs_logit, ".1e"),
             "flips": None if row.flips is None else f"{row.flips}/{row.n}",
             "build_s": shown(row.build_seconds, ".1f"),
@@ -351,8 +375,9 @@ def run(
     protocol: LatencyProtocol,
     rows: Sequence[Row],
     reporter: Reporter,
+    energy: EnergyProtocol | None = None,
 ) -> None:
-    """Open, check and time all rows in place."""
+    """Open, check and time all rows in place; with ``energy`` measure that, too."""
     with ExitStack() as stack:
         engines = open_rows(rows, stack)
         reporter.note(f"checking {len(engines)} engines on {len(images)} images")
@@ -364,6 +389,69 @@ def run(
             row.times = times.get(key)
             if isinstance(engines.get(key), TensorRTBackend):
                 row.device_p50_ms = device_p50_ms(engines[key], images)
+        if energy is not None:
+            measure_rows(rows, engines, images, energy, reporter)
+
+
+def measure_rows(
+    rows: Sequence[Row],
+    engines: Mapping[str, Any],
+    images: np.ndarray,
+    protocol: EnergyProtocol,
+    reporter: Reporter,
+) -> None:
+    """Measure the energy of each engine, if this machine has a meter."""
+    meters, reasons = find_meters()
+    if not meters:
+        reporter.note(f"energy is not measured: {'; '.join(reasons)}")
+        return
+    reporter.note(f"energy by {', '.join(meter.name for meter in meters)}")
+    measured = measure_energy(engines, images, meters, protocol)
+    for row in rows:
+        key = f"{row.name} {row.precision}"
+        row.energy = tuple(each for each in measured if each.engine == key)
+
+
+def settled(rows: Sequence[Row], gpu: Gpu) -> list[str]:
+    """Return what the rows say about the faults that only a device can show as mended."""
+    plans = [row for row in rows if row.name.startswith("tensorrt")]
+    built = [row for row in plans if row.release]
+    device = device_of(gpu)
+    said = [f"the board: {device.words}, sm_{gpu.sm}"]
+    said += [f"the library that ran: {each}" for each in sorted({row.release for row in built})]
+    for row in plans:
+        if row.status == "failed" and not row.release:
+            said.append(f"does not build: {row.name} {row.precision}: {row.note}")
+    captured = [row for row in built if row.name.endswith(GRAPH) and row.times]
+    refused = [row for row in captured if row.note]
+    said += [f"no CUDA graph: {row.name} {row.precision}: {row.note}" for row in refused]
+    if captured and not refused:
+        said.append(f"CUDA graphs were captured for all {len(captured)} plans")
+    said += _ratios(built, MAPPED, GRAPH, "mapped memory instead of copies")
+    said += _ratios(built, GRAPH, "", "a CUDA graph instead of single launches")
+    by_precision = {row.precision: row for row in reversed(captured)}
+    if {"int8", "fp16"} <= by_precision.keys():
+        ratio = _p50(by_precision["fp16"]) / _p50(by_precision["int8"])
+        said.append(f"INT8 is {ratio:.2f} times as fast as FP16 (p50, CUDA graphs)")
+    return said
+
+
+def _ratios(rows: Sequence[Row], one: str, other: str, words: str) -> list[str]:
+    """Return how much faster the rows whose names end in ``one`` are than those in ``other``."""
+    named = {(row.name, row.precision): row for row in rows if row.times}
+    found = []
+    for (name, precision), row in named.items():
+        base = name.removesuffix(one)
+        partner = named.get((base + other, precision))
+        if name.endswith(one) and "+" not in base and partner is not None:
+            ratio = _p50(partner) / _p50(row)
+            found.append(f"{base} {precision}: {words} is {ratio:.2f} times as fast")
+    return found
+
+
+def _p50(row: Row) -> float:
+    assert row.times is not None
+    return row.times.p50_ms
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -372,6 +460,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", help="a bundle with the graphs to run (fer-edge build)")
     parser.add_argument("--data", default="synthetic:2000", help="images to check and time with")
     parser.add_argument("--quick", action="store_true", help="short repeats; the result is marked")
+    parser.add_argument("--wait", choices=WAITS, default="auto", help="how to wait for the GPU")
+    parser.add_argument("--energy", action="store_true", help="measure energy, 10 s a window")
     parser.add_argument("-o", "--output", type=Path, help="the JSON file  [in bench/results/]")
     options = parser.parse_args(argv)
 
@@ -387,9 +477,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = [
                 *onnxruntime_rows(bundle),
                 *torch_rows(bundle),
-                *tensorrt_rows(bundle, Path(folder), reporter),
+                *tensorrt_rows(bundle, Path(folder), reporter, options.wait),
             ]
-            run(bundle, dataset.images, protocol, rows, reporter)
+            energy = EnergyProtocol() if options.energy else None
+            run(bundle, dataset.images, protocol, rows, reporter, energy)
     except FerEdgeError as error:
         reporter.note(f"error: {error}")
         if error.fix:
@@ -398,12 +489,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     title = f"{gpu.name}, sm_{gpu.sm}, CUDA {gpu.driver}"
     print(format_rows(table(rows), "table", title=title))
+    found = settled(rows, gpu)
+    print("\nwhat this run settles:\n" + "\n".join(f"- {line}" for line in found))
     output = options.output or result_path(gpu)
     content = {
         "schema": 1,
         "gpu": vars(gpu),
         "bundle": bundle.manifest.name,
         "protocol": protocol.to_dict(),
+        "wait": options.wait,
+        "settled": found,
         "dataset": {"source": dataset.source, "n": len(dataset), "synthetic": dataset.synthetic},
         "environment": finish(environment),
         "rows": [row.to_dict() for row in rows],

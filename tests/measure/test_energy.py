@@ -14,7 +14,7 @@ from fer_edge.measure.energy import EnergyProtocol, EnergyRow, find_meters, meas
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 48, 48), np.uint8)
 IDLE, BUSY, IMAGE_S = 5.0, 15.0, 0.002
-PROTOCOL = EnergyProtocol(window_s=2.0, settle_s=0.25, pace_hz=50.0)
+PROTOCOL = EnergyProtocol(window_s=0.5, settle_s=0.05, pace_hz=50.0)
 
 
 class Machine:
@@ -72,7 +72,7 @@ def by_pace(rows: list[EnergyRow]) -> tuple[EnergyRow, EnergyRow]:
     return back_to_back, paced
 
 
-@pytest.mark.parametrize("wrap_uj", [10**12, 40_000_000])
+@pytest.mark.parametrize("wrap_uj", [10**12, 15_000_000])
 def test_rapl_counts_packages_and_memory_once_and_its_wraps(tmp_path: Path, wrap_uj: int) -> None:
     machine = Machine(tmp_path)
     machine.zone("0", "package-0", wrap_uj - 1000, wrap_uj)
@@ -84,11 +84,11 @@ def test_rapl_counts_packages_and_memory_once_and_its_wraps(tmp_path: Path, wrap
     rows = measure_energy({"ort": machine}, IMAGES, meters, PROTOCOL, clock=machine)
     full, paced = by_pace(rows)
     # Back to back: 15 W for 2 ms an image; 5 W of them the machine needs anyway.
-    assert full.images == 1000
+    assert full.images == 250
     assert full.mj_per_image == pytest.approx(1e3 * BUSY * IMAGE_S, rel=1e-3)
     assert full.mj_above_idle == pytest.approx(1e3 * (BUSY - IDLE) * IMAGE_S, rel=1e-3)
     # At 50 Hz an image has 20 ms: 2 busy and 18 idle. Above idle it costs the same.
-    assert paced.images == 100
+    assert paced.images == 25
     assert paced.mj_per_image == pytest.approx(1e3 * (BUSY * 0.002 + IDLE * 0.018), rel=1e-3)
     assert paced.mj_above_idle == pytest.approx(full.mj_above_idle, rel=1e-3)
     assert paced.idle_watts == pytest.approx(IDLE, rel=1e-3)

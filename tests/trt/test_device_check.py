@@ -16,11 +16,12 @@ import pytest
 
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.backends.tensorrt import TensorRTBackend
-from fer_edge.bundle import Bundle
+from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.errors import UnavailableError
-from fer_edge.measure.latency import LatencyProtocol
+from fer_edge.measure.latency import LatencyProtocol, LatencySamples
 from fer_edge.progress import SILENT
 from fer_edge.trt.gpu import Gpu, gpu_or_reason
+from fer_edge.trt.targets import load_target
 
 SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "device_check.py"
 FAST = LatencyProtocol(
@@ -123,10 +124,88 @@ def test_the_rows_of_a_plan_make_backends_with_their_options(
     orin = Gpu("Orin", 87, "12.6", 32 << 30, True, True, 16, 1300)
     monkeypatch.setattr(script, "find_gpu", lambda: orin)
     plan = tmp_path / "engines" / "x.plan"
-    sidecar = SimpleNamespace(precision="fp16", build_seconds=1.0, size=9)
-    rows = list(script._plan_rows(TensorRTBackend, plan, sidecar, tiny_bundle))
-    options = [(row.make().options.graphs, row.make().options.mapped) for row in rows]
-    assert options == [(True, False), (False, False), (True, True)]
+    sidecar = SimpleNamespace(precision="fp16", build_seconds=1.0, size=9, tensorrt="10.3.0")
+    rows = list(script._plan_rows(TensorRTBackend, plan, sidecar, tiny_bundle, "tensorrt", "spin"))
+    made = [row.make().options for row in rows]
+    assert [(each.graphs, each.mapped, each.wait) for each in made] == [
+        (True, False, "spin"),
+        (False, False, "spin"),
+        (True, True, "spin"),
+    ]
+
+
+def test_every_graph_of_a_precision_is_built(
+    script: Any, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a board, both kinds of remainder are tried, and both are rows."""
+    with BundleWriter(tiny_bundle.path, base=tiny_bundle) as writer:
+        for name, remainder in (("fp32", "fp32"), ("tensorrt", "fp16")):
+            writer.add_bytes(
+                remainder.encode(),
+                f"model.int8.{name}.onnx",
+                format="onnx",
+                precision="int8",
+                target="tensorrt",
+                meta={"remainder": remainder},
+            )
+    bundle = Bundle.open(tiny_bundle.path)
+    orin = Gpu("Orin", 87, "13.2", 8 << 30, True, True, 8, 918)
+    monkeypatch.setattr(script, "find_gpu", lambda: orin)
+    monkeypatch.setattr(script, "import_tensorrt", lambda name: None)
+    monkeypatch.setattr(script, "load_target", lambda name: load_target("orin-jp72"))
+    tried: list[str] = []
+
+    def build(source: Path, plan: Path, **options: Any) -> Any:
+        tried.append(source.name)
+        if source.name == "model.int8.tensorrt.onnx":
+            raise UnavailableError("Could not infer output types for operation: dequantize")
+        sidecar = SimpleNamespace(
+            precision=options["precision"], build_seconds=1.0, size=9, tensorrt="10.16.2.10"
+        )
+        return SimpleNamespace(sidecar=sidecar)
+
+    monkeypatch.setattr(script, "plan_from_onnx", build)
+    rows = [
+        row for row in script.tensorrt_rows(bundle, tmp_path, SILENT) if row.precision == "int8"
+    ]
+    assert tried.count("model.int8.tensorrt.onnx") == 2  # for TensorRT and TensorRT-RTX
+    first = rows[:4]
+    assert [row.status for row in first] == ["failed", "ok", "ok", "ok"]
+    assert first[0].name == "tensorrt [fp16 remainder]"
+    assert first[1].name == "tensorrt [fp32 remainder] + CUDA graph"
+
+
+def test_what_a_run_settles_is_said_in_words(script: Any) -> None:
+    orin = Gpu("Orin", 87, "13.2", 8 << 30, True, True, 8, 918)
+
+    def row(name: str, precision: str, p50_ms: float, **fields: Any) -> Any:
+        made = script.Row(name, precision, **fields)
+        made.release = "10.16.2.10"
+        made.times = LatencySamples((np.array([p50_ms * 1e6], np.int64),))
+        return made
+
+    rows = [
+        script.Row("tensorrt [fp16 remainder]", "int8", status="failed", note="dequantize"),
+        row("tensorrt + CUDA graph", "fp16", 0.3),
+        row("tensorrt", "fp16", 0.6),
+        row("tensorrt + CUDA graph, mapped memory", "fp16", 0.2),
+        row("tensorrt + CUDA graph", "int8", 0.15),
+        script.Row("onnxruntime CPU", "fp32"),
+    ]
+    said = script.settled(rows, orin)
+    assert said == [
+        "the board: Orin (8 SMs, 8 GiB), sm_87",
+        "the library that ran: 10.16.2.10",
+        "does not build: tensorrt [fp16 remainder] int8: dequantize",
+        "CUDA graphs were captured for all 2 plans",
+        "tensorrt fp16: mapped memory instead of copies is 1.50 times as fast",
+        "tensorrt fp16: a CUDA graph instead of single launches is 2.00 times as fast",
+        "INT8 is 2.00 times as fast as FP16 (p50, CUDA graphs)",
+    ]
+    rows[1].note = "CUDA graph capture failed"
+    assert "no CUDA graph: tensorrt + CUDA graph fp16: CUDA graph capture failed" in script.settled(
+        rows, orin
+    )
 
 
 def test_a_gpu_that_rtx_does_not_serve_is_a_row(
