@@ -16,12 +16,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: coverage examples test-aarch64 test-random
-.PHONY: demo test lint types unit fuzz fuzz-cpp audit docs bench frontier reproduction ship clean
+.PHONY: demo test lint types unit fuzz fuzz-cpp peers audit docs bench frontier reproduction ship clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	# Only its schema of config.pbtxt is read; its dependencies (gRPC) are not needed.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'tritonclient>=2.50,<3'
 	touch $@
 
 demo: $(STAMP)
@@ -71,6 +73,11 @@ fuzz: fuzz-cpp
 SECONDS ?= 10
 fuzz-cpp: $(STAMP)
 	$(BIN)/python tests/fuzz/fuzz_cpp.py $(SECONDS)
+
+# Compares our INT8 graph for TensorRT with that of NVIDIA's ModelOpt: about 100 MB and some minutes.
+peers: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r tests/peers.txt
+	$(BIN)/python -m pytest -q -rs tests/quantize/test_modelopt.py
 
 # Compares the installed packages with known vulnerabilities. An old Pillow has some: if none is
 # found in it, the advisories cannot be reached, and the answer would mean nothing.
