@@ -270,6 +270,7 @@ def test_doctor_says_where_each_comes_from_and_survives_all(install: Install) ->
         "crash", "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", models="x = crash:E"
     )
     install("empty", "", recipes="empty = empty.recipes")
+    install("full", "", {"recipes/a.toml": "", "recipes/b.toml": ""}, recipes="x = full.recipes")
     install("clash", "", detectors="haar = clash:ROW")
     from fer_edge.cli.doctor import check_plug_ins
 
@@ -280,6 +281,7 @@ def test_doctor_says_where_each_comes_from_and_survives_all(install: Install) ->
     )
     assert rows["plug-in model x"].status == "problem"
     assert rows["plug-in model x"].found == "crash 1.0: it crashes (SIGSEGV)"
+    assert rows["plug-in recipe x"].found == "full 1.0 (a, b)"
     assert "there is no folder empty.recipes" in rows["plug-in recipe empty"].found
     assert rows["plug-in recipe empty"].fix.startswith("pip install --upgrade empty")
     assert "fer-edge has this name" in rows["plug-in detector"].found

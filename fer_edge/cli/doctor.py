@@ -81,7 +81,7 @@ def check_plug_ins() -> list[Check]:
     from fer_edge.backends.health import Check, probe
     from fer_edge.faces import DETECTORS
     from fer_edge.models import MODELS
-    from fer_edge.plugins import KINDS, plug_ins, refusals
+    from fer_edge.plugins import KINDS, plug_ins, recipe_files, refusals
     from fer_edge.runs.recipe import recipe_names
 
     found = [plug for kind in KINDS for plug in plug_ins(kind)]
@@ -92,7 +92,8 @@ def check_plug_ins() -> list[Check]:
         for plug in found:
             if plug.package == package:
                 reason, fix = answer.values.get(f"{plug.kind} {plug.name}", (answer.error, ""))
-                of = f"{package} {plug.version}"
+                names = [path.stem for path in recipe_files(plug)] if plug.kind == "recipe" else []
+                of = f"{package} {plug.version}" + (f" ({', '.join(names)})" if names else "")
                 text = f"{of}: {reason}" if reason else of
                 name = f"plug-in {plug.kind} {plug.name}"
                 rows.append(Check(name, "problem" if reason else "ok", text, fix))
