@@ -76,7 +76,7 @@ RULES = {
 }
 
 HELP = {
-    "calibrat": {"build"},
+    "calibrat": {"build", "report"},
     "verif": {"build", "verify"},
     "checkpoint": {"explain", "train"},
 }
