@@ -1,7 +1,7 @@
 """INT8 graphs of one network side by side: by method, rounding, early layers, and other tools.
 
     python bench/int8_peers.py --data fer2013.zip pretrained:fer2013 pretrained:votes
-    python bench/int8_peers.py --data fer2013.zip --public --peers pretrained:fer2013
+    python bench/int8_peers.py --data fer2013.zip pretrained:fer2013 --public --peers
 
 Every graph is made from the same FP32 graph and the same calibration images, and compared with FP32
 on the trial images (TRAIN, none of them calibrated on): mean KL divergence x 1e3 with its standard
@@ -60,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--targets", nargs="*", choices=sorted(PLACEMENTS), default=[*PLACEMENTS])
     parser.add_argument("--count", type=int, default=TRIAL_IMAGES, help="trial images")
     parser.add_argument("--public", action="store_true", help="one look at PublicTest per target")
-    parser.add_argument("--peers", action="store_true", help="also the tools of others")
+    parser.add_argument(
+        "--peers", nargs="*", choices=list(PEERS), help="also the tools of others  [all]"
+    )
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args(argv)
     dataset = load(resolve_source(options.data))
@@ -69,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         side = Side(name, dataset, options.count)
         for target in options.targets:
             rows += side.ours(target, public=options.public)
-        if options.peers:
-            rows += side.peers()
+        if options.peers is not None:
+            rows += side.peers(options.peers or list(PEERS))
     _print(rows)
     looks = sum("public_flips" in row for row in rows)
     print(f"{options.count:,} trial images of TRAIN at most; looks at PublicTest: {looks}")
@@ -163,17 +165,22 @@ class Side:
         tried(ranges.method, "gptq", group, make)
         return made[0]
 
-    def peers(self) -> list[Row]:
+    def peers(self, names: Sequence[str]) -> list[Row]:
         """Return the rows of other tools, each by its defaults for a CNN on this kind of engine."""
         rows = []
         with tempfile.TemporaryDirectory(prefix="fer-edge-peers-") as folder:
-            for name, (module, make) in PEERS.items():
+            for name in names:
+                module, make = PEERS[name]
                 if importlib.util.find_spec(module) is None:
                     print(f"{name}: not installed")
                     continue
                 copy = Path(shutil.copy(self.fp32, Path(folder) / "fp32.onnx"))
                 start = time.perf_counter()
-                made = make(copy, Path(folder) / "int8.onnx", self.calibration)
+                try:
+                    made = make(copy, Path(folder) / "int8.onnx", self.calibration)
+                except Exception as error:  # a tool of others: the next one may still work
+                    print(f"{name}: failed: {type(error).__name__}: {str(error).splitlines()[0]}")
+                    continue
                 seconds = time.perf_counter() - start
                 (trial,) = self.trials.run({name: partial(_same, made)}, "")
                 rows.append(self._row("", "", "", "", trial, seconds))

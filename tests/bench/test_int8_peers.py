@@ -32,8 +32,14 @@ def test_rows_of_every_choice_and_of_an_installed_tool(
         writer.add_file(graph, "model.fp32.onnx", format="onnx", precision="fp32")
     before = graph.read_bytes()
     words = ["--data", "synthetic:700", "--targets", "openvino", "tensorrt", "--count", "24"]
-    words += ["--public", "--peers", "--json", str(tmp_path / "rows.json")]
-    int8_peers.main([*words, str(tmp_path / "bundle")])
+    words += ["--public", "--json", str(tmp_path / "rows.json")]
+
+    def broken(src: Path, out: Path, images: object) -> None:
+        src.write_bytes(b"changed")
+        raise RuntimeError("no GPU\nhere")
+
+    monkeypatch.setitem(int8_peers.PEERS, "nncf", ("json", broken))
+    int8_peers.main([str(tmp_path / "bundle"), *words, "--peers", "nncf", "onnxruntime"])
     rows = json.loads((tmp_path / "rows.json").read_text())
     for target in ("openvino", "tensorrt"):
         mine = [row for row in rows if row["target"] == target]
@@ -46,5 +52,7 @@ def test_rows_of_every_choice_and_of_an_installed_tool(
         assert [row for row in mine if "public_flips" in row] == [chosen]
     assert {"none", "stem"} <= {row["half"] for row in rows if row["target"] == "tensorrt"}
     assert "onnxruntime" in {row["maker"] for row in rows}
-    assert "looks at PublicTest: 2" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "looks at PublicTest: 2" in printed
+    assert "nncf: failed: RuntimeError: no GPU\n" in printed
     assert (tmp_path / "bundle" / "model.fp32.onnx").read_bytes() == before
