@@ -1,7 +1,7 @@
 # Everything is installed into .venv in this folder; no other folder is changed.
+#   make docs   the documentation as a site, strict (site/index.html)
 #   make demo   train, build FP16 and INT8, bench, print the table (a few minutes; no data needed)
 #   make test   lint, types, tests
-#   make docs   the documentation as a site, strict (site/index.html)
 #   make fuzz   hostile inputs for ten minutes, and a table
 #   make ship RUN=runs/NAME   put a finished run's network into the package (fer_edge/pretrained)
 # With FER_EDGE_DATA=/path/to/fer2013.zip, `make demo` and `make test` use the real FER2013.
