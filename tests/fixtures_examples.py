@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,7 +15,12 @@ from PIL import Image
 
 from fer_edge.data import load
 
-__all__ = ["EXAMPLES", "RunExample", "astronaut", "crops", "finder", "run_example"]
+__all__ = ["EXAMPLES", "RunExample", "astronaut", "crops", "finder", "long_one", "run_example"]
+
+long_one = pytest.mark.skipif(
+    not os.environ.get("FER_EDGE_EXAMPLES"),
+    reason="it takes most of a minute: make examples (FER_EDGE_EXAMPLES=1)",
+)
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

@@ -248,7 +248,7 @@ def official() -> ModuleType:
     """``model_config_pb2`` of tritonclient, loaded as a file, since the package needs gRPC."""
     spec = importlib.util.find_spec("tritonclient")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip("tritonclient is not installed: pip install 'fer-edge[dev]'")
+        pytest.skip("tritonclient is not installed: pip install --no-deps tritonclient")
     path = Path(next(iter(spec.submodule_search_locations))) / "grpc" / "model_config_pb2.py"
     if not path.is_file():
         pytest.skip(f"this tritonclient has no {path.name}")

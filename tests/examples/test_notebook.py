@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures_examples import EXAMPLES
+from fixtures_examples import EXAMPLES, long_one
 
 NOTEBOOK = EXAMPLES / "notebook" / "train-build-look.ipynb"
 
@@ -24,6 +24,7 @@ def test_it_is_kept_without_outputs_and_shows_synthetic_faces_only() -> None:
     assert "FER_EDGE_DATA" not in source
 
 
+@long_one
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of Jupyter's packages
 @pytest.mark.skipif(

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from fixtures_examples import EXAMPLES
+from fixtures_examples import EXAMPLES, long_one
 from PIL import Image
 
 from fer_edge.bundle import Bundle
@@ -20,6 +20,7 @@ from fer_edge.data import load
 PICTURES, BAD = 200, 2
 
 
+@long_one
 @pytest.mark.slow
 @pytest.mark.skipif(
     find_spec("ray") is None, reason="ray is not installed: pip install 'ray[data]'"
