@@ -150,7 +150,7 @@ def test_every_make_target_exists() -> None:
     for page in PAGES:
         assert set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text("utf-8"), re.M)) <= targets
     for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
-        called = set(re.findall(r"run: make ([a-z-]+)", workflow.read_text("utf-8")))
+        called = set(re.findall(r"run: .*\bmake ([a-z-]+)", workflow.read_text("utf-8")))
         assert called, f"{workflow} calls no make target"
         assert called <= targets, workflow
 
