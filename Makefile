@@ -1,8 +1,8 @@
 # Everything is installed into .venv in this folder; no other folder is changed.
+#   make docs   the documentation as a site, strict (site/index.html)
 #   make demo   train, build FP16 and INT8, bench, print the table (a few minutes; no data needed)
 #   make test   lint, types, tests
 #   make fuzz   hostile inputs for ten minutes, and a table
-#   make docs   the documentation as a site, strict (site/index.html)
 #   make ship RUN=runs/NAME   put a finished run's network into the package (fer_edge/pretrained)
 # With FER_EDGE_DATA=/path/to/fer2013.zip, `make demo` and `make test` use the real FER2013.
 
@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit fuzz fuzz-cpp peers audit docs bench frontier reproduction ship clean
+.PHONY: demo test lint types unit fuzz fuzz-cpp audit bench frontier reproduction ship clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +46,14 @@ SECONDS ?= 10
 fuzz-cpp: $(STAMP)
 	$(BIN)/python tests/fuzz/fuzz_cpp.py $(SECONDS)
 
+.PHONY: docs peers
+# The site, strict: a broken link or an unknown name fails, and so does a page that loads something
+# from elsewhere. NO_MKDOCS_2_WARNING: pyproject.toml holds the versions that fit together.
+docs: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(BIN)/python docs/_tools/check_site.py site
+
 # Compares our INT8 graph for TensorRT with that of NVIDIA's ModelOpt: about 100 MB and some minutes.
 peers: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r tests/peers.txt
@@ -59,13 +67,6 @@ audit: $(STAMP)
 	! $(BIN)/pip-audit --no-deps --disable-pip -r $(VENV)/vulnerable.txt || \
 	  { echo "error: no advisories can be reached from here, so nothing was checked"; exit 5; }
 	$(BIN)/pip-audit --local
-
-# The site, strict: a broken link or an unknown name fails, and so does a page that loads something
-# from elsewhere. NO_MKDOCS_2_WARNING: pyproject.toml holds the versions that fit together.
-docs: $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-	$(BIN)/python docs/_tools/check_site.py site
 
 # People read these times; `make test` does not check any times.
 bench: $(STAMP)

@@ -8,7 +8,7 @@ from __future__ import annotations
 __all__ = ["ALIASES", "EMOTIONS", "emotion_id"]
 
 EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-"""FER2013's classes, in the order of its labels 0 to 6 and of the logits."""
+"""The names of FER2013's classes, in the order of the logits of a network that learnt them."""
 
 ALIASES: dict[str, str] = {
     "anger": "angry",

@@ -19,9 +19,7 @@ CALIBRATION = "stratified-512"
 """The calibration recipe of a build if the caller gives none."""
 
 ROUNDINGS = ("auto", "nearest", "gptq")
-"""Values of ``--rounding``."""
 HALVES = ("auto", "none", "stem", "early", "additions")
-"""Values of ``--half``."""
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,7 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-"""The name of the file in a bundle."""
 SCHEMA = 1
-"""The schema that this version writes, and the newest one that it reads."""
 LARGEST_MANIFEST = 4 << 20
 """Bytes; manifests with many results have about 100 KB."""
 LARGEST_ARTIFACT = 2 << 30
@@ -85,7 +83,6 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 1024
 Format = Literal["safetensors", "onnx", "plan", "npz", "json"]
 Precision = Literal["", "fp32", "fp16", "int8"]
 FORMATS: tuple[str, ...] = get_args(Format)
-"""Allowed values of an artifact's ``format``."""
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 """Allowed values of an artifact's ``precision``; empty for files without one (golden.npz)."""
 

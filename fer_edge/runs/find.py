@@ -48,7 +48,6 @@ __all__ = [
 ]
 
 Kind = Literal["run", "bundle", "weights file", "ONNX file", "cross-validation", "folder of runs"]
-"""What a name can stand for."""
 
 RUN_FILE = "run.json"
 FOLDS_FILE = "cv.json"
@@ -76,21 +75,13 @@ class Wants:
 
 
 A_RUN = Wants(("run",), "newest")
-"""For ``confidence`` and ``qat``."""
 TO_BUILD = Wants(("run", "bundle", "weights file", "ONNX file"), "newest")
-"""For ``build``."""
 A_BUNDLE = Wants(("bundle",), "pretrained")
-"""For commands that use engines."""
 A_NETWORK = Wants(("run", "bundle", "weights file"), "pretrained")
-"""For commands that score a network."""
 AN_ENGINE = Wants(("bundle", "weights file"), "pretrained")
-"""For commands that score a network by one of its engines."""
 TO_START_FROM = Wants(("run", "bundle", "weights file"))
-"""For ``train --init`` and ``explain``."""
 TO_RESUME = Wants(("run", "cross-validation"))
-"""For ``train --resume``."""
 A_TEACHER = Wants(("run", "weights file", "cross-validation", "folder of runs"))
-"""For ``train --teacher``."""
 
 
 @dataclass(frozen=True)
