@@ -18,6 +18,7 @@ BORROWED = {
     "bench/README.md": ("benchmarks/scripts.md", "Scripts"),
     "bench/frontier.md": ("benchmarks/frontier.md", "Accuracy against latency"),
     "bench/reproduction.md": ("benchmarks/reproduction.md", "Five reports again"),
+    "examples/README.md": ("examples.md", "Examples"),
     "CONTRIBUTING.md": ("contributing.md", "Contributing"),
     "SECURITY.md": ("security.md", "Security"),
     "CHANGELOG.md": ("changelog.md", "Changes"),
