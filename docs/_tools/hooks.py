@@ -46,7 +46,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     devices = ["devices/index.md", "devices/jetson.md", "devices/cpp.md"]
     nav.insert(place, {"Devices": [{lent[page][0]: page} for page in devices]})
     nav.append(
-        {"Project": [{lent[p][0]: p} for p in ("examples.md", "changelog.md", "contributing.md", "security.md")]}
+        {
+            "Project": [
+                {lent[p][0]: p}
+                for p in ("examples.md", "changelog.md", "contributing.md", "security.md")
+            ]
+        }
     )
     config.nav = nav
     return config
