@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit fuzz fuzz-cpp audit bench frontier reproduction ship clean
+.PHONY: demo test lint types unit fixes fuzz fuzz-cpp audit bench frontier reproduction ship clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,10 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=15 --numprocesses 2 --dist loadfile
+
+# Follows the advice of every error: also what needs several trainings, which `make test` skips.
+fixes: $(STAMP)
+	FER_EDGE_FIXES=all $(BIN)/python -m pytest -q tests/test_fixes.py
 
 # Hostile inputs of every kind for ten minutes, and the table of what failed.
 fuzz: fuzz-cpp
