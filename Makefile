@@ -15,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: coverage examples test-aarch64 test-random
+.PHONY: coverage examples fixes test-aarch64 test-random
 .PHONY: demo test lint types unit fuzz fuzz-cpp peers audit docs bench frontier reproduction ship clean
 
 $(STAMP): pyproject.toml
@@ -63,6 +63,10 @@ examples: $(STAMP)
 # g++-aarch64-linux-gnu.
 test-aarch64: $(STAMP)
 	$(BIN)/python tests/aarch64/check.py
+
+# Follows the advice of every error: also what needs several trainings, which `make test` skips.
+fixes: $(STAMP)
+	FER_EDGE_FIXES=all $(BIN)/python -m pytest -q tests/test_fixes.py
 
 # Hostile inputs of every kind for ten minutes, and the table of what failed.
 fuzz: fuzz-cpp

@@ -6,14 +6,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-from fixes_lab import DATA, TINY, Lab, case
+from fixes_lab import DATA, TINY, Lab, case, heavy
 from fixtures_bundle import bundle_of_classes
 
 from fer_edge.build.foreign import open_graph
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.cli._splits import SplitOptions, resplit_from_options
 from fer_edge.convert.onnx_file import OnnxFile
+from fer_edge.data import load
 from fer_edge.measure.bench import candidates
 from fer_edge.runs.find import (
     A_BUNDLE,
@@ -25,8 +27,9 @@ from fer_edge.runs.find import (
 )
 from fer_edge.runs.folder import RunFolder, check_new_name, create_run
 from fer_edge.runs.recipe import load_recipe
+from fer_edge.training.loop import train
 from fer_edge.training.soup import find_ingredients
-from fer_edge.training.teachers import find_teachers
+from fer_edge.training.teachers import find_teachers, open_teacher
 
 RUNS = Path("runs")
 QUICK = ("--precision", "fp32", "--no-verify")
@@ -103,7 +106,7 @@ def names_of_new_runs(lab: Lab) -> None:
 # --- training ---
 
 
-@case
+@heavy
 def resuming(lab: Lab) -> None:
     assert lab.trained
     lab.refused(["train", "--resume", "mine", "--name", "x"])
@@ -125,7 +128,7 @@ def resuming(lab: Lab) -> None:
     lab.works(["train", *TINY, "--name", "started"])
 
 
-@case
+@heavy
 def training(lab: Lab) -> None:
     assert lab.trained
     lab.refused(["train", *TINY, "--folds", "2", "--teacher", "mine"])
@@ -156,7 +159,7 @@ def training(lab: Lab) -> None:
     lab.works(lambda: find_teachers(["cv"], RUNS, lab.faces))
 
 
-@case
+@heavy
 def confidences(lab: Lab) -> None:
     assert lab.trained
     fix = lab.refused(["predict", lab.face, "--no-detect", "--bundle", lab.built.path, "--abstain"])
@@ -320,3 +323,41 @@ def foreign_graphs(lab: Lab) -> None:
     lab.works(lambda: read(pixels))
     lab.refused(lambda: read(layout="nhwc"))
     lab.works(lambda: read(layout="nchw"))
+
+
+@heavy
+def teachers_and_soups(lab: Lab) -> None:
+    run = RunFolder(lab.trained)
+    tree = lab.tree("cat", "dog")
+    other = load(tree, cache=False, classes="own")
+    lab.refused(lambda: find_teachers(["mine"], RUNS, other))
+    with run.locked():
+        lab.refused(lambda: find_teachers(["mine"], RUNS, lab.faces))
+    lab.works(lambda: find_teachers(["mine"], RUNS, lab.faces))
+    wider = ("--set", "model.options.widths=[8, 24]", "--set", "data.holdout=0.2")
+    lab._do(["train", *TINY, *wider, "--name", "wider"])
+    lab._do(["train", *TINY, "--set", "data.holdout=0.2", "--seed", "3", "--name", "seeded"])
+    lab.refused(lambda: find_ingredients(["mine", "wider"], RUNS, lab.faces))
+    lab.refused(lambda: find_ingredients(["mine", "seeded"], RUNS, other))
+    lab.works(["soup", "mine", "seeded", "--name", "mean"])
+    fix = lab.refused(lambda: train(RunFolder(RUNS / "mean"), run.recipe(), lab.faces))
+    lab.follow(fix, *TINY, "--set", "data.holdout=0.2", "--name", "from-mean")
+    teacher = find_teachers(["mine"], RUNS, lab.faces)[0]
+    gone = msgspec.structs.replace(teacher, path=str(lab.folder() / "none.safetensors"))
+    lab.refused(lambda: open_teacher(gone))
+    lab.works(lambda: open_teacher(teacher))
+    lab.refused(lambda: open_teacher(msgspec.structs.replace(teacher, sha256="0" * 64)))
+    lab.works(lambda: open_teacher(teacher))
+
+
+@heavy
+def searches(lab: Lab) -> None:
+    space = lab.file("own.toml", '[space."optim.lr"]\ntype = "float"\nlow = 0.01\nhigh = 0.1\n')
+    search = ("search", "--space", space, *TINY, "--trials", "1", "--study", "one")
+    lab.refused([*search, "--set", "optim.lr=0.1"])
+    folder = lab.folder()
+    for wrong in (folder, lab.file("x", b"SQLite format 3\0\n\xff\n"), "nothing://x"):
+        lab.refused([*search, "--storage", wrong])
+    lab.works([*search, "--storage", folder / "own.journal"])
+    lab.refused([*search, "--storage", folder / "own.journal", "--data", "synthetic:140"])
+    lab.works([*search, "--storage", folder / "own.journal", "--pruner", "none"])

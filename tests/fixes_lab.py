@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from fer_edge.cli import COMMANDS, group
 from fer_edge.data import FerDataset, load
 from fer_edge.errors import FerEdgeError
 
-__all__ = ["CALLED", "CASES", "Lab", "Step", "case", "pairs"]
+__all__ = ["ALL", "CALLED", "CASES", "HEAVY", "Lab", "Step", "case", "heavy", "pairs"]
 
 CALLED = re.compile(r"(?<!of )(?<!the )fer-edge ([a-z][^;`]*?)(?=[;`]|, then|$|\()")
 """A command line in a text; not "the fer-edge that wrote it"."""
@@ -186,6 +187,9 @@ class Lab:
 
 
 CASES: list[Callable[[Lab], None]] = []
+HEAVY: set[str] = set()
+"""Names of the cases that train several networks: only with ``make fixes``."""
+ALL = os.environ.get("FER_EDGE_FIXES") == "all"
 
 
 def case(function: Callable[[Lab], None]) -> Callable[[Lab], None]:
@@ -193,6 +197,12 @@ def case(function: Callable[[Lab], None]) -> Callable[[Lab], None]:
     assert all(function.__name__ != other.__name__ for other in CASES), function.__name__
     CASES.append(function)
     return function
+
+
+def heavy(function: Callable[[Lab], None]) -> Callable[[Lab], None]:
+    """Register a case that trains several networks."""
+    HEAVY.add(function.__name__)
+    return case(function)
 
 
 def pairs(name: str, table: Sequence[tuple[Step, Step]]) -> None:

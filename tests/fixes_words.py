@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 import zipfile
@@ -30,7 +31,8 @@ from fer_edge.convert.onnx_file import (
 from fer_edge.data import CalibrationRecipe, FerDataset, load, select_calibration
 from fer_edge.data.cache import cached_source
 from fer_edge.data.calibration import load_calibration_recipe
-from fer_edge.data.classes import class_choice
+from fer_edge.data.classes import class_choice, classes_as_recorded
+from fer_edge.data.dataset import dataset_from_rows
 from fer_edge.data.fer2013 import resolve_source
 from fer_edge.data.holdout import holdout_mask
 from fer_edge.data.resplit import Resplit
@@ -553,3 +555,40 @@ def graphs(lab: Lab) -> None:
     lab.works(OnnxRuntimeBackend(good).load)
     lab.refused(OnnxRuntimeBackend(lab.folder() / "none.onnx").load)
     lab.works(OnnxRuntimeBackend(good).load)
+
+
+@case
+def files_of_other_kinds(lab: Lab) -> None:
+    good = table(lab, rows=3)
+    packed = lab.file("fer2013.csv.gz", gzip.compress(good.read_bytes()))
+    damaged = lab.file("set.npz", b"PK\3\4 no data set")
+    for path in (packed, damaged):
+        lab.refused(lambda path=path: load(path, cache=False))
+        lab.works(lambda: load(good, cache=False))
+    nothing = np.zeros((0, 48, 48), np.uint8)
+    lab.refused(
+        lambda: dataset_from_rows(nothing, nothing[:, 0, 0], nothing[:, 0, 0], [], source="x")
+    )
+    lab.works(lambda: load("synthetic:140", cache=False))
+    recorded = DatasetInfo(classes=("cat", "dog"))
+    lab.refused(lambda: classes_as_recorded(recorded, "a,b", "the run"))
+    lab.works(lambda: classes_as_recorded(recorded, None, "the run"))
+
+
+VOTES_HEADER = (
+    "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+)
+
+
+@case
+def votes_of_other_images(lab: Lab) -> None:
+    faces = table(lab, rows=40)
+
+    def votes(rows: int, usage: str = "Training") -> Path:
+        lines = [f"{usage},fer{row:07}.png,10,0,0,0,0,0,0,0,0,0" for row in range(rows)]
+        return lab.file("fer2013new.csv", "\n".join([VOTES_HEADER, *lines]) + "\n")
+
+    right = votes(40)
+    for wrong in (votes(1), votes(40, "PublicTest")):
+        lab.refused(lambda wrong=wrong: load(faces, cache=False, votes=wrong))
+        lab.works(lambda: load(faces, cache=False, votes=right))
