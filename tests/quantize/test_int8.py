@@ -502,7 +502,8 @@ def test_weights_are_tried_where_an_engine_saturates_alone(
         options=Int8Options(rounding="nearest"),
         reporter=recorder,
     )
-    assert bool(result.weight_scales) == bool(recorder.notes) == compared
+    notes = [note for note in recorder.notes if not note.startswith("floor ")]
+    assert bool(result.weight_scales) == bool(notes) == compared
     if compared:
         best, other = result.weight_scales
         assert {best.name, other.name} == {"full", "saturation-safe"}
