@@ -101,7 +101,8 @@ class Check:
     def there(self, *command: object) -> str:
         """Run a command in the root, in namespaces of its own, and return its stdout."""
         script = (
-            'mount -t proc proc "$1/proc" && mount --bind /sys "$1/sys" && mkdir -p "$1/work" && mount --bind "$2" "$1/work" '
+            'mount -t proc proc "$1/proc" && mount --bind /sys "$1/sys" '
+            '&& mkdir -p "$1/work" && mount --bind "$2" "$1/work" '
             '&& root=$1 && shift 2 && exec chroot "$root" "$@"'
         )
         words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
