@@ -101,7 +101,8 @@ class Check:
     def there(self, *command: object) -> str:
         """Run a command in the root, in namespaces of its own, and return its stdout."""
         script = (
-            'mount -t proc proc "$1/proc" && mkdir -p "$1/work" && mount --bind "$2" "$1/work" '
+            'mount -t proc proc "$1/proc" && mount --bind /sys "$1/sys" '
+            '&& mkdir -p "$1/work" && mount --bind "$2" "$1/work" '
             '&& root=$1 && shift 2 && exec chroot "$root" "$@"'
         )
         words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
@@ -110,6 +111,8 @@ class Check:
             "HOME": "/root",
             "LC_ALL": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
+            # Near an Orin's A78AE. qemu's default claims more than it has: OpenVINO crashes there.
+            "QEMU_CPU": "cortex-a76",
         }
         return run([*words, self.root, self.work, *command], environment | host_path())
 
@@ -370,8 +373,11 @@ def runner(check: Check) -> str:
     zlib, build = check.work / "zlib", check.work / "cpp"
     zlib.mkdir(exist_ok=True)
     system = check.root / "usr/include"
-    for header in (system / "zlib.h", system / "aarch64-linux-gnu" / "zconf.h"):
-        shutil.copy(header, zlib)
+    for name in ("zlib.h", "zconf.h"):  # Debian has put the second into either folder
+        found = [*system.glob(name), *system.glob(f"aarch64-linux-gnu/{name}")]
+        if not found:
+            raise StepError(f"{name} is not in the root (zlib1g-dev)")
+        shutil.copy(found[0], zlib)
     build.mkdir(exist_ok=True)
     compiler = "aarch64-linux-gnu-g++"
     shared = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-isystem", cuda]
@@ -390,7 +396,8 @@ def runner(check: Check) -> str:
         "CMAKE_INSTALL_RPATH": "/work/cpp:/work/openvino/openvino/libs",
         "NLOHMANN_JSON_INCLUDE_DIR": headers / "include",
         "ZLIB_INCLUDE_DIR": zlib,
-        "ZLIB_LIBRARY": check.root / "usr/lib/aarch64-linux-gnu/libz.so",
+        "ZLIB_LIBRARY": check.root
+        / "usr/lib/aarch64-linux-gnu/libz.so.1",  # libz.so is an absolute link
         "FER_EDGE_TENSORRT": "ON",
         "TENSORRT_INCLUDE_DIR": FAKES,
         "TENSORRT_LIBRARY": build / "libnvinfer.so",
