@@ -51,7 +51,8 @@ FACES = "synthetic:640"
 SHORTER = {
     "train": SMALL,
     "search": ["--trials", "1", "--epochs", "1", "--recipe", "quick"],
-    "bench": ["--quick", "--backend", "onnxruntime"],
+    # Not recorded in the bundle: for `verify`, the speed of so small a network would decide.
+    "bench": ["--quick", "--backend", "onnxruntime", "--no-record"],
     # Few faces to calibrate with; and engines of so small a network may be equally fast.
     "build": ["--no-speed", "--calibration", "stratified-128", "--method", "auto"],
 }

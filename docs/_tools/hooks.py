@@ -63,7 +63,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fill the tables: ``<!-- table: NAME -->``."""
-    return re.sub(r"<!-- table: ([\w-]+) -->", lambda match: TABLES[match[1]](), markdown)
+    return re.sub(r"(?m)^<!-- table: ([\w-]+) -->$", lambda match: TABLES[match[1]](), markdown)
 
 
 def on_page_content(html: str, **_: Any) -> str:
