@@ -43,7 +43,9 @@ __all__ = [
 ]
 
 Kind = Literal["model", "detector", "backend", "recipe"]
+"""What a plug-in adds."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+"""All values of :data:`Kind`."""
 
 _T = TypeVar("_T")
 _GROUP = "fer_edge."

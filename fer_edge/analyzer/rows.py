@@ -19,6 +19,7 @@ COLUMNS = ("image", "face", "label", "confidence", "confident", "latency_ms", "b
 UNCERTAIN = "uncertain"
 """The label of a face whose confidence is below the bundle's threshold, if one abstains."""
 NO_FACE, UNCLEAR = "no face", "unclear"
+"""Words in the place of a label."""
 
 
 def rows_of(

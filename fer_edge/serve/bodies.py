@@ -19,6 +19,7 @@ from fer_edge.serve.settings import MOST_PICTURES
 __all__ = ["Budget", "Receive", "Share", "Upload", "read_pictures"]
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+"""What gives the next part of a request, as in ASGI."""
 
 _TYPES = "send one picture as the body (Content-Type: image/jpeg), or files as multipart/form-data"
 _MOST_HEADERS, _LONGEST_HEADER = 8, 2048

@@ -28,6 +28,7 @@ API = (
     "Requests of other sites and under other names are refused (403). Pictures are kept in memory "
     "until they are answered; nothing is stored."
 )
+"""The text at the top of the API's description."""
 
 _BINARY = {"type": "string", "format": "binary"}
 
@@ -48,6 +49,7 @@ BODY: dict[str, Any] = {
         },
     },
 }
+"""The body of ``POST /v1/predict``."""
 
 _TEXT = {"type": "string"}
 _NULL = {"type": "null"}
@@ -85,6 +87,7 @@ HEALTH: dict[int | str, dict[str, Any]] = {
     **_FORBIDDEN,
     503: _problem("No.", retry=True),
 }
+"""The answers of ``/healthz`` and ``/readyz``."""
 
 MODEL: dict[int | str, dict[str, Any]] = {
     200: {
@@ -117,6 +120,7 @@ MODEL: dict[int | str, dict[str, Any]] = {
     **_FORBIDDEN,
     503: _problem("The network is not loaded yet.", retry=True),
 }
+"""The answers of ``/v1/model``."""
 
 METRICS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -125,6 +129,7 @@ METRICS: dict[int | str, dict[str, Any]] = {
     },
     **_FORBIDDEN,
 }
+"""The answers of ``/metrics``."""
 
 
 def model_facts(engine: Engine) -> dict[str, Any]:

@@ -27,6 +27,7 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable that names the folder; prometheus-client reads it when imported."""
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""The type of Prometheus's text."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 

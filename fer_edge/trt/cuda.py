@@ -48,6 +48,7 @@ to CUDA, which may choose either.
 
 
 WAITS: tuple[str, ...] = get_args(Wait)
+"""The ways to wait for the GPU."""
 _SCHEDULE_MASK = 0x07
 """cudaDeviceScheduleMask: the bits of a device's flags that say how to wait."""
 

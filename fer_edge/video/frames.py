@@ -39,6 +39,7 @@ class Frame:
 
 
 Reader = Generator[Frame, None, None]
+"""What gives the frames of a source."""
 
 
 def file_frames(opened: Opened, stop: threading.Event, *, every: int = 1) -> Reader:

@@ -13,6 +13,7 @@ from fer_edge.video.opencv import opencv
 __all__ = ["PIPELINE_END", "PixelReader", "bits_used", "gray_and_bgr"]
 
 PIPELINE_END = "videoconvert ! video/x-raw,format=BGR ! appsink"
+"""The end of every GStreamer pipeline."""
 _LUMA_FIRST = ("YUY2", "YUYV", "YVYU", "YUNV")
 _PLANAR = ("NV12", "NV21", "I420", "YV12")
 

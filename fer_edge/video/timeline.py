@@ -19,6 +19,7 @@ from fer_edge.video.watch import Seen, SeenFace
 __all__ = ["FILES", "Timeline", "timeline"]
 
 FILES = ("timeline.csv", "timeline.png", "summary.json")
+"""The files of ``--summary``."""
 
 _COLUMNS = (
     *("frame", "time_s", "face", "label", "answer", "problem"),

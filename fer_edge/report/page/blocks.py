@@ -164,6 +164,7 @@ class Faces:
 
 
 Block = Text | Heading | Items | Facts | Table | Figure | Matrices | Verdict | Faces
+"""A part of a page."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from fer_edge.report.page.blocks import Page
 __all__ = ["SUFFIXES", "check_page_path", "html_of", "write_page"]
 
 SUFFIXES = (".html", ".htm")
+"""The suffixes of a page's file."""
 _HERE = Path(__file__).parent
 
 

@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 INK, MUTED, FAINT, PAPER, LOSS = "#010203", "#020304", "#030405", "#040506", "#050607"
+"""Stand-ins for the colours of the page, which CSS replaces."""
 PRECISIONS = {"fp32": "#0a0b01", "fp16": "#0a0b02", "int8": "#0a0b03", "": "#0a0b04"}
 """Colours that only stand for the variables below: matplotlib writes them, CSS replaces them."""
 
