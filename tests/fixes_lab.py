@@ -67,6 +67,13 @@ class Lab:
         self._pending.append(found.fix)
         return found.fix
 
+    def answered(self, response: Any) -> str:
+        """Take a server's answer to a wrong request; return the advice in it."""
+        assert response.status_code >= 400, response.text
+        fix: str = response.json()["fix"]
+        self._pending.append(fix)
+        return fix
+
     def works(self, step: Step) -> Any:
         """Do what the advice says; it must end without an error."""
         result = self._do(step)
