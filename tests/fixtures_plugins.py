@@ -9,7 +9,7 @@ from typing import Protocol
 
 import pytest
 
-__all__ = ["NETWORK", "Install", "install"]
+__all__ = ["NETWORK", "Install", "install", "write_package"]
 
 NETWORK = """
 from fer_edge import ModelEntry
@@ -35,6 +35,24 @@ class Install(Protocol):
     ) -> Path: ...
 
 
+def write_package(
+    site: Path, name: str, code: str, files: dict[str, str] | None = None, **groups: str
+) -> Path:
+    """Write a package into a folder on the path of imports; see :class:`Install`."""
+    module = site / name.replace("-", "_")
+    module.mkdir()
+    (module / "__init__.py").write_text(code, encoding="utf-8")
+    for path, text in (files or {}).items():
+        (module / path).parent.mkdir(exist_ok=True)
+        (module / path).write_text(text, encoding="utf-8")
+    info = site / f"{module.name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    points = "".join(f"[fer_edge.{group}]\n{line}\n" for group, line in groups.items())
+    (info / "entry_points.txt").write_text(points, encoding="utf-8")
+    return module
+
+
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Return what installs packages into a folder of this test; its processes see it, too."""
@@ -47,18 +65,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     def install_package(
         name: str, code: str, files: dict[str, str] | None = None, **groups: str
     ) -> Path:
-        module = site / name.replace("-", "_")
-        module.mkdir()
-        (module / "__init__.py").write_text(code, encoding="utf-8")
-        for path, text in (files or {}).items():
-            (module / path).parent.mkdir(exist_ok=True)
-            (module / path).write_text(text, encoding="utf-8")
-        info = site / f"{module.name}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        points = "".join(f"[fer_edge.{group}]\n{line}\n" for group, line in groups.items())
-        (info / "entry_points.txt").write_text(points, encoding="utf-8")
-        return module
+        return write_package(site, name, code, files, **groups)
 
     yield install_package
     for module in set(sys.modules) - before:

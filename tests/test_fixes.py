@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import click
 import fixes_commands  # noqa: F401 - registers its cases
 import fixes_graphs  # noqa: F401 - the same
+import fixes_outputs  # noqa: F401 - the same
 import fixes_serve  # noqa: F401 - the same
 import fixes_words  # noqa: F401 - the same
 import pytest
