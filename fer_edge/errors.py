@@ -227,7 +227,10 @@ def unknown(
     # The most frequent mistake is the right key without its table: "lr" for "optim.lr".
     near = [candidate for candidate in names if candidate.rpartition(".")[2] == name]
     near = near or get_close_matches(str(name), names, n=1, cutoff=0.5)
-    fix = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}"
-    if or_else and not near:
-        fix += f", or give {or_else}"
+    if near:
+        fix = f"did you mean {near[0]!r}?"
+    elif or_else:
+        fix = f"choose from: {', '.join(names)}, or give {or_else}"
+    else:
+        fix = f"choose from: {', '.join(names)}"
     return error(f"{where}: " * bool(where) + f"unknown {kind} {str(name)!r}", fix=fix)

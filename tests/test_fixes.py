@@ -16,7 +16,9 @@ from tempfile import TemporaryDirectory
 
 import click
 import fixes_commands  # noqa: F401 - registers its cases
+import fixes_data  # noqa: F401 - the same
 import fixes_graphs  # noqa: F401 - the same
+import fixes_networks  # noqa: F401 - the same
 import fixes_outputs  # noqa: F401 - the same
 import fixes_serve  # noqa: F401 - the same
 import fixes_words  # noqa: F401 - the same
@@ -47,6 +49,7 @@ OTHERS = {
 OTHER_OPTIONS = {"--system-site-packages"}
 FILES_AND_CALLS = ("model.safetensors", "run.json", "model.onnx", "model.eval")
 """Names with a dot that are no keys of a recipe."""
+NAMES_OF_FIXES = re.compile("(?<!pre)fix|_FIXES|_AGAIN|_MAKE_ONE|_INSTALL")
 TABLES = "augment|data|distill|ema|loss|model|optim|run|schedule|stop"
 
 
@@ -102,7 +105,10 @@ def fixes() -> Iterator[tuple[str, str]]:
             elif isinstance(node, ast.Assign | ast.AugAssign):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 names = [target.id for target in targets if isinstance(target, ast.Name)]
-                if any(re.search("fix|_FIXES|_AGAIN|_MAKE_ONE|_INSTALL", name) for name in names):
+                if any(
+                    re.search("(?<!pre)fix|_FIXES|_AGAIN|_MAKE_ONE|_INSTALL", name)
+                    for name in names
+                ):
                     found = text_of(node.value)
             elif isinstance(node, ast.FunctionDef) and re.search("fix|build_command", node.name):
                 returns = [each for each in ast.walk(node) if isinstance(each, ast.Return)]
