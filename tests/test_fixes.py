@@ -291,6 +291,8 @@ def executed_templates(executed: set[str]) -> set[str]:
         if whole:
             most = max(map(literal, whole))
             found.update(each for each in whole if literal(each) == most)
+            if most == len(text):
+                continue
         # A text that is put together: its parts.
         found.update(
             each
