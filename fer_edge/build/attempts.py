@@ -12,6 +12,7 @@ import numpy as np
 from fer_edge.build.choosing import Int8Choice, Int8Layout, choose_int8, variants_of
 from fer_edge.build.options import Int8Options
 from fer_edge.convert.graph import Graph, read_graph
+from fer_edge.convert.tflite import tflite_from_onnx
 from fer_edge.cpu import fitting_weights
 from fer_edge.progress import SILENT, Reporter, logger
 from fer_edge.quantize.int8 import Quantised, int8_from_onnx
@@ -137,9 +138,10 @@ def int8_within_gate(
     choice = choose_int8(fp32, engine, ranges, layout, trials, images, options, reporter=reporter)
 
     def made(choice: Int8Choice, engine: Engine, acceptance: Acceptance, name: str) -> Int8Result:
+        path = engine.path.with_suffix(".onnx")
         report = int8_from_onnx(
             parsed,
-            engine.path,
+            path,
             choice.ranges,
             layout.placement,
             exclude=choice.exclude,
@@ -147,6 +149,8 @@ def int8_within_gate(
             weight_scales=choice.weight_scales,
             grams=choice.grams,
         )
+        if path != engine.path:
+            tflite_from_onnx(path, engine.path)
         proven, failure = acceptance.judge(engine, reporter)
         logger.info("INT8 %s, %s, %s: %s", name, ranges.method, choice.rounding, failure or "ok")
         attempt = Attempt(ranges.method, tuple(choice.exclude), proven, failure)

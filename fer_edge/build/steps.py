@@ -22,6 +22,7 @@ from fer_edge.convert.fp16 import fp16_from_onnx
 from fer_edge.convert.golden import golden_failure, golden_images
 from fer_edge.convert.graph import Graph
 from fer_edge.convert.network import Fp32Network, network_from_graph
+from fer_edge.convert.tflite import tflite_from_onnx
 from fer_edge.errors import FerEdgeError, GateError, NumericsError, UsageError
 from fer_edge.labels import FER2013
 from fer_edge.measure.gate import loss_text
@@ -146,11 +147,32 @@ class Work:
             self.gates.append(gate_without_proof("fp32", ""))
             return
         with self.stage("verify fp32"):
-            proven = self.proof.judge(self.engine("fp32", FP32), reporter=self.reporter)
+            proven = self.proof.judge(self._fp32_graph(), reporter=self.reporter)
         failure = proven.gate.error()
         if failure is not None:
             raise failure
         self._adopt("fp32", proven, "")
+
+    def make_fp32(self) -> None:
+        """Convert the FP32 graph for a target that runs no ONNX, and judge it; errors stop it."""
+        target = self.target
+        if target.format == "onnx":
+            return
+        engine = self.engine("fp32", target.artifact("fp32"))
+        with self.stage("convert fp32"):
+            tflite_from_onnx(self.network.graph, engine.path)
+        failure: FerEdgeError | None = self._golden_failure(engine, self.threads)
+        if failure is not None:
+            raise failure
+        if self.proof is None:
+            self.gates.append(gate_without_proof("fp32", target.placement))
+            return
+        with self.stage("verify fp32"):
+            proven = self.proof.judge(engine, reporter=self.reporter)
+        failure = proven.gate.error()
+        if failure is not None:
+            raise failure
+        self._adopt("fp32", proven, target.placement)
 
     def make_fp16(self) -> FerEdgeError | None:
         """Convert and judge; return the error if it fails, and then there is no FP16 file."""
@@ -244,7 +266,7 @@ class Work:
         undecided.
         """
         target = self.target
-        fp32 = self.engine("fp32", FP32)
+        fp32 = self._fp32_graph()
         higher_precision = self.fallback("int8")
         higher = self.engine(higher_precision, target.artifact(higher_precision))
 
@@ -286,11 +308,18 @@ class Work:
         made_fp16 = asked == "int8" and (self.folder / FP16).is_file()
         return "fp16" if made_fp16 else "fp32"
 
+    def _fp32_graph(self) -> Engine:
+        backend = None if self.target.format == "onnx" else "onnxruntime"
+        return self.engine("fp32", FP32, backend)
+
     def _golden_failure(self, engine: Engine, threads: int = 1) -> NumericsError | None:
         return golden_failure(engine, golden_images(), self.network.logits, threads=threads)
 
     def _adopt(self, precision: str, proven: Proven, target: str, variant: str = "") -> None:
-        self.proven[f"{precision} {variant}".strip()] = proven
+        name = f"{precision} {variant}".strip()
+        if name in self.proven:  # the FP32 graph, from which the target's engine was converted
+            self.proven = {f"{name} graph": self.proven.pop(name), **self.proven}
+        self.proven[name] = proven
         self.gates.append(proven.to_gate(target))
 
     def _record_int8(self, result: Int8Result, calibrated: dict[str, Any]) -> None:

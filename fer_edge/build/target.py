@@ -1,6 +1,6 @@
 """What ``--target`` may be: its INT8 placement, the backend that verifies it, and its device.
 
-A target of ONNX Runtime or OpenVINO is its graph. A TensorRT target (``engines/targets/*.toml``) is
+A target of ONNX Runtime, OpenVINO or LiteRT is its graph. A TensorRT target (``engines/targets/*.toml``) is
 a graph that any machine can make and verify, and a plan that only the device can build.
 """
 
@@ -25,6 +25,7 @@ class BuildTarget:
     will also run on this backend, so that its speed counts. ``fallback``: the next higher precision
     that the target runs well. ``remainder``: the precision of what is not INT8 in its INT8 graph.
     ``profile``: the device that a plan is built for; None where the graph is the engine.
+    ``format``: that of its graphs; "tflite" are made from the ONNX graphs.
     """
 
     name: str
@@ -34,16 +35,18 @@ class BuildTarget:
     fallback: Literal["fp32", "fp16"] = "fp32"
     remainder: Literal["fp32", "fp16"] = "fp32"
     profile: TargetProfile | None = None
+    format: Literal["onnx", "tflite"] = "onnx"
 
     def artifact(self, precision: str) -> str:
         """Return the name of its graph of a precision in a bundle."""
         middle = f"int8.{self.placement}" if precision == "int8" else precision
-        return f"model.{middle}.onnx"
+        return f"model.{middle}.{self.format}"
 
 
 TARGETS: dict[str, BuildTarget] = {
     "onnxruntime": BuildTarget("onnxruntime", "onnxruntime", "onnxruntime"),
     "openvino": BuildTarget("openvino", "openvino", "openvino"),
+    "litert": BuildTarget("litert", "litert", "litert", format="tflite"),
 }
 """The targets whose engine is a graph; all others are TensorRT's profiles."""
 

@@ -36,7 +36,7 @@ _DETECTOR = "blazeface"
     "--backend",
     default="onnxruntime",
     show_default=True,
-    help="The backend: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.",
+    help="The backend: onnxruntime, openvino, litert, pytorch, tensorrt, tensorrt-rtx.",
 )
 @click.option(
     "--precision",

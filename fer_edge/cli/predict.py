@@ -47,7 +47,7 @@ _MOST_COLUMNS = 12
     "--backend",
     default="onnxruntime",
     show_default=True,
-    help="The backend: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.",
+    help="The backend: onnxruntime, openvino, litert, pytorch, tensorrt, tensorrt-rtx.",
 )
 @click.option(
     "--precision",

@@ -49,7 +49,7 @@ __all__ = ["command"]
     "--backend",
     default="onnxruntime",
     show_default=True,
-    help="The backend: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.",
+    help="The backend: onnxruntime, openvino, litert, pytorch, tensorrt, tensorrt-rtx.",
 )
 @threads_option
 @click.option(

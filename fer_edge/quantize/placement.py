@@ -96,6 +96,23 @@ PLACEMENTS: dict[str, Placement] = {
         raw_pixels=True,
         saturates=True,
     ),
+    # LiteRT's specification: signed activations with a zero point, symmetric weights per channel,
+    # int32 bias with the product of the scales. Its pools and layouts keep their scale. The last
+    # layer gives float logits, so it computes in float, on INT8 values.
+    "litert": Placement(
+        name="litert",
+        activation="int8",
+        symmetric=False,
+        weight_scales="full",
+        bias="int32",
+        operators=frozenset(
+            {"Conv", "Gemm", "MatMul", "Add", "Mul", "MaxPool", "GlobalAveragePool"}
+            | {"Flatten", "Reshape"}
+        ),
+        outputs=True,
+        residual="both",
+        raw_pixels=True,
+    ),
     # The placement of NVIDIA's own quantiser (ModelOpt) on a residual CNN: the
     # convolution that feeds an Add gives its float accumulator to it, so Conv+Add+ReLU is one
     # kernel; the shortcut arrives as INT8.
