@@ -38,8 +38,8 @@ def engine_options(command: F) -> F:
     """``--backend`` and ``--precision``, both None if not given."""
     backend = click.option(
         "--backend",
-        help="The backend: onnxruntime, openvino, litert, pytorch, tensorrt, tensorrt-rtx.  [default: "
-        "pytorch for a run, onnxruntime for a bundle]",
+        help="The backend: onnxruntime, openvino, litert, pytorch, tensorrt, tensorrt-rtx.  "
+        "[default: pytorch for a run, onnxruntime for a bundle]",
     )
     precision = click.option(
         "--precision",

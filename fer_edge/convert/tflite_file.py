@@ -209,7 +209,7 @@ def _aligned(schema: Any, content: bytes | None) -> Any:
     """Return a buffer whose bytes begin at a multiple of :data:`_ALIGNMENT`."""
 
     class Buffer(schema.BufferT):  # type: ignore[misc]
-        def Pack(self, builder: Any) -> Any:
+        def Pack(self, builder: Any) -> Any:  # noqa: N802 (the schema calls it)
             vector = None
             if content is not None:
                 builder.StartVector(1, len(content), _ALIGNMENT)
