@@ -101,7 +101,7 @@ _BECAUSE: dict[str, tuple[str, ...]] = {
     "it needs ai-edge-litert: tests/convert/test_tflite.py and tests/build/test_litert.py": (
         "use another target: --target onnxruntime, or --target openvino",
         "--precision int8, or another target: --target onnxruntime",
-        "fer-edge build --target litert",
+        "build it again: fer-edge build --target litert",
     ),
     "it needs a graph for TensorRT that another program made": (
         "take --precision fp16 or fp32: those come from the FP32 graph",

@@ -26,6 +26,7 @@ __all__ = ["SEAL", "LiteRTBackend", "sealed"]
 _MARK = b"fer-edge sha256:"
 SEAL = _MARK + b"0" * 64
 """The description of a file before :func:`sealed` writes its digest there."""
+_BUILD_AGAIN = "build it again: fer-edge build --target litert"
 
 
 class LiteRTBackend(Backend):
@@ -183,18 +184,17 @@ def _checked(path: Path, wanted: str | None) -> bytes:
             f"{path} does not match the digest that its bundle has",
             fix="copy the bundle again from where it was made, or build it again: fer-edge build",
         )
-    build = "fer-edge build --target litert"
     if content[4:8] != b"TFL3":
-        raise IntegrityError(f"{path} is not a .tflite file", fix=build)
+        raise IntegrityError(f"{path} is not a .tflite file", fix=_BUILD_AGAIN)
     at = content.find(_MARK) + len(_MARK)
     if at < len(_MARK):
         raise IntegrityError(
             f"{path} was not written by fer-edge, and LiteRT cannot check a file before it runs it",
-            fix=build,
+            fix=_BUILD_AGAIN,
         )
     digest = sha256(content[:at] + b"0" * 64 + content[at + 64 :]).hexdigest()
     if content[at : at + 64] != digest.encode():
-        raise IntegrityError(f"{path} was changed after fer-edge wrote it", fix=build)
+        raise IntegrityError(f"{path} was changed after fer-edge wrote it", fix=_BUILD_AGAIN)
     return content
 
 

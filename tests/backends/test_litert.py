@@ -83,7 +83,7 @@ def test_files_of_others_are_refused(model: Path, tmp_path: Path) -> None:
     foreign.write_bytes(content[:at] + b"x" * 80 + content[at + 80 :])
     with pytest.raises(IntegrityError, match="not written by fer-edge") as caught:
         LiteRTBackend(foreign).load()
-    assert caught.value.fix == "fer-edge build --target litert"
+    assert caught.value.fix == "build it again: fer-edge build --target litert"
     with pytest.raises(ValueError, match="one place"):
         sealed(content)
 
