@@ -53,6 +53,7 @@ def test_both_engines_are_in_the_bundle(built: BuildReport) -> None:
     agreement = built.proven["fp32"].verification.agreement
     assert (agreement.flips, agreement.max_abs_logit < 1e-4) == (0, True)
     meta = bundle.artifact(format="tflite", precision="int8").meta
+    assert [each["node"] for each in meta["excluded"]] == ["head/Gemm"]
     assert meta["activations"] == "int8 asymmetric"
     assert meta["weights"] == "int8 symmetric per channel, full"
 
