@@ -78,7 +78,9 @@ def interrupt(patch: pytest.MonkeyPatch, where: Any, name: str, handler: Any) ->
     signal.signal(signal.SIGUSR1, handler)
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
-        signal.raise_signal(signal.SIGUSR1)
+        # After the test the signal would end the process.
+        if signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL:
+            signal.raise_signal(signal.SIGUSR1)
         return real(*arguments, **options)
 
     patch.setattr(where, name, interrupted)
@@ -255,7 +257,7 @@ def test_an_error_of_the_application_that_it_handles_is_its_own(tmp_path: Path) 
     try:
         signal.raise_signal(signal.SIGUSR1)
     except TimeoutError:
-        with pytest.raises(UsageError, match="there is no such file"):
+        with pytest.raises(UsageError, match="there is no image"):
             face_from_image(tmp_path / "none.png")
 
 
@@ -308,7 +310,13 @@ def passes(handler: ast.ExceptHandler) -> bool:
 
 
 def test_every_broad_handler_asks_the_rule() -> None:
-    kept = {"trt/build_progress.py"}  # it keeps the exception, and raises it after the build
+    kept = {
+        "trt/build_progress.py",  # it keeps the exception, and raises it after the build
+        # Threads, which keep it for the caller, and a process of its own: no handler runs there.
+        "measure/throughput.py",
+        "video/frames.py",
+        "serve/guard.py",  # signals end the event loop, and not a request
+    }
     found = list(broad_handlers())
     assert len(found) > 15
     wrong = [
