@@ -34,7 +34,8 @@ import fer_edge
 from fer_edge import cli
 from fer_edge.data import FerDataset, load
 from fer_edge.data.dataset import dataset_from_rows
-from fer_edge.errors import UsageError
+from fer_edge.errors import UnavailableError, UsageError
+from fer_edge.faces import detect
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.pretrained import pretrained_path
 
@@ -433,7 +434,13 @@ def test_the_python_of_the_documents_runs(walk: Walk, capsys: pytest.CaptureFixt
     for page, block in blocks:
         if ("Classifier()" in block or "FaceAnalyzer()" in block) and not _ships():
             continue
-        exec(compile(block, str(page), "exec"), {})
+        code = compile(block, str(page), "exec")
+        if "FaceAnalyzer()" in block and detect.default_detector() is None:
+            with pytest.raises(UnavailableError) as error:
+                exec(code, {})
+            assert error.value.fix == detect.INSTALL
+            continue
+        exec(code, {})
         assert capsys.readouterr().out.strip(), f"{page}: the block prints nothing\n{block}"
 
 
