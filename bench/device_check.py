@@ -43,9 +43,10 @@ from fer_edge.data import load
 from fer_edge.errors import FerEdgeError, UnavailableError
 from fer_edge.files import write_json
 from fer_edge.measure.accuracy import run_logits
-from fer_edge.measure.energy import EnergyProtocol, EnergyRow, find_meters, measure_energy
+from fer_edge.measure.energy import EnergyProtocol, EnergyRow, measure_energy
 from fer_edge.measure.environment import capture, finish
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples, time_backends
+from fer_edge.measure.meters import find_meters
 from fer_edge.progress import Reporter
 from fer_edge.report.rows import format_rows
 from fer_edge.report.terminal import TerminalReporter

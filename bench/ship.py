@@ -311,20 +311,24 @@ def _keep_results(before: Bundle, path: Path) -> None:
         for artifact in before.manifest.artifacts:
             if artifact.sha256 not in same:
                 continue
-            # Listed as it was: the digest of the checkpoint that it was made from is known.
-            writer.add_bytes(
-                before.read(artifact),
-                artifact.path,
-                format=artifact.format,
-                precision=artifact.precision,
-                target=artifact.target,
-                parent=artifact.parent_sha256,
-                meta=artifact.meta,
-                variant=artifact.variant,
-            )
+            _add_as_listed(writer, before, artifact)
             gate = before.gate_of(artifact)
             if gate is not None:
                 writer.add_gate(gate)
+
+
+def _add_as_listed(writer: BundleWriter, bundle: Bundle, artifact: Artifact) -> None:
+    """Add a file of ``bundle`` as its manifest lists it, with the digest of its parent."""
+    writer.add_bytes(
+        bundle.read(artifact),
+        artifact.path,
+        format=artifact.format,
+        precision=artifact.precision,
+        target=artifact.target,
+        parent=artifact.parent_sha256,
+        meta=artifact.meta,
+        variant=artifact.variant,
+    )
 
 
 def _verifications(bundle: Bundle) -> list[dict[str, Any]]:
@@ -536,16 +540,7 @@ def _stage(
     held = {artifact.key for artifact in chosen}
     with BundleWriter(path) as writer:
         for artifact in chosen:
-            writer.add_file(
-                built.file(artifact),
-                artifact.path,
-                format=artifact.format,
-                precision=artifact.precision,
-                target=artifact.target,
-                parent=artifact.parent_sha256,
-                meta=artifact.meta,
-                variant=artifact.variant,
-            )
+            _add_as_listed(writer, built, artifact)
         writer.set(
             name=name,
             synthetic=manifest.synthetic,

@@ -114,9 +114,9 @@ def plug_ins(kind: Kind) -> list[PlugIn]:
                 continue
             package, version = distribution.metadata["Name"], distribution.version
             points = list(distribution.entry_points)
-        except (
-            Exception
-        ):  # the files of a package that is half removed, or not ours, may be anything
+        except Exception as error:  # a package that is half removed, or not ours, may be anything
+            if of_signal_handler(error):
+                raise
             continue
         for point in points:
             if point.group == f"{_GROUP}{kind}s":

@@ -24,9 +24,9 @@ from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.cli.bench import _numbers
 from fer_edge.errors import UnavailableError
 from fer_edge.faces import detect
-from fer_edge.measure.energy import _Sensors
 from fer_edge.measure.latency import LatencyProtocol, SystemClock
 from fer_edge.measure.layers import layer_times
+from fer_edge.measure.meters import _Sensors
 from fer_edge.measure.throughput import ThroughputProtocol
 from fer_edge.models import build_model
 from fer_edge.models.spec import ModelSpec

@@ -34,7 +34,8 @@ import fer_edge
 from fer_edge import cli
 from fer_edge.data import FerDataset, load
 from fer_edge.data.dataset import dataset_from_rows
-from fer_edge.errors import UsageError
+from fer_edge.errors import UnavailableError, UsageError
+from fer_edge.faces import detect
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.pretrained import pretrained_path
 
@@ -151,11 +152,13 @@ def test_every_option_in_a_shown_command_exists() -> None:
 
 def test_every_make_target_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z0-9-]+):", makefile, re.MULTILINE))
     for page in PAGES:
-        assert set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text("utf-8"), re.M)) <= targets
+        assert (
+            set(re.findall(r"(?:`|^)make ([a-z0-9-]+)", page.read_text("utf-8"), re.M)) <= targets
+        )
     for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
-        called = set(re.findall(r"run: .*\bmake ([a-z-]+)", workflow.read_text("utf-8")))
+        called = set(re.findall(r"run: .*\bmake ([a-z0-9-]+)", workflow.read_text("utf-8")))
         assert called, f"{workflow} calls no make target"
         assert called <= targets, workflow
 
@@ -431,7 +434,13 @@ def test_the_python_of_the_documents_runs(walk: Walk, capsys: pytest.CaptureFixt
     for page, block in blocks:
         if ("Classifier()" in block or "FaceAnalyzer()" in block) and not _ships():
             continue
-        exec(compile(block, str(page), "exec"), {})
+        code = compile(block, str(page), "exec")
+        if "FaceAnalyzer()" in block and detect.default_detector() is None:
+            with pytest.raises(UnavailableError) as error:
+                exec(code, {})
+            assert error.value.fix == detect.INSTALL
+            continue
+        exec(code, {})
         assert capsys.readouterr().out.strip(), f"{page}: the block prints nothing\n{block}"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge.build.choosing import Int8Choice, Int8Layout, choose_int8, variants_of
+from fer_edge.build.choosing import Int8Choice, Int8Chooser, Int8Layout
 from fer_edge.build.options import Int8Options
 from fer_edge.convert.graph import Graph, read_graph
 from fer_edge.convert.tflite import tflite_from_onnx
@@ -129,13 +129,14 @@ def int8_within_gate(
     """Write ``engine.path``, the INT8 graph of ``fp32`` with this layout, and judge it once.
 
     ``images`` u8[N,48,48] are those of the calibration that measured ``ranges``. All that is left
-    open is chosen by :func:`choose_int8` on the images of ``trials``; None takes ``images``. What
+    open is chosen by :class:`Int8Chooser` on the images of ``trials``; None takes ``images``. What
     fails its gate is not made again in another way, since then the images of the gate would choose.
     ``graph`` is the parsed file of ``fp32``; None parses it.
     """
     parsed = graph or read_graph(fp32.path)
     trials = trials or Trials(parsed, images, reporter=reporter)
-    choice = choose_int8(fp32, engine, ranges, layout, trials, images, options, reporter=reporter)
+    chooser = Int8Chooser(fp32, engine, ranges, layout, trials, images, options, reporter=reporter)
+    choice = chooser.choose()
 
     def made(choice: Int8Choice, engine: Engine, acceptance: Acceptance, name: str) -> Int8Result:
         path = engine.path.with_suffix(".onnx")
@@ -159,11 +160,8 @@ def int8_within_gate(
     result = made(choice, engine, acceptance, "")
     if not result.passed:
         return result
-    found = variants_of(
-        fp32, engine, ranges, layout, trials, images, options, choice, reporter=reporter
-    )
     variants = []
-    for name, each in found.items():
+    for name, each in chooser.variants(choice).items():
         beside = replace(engine, path=_beside(engine.path, name), artifact=_named(engine, name))
         judge = acceptance
         if each.weight_scales not in {None, fitting_weights()[0]}:

@@ -38,9 +38,8 @@ __all__ = [
     "HALF_KL",
     "MAX_FLIPS",
     "Int8Choice",
+    "Int8Chooser",
     "Int8Layout",
-    "choose_int8",
-    "variants_of",
 ]
 
 MAX_FLIPS = 0.03
@@ -109,53 +108,12 @@ class Int8Choice:
         }
 
 
-def choose_int8(
-    fp32: Engine,
-    engine: Engine,
-    ranges: Ranges,
-    layout: Int8Layout,
-    trials: Trials,
-    calibration: np.ndarray,
-    options: Int8Options,
-    *,
-    reporter: Reporter = SILENT,
-) -> Int8Choice:
-    """Choose weights' kind, early layers in half precision, rounding, floors, and layers left out.
+class Int8Chooser:
+    """Chooses how the INT8 graph of ``fp32`` is made, and its variants.
 
-    In this order, each with what was chosen before it. ``calibration`` u8[N,48,48] are the images
-    of ``ranges``; GPTQ sums their Gram matrices. :class:`UsageError` for an option that this
-    placement does not have.
+    ``calibration`` u8[N,48,48] are the images of ``ranges``; GPTQ sums their Gram matrices.
     """
-    return _Chooser(fp32, engine, ranges, layout, trials, calibration, options, reporter).choose()
 
-
-def variants_of(
-    fp32: Engine,
-    engine: Engine,
-    ranges: Ranges,
-    layout: Int8Layout,
-    trials: Trials,
-    calibration: np.ndarray,
-    options: Int8Options,
-    choice: Int8Choice,
-    *,
-    reporter: Reporter = SILENT,
-) -> dict[str, Int8Choice]:
-    """Return the variants that travel beside the graph of ``choice``, by name.
-
-    The arguments are those of :func:`choose_int8`, which made ``choice``.
-    """
-    names = [FULL] if options.weights == "both" else []
-    if options.half == AUTO and choice.half not in {"", "none"}:
-        names.append(ALL_INT8)
-    made = {}
-    for name in names:
-        chooser = _Chooser(fp32, engine, ranges, layout, trials, calibration, options, reporter)
-        made[name] = chooser.variant(name, choice)
-    return made
-
-
-class _Chooser:
     def __init__(
         self,
         fp32: Engine,
@@ -165,7 +123,8 @@ class _Chooser:
         trials: Trials,
         calibration: np.ndarray,
         options: Int8Options,
-        reporter: Reporter,
+        *,
+        reporter: Reporter = SILENT,
     ) -> None:
         self.fp32, self.engine, self.ranges = fp32, engine, ranges
         self.layout, self.trials, self.calibration = layout, trials, calibration
@@ -175,7 +134,14 @@ class _Chooser:
         self.grams: Grams | None = None
         self.scales: WeightScales | None = None
 
-    def variant(self, name: str, choice: Int8Choice) -> Int8Choice:
+    def variants(self, choice: Int8Choice) -> dict[str, Int8Choice]:
+        """Return the variants that travel beside the graph of ``choice``, by name."""
+        names = [FULL] if self.options.weights == "both" else []
+        if self.options.half == AUTO and choice.half not in {"", "none"}:
+            names.append(ALL_INT8)
+        return {name: self._variant(name, choice) for name in names}
+
+    def _variant(self, name: str, choice: Int8Choice) -> Int8Choice:
         """Return the choice of a variant, from what was chosen for the graph that it stands by."""
         self.exclude, self.grams = dict(choice.exclude), choice.grams
         self.scales, self.ranges = choice.weight_scales, choice.ranges
@@ -198,6 +164,11 @@ class _Chooser:
         )
 
     def choose(self) -> Int8Choice:
+        """Choose weights' kind, early layers in half precision, rounding, floors, layers left out.
+
+        In this order, each with what was chosen before it. :class:`UsageError` for an option that
+        this placement does not have.
+        """
         kinds = self._weight_scales()
         half, halves = self._half()
         roundings = self._rounding()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fer_edge.bundle.bundle import GOLDEN, Bundle, BundleWriter
+from fer_edge.bundle.bundle import GOLDEN, Bundle
 from fer_edge.bundle.manifest import MANIFEST, Artifact, Manifest
+from fer_edge.bundle.writer import BundleWriter
 
 __all__ = ["GOLDEN", "MANIFEST", "Artifact", "Bundle", "BundleWriter", "Manifest"]

@@ -9,8 +9,11 @@ from typing import Any, TypeVar
 import click
 
 __all__ = [
+    "BACKEND_HELP",
     "classes_option",
     "data_option",
+    "detector_model_option",
+    "engine_options",
     "format_option",
     "new_runs_option",
     "runs_option",
@@ -19,6 +22,9 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+BACKEND_HELP = "The backend: onnxruntime, openvino, litert, pytorch, tensorrt, tensorrt-rtx."
+"""The help of ``--backend``, with all names of :data:`fer_edge.backends.BACKENDS` but null."""
 
 
 def data_option(command: F) -> F:
@@ -99,4 +105,36 @@ def threads_option(command: F) -> F:
         default=1,
         show_default=True,
         help="Threads of each backend.",
+    )(command)
+
+
+def engine_options(command: F) -> F:
+    """``--bundle``, ``--runs``, ``--backend`` and ``--precision``: the engine that classifies."""
+    bundle = click.option(
+        "--bundle",
+        metavar="NAME",
+        help="A bundle's folder, or a run's name or folder.  [default: the pretrained bundle]",
+    )
+    backend = click.option(
+        "--backend",
+        default="onnxruntime",
+        show_default=True,
+        help=BACKEND_HELP,
+    )
+    precision = click.option(
+        "--precision",
+        type=click.Choice(["fp32", "fp16", "int8"]),
+        help="The precision of the engine.  [default: the first of int8, fp16, fp32 that the "
+        "backend can run and whose gate has not failed]",
+    )
+    return bundle(runs_option(backend(precision(command))))
+
+
+def detector_model_option(command: F) -> F:
+    """``--detector-model FILE``; None when not given."""
+    return click.option(
+        "--detector-model",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The weights of the detector, where they are your own; yunet needs it.",
     )(command)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._names import found
-from fer_edge.cli._options import runs_option, threads_option
+from fer_edge.cli._names import found, introduce
+from fer_edge.cli._options import detector_model_option, engine_options, threads_option
 from fer_edge.cli._output import note, print_json_line
 from fer_edge.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from fer_edge.classifier import Classifier
     from fer_edge.faces import Detector
 
 __all__ = ["command"]
@@ -26,24 +25,7 @@ _DETECTOR = "blazeface"
 @click.command()
 @click.argument("source", required=False)
 @click.option("--source", "old_source", hidden=True, metavar="SOURCE")
-@click.option(
-    "--bundle",
-    metavar="NAME",
-    help="A bundle's folder, or a run's name or folder.  [default: the pretrained bundle]",
-)
-@runs_option
-@click.option(
-    "--backend",
-    default="onnxruntime",
-    show_default=True,
-    help="The backend: onnxruntime, openvino, litert, pytorch, tensorrt, tensorrt-rtx.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
-    help="The precision of the engine.  [default: the first of int8, fp16, fp32 that the backend "
-    "can run and whose gate has not failed]",
-)
+@engine_options
 @click.option(
     "--detector",
     metavar="NAME",
@@ -52,12 +34,7 @@ _DETECTOR = "blazeface"
     help="What finds the faces: blazeface, blazeface-short (near faces), blazeface-tiles (small "
     "faces, slow), centerface, haar (comes with OpenCV), yunet.",
 )
-@click.option(
-    "--detector-model",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The weights of the detector, where they are your own; yunet needs it.",
-)
+@detector_model_option
 @click.option(
     "--smallest",
     type=click.IntRange(min=0),
@@ -190,7 +167,7 @@ def command(
         Classifier(taken, backend=backend, precision=precision, threads=threads) as classifier,
     ):
         watcher = Watcher(classifier, finder, smoothing, smallest=smallest, every_face=every_face)
-        _introduce(classifier, finder)
+        introduce(classifier, f"; faces by {finder.name}")
         try:
             watch_source(wanted, watcher, outputs, stop, every=every, limit=frames, log=note)
         except BrokenPipeError:
@@ -209,14 +186,3 @@ def _detector(name: str, model: Path | None, threads: int) -> Detector:
         if name == _DETECTOR:
             error.fix = f"{error.fix}; or take OpenCV's own: --detector haar"
         raise
-
-
-def _introduce(classifier: Classifier, detector: Detector) -> None:
-    note(
-        f"{classifier.bundle.path}: {classifier.backend} {classifier.precision} "
-        f"({classifier.provider}), threads {classifier.threads}; faces by {detector.name}"
-    )
-    if classifier.bundle.manifest.synthetic:
-        note(
-            "this network was trained on synthetic faces; its answers for real faces are not valid"
-        )

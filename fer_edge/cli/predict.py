@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._names import found, plain_note
-from fer_edge.cli._options import format_option, runs_option, threads_option
+from fer_edge.cli._names import detector_name, found, introduce
+from fer_edge.cli._options import (
+    detector_model_option,
+    engine_options,
+    format_option,
+    threads_option,
+)
 from fer_edge.cli._output import (
     note,
     out,
@@ -26,8 +31,7 @@ from fer_edge.report.rows import format_rows
 
 if TYPE_CHECKING:
     from fer_edge.analyzer import Analysis, Face
-    from fer_edge.classifier import Classifier, Prediction
-    from fer_edge.faces import Detector
+    from fer_edge.classifier import Prediction
 
 __all__ = ["command"]
 
@@ -37,24 +41,7 @@ _MOST_COLUMNS = 12
 
 @click.command()
 @click.argument("images", metavar="PATH...", nargs=-1, required=True)
-@click.option(
-    "--bundle",
-    metavar="NAME",
-    help="A bundle's folder, or a run's name or folder.  [default: the pretrained bundle]",
-)
-@runs_option
-@click.option(
-    "--backend",
-    default="onnxruntime",
-    show_default=True,
-    help="The backend: onnxruntime, openvino, litert, pytorch, tensorrt, tensorrt-rtx.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
-    help="The precision of the engine.  [default: the first of int8, fp16, fp32 that the backend "
-    "can run and whose gate has not failed]",
-)
+@engine_options
 @click.option(
     "--detector",
     metavar="NAME",
@@ -62,12 +49,7 @@ _MOST_COLUMNS = 12
     "blazeface-short, centerface, haar, yunet.  [default: blazeface-tiles if it is installed; else "
     "each picture is one face]",
 )
-@click.option(
-    "--detector-model",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The weights of the detector, where they are your own; yunet needs it.",
-)
+@detector_model_option
 @click.option(
     "--no-detect", is_flag=True, help="Each picture is the crop of one face: look for none."
 )
@@ -130,15 +112,17 @@ def command(
     """
     from fer_edge.analyzer import FaceAnalyzer, find_pictures
     from fer_edge.classifier import Classifier
+    from fer_edge.faces import detector as make
     from fer_edge.faces.boxes import read_boxes
     from fer_edge.runs.find import A_BUNDLE
 
     sources = list(find_pictures(images, note))
     own = read_boxes(boxes) if boxes is not None else None
-    finder = _detector(detector, detector_model, no_detect, own is not None, threads)
+    name = detector_name(detector, detector_model, no_detect=no_detect, boxes=own is not None)
+    finder = "whole" if name is None else make(name, model=detector_model, threads=threads)
     taken = found(bundle, root, A_BUNDLE).path
     with Classifier(taken, backend=backend, precision=precision, threads=threads) as classifier:
-        _introduce(classifier)
+        introduce(classifier)
         if abstain and classifier.threshold is None:
             raise UsageError(
                 f"{classifier.bundle.path} has no confidence threshold, which --abstain needs",
@@ -147,30 +131,6 @@ def command(
         analyzer = FaceAnalyzer(classifier, detector=finder, every_face=every_face)
         answers = analyzer.stream(sources, boxes=own.of if own else None)
         _print_all(answers, len(sources), fmt, abstain, annotate, classifier.labels)
-
-
-def _detector(
-    name: str | None, model: Path | None, no_detect: bool, has_boxes: bool, threads: int
-) -> Detector | str:
-    from fer_edge.faces import detect
-
-    if no_detect + has_boxes + (name is not None) > 1:
-        raise UsageError(
-            "--detector, --no-detect and --boxes exclude one another", fix="keep one of them"
-        )
-    if model is not None and name is None:
-        raise UsageError(
-            "--detector-model needs --detector", fix="name the detector, such as --detector yunet"
-        )
-    if no_detect or has_boxes:
-        return "whole"
-    if name is None and detect.default_detector() is None:
-        note(
-            "note: no face detector is installed, so each picture is taken as the crop of one "
-            f"face; to find faces: {detect.INSTALL}"
-        )
-        return "whole"
-    return detect.detector(name, model=model, threads=threads)
 
 
 def _print_all(
@@ -316,15 +276,3 @@ class _Drawer:
             write_bytes(path, content.getvalue())
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def _introduce(classifier: Classifier) -> None:
-    plain_note(
-        f"{classifier.bundle.path}: {classifier.backend} {classifier.precision} "
-        f"({classifier.provider}), threads {classifier.threads}"
-    )
-    if classifier.bundle.manifest.synthetic:
-        click.echo(
-            "this network was trained on synthetic faces; its answers for real faces are not valid",
-            err=True,
-        )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from fer_edge.cli._names import found
-from fer_edge.cli._options import runs_option, threads_option
-from fer_edge.cli._output import note, print_text
+from fer_edge.cli._names import detector_name, found
+from fer_edge.cli._options import detector_model_option, engine_options, threads_option
+from fer_edge.cli._output import print_text
 from fer_edge.errors import UsageError, require
 
 __all__ = ["command"]
@@ -31,37 +31,14 @@ __all__ = ["command"]
     multiple=True,
     help="A further name of this server, as in http://NAME:8000; may be repeated.",
 )
-@click.option(
-    "--bundle",
-    metavar="NAME",
-    help="A bundle's folder, or a run's name or folder.  [default: the pretrained bundle]",
-)
-@runs_option
-@click.option(
-    "--backend",
-    default="onnxruntime",
-    show_default=True,
-    help="The backend: onnxruntime, openvino, litert, pytorch, tensorrt, tensorrt-rtx.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
-    help="The precision of the engine.  [default: as for predict]",
-)
+@engine_options
 @click.option(
     "--detector",
-    "--faces",
-    "detector",
     metavar="NAME",
     help="What finds the faces, as for predict; blazeface is fast, for the webcam.  [default: "
     "blazeface-tiles if it is installed; else each picture is one face]",
 )
-@click.option(
-    "--detector-model",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The weights of the detector, where they are your own; yunet needs it.",
-)
+@detector_model_option
 @click.option("--no-detect", is_flag=True, help="Each picture is the crop of one face.")
 @click.option(
     "--workers",
@@ -144,7 +121,7 @@ def command(
 
     if not timeout_s > 0:  # "nan" is a number to click
         raise UsageError(f"--timeout is {timeout_s}, not a number of seconds", fix="--timeout 10")
-    finder = _detector(detector, detector_model, no_detect)
+    finder = detector_name(detector, detector_model, no_detect=no_detect)
     taken = found(bundle, root, A_BUNDLE).path
     with bind(host, port) as sock:
         loopback = is_loopback(sock)
@@ -169,27 +146,6 @@ def command(
         )
         url = _url(host, sock.getsockname()[1])
         run(settings, sock, workers, lambda: print_text(url))
-
-
-def _detector(name: str | None, model: Path | None, no_detect: bool) -> str | None:
-    """Return the name of the detector, or None if no face is looked for."""
-    from fer_edge.faces import detect
-
-    if no_detect and name is not None:
-        raise UsageError("--detector and --no-detect exclude one another", fix="keep one of them")
-    if model is not None and name is None:
-        raise UsageError(
-            "--detector-model needs --detector", fix="name the detector, such as --detector yunet"
-        )
-    if no_detect:
-        return None
-    name = name or detect.default_detector()
-    if name is None:
-        note(
-            "note: no face detector is installed, so each picture is taken as the crop of one "
-            f"face; to find faces: {detect.INSTALL}"
-        )
-    return name
 
 
 def _url(host: str, port: int) -> str:

@@ -15,8 +15,9 @@ import numpy as np
 
 from fer_edge.backends import backend_from_bundle
 from fer_edge.errors import FerEdgeError
-from fer_edge.measure.energy import EnergyProtocol, Meter, find_meters, measure_energy
+from fer_edge.measure.energy import EnergyProtocol, measure_energy
 from fer_edge.measure.layers import PROFILED, layer_times
+from fer_edge.measure.meters import Meter, find_meters
 from fer_edge.measure.throughput import ThroughputProtocol, measure_throughput, peak_memory
 from fer_edge.progress import Reporter
 

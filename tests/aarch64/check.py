@@ -71,7 +71,7 @@ class Row:
 
 @dataclass
 class Check:
-    """The folders of one run; ``work`` is /work inside the root."""
+    """The folders of one run; ``work`` is /checked inside the root."""
 
     root: Path
     work: Path
@@ -102,7 +102,7 @@ class Check:
         """Run a command in the root, in namespaces of its own, and return its stdout."""
         script = (
             'mount -t proc proc "$1/proc" && mount --bind /sys "$1/sys" '
-            '&& mkdir -p "$1/work" && mount --bind "$2" "$1/work" '
+            '&& mkdir -p "$1/checked" && mount --bind "$2" "$1/checked" '
             '&& root=$1 && shift 2 && exec chroot "$root" "$@"'
         )
         words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
@@ -207,7 +207,7 @@ def install_wheel(check: Check, wheel: Path) -> None:
         "--no-index",
         "--no-compile",
     )
-    check.there(*pip, "--find-links", "/work/wheels", f"/work/wheels/{wheel.name}")
+    check.there(*pip, "--find-links", "/checked/wheels", f"/checked/wheels/{wheel.name}")
 
 
 def install(check: Check) -> str:
@@ -242,9 +242,9 @@ def unpack(check: Check) -> str:
 
     archive = check.work / "faces.fer"
     fer_edge(check, "bundle", "pack", pretrained_path(), "-o", archive)
-    check.there("rm", "-rf", "/work/bundle")
-    check.there("fer-edge", "bundle", "unpack", "/work/faces.fer", "-o", "/work/bundle")
-    theirs = json.loads(check.there("fer-edge", "inspect", "/work/bundle", "--format", "json"))
+    check.there("rm", "-rf", "/checked/bundle")
+    check.there("fer-edge", "bundle", "unpack", "/checked/faces.fer", "-o", "/checked/bundle")
+    theirs = json.loads(check.there("fer-edge", "inspect", "/checked/bundle", "--format", "json"))
     ours = json.loads(fer_edge(check, "inspect", check.work / "bundle", "--format", "json"))
     different = [key for key in ours if key != "path" and ours[key] != theirs.get(key)]
     if different:
@@ -262,7 +262,7 @@ def predict(check: Check) -> str:
     # Without a detector: OpenCV is not part of the base install.
     options = ("predict", "--no-detect", "--format", "json", "--backend", "onnxruntime")
     theirs = check.there(
-        "fer-edge", *options, "--bundle", "/work/bundle", *[f"/work/{name}" for name in names]
+        "fer-edge", *options, "--bundle", "/checked/bundle", *[f"/checked/{name}" for name in names]
     )
     ours = fer_edge(
         check, *options, "--bundle", check.work / "bundle", *[check.work / name for name in names]
@@ -276,7 +276,7 @@ def predict(check: Check) -> str:
 def verify(check: Check) -> str:
     """``fer-edge verify`` has to find the same flips and accuracy."""
     options = ("--data", "synthetic:500", "--no-record", "--format", "json")
-    theirs = check.there("fer-edge", "verify", "/work/bundle", *options)
+    theirs = check.there("fer-edge", "verify", "/checked/bundle", *options)
     ours = fer_edge(check, "verify", check.work / "bundle", *options)
     facts = [{key: found(text, key) for key in ("n", "flips", "top1")} for text in (ours, theirs)]
     if facts[0] != facts[1] or not facts[0]["n"]:
@@ -305,8 +305,8 @@ def same_labels(check: Check, name: str, pixels: np.ndarray) -> str:
         script = check.work / "labels.py"
         shutil.copy(HERE / "labels.py", script)
         there, here = check.work / f"{name}-there.npz", check.work / f"{name}-here.npz"
-        bundle = ("/work/bundle", f"/work/{images.name}", f"/work/{there.name}")
-        check.there("python", "/work/labels.py", *bundle, *PRECISIONS)
+        bundle = ("/checked/bundle", f"/checked/{images.name}", f"/checked/{there.name}")
+        check.there("python", "/checked/labels.py", *bundle, *PRECISIONS)
         check.here(sys.executable, script, check.work / "bundle", images, here, *PRECISIONS)
         with np.load(here) as ours, np.load(there) as theirs:
             return compare({p: ours[p] for p in PRECISIONS}, {p: theirs[p] for p in PRECISIONS})
@@ -393,7 +393,7 @@ def runner(check: Check) -> str:
         "CMAKE_CXX_FLAGS": "-Werror",
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
-        "CMAKE_INSTALL_RPATH": "/work/cpp:/work/openvino/openvino/libs",
+        "CMAKE_INSTALL_RPATH": "/checked/cpp:/checked/openvino/openvino/libs",
         "NLOHMANN_JSON_INCLUDE_DIR": headers / "include",
         "ZLIB_INCLUDE_DIR": zlib,
         "ZLIB_LIBRARY": check.root
@@ -408,7 +408,7 @@ def runner(check: Check) -> str:
     words = [f"-D{name}={value}" for name, value in options.items()]
     check.here("cmake", "-S", REPOSITORY / "engines" / "cpp", "-B", build, *words)
     check.here("cmake", "--build", build, "--target", "fer-edge-run")
-    version = check.there("/work/cpp/fer-edge-run", "--version").split("\n")
+    version = check.there("/checked/cpp/fer-edge-run", "--version").split("\n")
     return ", ".join(line for line in version if line)
 
 
@@ -444,13 +444,13 @@ def runner_tensorrt(check: Check) -> str:
     with BundleWriter(path, base=bundle) as writer:
         writer.add_bytes(buffer.getvalue(), "golden.npz", format="npz")
     add_plan(Bundle.open(path), b"FAKEPLAN u8")
-    text = check.there("/work/cpp/fer-edge-run", "--backend", "tensorrt", "/work/planned")
+    text = check.there("/checked/cpp/fer-edge-run", "--backend", "tensorrt", "/checked/planned")
     line = json.loads(text.splitlines()[-1])
     check.there(
         *(
             "sh",
             "-c",
-            "FAKE_SM=90 /work/cpp/fer-edge-run --backend tensorrt /work/planned; [ $? = 5 ]",
+            "FAKE_SM=90 /checked/cpp/fer-edge-run --backend tensorrt /checked/planned; [ $? = 5 ]",
         )
     )
     return f"self-test passed on {line['provider']} (stand-ins); a plan of another GPU is refused"
@@ -458,7 +458,7 @@ def runner_tensorrt(check: Check) -> str:
 
 def runner_openvino(check: Check) -> str:
     """OpenVINO's real aarch64 library: the self-test, and the labels of 100 faces."""
-    if "openvino" not in check.there("/work/cpp/fer-edge-run", "--version"):
+    if "openvino" not in check.there("/checked/cpp/fer-edge-run", "--version"):
         raise SkippedError("there is no OpenVINO for aarch64 here")
     folder = check.work / "raw"
     folder.mkdir(exist_ok=True)
@@ -466,8 +466,8 @@ def runner_openvino(check: Check) -> str:
     for i, face in enumerate(pixels):
         (folder / f"{i:03}.raw").write_bytes(face.tobytes())
     text = check.there(
-        "/work/cpp/fer-edge-run", "--backend", "openvino", "--precision", "fp32",
-        *("/work/bundle", "/work/raw"),
+        "/checked/cpp/fer-edge-run", "--backend", "openvino", "--precision", "fp32",
+        *("/checked/bundle", "/checked/raw"),
     )  # fmt: skip
     *lines, last = text.splitlines()
     theirs = [json.loads(line)["label"] for line in lines]

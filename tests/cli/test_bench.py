@@ -18,8 +18,9 @@ from fer_edge.cli import bench as module
 from fer_edge.data import FerDataset
 from fer_edge.data.readers_npz import npz_from_dataset
 from fer_edge.errors import FerEdgeError, UsageError
-from fer_edge.measure.energy import EnergyProtocol, Meter
+from fer_edge.measure.energy import EnergyProtocol
 from fer_edge.measure.latency import LatencyProtocol
+from fer_edge.measure.meters import Meter
 from fer_edge.measure.result import BenchResult
 from fer_edge.measure.throughput import ThroughputProtocol
 

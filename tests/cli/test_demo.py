@@ -43,7 +43,7 @@ def test_the_demo_ends_in_a_table_and_a_bundle(
     bundle = Bundle.open(path)
     assert bundle.manifest.synthetic
     gates = {gate.key for gate in bundle.manifest.gates}
-    assert {("fp16", ""), ("int8", "onnxruntime"), ("int8", "openvino")} <= gates
+    assert {("fp16", "", ""), ("int8", "onnxruntime", ""), ("int8", "openvino", "")} <= gates
 
 
 def test_the_package_runs_as_a_module() -> None:

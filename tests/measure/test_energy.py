@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fer_edge.errors import UnavailableError, UsageError
-from fer_edge.measure.energy import EnergyProtocol, EnergyRow, find_meters, measure_energy
+from fer_edge.measure.energy import EnergyProtocol, EnergyRow, measure_energy
+from fer_edge.measure.meters import find_meters
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 48, 48), np.uint8)
 IDLE, BUSY, IMAGE_S = 5.0, 15.0, 0.002

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures_report import ENVIRONMENT as MADE_UP
 
 from fer_edge.errors import UsageError
 from fer_edge.measure.accuracy import compare, evaluate
@@ -17,20 +18,7 @@ from fer_edge.measure.comparison import compare_results
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples
 from fer_edge.measure.result import SCHEMA, BenchResult, BenchRow
 
-ENVIRONMENT: dict[str, Any] = {
-    "machine": {
-        "host": "aaaaaaaaaaaa",
-        "arch": "x86_64",
-        "cpu": "A CPU",
-        "cores": 2,
-        "gpu": [],
-        "jetson": None,
-    },
-    "threads": 1,
-    "power_mode": None,
-    "packages": {"onnxruntime": "1.0"},
-    "warnings": [],
-}
+ENVIRONMENT: dict[str, Any] = {**MADE_UP, "warnings": []}
 
 
 def row(backend: str, precision: str, milliseconds: float, seed: int = 0) -> BenchRow:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fixtures_progress import Recorder
 
-from fer_edge.build.choosing import Int8Layout, choose_int8
+from fer_edge.build.choosing import Int8Chooser, Int8Layout
 from fer_edge.build.options import Int8Options
 from fer_edge.convert.graph import read_graph, wiring
 from fer_edge.measure.proof import Engine
@@ -63,7 +63,7 @@ def test_the_trials_choose_it(
         ],
     )
     engine = Engine(fp32, "onnxruntime", "fp32", "model.fp32.onnx", Preprocessing())
-    choice = choose_int8(
+    choice = Int8Chooser(
         engine,
         engine,
         ranges,
@@ -72,7 +72,7 @@ def test_the_trials_choose_it(
         images,
         Int8Options(rounding="nearest", half="auto" if target == "onnxruntime" else "none"),
         reporter=Recorder(),
-    )
+    ).choose()
     symmetric = target == "tensorrt"
     assert choice.ranges.floor == (0.0 if symmetric or best == "none" else 0.75)
     assert [trial.name for trial in choice.floors[:1]] == ([] if symmetric else [best])

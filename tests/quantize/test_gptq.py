@@ -114,8 +114,11 @@ def test_a_graph_of_gptq_has_the_same_scales_and_other_weights(
     before, after = wiring(nearest).constants, wiring(load_model(out[0])).constants
     assert before.keys() == after.keys()
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
-    assert {f"{name}.weight/q" for name in report.weighted} & changed
-    assert all(name.endswith((".weight/q", ".bias/q", ".bias/shifted")) for name in changed)
+    # A graph for TensorRT with an FP32 remainder keeps the rounded weights in FP32.
+    kinds = ("q", "fp32")
+    assert {f"{name}.weight/{kind}" for name in report.weighted for kind in kinds} & changed
+    ends = (".weight/q", ".weight/fp32", ".bias/q", ".bias/shifted")
+    assert all(name.endswith(ends) for name in changed)
 
 
 def test_a_layer_whose_padding_is_unknown_keeps_the_nearest_integers(

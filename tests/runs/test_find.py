@@ -82,7 +82,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "train --init": (("train", "--init", "NAME", *_DATA), _JUDGED),
     "train --teacher": (
         ("train", "--teacher", "NAME", *_DATA),
-        ("run", "weights file", "cross-validation", "folder of runs"),
+        ("run", "bundle", "weights file", "cross-validation", "folder of runs"),
     ),
 }
 """Every command that takes a NAME, and the kinds that it can use."""
@@ -349,7 +349,7 @@ def test_a_home_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for place in ("~no-such-user/runs", "~no-such-user"):
         with pytest.raises(UsageError, match="there is no home folder of that name") as raised:
             runs_root(place)
-        assert "./~no-such-user" in str(raised.value.fix)
+        assert "/~no-such-user" in str(raised.value.fix)
     monkeypatch.setenv("FER_EDGE_RUNS", "~no-such-user")
     with pytest.raises(UsageError, match="no home folder"):
         runs_root()
