@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from pathlib import Path
+from platform import machine
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fer_edge.backends.base import Backend, check_images, check_shapes
+from fer_edge.bundle.bundle import COPY_AGAIN
 from fer_edge.errors import (
     IntegrityError,
     NumericsError,
-    UnavailableError,
     UsageError,
+    first_line,
     of_signal_handler,
     require,
 )
-from fer_edge.faces.silence import without_lines
-from fer_edge.files import LARGEST_GRAPH, read_bounded
+from fer_edge.files import LARGEST_GRAPH, read_bounded, sha256_bytes
+from fer_edge.litert import check_seal, open_interpreter
 from fer_edge.preprocessing import SIZE, Preprocessing
 
-__all__ = ["SEAL", "LiteRTBackend", "sealed"]
-
-_MARK = b"fer-edge sha256:"
-SEAL = _MARK + b"0" * 64
-"""The description of a file before :func:`sealed` writes its digest there."""
-_BUILD_AGAIN = "build it again: fer-edge build --target litert"
+__all__ = ["LiteRTBackend"]
 
 
 class LiteRTBackend(Backend):
     """Two LiteRT interpreters of one ``.tflite`` file: for one image, and for N > 1.
 
-    LiteRT believes its file: a wrong offset in it ends the process, and Python cannot catch that.
-    So a file is read once, its bytes are compared with the digest that the bundle has, and with the
-    one that fer-edge wrote into it; only those bytes are given to LiteRT. A digest detects damage,
-    not an attack: load only files of people whom you trust.
+    A file is read once. Its bytes are compared with the digest that the bundle has and with the
+    seal of fer-edge (:mod:`fer_edge.litert`); only those bytes are given to LiteRT. Load only files
+    of people whom you trust.
     """
 
     name: ClassVar[str] = "litert"
@@ -67,30 +62,48 @@ class LiteRTBackend(Backend):
             return None
         return "ai-edge-litert is not installed: pip install 'fer-edge[litert]'"
 
+    @classmethod
+    def untimed(cls) -> str:
+        """Return that this CPU is not one of its devices', which are ARM's; "" on ARM."""
+        # On an x86 with AVX2 alone, LiteRT's INT8 may gain nothing over its FP32.
+        here = machine()
+        if here in {"aarch64", "arm64"}:
+            return ""
+        return f"litert is for ARM CPUs, and this is {here}: run fer-edge bench on the device"
+
     def load(self) -> None:
         """Prepare the network for one image.
 
         Raises :class:`IntegrityError` if the file was changed or is not one of fer-edge,
-        :class:`UsageError` if it has other inputs and outputs, and :class:`UnavailableError` if
-        this LiteRT does not have one of its operators.
+        :class:`UsageError` if it has other inputs and outputs, and
+        :class:`~fer_edge.errors.UnavailableError` if this LiteRT does not have one of its
+        operators.
         """
         if self._one is not None:
             return
         path = self._model_path()
-        content = _checked(path, self.sha256)
-        interpreter = self._open(content)
+        content = read_bounded(path, LARGEST_GRAPH, UsageError)
+        if self.sha256 not in {None, sha256_bytes(content)}:
+            raise IntegrityError(f"{path} does not match its digest", fix=COPY_AGAIN)
+        check_seal(content, path)
+        interpreter = open_interpreter(content, path, self.threads)
         images, logits = interpreter.get_input_details(), interpreter.get_output_details()
         if len(images) != 1 or len(logits) != 1:
             raise UsageError(
                 f"{path} has {len(images)} inputs and {len(logits)} outputs, not one of each"
             )
         (image,), (logit,) = images, logits
-        if image["dtype"] not in {np.uint8, np.float32}:
-            raise UsageError(f"{path} takes {image['dtype'].__name__}, not uint8 or float pixels")
-        size, channels = image["shape"].tolist()[:-1], image["shape"].tolist()[-1:]
-        check_shapes(path, [size[0], *channels, *size[1:]], logit["shape"].tolist(), self.classes)
+        taken, given = image["dtype"], logit["dtype"]
+        if taken not in {np.uint8, np.float32} or given is not np.float32:
+            raise UsageError(
+                f"{path} takes {taken.__name__} and gives {given.__name__}: pixels are uint8 or "
+                "float32, logits float32"
+            )
+        batch, *sizes = image["shape"].tolist() or [0]
+        channels_first = [batch, *sizes[-1:], *sizes[:-1]]
+        check_shapes(path, channels_first, logit["shape"].tolist(), self.classes)
         self._ends = image["index"], logit["index"]
-        self._floats = image["dtype"] == np.float32
+        self._floats = taken is np.float32
         self._content, self._one = content, interpreter
         self.provider = "CPU"
 
@@ -114,7 +127,7 @@ class LiteRTBackend(Backend):
             if of_signal_handler(error, "ai_edge_litert"):
                 raise
             raise NumericsError(
-                f"litert failed on {self.path} with a batch of {len(images)}: {_first_line(error)}"
+                f"litert failed on {self.path} with a batch of {len(images)}: {first_line(error)}"
             ) from None
         return logits
 
@@ -139,64 +152,10 @@ class LiteRTBackend(Backend):
 
     def _any_size(self, batch: int) -> Any:
         if self._many is None:
-            self._many = self._open(self._content)
+            self._many = open_interpreter(self._content, self.path, self.threads)
         if self._batch != batch:
             self._batch = 0  # if this fails, the next batch resizes again
             self._many.resize_tensor_input(self._ends[0], [batch, SIZE, SIZE, 1])
             self._many.allocate_tensors()
             self._batch = batch
         return self._many
-
-    def _open(self, content: bytes) -> Any:
-        interpreters = require("ai_edge_litert.interpreter", "litert")
-        try:
-            with without_lines("INFO: "):  # printed by C++ on stderr, whatever the log level
-                interpreter = interpreters.Interpreter(
-                    model_content=content, num_threads=self.threads
-                )
-                interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as error:
-            if of_signal_handler(error, "ai_edge_litert"):
-                raise
-            raise UnavailableError(
-                f"this ai-edge-litert cannot run {self.path}: {_first_line(error)}",
-                fix="pip install -U ai-edge-litert",
-            ) from None
-        return interpreter
-
-
-def sealed(content: bytes) -> bytes:
-    """Return a ``.tflite`` file with its SHA-256 in the place of :data:`SEAL`.
-
-    The digest is that of ``content``, where zeros are in its place. ValueError unless there is one
-    place.
-    """
-    if content.count(SEAL) != 1:
-        raise ValueError("the file has not one place for its digest")
-    return content.replace(SEAL, _MARK + sha256(content).hexdigest().encode())
-
-
-def _checked(path: Path, wanted: str | None) -> bytes:
-    """Return the bytes of a file that nobody changed; :class:`IntegrityError` for all others."""
-    content = read_bounded(path, LARGEST_GRAPH, UsageError)
-    if wanted is not None and sha256(content).hexdigest() != wanted:
-        raise IntegrityError(
-            f"{path} does not match the digest that its bundle has",
-            fix="copy the bundle again from where it was made, or build it again: fer-edge build",
-        )
-    if content[4:8] != b"TFL3":
-        raise IntegrityError(f"{path} is not a .tflite file", fix=_BUILD_AGAIN)
-    at = content.find(_MARK) + len(_MARK)
-    if at < len(_MARK):
-        raise IntegrityError(
-            f"{path} was not written by fer-edge, and LiteRT cannot check a file before it runs it",
-            fix=_BUILD_AGAIN,
-        )
-    digest = sha256(content[:at] + b"0" * 64 + content[at + 64 :]).hexdigest()
-    if content[at : at + 64] != digest.encode():
-        raise IntegrityError(f"{path} was changed after fer-edge wrote it", fix=_BUILD_AGAIN)
-    return content
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

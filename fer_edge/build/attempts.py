@@ -94,19 +94,21 @@ class Acceptance:
 
     ``check`` returns what is wrong with an engine's golden answers ("" for nothing). ``proof``
     judges it against the reference; with None only ``check`` decides. The engine has to be faster
-    than ``higher``, the next higher precision; None leaves the speed undecided.
+    than ``higher``, the next higher precision; None leaves the speed undecided, and ``untimed`` is
+    the reason.
     """
 
     check: Callable[[Engine], str]
     proof: Proof | None = None
     higher: Engine | None = None
+    untimed: str = ""
 
     def judge(self, engine: Engine, reporter: Reporter = SILENT) -> tuple[Proven | None, str]:
         """Return what was measured, and why the engine fails ("" where it passes)."""
         failure = self.check(engine)
         if failure or self.proof is None:
             return None, failure
-        proven = self.proof.judge(engine, self.higher, reporter=reporter)
+        proven = self.proof.judge(engine, self.higher, untimed=self.untimed, reporter=reporter)
         return proven, "" if proven.gate.passed else proven.gate.reason()
 
 
@@ -167,7 +169,8 @@ def int8_within_gate(
         if each.weight_scales not in {None, fitting_weights()[0]}:
             # ONNX Runtime has an exact product for weights that overflow here; it is slower.
             beside = replace(beside, backend="onnxruntime")
-            judge = replace(acceptance, higher=None)
+            slow = acceptance.untimed or "these weights are not those that fit this CPU"
+            judge = replace(acceptance, higher=None, untimed=slow)
         variants.append(made(each, beside, judge, name))
     return replace(result, variants=tuple(variants))
 

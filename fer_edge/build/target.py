@@ -8,9 +8,9 @@ the device can build.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from platform import machine
 from typing import Literal
 
+from fer_edge.backends import backend_class
 from fer_edge.errors import unknown
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.trt.targets import TargetProfile, default_target, load_target, target_names
@@ -23,21 +23,25 @@ class BuildTarget:
     """A target of ``fer-edge build``.
 
     ``placement`` names that of its INT8 graph, and the target that the bundle's artifact is
-    marked with. ``backend`` runs that graph here for the gate; ``timed_here``: whether the engine
-    will also run on this backend, so that its speed counts. ``fallback``: the next higher precision
-    that the target runs well. ``remainder``: the precision of what is not INT8 in its INT8 graph.
-    ``profile``: the device that a plan is built for; None where the graph is the engine.
-    ``format``: that of its graphs; "tflite" are made from the ONNX graphs.
+    marked with. ``backend`` runs that graph here for the gate. ``fallback``: the next higher
+    precision that the target runs well. ``remainder``: the precision of what is not INT8 in its
+    INT8 graph. ``profile``: the device that a plan is built for; None where the graph is the
+    engine. ``format``: that of its graphs; "tflite" are made from the ONNX graphs.
     """
 
     name: str
     placement: str
     backend: str
-    timed_here: bool = True
     fallback: Literal["fp32", "fp16"] = "fp32"
     remainder: Literal["fp32", "fp16"] = "fp32"
     profile: TargetProfile | None = None
     format: Literal["onnx", "tflite"] = "onnx"
+
+    def untimed(self) -> str:
+        """Return why a speed that is measured here must not decide the gate; "" if it does."""
+        if self.profile is not None:
+            return f"a plan for {self.name} runs on its device: run fer-edge bench there"
+        return backend_class(self.backend).untimed()
 
     def artifact(self, precision: str) -> str:
         """Return the name of its graph of a precision in a bundle."""
@@ -48,15 +52,7 @@ class BuildTarget:
 TARGETS: dict[str, BuildTarget] = {
     "onnxruntime": BuildTarget("onnxruntime", "onnxruntime", "onnxruntime"),
     "openvino": BuildTarget("openvino", "openvino", "openvino"),
-    # Phones and boards run it, all with ARM CPUs. Elsewhere its speed does not count: on an x86
-    # with AVX2 alone, LiteRT's INT8 gains little over its FP32.
-    "litert": BuildTarget(
-        "litert",
-        "litert",
-        "litert",
-        timed_here=machine() in {"aarch64", "arm64"},
-        format="tflite",
-    ),
+    "litert": BuildTarget("litert", "litert", "litert", format="tflite"),
 }
 """The targets whose engine is a graph; all others are TensorRT's profiles."""
 
@@ -82,7 +78,6 @@ def _from_profile(profile: TargetProfile) -> BuildTarget:
         name=profile.name,
         placement="tensorrt",
         backend="onnxruntime",
-        timed_here=False,
         fallback="fp16",
         # TensorRT 8.6 takes no FP16 scales, and chooses half precision by itself.
         remainder="fp16" if profile.strongly_typed else "fp32",

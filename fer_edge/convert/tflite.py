@@ -127,19 +127,14 @@ class _Writer(Tensors):
         return Group(node, result, activation, scale)
 
     def _runs_in_int8(self, node: Any, scale: Scale) -> bool:
-        if node.op_type not in _INT8_FORMS:
+        kind, source, *others = node.op_type, *node.input
+        if kind not in _INT8_FORMS or source not in self.quantised:
             return False
-        computed = self.wires.activations(node)
-        inputs = [name for name in computed if name not in self.integers]
-        if not inputs or any(name not in self.quantised for name in inputs):
-            return False
-        if node.op_type in {"Conv", "Gemm", "MatMul"}:
-            return all(name in self.integers for name in node.input[1:] if name)
-        if len(inputs) < len([name for name in node.input if name not in self.wires.constants]):
-            return False
-        return node.op_type not in _SAME_SCALE or scale.same_as(
-            self.file.scale(self.quantised[inputs[0]])
-        )
+        if kind in {"Conv", "Gemm", "MatMul"}:
+            return all(name in self.integers for name in others if name)
+        if kind in {"Add", "Mul"}:
+            return all(name in self.quantised for name in others)
+        return kind not in _SAME_SCALE or scale.same_as(self.file.scale(self.quantised[source]))
 
     def _weights(self, group: Group, order: Callable[[np.ndarray], np.ndarray], axis: int) -> int:
         """Return a node's weights as a constant, in another order; ``axis`` has the channels."""
@@ -154,9 +149,9 @@ class _Writer(Tensors):
         node = group.node
         name = node.input[2] if len(node.input) > 2 else ""
         if group.scale is None:
-            zeros = np.zeros(count, np.float32)
-            values = self.constant_of(name).reshape(-1) if name else zeros
-            return [self.file.constant(name or f"{node.name}.bias", values)]
+            values = self.constant_of(name).reshape(-1) if name else np.zeros(1, np.float32)
+            every = np.broadcast_to(values, count)
+            return [self.file.constant(name or f"{node.name}.bias", every)]
         if name:
             whole = self.integers[name]
             return [self.file.constant(name, whole.values, Scale.of(whole.scale.scale, 0))]
@@ -199,7 +194,8 @@ class _Writer(Tensors):
         self.need_constants(node)
         shape = self.weights_shape(node)
         plain = all(attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
-        if len(shape) != 2 or attribute(node, "transA", 0) or not plain:
+        rows = len(self.shape_of(node.input[0])) == 2 and len(shape) == 2
+        if not rows or attribute(node, "transA", 0) or not plain:
             raise self.no_form(node, "a matrix product with transA, alpha, beta or many matrices")
         turned = node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
         weights = self._weights(group, lambda array: array if turned else array.T, 0)
@@ -290,9 +286,11 @@ class _Writer(Tensors):
     def _operand(self, group: Group, at: int) -> int:
         name = group.node.input[at]
         value = self.wires.constants.get(name)
+        rank = len(self.shape_of(group.node.output[0]))
         if value is None:
+            if len(self.shape_of(name)) != rank:
+                raise self.no_form(group.node, "an operation on tensors of different dimensions")
             return self.input_of(group, at)
-        rank = len(self.shapes.get(group.node.output[0]) or ())
         if value.size == 1:
             return self.file.constant(name, np.asarray(value, np.float32).reshape(-1))
         if rank == 4 and value.ndim <= 4:

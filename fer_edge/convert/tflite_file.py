@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.backends.litert import SEAL, sealed
 from fer_edge.errors import require
+from fer_edge.litert import SEAL, sealed
 
 __all__ = ["Scale", "TfliteFile"]
 
@@ -157,7 +157,7 @@ class TfliteFile:
     ) -> bytes:
         """Return the file with one input and one output, each a name and a tensor, and metadata.
 
-        Its description contains the digest of the file (:func:`fer_edge.backends.litert.sealed`).
+        Its description contains the digest of the file (:func:`fer_edge.litert.sealed`).
         """
         schema = self.schema
         graph = schema.SubGraphT()

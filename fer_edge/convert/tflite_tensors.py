@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.convert.graph import attribute, wiring
+from fer_edge.convert.graph import attribute, described_tensors, wiring
 from fer_edge.convert.tflite_file import Scale, TfliteFile
-from fer_edge.errors import FerEdgeError, UsageError, require
+from fer_edge.errors import FerEdgeError, UsageError
 
 __all__ = ["NO_ACTIVATION", "TO_FIRST", "TO_LAST", "Group", "Integers", "Tensors"]
 
@@ -155,20 +155,10 @@ class Tensors:
 
 
 def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all tensors for a batch of one."""
-    onnx = require("onnx", "build")
-    copy = type(model)()
-    copy.CopyFrom(model)
-    del copy.graph.value_info[:]
-    for each in (*copy.graph.input, *copy.graph.output):
-        dims = each.type.tensor_type.shape.dim
-        if len(dims):
-            dims[0].Clear()
-            dims[0].dim_value = 1
-    inferred = onnx.shape_inference.infer_shapes(copy, strict_mode=False, data_prop=True)
-    found: dict[str, tuple[int, ...]] = {}
-    for each in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
-        dims = each.type.tensor_type.shape.dim
-        if all(dim.HasField("dim_value") for dim in dims):
-            found[each.name] = tuple(dim.dim_value for dim in dims)
+    """Return the shapes of all tensors for a batch of one, as far as they are known."""
+    found = {}
+    for name, tensor in described_tensors(model, batch=1).items():
+        sizes = tensor.shape.dim
+        if tensor.HasField("shape") and all(size.HasField("dim_value") for size in sizes):
+            found[name] = tuple(size.dim_value for size in sizes)
     return found

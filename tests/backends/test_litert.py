@@ -11,10 +11,11 @@ import pytest
 from fixtures_bundle import TinyNet, golden_images
 
 from fer_edge.backends import backend_class, backend_from_bundle
-from fer_edge.backends.litert import SEAL, LiteRTBackend, sealed
+from fer_edge.backends.litert import LiteRTBackend
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.convert.tflite import tflite_from_onnx
 from fer_edge.errors import IntegrityError, UnavailableError, UsageError
+from fer_edge.litert import SEAL, sealed
 from fer_edge.preprocessing import Preprocessing
 
 pytest.importorskip("ai_edge_litert", reason="pip install 'fer-edge[litert]'")
@@ -104,7 +105,7 @@ def test_only_the_file_of_the_bundle_is_loaded(
     (tmp_path / "other").mkdir()
     other = _model(tmp_path / "other", TinyNet(seed=9))
     (bundle.path / "model.fp32.tflite").write_bytes(other.read_bytes())
-    with pytest.raises(IntegrityError, match="does not match the digest"):
+    with pytest.raises(IntegrityError, match="does not match its digest"):
         backend.load()
     with pytest.raises(IntegrityError, match=r"model\.fp32\.tflite"):
         Bundle.open(bundle.path)
