@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fixtures_bundle import TinyNet, golden_images
 
+from fer_edge import litert
 from fer_edge.backends import backend_class, backend_from_bundle
 from fer_edge.backends.litert import LiteRTBackend
 from fer_edge.bundle import Bundle, BundleWriter
@@ -89,6 +93,81 @@ def test_files_of_others_are_refused(model: Path, tmp_path: Path) -> None:
         sealed(content)
 
 
+def test_a_forged_seal_is_accepted(model: Path) -> None:
+    """It shows damage and no author: SECURITY says so."""
+    images = golden_images(4)
+    with LiteRTBackend(model) as backend:
+        before = backend.infer(images)
+    model.write_bytes(_forged(model, _other_bias))
+    with LiteRTBackend(model) as backend:
+        np.testing.assert_allclose(backend.infer(images) - before, 1, atol=1e-4)
+
+
+def _forged(path: Path, change: Callable[[Any], None]) -> bytes:
+    """Return the file with one change and a seal that fits."""
+    import flatbuffers
+    from ai_edge_litert.schema_py_generated import ModelT
+
+    model = ModelT.InitFromPackedBuf(path.read_bytes())
+    model.description = SEAL.decode()
+    change(model)
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return sealed(bytes(builder.Output()))
+
+
+def _tensors(model: Any, what: str = "") -> Any:
+    graph = model.subgraphs[0]
+    return graph.tensors[getattr(graph, what)[0]] if what else graph.tensors
+
+
+def _other_bias(model: Any) -> None:
+    tensor = next(each for each in _tensors(model) if each.name == b"shift")
+    buffer = model.buffers[tensor.buffer]
+    moved = np.asarray(buffer.data, np.uint8).view(np.float32) + 1
+    buffer.data = moved.astype(np.float32).view(np.uint8)
+
+
+def _colour(model: Any) -> None:
+    _tensors(model, "inputs").shape = [1, 48, 48, 3]
+
+
+def _no_shape(model: Any) -> None:
+    _tensors(model, "inputs").shape = []
+
+
+def _int16(model: Any) -> None:
+    _tensors(model, "inputs").type = 7
+
+
+def _two_outputs(model: Any) -> None:
+    model.subgraphs[0].outputs = [*model.subgraphs[0].outputs, 0]
+
+
+def _no_name(model: Any) -> None:
+    _tensors(model, "inputs").name = b"\xff\xfe"
+
+
+def _no_operator(model: Any) -> None:
+    model.operatorCodes[0].builtinCode = 9999
+
+
+def _no_tensor(model: Any) -> None:
+    model.subgraphs[0].operators[-1].inputs = [1 << 20]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_colour, _no_shape, _int16, _two_outputs, _no_name, _no_operator, _no_tensor],
+    ids=lambda change: change.__name__,
+)
+def test_a_forged_file_is_one_line(model: Path, change: Callable[[Any], None]) -> None:
+    model.write_bytes(_forged(model, change))
+    with pytest.raises((UsageError, UnavailableError), match=r"model\.tflite") as caught:
+        LiteRTBackend(model).load()
+    assert "\n" not in str(caught.value)
+
+
 def test_only_the_file_of_the_bundle_is_loaded(
     tiny_bundle: Bundle, model: Path, tmp_path: Path, tiny_net: TinyNet
 ) -> None:
@@ -134,6 +213,38 @@ def test_a_litert_without_an_operator(model: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UnavailableError, match=r"opcode 'CONV_2D' version '3'\.$") as caught:
         LiteRTBackend(model).load()
     assert caught.value.fix == "pip install -U ai-edge-litert"
+
+
+def test_nothing_is_printed_and_stderr_survives_several_threads(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def load() -> None:
+        with litert._without_lines("INFO: "):
+            entered.set()
+            leave.wait(60)
+
+    worker = threading.Thread(target=load)
+    with litert._without_lines("INFO: "):
+        worker.start()
+        entered.wait(0.2)  # it has to wait outside
+        os.write(2, b"INFO: of a library\n")
+    leave.set()
+    worker.join(60)
+    LiteRTBackend(model).load()
+    os.write(2, b"still here\n")
+    assert capfd.readouterr() == ("", "still here\n")
+
+
+def test_a_process_without_stderr(model: Path) -> None:
+    kept = os.dup(2)
+    os.close(2)
+    try:
+        LiteRTBackend(model).load()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

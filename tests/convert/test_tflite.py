@@ -13,10 +13,10 @@ from fer_edge.backends.litert import LiteRTBackend
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.graph import load_model, metadata, wiring
 from fer_edge.convert.tflite import tflite_from_onnx
-from fer_edge.data import FerDataset
+from fer_edge.data import CalibrationSet, FerDataset
 from fer_edge.errors import UsageError
 from fer_edge.quantize.int8 import int8_from_onnx
-from fer_edge.quantize.ranges import Ranges
+from fer_edge.quantize.ranges import Ranges, ranges_from_onnx
 from fer_edge.quantize.trials import compare, step_by_step
 
 pytest.importorskip("ai_edge_litert", reason="pip install 'fer-edge[litert]'")
@@ -176,8 +176,52 @@ def _groups(node: Any) -> None:
     node("Gemm", ["f", "w"], "logits", {"w": np.ones((8, 7), np.float32)})
 
 
+def _constants(node: Any) -> None:
+    rng = np.random.default_rng(2)
+    first, second = (rng.normal(size=shape) * 0.2 for shape in ((8, 1, 3, 3), (8, 8, 3, 3)))
+    node("Conv", ["x", "a"], "c", {"a": first.astype(np.float32)})
+    node("Mul", ["c", "m"], "d", {"m": rng.normal(size=(8, 1, 1)).astype(np.float32)})
+    node("Add", ["s", "d"], "e", {"s": np.array([0.3], np.float32)})
+    node("Conv", ["e", "b"], "g", {"b": second.astype(np.float32)})
+    node("GlobalAveragePool", ["g"], "p")
+    node("Flatten", ["p"], "f")
+    weights = {"w": rng.normal(size=(8, 7)).astype(np.float32), "t": np.float32([0.5])}
+    node("Gemm", ["f", "w", "t"], "logits", weights)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_constants_that_no_pair_quantises(
+    precision: str, tmp_path: Path, faces: FerDataset, calibration: CalibrationSet
+) -> None:
+    """A factor, a summand and a bias of one number for all channels."""
+    src = saved(graph(_constants), tmp_path / "g.onnx")
+    images = faces.images[:40]
+    expected = run(src, images[:, None])
+    if precision == "int8":
+        ranges = ranges_from_onnx(src, faces, calibration, cache=False)
+        int8_from_onnx(src, tmp_path / "q.onnx", ranges, "litert")
+        src = tmp_path / "q.onnx"
+        expected = step_by_step(load_model(src), images)
+    content = tflite_from_onnx(src, tmp_path / "m.tflite")
+    np.testing.assert_allclose(answers(tmp_path / "m.tflite", images[:, None]), expected, atol=1e-4)
+    assert "MUL" in kinds(content)
+    assert ("QUANTIZE" in kinds(content)) == (precision == "int8")
+
+
+def _matrices(node: Any) -> None:
+    node("MatMul", ["x", "m"], "y", {"m": np.ones((48, 48), np.float32)})
+    node("GlobalAveragePool", ["y"], "p")
+    node("Flatten", ["p"], "f")
+    node("Gemm", ["f", "w"], "logits", {"w": np.ones((1, 7), np.float32)})
+
+
 @pytest.mark.parametrize(
-    ("build", "what"), [(_erf, "n/e .*no form of Erf"), (_groups, "n/d .*2 groups of 4")]
+    ("build", "what"),
+    [
+        (_erf, "n/e .*no form of Erf"),
+        (_groups, "n/d .*2 groups of 4"),
+        (_matrices, "n/y .*many matrices"),
+    ],
 )
 def test_a_node_without_a_form_is_named(build: Any, what: str, tmp_path: Path) -> None:
     src = saved(graph(build), tmp_path / "g.onnx")
