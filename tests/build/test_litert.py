@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from fer_edge.build.options import GateOptions, Int8Options
 from fer_edge.build.pipeline import BuildReport, build
 from fer_edge.bundle import Bundle
 from fer_edge.data import FerDataset
-from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.errors import IntegrityError, MissingExtraError, UsageError
 from fer_edge.measure.bench import run_bench
 from fer_edge.measure.gate import GateCheck
 from fer_edge.measure.latency import LatencyProtocol
@@ -131,6 +132,13 @@ def test_building_again_keeps_other_engines(
     assert paths >= {
         *("model.fp32.tflite", "model.int8.litert.tflite", "model.int8.onnxruntime.onnx")
     }
+
+
+def test_without_litert_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    with pytest.raises(MissingExtraError) as caught:
+        build("no such run", target="litert", gate=GateOptions(verify=False))
+    assert caught.value.fix == "pip install 'fer-edge[litert]'"
 
 
 def test_fp16_is_refused_before_anything_is_read() -> None:
