@@ -127,7 +127,8 @@ class _Writer(Tensors):
         return Group(node, result, activation, scale)
 
     def _runs_in_int8(self, node: Any, scale: Scale) -> bool:
-        kind, source, *others = node.op_type, *node.input
+        kind: str = node.op_type
+        source, *others = node.input
         if kind not in _INT8_FORMS or source not in self.quantised:
             return False
         if kind in {"Conv", "Gemm", "MatMul"}:
