@@ -222,15 +222,12 @@ def suppressed(found: Detections, limit: float, *, weighted: bool) -> Detections
     while len(boxes):
         same = overlaps(boxes[0], boxes) > limit
         same[0] = True
-        weight = (scores[same] if weighted else np.eye(1, int(same.sum()))[0]).astype(np.float32)
-        weight = weight / weight.sum()
-        kept.append(
-            (
-                np.tensordot(weight, boxes[same], 1),
-                scores[0],
-                np.tensordot(weight, landmarks[same], 1),
-            )
-        )
+        box, points = boxes[0], landmarks[0]
+        if weighted:
+            weight = scores[same] / scores[same].sum()
+            box = weight @ boxes[same]
+            points = (weight @ landmarks[same].reshape(len(weight), -1)).reshape(-1, 2)
+        kept.append((box, scores[0], points))
         boxes, scores, landmarks = boxes[~same], scores[~same], landmarks[~same]
     if not kept:
         return NO_FACES
