@@ -92,9 +92,7 @@ def fitted_square(box: np.ndarray, landmarks: np.ndarray, *, most: float = MOST_
     if abs(math.degrees(cmath.phase(factor))) <= most:
         factor = complex(abs(factor))
     centre = mean + factor * (SIZE / 2 * (1 + 1j) - _MIDDLE)
-    return Square(
-        centre.real, centre.imag, SIZE * abs(factor), math.degrees(cmath.phase(factor))
-    )
+    return Square(centre.real, centre.imag, SIZE * abs(factor), math.degrees(cmath.phase(factor)))
 
 
 def _square_from_box(box: np.ndarray) -> Square:
@@ -205,7 +203,8 @@ def yaw_of(landmarks: np.ndarray) -> float:
     squared = eyes_x**2 + eyes_y**2
     if not squared > 0:
         return math.nan
-    return ((x - (x0 + x1) / 2) * eyes_x + (y - (y0 + y1) / 2) * eyes_y) / squared
+    yaw: float = ((x - (x0 + x1) / 2) * eyes_x + (y - (y0 + y1) / 2) * eyes_y) / squared
+    return yaw
 
 
 def problem_of(picture: Picture, square: Square, landmarks: np.ndarray) -> str | None:
