@@ -43,6 +43,7 @@ __all__ = [
     "TooLargeError",
     "UnavailableError",
     "UsageError",
+    "first_line",
     "of_signal_handler",
     "require",
     "unknown",
@@ -192,6 +193,11 @@ def _let_handlers_errors_pass() -> None:
     module = str(trace.tb_frame.f_globals.get("__name__", ""))
     if module.partition(".")[0] == __name__.partition(".")[0] and of_signal_handler(error):
         raise error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; the name of its type if it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def require(module: str, extra: str) -> ModuleType:

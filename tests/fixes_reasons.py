@@ -88,6 +88,7 @@ _BECAUSE: dict[str, tuple[str, ...]] = {
         "pip install 'fer-edge[…]'",
         "pip install -U fer-edge",
         "pip install -U onnxruntime",
+        "pip install -U ai-edge-litert",
         "pip install -U openvino",
         "pip install cuda-bindings",
         "pip install onnxruntime",
@@ -96,6 +97,11 @@ _BECAUSE: dict[str, tuple[str, ...]] = {
     ),
     "it needs a counter of energy or a sensor of power; tests/measure/test_energy.py has fakes": (
         "run it on a Jetson, as root on an x86 machine with RAPL, or with an NVIDIA card",
+    ),
+    "it needs ai-edge-litert: tests/convert/test_tflite.py and tests/build/test_litert.py": (
+        "use another target: --target onnxruntime, or --target openvino",
+        "--precision int8, or another target: --target onnxruntime",
+        "build it again: fer-edge build --target litert",
     ),
     "it needs a graph for TensorRT that another program made": (
         "take --precision fp16 or fp32: those come from the FP32 graph",

@@ -37,6 +37,7 @@ LEVELS: dict[str, int] = {
     "emotions": 1,
     "faces": 1,
     "labels": 1,
+    "litert": 1,
     "files": 1,
     "preprocessing": 1,
     "paths": 1,

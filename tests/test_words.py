@@ -16,6 +16,7 @@ import pytest
 
 import fer_edge
 from fer_edge import cli
+from fer_edge.backends import BACKENDS
 
 PACKAGE = Path(fer_edge.__file__).parent
 ROOT = PACKAGE.parent
@@ -146,6 +147,9 @@ def test_backend_names_a_runtime_in_help() -> None:
                 seen += 1
                 assert "backend" in (option.help or ""), name
                 assert "engine" not in (option.help or ""), name
+                if not option.multiple:  # bench takes them all
+                    named = set(re.findall(r"[a-z][a-z-]*", option.help or ""))
+                    assert set(BACKENDS) - {"null"} <= named, name
     assert seen >= 4
 
 

@@ -29,6 +29,7 @@ class Case:
     """One bundle and one question. A plan is (precision, TensorRT, compute capability).
 
     ``variants`` are INT8 graphs of the backend: variant, kind of weights, what its gate says.
+    ``tflite`` names precisions of files for LiteRT, which the C++ runner cannot run.
     """
 
     backend: str
@@ -38,6 +39,7 @@ class Case:
     gates: Gates = ()
     checkpoint: bool = False
     variants: Variants = ()
+    tflite: tuple[str, ...] = ()
 
 
 def cases() -> Iterator[Case]:
@@ -60,6 +62,11 @@ def make_bundle(path: Path, case: Case) -> Bundle:
                 precision=precision,
                 target=target,
             )
+        for precision in case.tflite:
+            name = f"model.{precision}.litert.tflite"
+            kinds = {"format": "tflite", "precision": precision, "target": "litert"}
+            writer.add_bytes(precision.encode(), name, **kinds)
+            writer.add_gate({"precision": precision, "target": "litert", "passed": True})
         for variant, weights, passed in case.variants:
             writer.add_bytes(
                 f"{variant} {weights}".encode(),
@@ -127,6 +134,9 @@ def _graph_cases() -> Iterator[Case]:
     for precision in ("int8", "fp16", "fp32"):
         for graphs, gates in quantised:
             yield Case("openvino", precision, graphs, gates=gates, checkpoint=True)
+    for asked in (None, "int8", "fp32"):
+        for graphs in ((), (own,), (("fp32", ""),)):
+            yield Case("openvino", asked, graphs, tflite=("fp32", "int8"))
 
 
 def _weights_cases() -> Iterator[Case]:

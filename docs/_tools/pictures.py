@@ -206,12 +206,15 @@ def placement() -> Drawing:
     d = Drawing(
         "placement",
         820,
-        330,
-        "The Q/DQ pairs of a residual block in three placements.",
-        "The same block, the same ranges, three graphs. Drawn from fer_edge.quantize.placement."
+        438,
+        "The Q/DQ pairs of a residual block in four placements.",
+        "The same block, the same ranges, four graphs. Drawn from fer_edge.quantize.placement."
         "PLACEMENTS.",
     )
-    names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
+    names = {
+        **{"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"},
+        "litert": "LiteRT",
+    }
     assert set(names) == set(PLACEMENTS)
     for row, (name, shown) in enumerate(names.items()):
         _placement_row(d, 8 + 108 * row, PLACEMENTS[name], shown)

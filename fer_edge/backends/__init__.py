@@ -22,6 +22,7 @@ BACKENDS: dict[str, str] = {
     "pytorch": "fer_edge.backends.pytorch:PyTorchBackend",
     "onnxruntime": "fer_edge.backends.onnxruntime:OnnxRuntimeBackend",
     "openvino": "fer_edge.backends.openvino:OpenVINOBackend",
+    "litert": "fer_edge.backends.litert:LiteRTBackend",
     "tensorrt": "fer_edge.backends.tensorrt:TensorRTBackend",
     "tensorrt-rtx": "fer_edge.backends.tensorrt:TensorRTRTXBackend",
 }

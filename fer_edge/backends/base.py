@@ -86,6 +86,11 @@ class Backend(Inherited, ABC):
         return None
 
     @classmethod
+    def untimed(cls) -> str:
+        """Return why the speed of an engine on this machine must not decide its gate, or ""."""
+        return ""
+
+    @classmethod
     def misfit(cls, engine: Path) -> str | None:
         """Return why this machine cannot load ``engine`` (built for another machine), or None."""
         return None

@@ -92,6 +92,7 @@ def check_machine() -> list[Check]:
         lambda: [_package("pycuda", "pycuda", _PYCUDA, "", "")],
         lambda: [_onnxruntime(gpu)],
         lambda: [_package("OpenVINO", "openvino", _OPENVINO, "openvino", _devices)],
+        lambda: [_package("LiteRT", "ai_edge_litert", _LITERT, "litert", "")],
         lambda: [_package("torch", "torch", _TORCH, "train", _torch_cuda)],
     ]
     # Two at a time: most of the time is the import of torch and OpenVINO.
@@ -207,6 +208,11 @@ _OPENVINO = """
 import json, openvino as o
 print(json.dumps({"version": o.__version__.partition("-")[0]}), flush=True)
 print(json.dumps({"devices": o.Core().available_devices}))
+"""
+_LITERT = """
+import json, ai_edge_litert as l
+print(json.dumps({"version": l.__version__}), flush=True)
+import ai_edge_litert.interpreter
 """
 _TORCH = """
 import json, torch as t

@@ -17,6 +17,7 @@ from fer_edge.errors import (
     NumericsError,
     UnavailableError,
     UsageError,
+    first_line,
     of_signal_handler,
 )
 from fer_edge.preprocessing import Preprocessing
@@ -147,8 +148,7 @@ class OnnxRuntimeBackend(Backend):
             if of_signal_handler(error, "onnxruntime"):
                 raise
             raise NumericsError(
-                f"onnxruntime failed on {self.path} with a batch of {len(images)}: "
-                f"{_first_line(error)}"
+                f"onnxruntime failed on {self.path} with a batch of {len(images)}: {_reason(error)}"
             ) from None
         return logits if logits.dtype == np.float32 else logits.astype(np.float32)
 
@@ -198,7 +198,7 @@ def _onnxruntime() -> ModuleType:
 def _load_error(path: Path, error: Exception) -> FerEdgeError:
     # By name: the classes are in a private module of onnxruntime.
     kind = type(error).__name__
-    reason = _first_line(error)
+    reason = _reason(error)
     if kind == "NotImplemented":
         return UnavailableError(
             f"this onnxruntime cannot run {path}: {reason}", fix="pip install -U onnxruntime"
@@ -209,7 +209,7 @@ def _load_error(path: Path, error: Exception) -> FerEdgeError:
     )
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Return the first line of a message, without ``[ONNXRuntimeError] : 7 : ... :``."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     return line.split(" : ", 3)[-1] if line.startswith("[ONNXRuntimeError]") else line

@@ -12,6 +12,7 @@ import numpy as np
 from fer_edge.build.choosing import Int8Choice, Int8Chooser, Int8Layout
 from fer_edge.build.options import Int8Options
 from fer_edge.convert.graph import Graph, read_graph
+from fer_edge.convert.tflite import tflite_from_onnx
 from fer_edge.cpu import fitting_weights
 from fer_edge.progress import SILENT, Reporter, logger
 from fer_edge.quantize.int8 import Quantised, int8_from_onnx
@@ -93,19 +94,21 @@ class Acceptance:
 
     ``check`` returns what is wrong with an engine's golden answers ("" for nothing). ``proof``
     judges it against the reference; with None only ``check`` decides. The engine has to be faster
-    than ``higher``, the next higher precision; None leaves the speed undecided.
+    than ``higher``, the next higher precision; None leaves the speed undecided, and ``untimed`` is
+    the reason.
     """
 
     check: Callable[[Engine], str]
     proof: Proof | None = None
     higher: Engine | None = None
+    untimed: str = ""
 
     def judge(self, engine: Engine, reporter: Reporter = SILENT) -> tuple[Proven | None, str]:
         """Return what was measured, and why the engine fails ("" where it passes)."""
         failure = self.check(engine)
         if failure or self.proof is None:
             return None, failure
-        proven = self.proof.judge(engine, self.higher, reporter=reporter)
+        proven = self.proof.judge(engine, self.higher, untimed=self.untimed, reporter=reporter)
         return proven, "" if proven.gate.passed else proven.gate.reason()
 
 
@@ -138,9 +141,10 @@ def int8_within_gate(
     choice = chooser.choose()
 
     def made(choice: Int8Choice, engine: Engine, acceptance: Acceptance, name: str) -> Int8Result:
+        path = engine.path.with_suffix(".onnx")
         report = int8_from_onnx(
             parsed,
-            engine.path,
+            path,
             choice.ranges,
             layout.placement,
             exclude=choice.exclude,
@@ -148,6 +152,8 @@ def int8_within_gate(
             weight_scales=choice.weight_scales,
             grams=choice.grams,
         )
+        if path != engine.path:
+            tflite_from_onnx(path, engine.path)
         proven, failure = acceptance.judge(engine, reporter)
         logger.info("INT8 %s, %s, %s: %s", name, ranges.method, choice.rounding, failure or "ok")
         attempt = Attempt(ranges.method, tuple(choice.exclude), proven, failure)
@@ -163,7 +169,8 @@ def int8_within_gate(
         if each.weight_scales not in {None, fitting_weights()[0]}:
             # ONNX Runtime has an exact product for weights that overflow here; it is slower.
             beside = replace(beside, backend="onnxruntime")
-            judge = replace(acceptance, higher=None)
+            slow = acceptance.untimed or "these weights are not those that fit this CPU"
+            judge = replace(acceptance, higher=None, untimed=slow)
         variants.append(made(each, beside, judge, name))
     return replace(result, variants=tuple(variants))
 

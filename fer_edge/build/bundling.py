@@ -17,6 +17,7 @@ from fer_edge.records import to_dict
 
 if TYPE_CHECKING:
     from fer_edge.build.attempts import Int8Result
+    from fer_edge.build.target import BuildTarget
 
 __all__ = ["write_bundle"]
 
@@ -44,8 +45,18 @@ def write_bundle(
         )
         if (work.folder / FP16).is_file():
             writer.add_file(work.folder / FP16, FP16, format="onnx", precision="fp16", parent=fp32)
+        converted = target.artifact("fp32")
+        if target.format != "onnx" and (work.folder / converted).is_file():
+            writer.add_file(
+                work.folder / converted,
+                converted,
+                format=target.format,
+                precision="fp32",
+                target=target.placement,
+                parent=fp32,
+            )
         if int8 is not None:
-            _add_int8(writer, int8, target.placement, fp32)
+            _add_int8(writer, int8, target, fp32)
         writer.add_bytes(golden_bytes(golden_images(), network.logits), GOLDEN, format="npz")
         digests = {artifact.sha256 for artifact in writer.artifacts()}
         verified = _add_verifications(work, writer, source.base, digests)
@@ -68,20 +79,22 @@ def write_bundle(
             writer.add_gate(gate)
 
 
-def _add_int8(writer: BundleWriter, int8: Int8Result, placement: str, parent: Artifact) -> None:
+def _add_int8(
+    writer: BundleWriter, int8: Int8Result, target: BuildTarget, parent: Artifact
+) -> None:
     """Write the graphs that passed, and remove all others of this placement."""
     passed = {each.engine.artifact: each for each in (int8, *int8.variants) if each.passed}
     for old in writer.artifacts():
         key = (old.format, old.precision, old.target)
-        if key == ("onnx", "int8", placement) and old.path not in passed:
+        if key == (target.format, "int8", target.placement) and old.path not in passed:
             writer.remove(old.path)
     for name, each in passed.items():
         writer.add_file(
             each.engine.path,
             name,
-            format="onnx",
+            format=target.format,
             precision="int8",
-            target=placement,
+            target=target.placement,
             parent=parent,
             meta=dict(each.report.meta),
             variant=each.variant,

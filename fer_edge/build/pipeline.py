@@ -102,6 +102,7 @@ def build(
     if precision not in {"fp32", "fp16", "int8"}:
         raise UsageError(f"there is no precision {precision!r}", fix="fp32, fp16 or int8")
     chosen = find_target(target, reporter)
+    _require_precision(chosen, precision)
     found = find_source(source, output)
     profile = chosen.profile
     if (
@@ -133,6 +134,7 @@ def build(
         if gate.verify and dataset is not None:
             work.open_proof(dataset, gate.split, gate.policy)
         work.judge_fp32()
+        work.make_fp32()
         error: FerEdgeError | None = None
         if precision == "fp16" or (precision == "int8" and chosen.fallback == "fp16"):
             error = work.make_fp16()
@@ -199,6 +201,14 @@ def _plan_only(
         engine=plan or target.artifact(precision),
         seconds={"plan": round(time.perf_counter() - start, 3)},
     )
+
+
+def _require_precision(target: BuildTarget, precision: str) -> None:
+    if target.format == "tflite" and precision == "fp16":
+        raise UsageError(
+            f"engines for {target.name} are fp32 or int8",
+            fix="--precision int8, or another target: --target onnxruntime",
+        )
 
 
 def _require_backend(target: BuildTarget) -> None:

@@ -22,9 +22,10 @@ from fer_edge.convert.fp16 import fp16_from_onnx
 from fer_edge.convert.golden import golden_failure, golden_images
 from fer_edge.convert.graph import Graph
 from fer_edge.convert.network import Fp32Network, network_from_graph
+from fer_edge.convert.tflite import tflite_from_onnx
 from fer_edge.errors import FerEdgeError, GateError, NumericsError, UsageError
 from fer_edge.labels import FER2013
-from fer_edge.measure.gate import loss_text
+from fer_edge.measure.gate import NOT_MEASURED, loss_text
 from fer_edge.measure.proof import Engine, Proof, Proven, SplitImages, gate_without_proof
 from fer_edge.progress import SILENT, Reporter, logger
 from fer_edge.provenance import QatInfo, WeightsInfo
@@ -142,15 +143,31 @@ class Work:
 
     def judge_fp32(self) -> None:
         """Compare the FP32 graph with the reference; an error stops the build."""
+        self._judge_fp32(self._fp32_graph(), "")
+
+    def make_fp32(self) -> None:
+        """Convert the FP32 graph for a target that runs no ONNX, and judge it; errors stop it."""
+        target = self.target
+        if target.format == "onnx":
+            return
+        engine = self.engine("fp32", target.artifact("fp32"))
+        with self.stage("convert fp32"):
+            tflite_from_onnx(self.network.graph, engine.path)
+        failure = self._golden_failure(engine, self.threads)
+        if failure is not None:
+            raise failure
+        self._judge_fp32(engine, target.placement)
+
+    def _judge_fp32(self, engine: Engine, target: str) -> None:
         if self.proof is None:
-            self.gates.append(gate_without_proof("fp32", ""))
+            self.gates.append(gate_without_proof("fp32", target))
             return
         with self.stage("verify fp32"):
-            proven = self.proof.judge(self.engine("fp32", FP32), reporter=self.reporter)
+            proven = self.proof.judge(engine, reporter=self.reporter)
         failure = proven.gate.error()
         if failure is not None:
             raise failure
-        self._adopt("fp32", proven, "")
+        self._adopt("fp32", proven, target)
 
     def make_fp16(self) -> FerEdgeError | None:
         """Convert and judge; return the error if it fails, and then there is no FP16 file."""
@@ -241,12 +258,15 @@ class Work:
         """Choose, quantise and judge; return the result, and the error if the gate failed.
 
         ``images`` u8[N,48,48] are the calibration images. ``speed=False`` leaves the speed
-        undecided.
+        undecided, and so does a target whose devices are others than this machine; a note says so.
         """
         target = self.target
-        fp32 = self.engine("fp32", FP32)
+        fp32 = self._fp32_graph()
         higher_precision = self.fallback("int8")
-        higher = self.engine(higher_precision, target.artifact(higher_precision))
+        untimed = target.untimed() if speed else "built with --no-speed"
+        higher = (
+            None if untimed else self.engine(higher_precision, target.artifact(higher_precision))
+        )
 
         def check(engine: Engine) -> str:
             failure = self._golden_failure(engine, self.threads)
@@ -258,13 +278,15 @@ class Work:
                 self.engine("int8", target.artifact("int8")),
                 calibrated.ranges,
                 Int8Layout(target.placement, target.remainder),
-                Acceptance(check, self.proof, higher if speed and target.timed_here else None),
+                Acceptance(check, self.proof, None if untimed else higher, untimed),
                 images=images,
                 trials=calibrated.trials,
                 options=options,
                 graph=self.network.graph,
                 reporter=self.reporter,
             )
+        if speed and untimed and self.proof is not None:
+            self.notes.append(f"{NOT_MEASURED}: {untimed}")
         self._record_int8(result, calibrated.described)
         for variant in result.variants:
             self._record_int8(variant, calibrated.described)
@@ -286,11 +308,18 @@ class Work:
         made_fp16 = asked == "int8" and (self.folder / FP16).is_file()
         return "fp16" if made_fp16 else "fp32"
 
+    def _fp32_graph(self) -> Engine:
+        backend = None if self.target.format == "onnx" else "onnxruntime"
+        return self.engine("fp32", FP32, backend)
+
     def _golden_failure(self, engine: Engine, threads: int = 1) -> NumericsError | None:
         return golden_failure(engine, golden_images(), self.network.logits, threads=threads)
 
     def _adopt(self, precision: str, proven: Proven, target: str, variant: str = "") -> None:
-        self.proven[f"{precision} {variant}".strip()] = proven
+        name = f"{precision} {variant}".strip()
+        if name in self.proven:  # the FP32 graph, which the target's own was converted from
+            name += f" {target}"
+        self.proven[name] = proven
         self.gates.append(proven.to_gate(target))
 
     def _record_int8(self, result: Int8Result, calibrated: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """What ``--target`` may be: its INT8 placement, the backend that verifies it, and its device.
 
-A target of ONNX Runtime or OpenVINO is its graph. A TensorRT target (``engines/targets/*.toml``) is
-a graph that any machine can make and verify, and a plan that only the device can build.
+A target of ONNX Runtime, OpenVINO or LiteRT is its graph. A TensorRT target
+(``engines/targets/*.toml``) is a graph that any machine can make and verify, and a plan that only
+the device can build.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fer_edge.backends import backend_class
 from fer_edge.errors import unknown
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.trt.targets import TargetProfile, default_target, load_target, target_names
@@ -21,29 +23,36 @@ class BuildTarget:
     """A target of ``fer-edge build``.
 
     ``placement`` names that of its INT8 graph, and the target that the bundle's artifact is
-    marked with. ``backend`` runs that graph here for the gate; ``timed_here``: whether the engine
-    will also run on this backend, so that its speed counts. ``fallback``: the next higher precision
-    that the target runs well. ``remainder``: the precision of what is not INT8 in its INT8 graph.
-    ``profile``: the device that a plan is built for; None where the graph is the engine.
+    marked with. ``backend`` runs that graph here for the gate. ``fallback``: the next higher
+    precision that the target runs well. ``remainder``: the precision of what is not INT8 in its
+    INT8 graph. ``profile``: the device that a plan is built for; None where the graph is the
+    engine. ``format``: that of its graphs; "tflite" are made from the ONNX graphs.
     """
 
     name: str
     placement: str
     backend: str
-    timed_here: bool = True
     fallback: Literal["fp32", "fp16"] = "fp32"
     remainder: Literal["fp32", "fp16"] = "fp32"
     profile: TargetProfile | None = None
+    format: Literal["onnx", "tflite"] = "onnx"
+
+    def untimed(self) -> str:
+        """Return why a speed that is measured here must not decide the gate; "" if it does."""
+        if self.profile is not None:
+            return f"a plan for {self.name} runs on its device: run fer-edge bench there"
+        return backend_class(self.backend).untimed()
 
     def artifact(self, precision: str) -> str:
         """Return the name of its graph of a precision in a bundle."""
         middle = f"int8.{self.placement}" if precision == "int8" else precision
-        return f"model.{middle}.onnx"
+        return f"model.{middle}.{self.format}"
 
 
 TARGETS: dict[str, BuildTarget] = {
     "onnxruntime": BuildTarget("onnxruntime", "onnxruntime", "onnxruntime"),
     "openvino": BuildTarget("openvino", "openvino", "openvino"),
+    "litert": BuildTarget("litert", "litert", "litert", format="tflite"),
 }
 """The targets whose engine is a graph; all others are TensorRT's profiles."""
 
@@ -69,7 +78,6 @@ def _from_profile(profile: TargetProfile) -> BuildTarget:
         name=profile.name,
         placement="tensorrt",
         backend="onnxruntime",
-        timed_here=False,
         fallback="fp16",
         # TensorRT 8.6 takes no FP16 scales, and chooses half precision by itself.
         remainder="fp16" if profile.strongly_typed else "fp32",

@@ -130,8 +130,9 @@ class Bundle:
     ) -> Artifact | None:
         """Return the first artifact that matches all that is given, or None.
 
-        ``format`` is onnx, plan or safetensors, ``precision`` fp32, fp16 or int8, ``target`` what
-        it was built for, ``path`` its name in the bundle, ``variant`` which of several it is.
+        ``format`` is onnx, tflite, plan or safetensors, ``precision`` fp32, fp16 or int8,
+        ``target`` what it was built for, ``path`` its name in the bundle, ``variant`` which of
+        several it is.
         """
         for artifact in self.manifest.artifacts:
             if (

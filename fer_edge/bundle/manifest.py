@@ -82,7 +82,7 @@ _MOST_ARTIFACTS = 1024
 _MOST_RESULTS = 4096
 _LONGEST_NAME, _LONGEST_PATH = 255, 1024
 """Bytes of a file's name and of a path that every file system allows."""
-Format = Literal["safetensors", "onnx", "plan", "npz", "json"]
+Format = Literal["safetensors", "onnx", "tflite", "plan", "npz", "json"]
 Precision = Literal["", "fp32", "fp16", "int8"]
 FORMATS: tuple[str, ...] = get_args(Format)
 """Allowed values of an artifact's ``format``."""
@@ -98,7 +98,8 @@ class Artifact(Record, frozen=True, omit_defaults=True):
     """One file of a bundle.
 
     ``path`` is relative to the bundle, with forward slashes. ``target`` is empty for a portable
-    file; an INT8 graph has its placement there: ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"``.
+    file; an INT8 graph has its placement there: ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"``,
+    ``"litert"``, which a ``.tflite`` of any precision has.
     ``parent_sha256`` is the digest of the file that this one was made from. ``variant``
     distinguishes several graphs of one precision and target; the one with an empty variant is right
     on every machine, and is taken unless a rule prefers another (:mod:`fer_edge.bundle.usable`). A

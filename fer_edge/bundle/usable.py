@@ -1,8 +1,8 @@
 """Which engine of a bundle a backend uses: one rule for all commands and the C++ runner.
 
-An engine is a file that a backend runs: a graph (ONNX Runtime, OpenVINO), a plan (TensorRT) or the
-checkpoint (PyTorch). Without a precision, the rule takes the first of INT8, FP16, FP32 whose gate
-has not failed and that this machine can load. Of INT8 graphs with several kinds of weights, it
+An engine is a file that a backend runs: a graph (ONNX Runtime, OpenVINO, LiteRT), a plan (TensorRT)
+or the checkpoint (PyTorch). Without a precision, the rule takes the first of INT8, FP16, FP32 whose
+gate has not failed and that this machine can load. Of INT8 graphs with several kinds of weights, it
 takes the kind that fits this CPU (:func:`fer_edge.cpu.fitting_weights`).
 ``engines/cpp/src/usable.cpp`` follows the same rule; ``tests/engines/test_cpp_usable.py`` compares
 the two.
@@ -188,6 +188,12 @@ def engines_of(
     if "safetensors" in backend.formats:
         engine = bundle.find(format="safetensors") if precision == "fp32" else None
         return [] if engine is None else [engine]
+    if "tflite" in backend.formats:
+        return [
+            artifact
+            for artifact in bundle.manifest.artifacts
+            if (artifact.format, artifact.precision) == ("tflite", precision)
+        ]
     wanted = _wanted_weights(here)[0]
     graphs = bundle.graphs(precision, backend.placement)
     return sorted(graphs, key=lambda graph: graph.weights != wanted)

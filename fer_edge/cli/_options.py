@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 __all__ = [
+    "BACKEND_HELP",
     "classes_option",
     "data_option",
     "detector_model_option",
@@ -21,6 +22,9 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+BACKEND_HELP = "The backend: onnxruntime, openvino, litert, pytorch, tensorrt, tensorrt-rtx."
+"""The help of ``--backend``, with all names of :data:`fer_edge.backends.BACKENDS` but null."""
 
 
 def data_option(command: F) -> F:
@@ -115,7 +119,7 @@ def engine_options(command: F) -> F:
         "--backend",
         default="onnxruntime",
         show_default=True,
-        help="The backend: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.",
+        help=BACKEND_HELP,
     )
     precision = click.option(
         "--precision",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fer_edge.cli._names import found
+from fer_edge.cli._options import BACKEND_HELP
 from fer_edge.cli._output import note, terminal_reporter
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ def engine_options(command: F) -> F:
     """``--backend`` and ``--precision``, both None if not given."""
     backend = click.option(
         "--backend",
-        help="The backend: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.  [default: "
-        "pytorch for a run, onnxruntime for a bundle]",
+        help=f"{BACKEND_HELP}  [default: pytorch for a run, onnxruntime for a bundle]",
     )
     precision = click.option(
         "--precision",

@@ -86,8 +86,8 @@ def graph_options(command: F) -> F:
 @click.option(
     "--target",
     metavar="NAME",
-    help="The runtime or device to build for: onnxruntime, openvino, or a TensorRT target.  "
-    "[default: tensorrt if TensorRT and a GPU are available, else onnxruntime]",
+    help="The runtime or device to build for: onnxruntime, openvino, litert, or a TensorRT "
+    "target.  [default: tensorrt if TensorRT and a GPU are available, else onnxruntime]",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder.")
 @click.option(

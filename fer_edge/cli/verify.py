@@ -9,6 +9,7 @@ import click
 
 from fer_edge.cli._names import open_bundle
 from fer_edge.cli._options import (
+    BACKEND_HELP,
     classes_option,
     data_option,
     format_option,
@@ -49,7 +50,7 @@ __all__ = ["command"]
     "--backend",
     default="onnxruntime",
     show_default=True,
-    help="The backend: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.",
+    help=BACKEND_HELP,
 )
 @threads_option
 @click.option(

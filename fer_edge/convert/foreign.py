@@ -23,7 +23,7 @@ from fer_edge.convert.graph import FLOAT, attribute, wiring
 from fer_edge.convert.onnx_file import Layout, OnnxFile
 from fer_edge.convert.reading import EXPORT, model_from_file
 from fer_edge.convert.simplify import simplify
-from fer_edge.errors import UsageError, require
+from fer_edge.errors import UsageError, first_line, require
 from fer_edge.preprocessing import SIZE
 
 __all__ = ["ForeignGraph", "Pixels", "logits_of", "read_foreign"]
@@ -377,7 +377,7 @@ def logits_of(model: Any, images: np.ndarray, path: Path) -> np.ndarray:
         feed = {session.get_inputs()[0].name: images}
         result: np.ndarray = session.run(None, feed)[0]
     except Exception as error:  # onnxruntime's errors are in a private module
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         reason = line.split(" : ", 3)[-1] if line.startswith("[ONNXRuntimeError]") else line
         # Its own source file and the signature of its function.
         reason = re.sub(r"/onnxruntime_src/.*\) (const )?", "", reason)[:240]

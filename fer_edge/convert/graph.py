@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.errors import IntegrityError, UsageError, require
+from fer_edge.errors import IntegrityError, UsageError, first_line, require
 from fer_edge.files import (
     LARGEST_GRAPH,
     parse_json,
@@ -29,6 +29,7 @@ __all__ = [
     "attribute",
     "check",
     "constants_to_initializers",
+    "described_tensors",
     "inline_identities",
     "load_model",
     "metadata",
@@ -123,10 +124,8 @@ def read_graph(source: Graph | Path | str) -> Graph:
         model = onnx.load_model_from_string(content)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf and the checker have no common base class
-        reason = str(error).strip().splitlines()
         raise IntegrityError(
-            f"{path} is not a valid ONNX file: {reason[0] if reason else type(error).__name__}",
-            fix="export it again",
+            f"{path} is not a valid ONNX file: {first_line(error)}", fix="export it again"
         ) from None
     name_nodes(model)
     inline_identities(model)
@@ -237,6 +236,26 @@ def wiring(model: Any) -> Wiring:
         inputs=tuple(each.name for each in graph.input if each.name not in constants),
         outputs=tuple(each.name for each in graph.output),
     )
+
+
+def described_tensors(model: Any, batch: int | None = None) -> dict[str, Any]:
+    """Return what ONNX infers of each tensor: its name -> its ``TypeProto.Tensor``.
+
+    ``batch`` is put in the place of the first size of the graph's inputs and outputs.
+    """
+    onnx = require("onnx", "build")
+    if batch is not None:
+        copy = type(model)()
+        copy.CopyFrom(model)
+        model = copy
+        del model.graph.value_info[:]  # they have the batch of before
+        for each in (*model.graph.input, *model.graph.output):
+            for first in each.type.tensor_type.shape.dim[:1]:
+                first.Clear()
+                first.dim_value = batch
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True).graph
+    described = (*graph.value_info, *graph.input, *graph.output)
+    return {each.name: each.type.tensor_type for each in described}
 
 
 def attribute(node: Any, name: str, default: Any = None) -> Any:

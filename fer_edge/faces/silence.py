@@ -1,4 +1,4 @@
-"""Keep libraries from printing while a picture is read or a network is loaded."""
+"""Keep libraries from printing while a picture is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["quiet", "without_lines"]
+__all__ = ["quiet"]
 
 _OF_PILLOW = r"PIL\b(?#fer-edge)"
 """The modules of Pillow, as a pattern that nobody else has as a filter."""
@@ -86,23 +86,3 @@ def _handler_of_libtiff() -> Any:
         return None
     function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
     return function
-
-
-@contextmanager
-def without_lines(start: str) -> Iterator[None]:
-    """Drop the lines that begin with ``start`` from what C code prints on stderr meanwhile."""
-    import os
-    import tempfile
-
-    with tempfile.TemporaryFile() as printed:
-        real = os.dup(2)
-        try:
-            os.dup2(printed.fileno(), 2)
-            yield
-        finally:
-            os.dup2(real, 2)
-            printed.seek(0)
-            for line in printed:
-                if not line.startswith(start.encode()):
-                    os.write(real, line)
-            os.close(real)

@@ -41,6 +41,7 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
     "pytorch": ("fp32",),
     "onnxruntime": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "fp16", "int8"),
+    "litert": ("fp32", "int8"),
     "tensorrt": ("fp16", "int8"),
     "tensorrt-rtx": ("fp16", "int8"),
 }

@@ -37,6 +37,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
+    "ai-edge-litert",
     "torch",
     "onnx",
     "tensorrt",

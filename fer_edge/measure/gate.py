@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from fer_edge.measure.accuracy import Accuracy, Agreement
 from fer_edge.measure.assignment import agreement_by_chance, answers_by_chance, other_order
 
 __all__ = [
+    "NOT_MEASURED",
     "GateCheck",
     "GatePolicy",
     "GateResult",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 Status = Literal["passed", "failed", "speed not measured"]
+NOT_MEASURED: Final = "speed not measured"
+"""The status of a gate that passed in all but its speed, and the start of that check's detail."""
 
 _ROUNDING = 1e-9
 """A drop of exactly the limit passes, in spite of rounding errors."""
@@ -97,8 +100,10 @@ class GateResult:
         return tuple(check for check in self.checks if check.passed is False)
 
     def reason(self) -> str:
-        """Return the failed checks with their numbers in one line, or the status if none failed."""
-        return "; ".join(check.detail for check in self.failures) or self.status
+        """Return the failed checks with their numbers in one line, else what was not measured."""
+        unmeasured = (check for check in self.checks if check.passed is None)
+        told = self.failures or tuple(unmeasured)
+        return "; ".join(check.detail for check in told) or self.status
 
     def error(self) -> FerEdgeError | None:
         """Return the error that a command ends with, or None if the gate passed.
@@ -158,13 +163,15 @@ def judge(
     agreement: Agreement,
     *,
     speedup: Speedup | None,
+    untimed: str = "",
     policy: GatePolicy | None = None,
 ) -> GateResult:
     """Judge an engine of ``precision`` (fp32, fp16, int8) against its reference.
 
     Every precision has limits for top-1 and for the recall of each class. fp32 and fp16 also have a
     limit for their logits; int8 has limits for the interval of its loss, for flips, and for
-    ``speedup``, which :func:`speedup_of_run` defines (None: not measured). No engine passes where
+    ``speedup``, which :func:`speedup_of_run` defines (None: not measured, and ``untimed`` may say
+    why). No engine passes where
     the reference itself answers by chance, or where its outputs fit the labels far better in
     another order (:mod:`fer_edge.measure.assignment`).
     """
@@ -183,12 +190,12 @@ def judge(
     checks.extend(_recalls(reference, engine, policy))
     if precision == "int8":
         checks.extend(_bounds(agreement, policy))
-        checks.append(_speed(speedup, policy))
+        checks.append(_speed(speedup, untimed, policy))
     status: Status = "passed"
     if any(check.passed is False for check in checks):
         status = "failed"
     elif any(check.passed is None for check in checks):
-        status = "speed not measured"
+        status = NOT_MEASURED
     return GateResult(precision, status != "failed", status, tuple(checks), policy)
 
 
@@ -284,10 +291,11 @@ def _drop(name: str, what: str, before: float, after: float, n: int, limit: floa
     return GateCheck(name, drop <= limit + _ROUNDING, drop, limit, detail)
 
 
-def _speed(speedup: Speedup | None, policy: GatePolicy) -> GateCheck:
+def _speed(speedup: Speedup | None, untimed: str, policy: GatePolicy) -> GateCheck:
     limit = policy.min_speedup
     if speedup is None:
-        return GateCheck("speed", None, None, limit, "speed not measured")
+        detail = f"{NOT_MEASURED}: {untimed}" if untimed else NOT_MEASURED
+        return GateCheck("speed", None, None, limit, detail)
     ratio = speedup.ratio
     detail = f"{ratio:.2f}x the speed of {speedup.over} (limit {limit:.2f}x)"
     return GateCheck("speed", ratio >= limit, ratio, limit, detail)

@@ -335,16 +335,21 @@ class Proof:
         return cls(name, images, answers, threads=threads, policy=policy, notes=notes)
 
     def judge(
-        self, engine: Engine, higher: Engine | None = None, *, reporter: Reporter = SILENT
+        self,
+        engine: Engine,
+        higher: Engine | None = None,
+        *,
+        untimed: str = "",
+        reporter: Reporter = SILENT,
     ) -> Proven:
         """Run and judge the file ``engine``.
 
-        ``higher`` is an engine of a higher precision; both are timed in turns. Without it, or if
-        the accuracy already fails, speed is not measured.
+        ``higher`` is an engine of a higher precision; both are timed in turns. Without it (for the
+        reason ``untimed``), or if the accuracy already fails, speed is not measured.
         """
         with engine.open(self.threads) as backend:
             answers = _run_file(engine, backend, self.images, "", reporter)
-            verification = self.verification(answers)
+            verification = self.verification(answers, untimed=untimed)
             if higher is None or not verification.passed:
                 return Proven(verification)
             with higher.open(self.threads) as slower:
@@ -362,8 +367,13 @@ class Proof:
         verification = self.verification(answers, speedup)
         return Proven(verification, speedup, samples[engine.precision].p50_ms)
 
-    def verification(self, engine: Answers, speedup: Speedup | None = None) -> Verification:
-        """Compare an engine's answers with the reference's, and apply the gate."""
+    def verification(
+        self, engine: Answers, speedup: Speedup | None = None, *, untimed: str = ""
+    ) -> Verification:
+        """Compare an engine's answers with the reference's, and apply the gate.
+
+        ``untimed`` says why there is no ``speedup``.
+        """
         agreement = self.images.compare(self.reference, engine)
         gate = judge(
             engine.side.precision,
@@ -371,6 +381,7 @@ class Proof:
             engine.side.accuracy,
             agreement,
             speedup=speedup,
+            untimed=untimed,
             policy=self.policy,
         )
         return Verification(

@@ -93,8 +93,11 @@ def verify_bundle(
                 notes=tuple(notes),
             )
             answered = answers(engine)
-    speedup = measured_speedup(bundle, backend, precision, proof.environment)
-    return proof.verification(answered, speedup)
+    untimed = engine.untimed()
+    speedup = None
+    if not untimed:
+        speedup = measured_speedup(bundle, backend, precision, proof.environment)
+    return proof.verification(answered, speedup, untimed=untimed)
 
 
 def measured_speedup(

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fer_edge.convert.graph import Wiring
-from fer_edge.errors import UsageError, require
+from fer_edge.convert.graph import Wiring, described_tensors
+from fer_edge.errors import UsageError
 from fer_edge.quantize.choice import WEIGHTED
 
 __all__ = ["HALF", "early_layers"]
@@ -71,11 +71,9 @@ def _stem(nodes: Sequence[Any], wires: Wiring) -> tuple[set[str], str]:
 
 def _sizes(model: Any) -> dict[str, int]:
     """Return height times width of each tensor of four dimensions, as far as they are known."""
-    onnx = require("onnx", "build")
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False)
     sizes = {}
-    for each in inferred.graph.value_info:
-        dims = each.type.tensor_type.shape.dim
+    for name, tensor in described_tensors(model).items():
+        dims = tensor.shape.dim
         if len(dims) == 4 and dims[2].dim_value and dims[3].dim_value:
-            sizes[each.name] = dims[2].dim_value * dims[3].dim_value
+            sizes[name] = dims[2].dim_value * dims[3].dim_value
     return sizes

@@ -38,7 +38,8 @@ class Placement:
     kinds of weight scales (:mod:`fer_edge.quantize.trials`). ``early_in_half``: early layers may
     stay in half precision (:mod:`fer_edge.quantize.early`). ``fp32_weights``: a graph whose
     remainder is FP32 keeps its weights in FP32 too, with a Q/DQ pair, instead of integers with a
-    DequantizeLinear.
+    DequantizeLinear. ``float_logits``: the layer that gives the logits stays float, weights too,
+    since the engine has no kernel from INT8 to float: rounded weights would cost and win nothing.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Placement:
     saturates: bool = False
     early_in_half: bool = False
     fp32_weights: bool = False
+    float_logits: bool = False
     reasons: tuple[tuple[str, str], ...] = ()
     """Why an operator that could be quantised is not, by operator."""
 
@@ -95,6 +97,23 @@ PLACEMENTS: dict[str, Placement] = {
         residual="shortcut",
         raw_pixels=True,
         saturates=True,
+    ),
+    # LiteRT's specification: signed activations with a zero point, symmetric weights per channel,
+    # int32 bias with the product of the scales. Its maxima and layouts keep their scale.
+    "litert": Placement(
+        name="litert",
+        activation="int8",
+        symmetric=False,
+        weight_scales="full",
+        bias="int32",
+        operators=frozenset(
+            {"Conv", "Gemm", "MatMul", "Add", "Mul", "MaxPool", "GlobalAveragePool"}
+            | {"Flatten", "Reshape"}
+        ),
+        outputs=True,
+        residual="both",
+        raw_pixels=True,
+        float_logits=True,
     ),
     # The placement of NVIDIA's own quantiser (ModelOpt) on a residual CNN: the
     # convolution that feeds an Add gives its float accumulator to it, so Conv+Add+ReLU is one

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge.convert.graph import FLOAT, Graph, affine_input, metadata, read_graph, wiring
+from fer_edge.convert.graph import (
+    FLOAT,
+    Graph,
+    affine_input,
+    described_tensors,
+    metadata,
+    read_graph,
+    wiring,
+)
 from fer_edge.errors import IntegrityError, NumericsError, UsageError, require
 from fer_edge.files import read_json, sha256_bytes, write_json
 from fer_edge.paths import cache_dir
@@ -72,13 +80,8 @@ def calibration_tensors(model: Any) -> list[str]:
 
     The result of a convolution that only a ReLU reads never exists in an INT8 engine.
     """
-    onnx = require("onnx", "build")
     wires = wiring(model)
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False)
-    kinds = {
-        each.name: each.type.tensor_type.elem_type
-        for each in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
-    }
+    kinds = {name: tensor.elem_type for name, tensor in described_tensors(model).items()}
     affine = affine_input(model, wires)
     inside = set() if affine is None else set(affine.nodes)
     names = [name for name in wires.inputs if kinds.get(name) == FLOAT]

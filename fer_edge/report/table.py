@@ -7,6 +7,7 @@ from typing import Any
 
 from fer_edge.data.resplit import resplit_label
 from fer_edge.measure.comparison import ComparedRow, Comparison
+from fer_edge.measure.gate import NOT_MEASURED
 from fer_edge.measure.latency import LatencyProtocol
 from fer_edge.measure.proof import Verification
 from fer_edge.measure.result import BenchResult, BenchRow
@@ -225,7 +226,8 @@ def verification_caption(verification: Verification) -> str:
     speed = [check.detail for check in gate.checks if check.name == "speed"]
     if speed:
         source = verification.speedup_source
-        lines.append(f"speed: {speed[0]}" + (f", {source}" if source else ": run fer-edge bench"))
+        unknown = ": run fer-edge bench" if speed[0] == NOT_MEASURED else ""
+        lines.append(f"speed: {speed[0]}" + (f", {source}" if source else unknown))
     lines.append(f"gate: {gate.status.upper() if gate.failures else gate.status}")
     lines += [f"failed: {check.detail}" for check in gate.failures]
     return "\n".join(lines)

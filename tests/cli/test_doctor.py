@@ -39,7 +39,7 @@ def test_the_command_tells_of_this_machine_as_json() -> None:
     names = [check["name"] for check in report["checks"]]
     for wanted in ("fer-edge", "CPU", "CUDA driver", "TensorRT", "TensorRT-RTX", "cuda-bindings"):
         assert wanted in names
-    for wanted in ("pycuda", "ONNX Runtime", "OpenVINO", "torch", "backend onnxruntime"):
+    for wanted in ("pycuda", "ONNX Runtime", "OpenVINO", "LiteRT", "torch", "backend litert"):
         assert wanted in names
     assert report["backends"]["onnxruntime"] is None
     assert report["target"]["name"] in {"onnxruntime", "tensorrt"}

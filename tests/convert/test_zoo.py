@@ -21,6 +21,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from fer_edge.convert.export import onnx_from_weights
 from fer_edge.convert.fp16 import fp16_from_onnx
 from fer_edge.convert.graph import load_model
+from fer_edge.convert.tflite import tflite_from_onnx
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.data import CalibrationRecipe, FerDataset, select_calibration
 from fer_edge.measure.accuracy import run_logits
@@ -31,7 +32,7 @@ from fer_edge.models.weights import save_weights
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.quantize.int8 import WEIGHTED, int8_from_onnx
 from fer_edge.quantize.placement import PLACEMENTS
-from fer_edge.quantize.trials import best_weight_scales
+from fer_edge.quantize.trials import best_weight_scales, compare, step_by_step
 from fer_edge.trt.builder import plan_from_onnx
 from fer_edge.trt.targets import load_target
 
@@ -53,6 +54,7 @@ NO_INT8_FORM = {
     # Maxima and means over channels, and the factors 0..1 of attention.
     "onnxruntime": {"ReduceMean", "ReduceMax"},
     "openvino": {"ReduceMean", "ReduceMax", "Sigmoid", "Flatten"},
+    "litert": {"ReduceMean", "ReduceMax", "Sigmoid", "Concat", "Relu", "Gemm"},
     "tensorrt": {"ReduceMean", "ReduceMax", "Sigmoid", "Mul", "Concat", "Flatten", "Gemm"},
 }
 """What stays in float, by target; Flatten after float, Gemm by TensorRT's own placement."""
@@ -145,7 +147,10 @@ def test_int8_is_near_and_says_what_stays_float(graphs: Graphs, target: str) -> 
     assert all(reason for _, reason in report.excluded)
     weighted = [name for name, kind in kinds.items() if kind in WEIGHTED]
     linear = [name for name in weighted if kinds[name] == "Gemm"]
-    assert set(report.weighted) == set(weighted) - set(linear if target == "tensorrt" else ())
+    # The layer that gives the logits; one network ends in a pool.
+    last = {node.name for node in load_model(graphs.fp32).graph.node if "logits" in node.output}
+    floats = {"tensorrt": set(linear), "litert": last & set(linear)}
+    assert set(report.weighted) == set(weighted) - floats.get(target, set())
 
 
 def test_the_filters_are_a_constant_convolution_of_raw_pixels(graphs: Graphs) -> None:
@@ -189,3 +194,24 @@ def test_tensorrt_rtx_builds_it(graphs: Graphs, precision: str, tmp_path: Path) 
     )
     assert report.sidecar.precision == precision
     assert report.path.stat().st_size == report.sidecar.size
+
+
+def test_litert_runs_its_graphs(graphs: Graphs) -> None:
+    pytest.importorskip("ai_edge_litert", reason="pip install 'fer-edge[litert]'")
+    images = graphs.images[:, 0]
+
+    def logits(source: Path, precision: str) -> np.ndarray:
+        path = graphs.folder / f"{precision}.tflite"
+        tflite_from_onnx(source, path)
+        with Engine(path, "litert", precision, path.name, Preprocessing()).open() as backend:
+            return run_logits(backend, images)
+
+    assert np.abs(logits(graphs.fp32, "fp32") - graphs.expected).max() <= 1e-4
+    # The integers of the graph: what is left are sums that are rounded in another order.
+    asked = step_by_step(load_model(graphs.int8["litert"]), images)
+    found = logits(graphs.int8["litert"], "int8")
+    trial = compare(graphs.name, asked, found.astype(np.float64))
+    assert graphs.distance(found) < 0.3
+    spread = float(graphs.expected.std(0).mean())
+    assert np.abs(found - asked).mean() < 0.03 * spread
+    assert trial.flips <= 1 / len(images), trial

@@ -47,7 +47,7 @@ def test_the_rows_of_the_full_table(own_bundle: Bundle) -> None:
         ("openvino", "fp16"),
         ("openvino", "int8"),
     ]
-    assert {backend for backend, _ in rows[8:]} == {"tensorrt", "tensorrt-rtx"}
+    assert {backend for backend, _ in rows[8:]} == {"litert", "tensorrt", "tensorrt-rtx"}
 
 
 def test_the_floor_is_always_timed_and_the_rest_can_be_chosen(own_bundle: Bundle) -> None:

@@ -38,6 +38,7 @@ def judged(
     wrong: dict[str, int] | None = None,
     *,
     speedup: float | None = 3.0,
+    untimed: str = "",
     noise: float = 0.0,
     counts: dict[str, int] | None = None,
     policy: GatePolicy | None = None,
@@ -46,7 +47,9 @@ def judged(
     reference, _ = scored(labels, {})
     engine, agreement = scored(labels, wrong or {}, noise)
     fast = None if speedup is None else Speedup(speedup, "fp16")
-    return judge(precision, reference, engine, agreement, speedup=fast, policy=policy)
+    return judge(
+        precision, reference, engine, agreement, speedup=fast, untimed=untimed, policy=policy
+    )
 
 
 def failures(result: GateResult) -> list[str]:
@@ -195,6 +198,9 @@ def test_speed_that_was_not_measured_is_said_and_does_not_fail() -> None:
     result = judged("int8", speedup=None)
     assert (result.passed, result.status) == (True, "speed not measured")
     assert result.reason() == "speed not measured"
+    elsewhere = judged("int8", speedup=None, untimed="it runs on another machine")
+    assert (elsewhere.passed, elsewhere.status) == (True, "speed not measured")
+    assert elsewhere.reason() == "speed not measured: it runs on another machine"
     worse = judged("int8", {"fear": 50}, speedup=None)
     assert (worse.passed, worse.status) == (False, "failed")
 
