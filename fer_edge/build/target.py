@@ -23,7 +23,8 @@ class BuildTarget:
     ``placement`` names that of its INT8 graph, and the target that the bundle's artifact is
     marked with. ``backend`` runs that graph here for the gate; ``timed_here``: whether the engine
     will also run on this backend, so that its speed counts. ``fallback``: the next higher precision
-    that the target runs well. ``remainder``: the precision of what is not INT8 in its INT8 graph.
+    that the target runs well. ``remainder``: the precision of what is not INT8 in its INT8 graph;
+    ``also_fp32``: graphs with an FP32 remainder are made beside it, for releases that refuse it.
     ``profile``: the device that a plan is built for; None where the graph is the engine.
     """
 
@@ -33,6 +34,7 @@ class BuildTarget:
     timed_here: bool = True
     fallback: Literal["fp32", "fp16"] = "fp32"
     remainder: Literal["fp32", "fp16"] = "fp32"
+    also_fp32: bool = False
     profile: TargetProfile | None = None
 
     def artifact(self, precision: str) -> str:
@@ -73,5 +75,6 @@ def _from_profile(profile: TargetProfile) -> BuildTarget:
         fallback="fp16",
         # TensorRT 8.6 takes no FP16 scales, and chooses half precision by itself.
         remainder="fp16" if profile.strongly_typed else "fp32",
+        also_fp32=profile.refuses_fp16_scales,
         profile=profile,
     )

@@ -13,6 +13,7 @@ from fer_edge.cli._options import (
     data_option,
     format_option,
     runs_option,
+    tensorrt_option,
     threads_option,
     votes_option,
 )
@@ -51,6 +52,7 @@ __all__ = ["command"]
     show_default=True,
     help="The backend: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx.",
 )
+@tensorrt_option
 @threads_option
 @click.option(
     "--record/--no-record",
