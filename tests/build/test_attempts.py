@@ -145,7 +145,7 @@ def test_costly_layers_stay_in_higher_precision_and_the_reason_is_kept(
 ) -> None:
     # A tiny network flips few labels even so: the limit is where it is for a trained one.
     monkeypatch.setattr(choosing, "MAX_FLIPS", -1.0)
-    monkeypatch.setattr(choosing, "_SURE", 0)
+    monkeypatch.setattr(choosing, "SURE", 0)
     result, said = attempt(fp32, spoiled, faces, tmp_path, FakeProof(), rounding="nearest")
     assert len(result.attempts[0].excluded) == 4, "1, 2, then 4: three retries"
     left = dict(result.report.excluded)
