@@ -64,7 +64,12 @@ class FakeProof:
     calls: int = 0
 
     def judge(
-        self, engine: Engine, higher: Engine | None = None, *, reporter: Reporter = SILENT
+        self,
+        engine: Engine,
+        higher: Engine | None = None,
+        *,
+        untimed: str = "",
+        reporter: Reporter = SILENT,
     ) -> Any:
         self.calls += 1
         failures = (GateCheck("top1", False, 1.0, 0.5, self.failure),) if self.failure else ()
