@@ -98,9 +98,10 @@ _BECAUSE: dict[str, tuple[str, ...]] = {
     "it needs a counter of energy or a sensor of power; tests/measure/test_energy.py has fakes": (
         "run it on a Jetson, as root on an x86 machine with RAPL, or with an NVIDIA card",
     ),
-    "it needs ai-edge-litert: tests/convert/test_tflite.py and tests/build/test_litert.py": (
+    "it needs LiteRT: tests/convert/test_tflite.py, tests/build/test_litert.py": (
         "use another target: --target onnxruntime, or --target openvino",
         "--precision int8, or another target: --target onnxruntime",
+        "--precision int8, or --precision fp32",
         "build it again: fer-edge build --target litert",
     ),
     "it needs a graph for TensorRT that another program made": (

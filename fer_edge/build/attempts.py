@@ -152,7 +152,7 @@ def int8_within_gate(
             weight_scales=choice.weight_scales,
             grams=choice.grams,
         )
-        if path != engine.path:
+        if path != engine.path:  # LiteRT runs no ONNX
             tflite_from_onnx(path, engine.path)
         proven, failure = acceptance.judge(engine, reporter)
         logger.info("INT8 %s, %s, %s: %s", name, ranges.method, choice.rounding, failure or "ok")

@@ -19,7 +19,7 @@ from fer_edge.build.steps import Work
 from fer_edge.build.target import BuildTarget, find_target
 from fer_edge.build.votes import with_training_votes
 from fer_edge.convert.export import InputKind
-from fer_edge.errors import FerEdgeError, UnavailableError, UsageError
+from fer_edge.errors import FerEdgeError, UnavailableError, UsageError, require
 from fer_edge.files import temporary_folder
 from fer_edge.measure.proof import Proven
 from fer_edge.models.recorded import read_weights
@@ -107,7 +107,7 @@ def build(
     if precision not in {"fp32", "fp16", "int8"}:
         raise UsageError(f"there is no precision {precision!r}", fix="fp32, fp16 or int8")
     chosen = find_target(target, reporter)
-    _require_precision(chosen, precision)
+    _require_writer(chosen, precision)
     found = find_source(source, output)
     profile = chosen.profile
     if (
@@ -212,12 +212,16 @@ def _plan_only(
     )
 
 
-def _require_precision(target: BuildTarget, precision: str) -> None:
-    if target.format == "tflite" and precision == "fp16":
+def _require_writer(target: BuildTarget, precision: str) -> None:
+    """Raise the error of a target whose files cannot be written here, or not in ``precision``."""
+    if target.format == "onnx":
+        return
+    if precision == "fp16":
         raise UsageError(
             f"engines for {target.name} are fp32 or int8",
             fix="--precision int8, or another target: --target onnxruntime",
         )
+    require("ai_edge_litert", "litert")  # also without verification: it has the file's schema
 
 
 def _add(

@@ -253,6 +253,11 @@ def _missing(
             f"the bundle {bundle.path} has no PyTorch checkpoint",
             fix="use its FP32 graph, the same network: --backend onnxruntime --precision fp32",
         )
+    if "tflite" in backend.formats and precision == "fp16":
+        return UsageError(
+            f"engines for {backend.name} are fp32 or int8",
+            fix="--precision int8, or --precision fp32",
+        )
     kind = "plan" if "plan" in backend.formats else "graph"
     fix = bundle.build_command(precision or "int8", backend.name)
     message = f"{bundle.path} has no {f'{precision} ' if precision else ''}{kind}"

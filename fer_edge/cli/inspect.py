@@ -232,9 +232,10 @@ def _tensor(tensor: Tensor) -> str:
 
 def _gate(gate: Gate) -> str:
     words = [{True: "passed", False: "FAILED", None: "not decided"}[gate.passed]]
-    # If no check failed, the reason is the same word as the status.
+    # If no check failed, the reason is the status, or why it is no other.
+    state, _, why = (gate.reason or "").partition(f"{gate.status}: ")
     words += dict.fromkeys(
-        word for word in (gate.status, gate.reason) if word is not None and word not in words
+        word for word in (gate.status, state) if word is not None and word not in {*words, ""}
     )
     facts = []
     if gate.top1 is not None:
@@ -244,7 +245,8 @@ def _gate(gate: Gate) -> str:
     if gate.flips is not None and gate.n is not None:
         facts.append(f"{gate.flips} labels of {gate.n:,} flip ({gate.split or '?'})")
     name = " ".join(filter(None, gate.key))
-    return f"{name} {', '.join(words)}" + (f": {', '.join(facts)}" if facts else "")
+    shown = f"{name} {', '.join(words)}" + (f": {', '.join(facts)}" if facts else "")
+    return f"{shown}; {why}" if why else shown
 
 
 def _environment(content: Mapping[str, Any]) -> str:

@@ -144,7 +144,7 @@ class _Chooser:
     def _why_not_weighted(self, node: Any) -> str:
         constants = self.wires.constants
         if self.placement.float_logits and node.output[0] in self.wires.outputs:
-            return f"{self.placement.name} gives float logits from float"
+            return f"{self.placement.name} computes the logits in float"
         if any(name and name not in constants for name in node.input[1:]):
             return "its weights are not constant"
         if not self._has_range(node.input[0]):

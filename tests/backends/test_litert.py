@@ -196,6 +196,12 @@ def test_a_bundle_without_one_names_the_command(tiny_bundle: Bundle) -> None:
     assert "--precision int8 --target litert" in str(caught.value.fix)
 
 
+def test_there_is_no_fp16_and_no_command_for_it(tiny_bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="engines for litert are fp32 or int8") as caught:
+        backend_from_bundle(tiny_bundle, "litert", "fp16")
+    assert caught.value.fix == "--precision int8, or --precision fp32"
+
+
 def test_another_number_of_classes_is_refused(model: Path) -> None:
     backend = LiteRTBackend(model)
     backend.classes = 6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,17 @@ from fer_edge.build.options import GateOptions, Int8Options
 from fer_edge.build.pipeline import BuildReport, build
 from fer_edge.bundle import Bundle
 from fer_edge.data import FerDataset
-from fer_edge.errors import IntegrityError, UsageError
+from fer_edge.errors import IntegrityError, MissingExtraError, UsageError
 from fer_edge.measure.bench import run_bench
+from fer_edge.measure.gate import GateCheck
 from fer_edge.measure.latency import LatencyProtocol
+from fer_edge.measure.record import record_bench
 from fer_edge.measure.verification import verify_bundle
 
 pytest.importorskip("ai_edge_litert", reason="pip install 'fer-edge[litert]'")
 
 PLAIN = Int8Options("stratified-128", method="minmax", rounding="nearest")
+UNTIMED = "litert is for ARM CPUs, and this is x86_64: run fer-edge bench on the device"
 QUICK = LatencyProtocol(
     warmup_s=0, warmup_queries=1, measure_s=0.01, min_queries=4, repeats=1, quick=True
 )
@@ -50,8 +55,10 @@ def test_both_engines_are_in_the_bundle(built: BuildReport) -> None:
     assert [*built.proven] == ["fp32", "fp32 litert", "int8"]
     agreement = built.proven["fp32 litert"].verification.agreement
     assert (agreement.flips, agreement.max_abs_logit < 1e-4) == (0, True)
-    status = bundle.manifest.gates[-1].status
-    assert status == "speed not measured"
+    # The whole line is in the record, in the table's notes, and in the card of a later reader.
+    assert (gate.status, gate.reason) == ("speed not measured", f"speed not measured: {UNTIMED}")
+    assert built.int8 is not None
+    assert f"speed not measured: {UNTIMED}" in built.notes
     meta = bundle.artifact(format="tflite", precision="int8").meta
     assert [each["node"] for each in meta["excluded"]] == ["head/Gemm"]
     assert meta["activations"] == "int8 asymmetric"
@@ -85,9 +92,25 @@ def test_verify_and_bench_have_its_rows(built: BuildReport, faces: FerDataset) -
     assert {name: row.status for name, row in rows.items()} == {"fp32": "ok", "int8": "ok"}
 
 
-def test_a_changed_engine_is_refused(built: BuildReport, tmp_path: Path) -> None:
-    import shutil
+def test_a_speed_counts_on_its_own_kind_of_cpu_only(
+    built: BuildReport, faces: FerDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
+    result = run_bench([Bundle.open(path)], faces, backends=["litert"], protocol=QUICK, limit=40)
+    assert record_bench(path, result.rows[-1].bundle, result) is None
 
+    def speed(cpu: str) -> GateCheck:
+        monkeypatch.setattr("fer_edge.backends.litert.machine", lambda: cpu)
+        proof = verify_bundle(Bundle.open(path), faces, backend="litert", precision="int8")
+        return next(check for check in proof.gate.checks if check.name == "speed")
+
+    assert speed("x86_64").detail == f"speed not measured: {UNTIMED}"
+    timed = speed("aarch64")
+    assert timed.value is not None
+    assert timed.detail.endswith("the speed of fp32 (limit 1.02x)")
+
+
+def test_a_changed_engine_is_refused(built: BuildReport, tmp_path: Path) -> None:
     path = Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
     engine = path / "model.int8.litert.tflite"
     content = bytearray(engine.read_bytes())
@@ -109,6 +132,13 @@ def test_building_again_keeps_other_engines(
     assert paths >= {
         *("model.fp32.tflite", "model.int8.litert.tflite", "model.int8.onnxruntime.onnx")
     }
+
+
+def test_without_litert_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    with pytest.raises(MissingExtraError) as caught:
+        build("no such run", target="litert", gate=GateOptions(verify=False))
+    assert caught.value.fix == "pip install 'fer-edge[litert]'"
 
 
 def test_fp16_is_refused_before_anything_is_read() -> None:

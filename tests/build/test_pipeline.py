@@ -462,7 +462,11 @@ def test_a_device_elsewhere_gets_all_but_its_plan(
     int8 = bundle.artifact(precision="int8", target="tensorrt")
     assert int8.meta["remainder"] == "fp16"
     assert bundle.artifact(precision="fp16")
-    assert gate(bundle, "int8", "tensorrt")["status"] == "speed not measured"
+    judged = gate(bundle, "int8", "tensorrt")
+    assert judged["status"] == "speed not measured"
+    why = "a plan for orin-jp62 runs on its device: run fer-edge bench there"
+    assert judged["reason"] == f"speed not measured: {why}"
+    assert judged["reason"] in report.notes
     assert any("--target orin-jp62" in text for text in recorder.notes)
     # On the device the graph is there already: no data, no export, the plan alone.
     recorder.notes.clear()

@@ -265,6 +265,7 @@ def test_a_name_that_is_not_utf8(runner: Runner, tiny_bundle: Bundle, tmp_path: 
         (["/no/such/bundle"], 2, "is not a bundle"),
         (["{bundle}", "/no/such/face.pgm"], 2, "no such file"),
         (["{bundle}", "--backend", "frob"], 2, "unknown backend 'frob'"),
+        (["{bundle}", "--backend", "litert"], 2, "it runs no .tflite file of a bundle"),
         (["{bundle}", "--precision", "fp16"], 2, "fp16"),
         (["{bundle}", "{bundle}"], 2, "no .pgm or .raw file"),
         (["{bundle}", "/dev/zero"], 2, "/dev/zero"),

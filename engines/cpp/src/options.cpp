@@ -86,7 +86,10 @@ Options options_from(int argc, char** argv) {
     } else if (word == "--backend" || word == "--engine") {
       options.backend = value();
       if (options.backend != kTensorRt && options.backend != kOpenVino) {
-        throw Error(Exit::usage, "unknown backend '" + options.backend + "'",
+        throw Error(Exit::usage,
+                    options.backend == "litert"
+                        ? "this runner has no LiteRT: it runs no .tflite file of a bundle"
+                        : "unknown backend '" + options.backend + "'",
                     std::string("choose from: ") + kTensorRt + ", " + kOpenVino);
       }
       if (word == "--engine") std::cerr << "note: --engine is deprecated: use --backend\n";
