@@ -154,7 +154,7 @@ def tensorrt_option(command: F) -> F:
         if backends and not any(str(name).startswith("tensorrt") for name in backends):
             named = " and ".join(filter(None, backends))
             raise UsageError(
-                f"--tensorrt says how a plan runs, and {named or 'this engine'} runs none",
+                f"--tensorrt is for tensorrt and tensorrt-rtx, not for {named or 'this engine'}",
                 fix="--backend tensorrt, or leave out --tensorrt",
             )
         with _environment(LANE_VARIABLE, tensorrt):
