@@ -16,7 +16,15 @@ from aarch64.table import Check, MissingError, StepError, run
 SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
 # zlib1g-dev: its header and library are what the runner is linked with here.
 PACKAGES = ("python3", "python3-venv", "python3-pip", "zlib1g-dev", "libstdc++6", "libgomp1")
-DEBOOTSTRAP = ("debootstrap", "--arch=arm64", "--variant=minbase", "--foreign")
+# Without it, debootstrap warns and takes packages that nobody signed.
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+DEBOOTSTRAP = (
+    "debootstrap",
+    "--arch=arm64",
+    "--variant=minbase",
+    "--foreign",
+    f"--keyring={KEYRING}",
+)
 TOOLS = {
     "debootstrap": "debootstrap",
     "qemu-aarch64-static": "qemu-user-static",
@@ -27,10 +35,12 @@ TOOLS = {
 CHANGING = {"checked", "dev", "opt", "proc", "root", "run", "sys", "tmp", "var"}
 """Folders whose files do not belong to the packages."""
 
+MOUNTED = ("proc", "sys")
+
 # The folders are private to the command: nothing stays mounted, however it ends.
 _ENTER = (
-    'mount -t proc proc "$1/proc" && mount --bind "$2/board/cpuinfo" "$1/proc/cpuinfo" '
-    '&& mount --bind "$2/board/sys" "$1/sys" '
+    'mount -t proc proc "$1/proc" && mount --bind "$2/machine/cpuinfo" "$1/proc/cpuinfo" '
+    '&& mount --bind "$2/machine/sys" "$1/sys" '
     '&& mkdir -p "$1/checked" && mount --bind "$2" "$1/checked" '
     '&& root=$1 && shift 2 && exec chroot "$root" "$@"'
 )
@@ -45,7 +55,7 @@ def command_there(check: Check, *command: object, **env: str) -> tuple[list[str]
 
     The program replaces the shells before it, so a signal to the process reaches it.
     """
-    folder = check.work / "board"
+    folder = check.work / "machine"
     if not folder.exists():
         write_board(folder, len(os.sched_getaffinity(0)))
     environment = {
@@ -65,9 +75,11 @@ def there(check: Check, *command: object, **env: str) -> str:
 def tools(check: Check) -> str:
     if os.geteuid() != 0:
         raise MissingError("chroot needs root: sudo make test-aarch64")
-    missing = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool)})
+    missing = {package for tool, package in TOOLS.items() if not shutil.which(tool)}
+    if not KEYRING.is_file():
+        missing.add("debian-archive-keyring")
     if missing:
-        raise MissingError(f"apt-get install {' '.join(missing)}")
+        raise MissingError(f"apt-get install {' '.join(sorted(missing))}")
     registered = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
     if not registered.exists():
         # Both need no more than root; in a container the file system may not be mounted yet.
@@ -114,6 +126,8 @@ def why_not_whole(root: Path, record: Path, wanted: str) -> str | None:
         return f"{record.name} cannot be read"
     if packages != wanted:
         return "the list of packages has changed"
+    if any((root / name).is_symlink() or not (root / name).is_dir() for name in MOUNTED):
+        return f"{' or '.join(MOUNTED)} is no folder"
     present = dict(files_of(root))
     broken = [name for name, size in files.items() if present.get(name) != size]
     if broken:
@@ -142,6 +156,11 @@ def make_root(root: Path, record: Path, wanted: str) -> None:
     # Only unpacked: what packages do when they are installed takes an hour under qemu, and
     # nothing here needs it.
     run(["sh", "-c", _EXTRACT, "sh", str(new)], environment)
+    # In a container, debootstrap makes a link to /proc, which inside the root is a circle.
+    for name in MOUNTED:
+        if (new / name).is_symlink():
+            (new / name).unlink()
+            (new / name).mkdir()
     record.unlink(missing_ok=True)
     shutil.rmtree(root, ignore_errors=True)
     new.rename(root)

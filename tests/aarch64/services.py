@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import threading
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from aarch64.commands import faces, found
 from aarch64.packages import EXTRAS_VENV, our_wheel, unpacked
 from aarch64.root import command_there, there
-from aarch64.table import REPOSITORY, Check, NotRunError, StepError
+from aarch64.table import LIMIT_S, REPOSITORY, Check, NotRunError, StepError, ended
 
 JETSON = REPOSITORY / "engines" / "jetson"
 FRAMES = 16
@@ -131,16 +132,21 @@ def serve(check: Check) -> str:
             words, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True
         ) as process,
     ):
+        limit = threading.Timer(LIMIT_S, process.kill)
+        limit.start()
         try:
             assert process.stdout is not None
             url = process.stdout.readline().strip()
             if not url.startswith("http://127.0.0.1:"):
                 process.wait(60)
-                raise StepError(f"it did not start: {' | '.join(log.read_text().split()[-40:])}")
+                raise StepError(
+                    f"it did not start: {' | '.join(log.read_text().splitlines()[-3:])}"
+                )
             answers = ask(url.rstrip("/"), (check.work / "face0.png").read_bytes())
             process.terminate()
             code = process.wait(120)
         finally:
+            limit.cancel()
             process.kill()
     if code:
         raise StepError(f"exit code {code} after SIGTERM")
@@ -175,12 +181,11 @@ def ask(url: str, picture: bytes) -> dict[str, str]:
 def installer_stops(check: Check) -> str:
     """install.sh on a board that lacks all packages: it names them and installs nothing."""
     make_board(check)
-    words, environment = installer(check, "/nothing")
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    done = ended(*installer(check, "/nothing"))
     lacks = ["python3-libnvinfer", "python3-opencv", "v4l-utils"]
     if done.returncode != 5 or not all(name in done.stderr for name in lacks):
         raise StepError(f"exit code {done.returncode}: {done.stderr.strip()[-300:]}")
-    if (check.root / str(VENV).lstrip("/")).exists():
+    if (check.work / VENV.parent.relative_to("/checked")).exists():
         raise StepError("it has made an environment all the same")
     first = done.stdout.splitlines()[0]
     return f"{first}; exit code 5, names {', '.join(lacks)}"
@@ -189,15 +194,13 @@ def installer_stops(check: Check) -> str:
 def installer_runs(check: Check) -> str:
     """install.sh to its end, with stand-ins for TensorRT, v4l2-ctl and the files of JetPack."""
     make_board(check)
+    path = "/checked/board/dist-packages"
     python = check.work / "board/dist-packages"
     opencv = unpacked(check, "extras", "opencv_python_headless-4.11.*.whl", python)
     (python / "tensorrt.py").write_text('"""A stand-in: only its name."""\n')
-    words, environment = installer(check, "/checked/board/dist-packages")
-    shutil.rmtree(check.work / "board/fer-edge", ignore_errors=True)
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode or "next: " not in done.stdout:
+    done = ended(*installer(check, path))
+    if done.returncode or "next: " not in done.stdout or "Traceback" in done.stdout + done.stderr:
         raise StepError(f"exit code {done.returncode}: {done.stderr.strip()[-400:]}")
-    path = "/checked/board/dist-packages"
     code = (
         "import cv2, numpy, importlib.metadata as m\n"
         "print('numpy', numpy.__version__ + ', cuda-bindings', m.version('cuda-bindings'))"
@@ -225,15 +228,14 @@ def installer_runs(check: Check) -> str:
 def installer_service(check: Check) -> str:
     """``--service`` without systemd."""
     make_board(check)
-    words, environment = installer(check, "/checked/board/dist-packages", "--service")
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    done = ended(*installer(check, "/checked/board/dist-packages", "--service"))
     if done.returncode != 5 or "systemd" not in done.stderr:
         raise StepError(f"exit code {done.returncode}: {done.stderr.strip()[-300:]}")
     raise NotRunError(f"no systemd in the root; install.sh: {done.stderr.splitlines()[0]}")
 
 
 def make_board(check: Check) -> None:
-    """Write /checked/board: what install.sh looks for on a Jetson, and its own files."""
+    """Write /checked/board/root, what install.sh looks for on a Jetson, and its own files."""
     board = check.work / "board/root"
     if board.exists():
         return
@@ -261,7 +263,7 @@ def installer(check: Check, packages: str, *options: str) -> tuple[list[str], di
     own = "" if packages == "/nothing" else ":/checked/board/root/bin"
     words = ["bash", "/checked/jetson/install.sh", "--prefix", str(VENV.parent), *options]
     words += [f"/checked/wheels/{our_wheel(check).name}", "/checked/faces.fer"]
-    found, environment = command_there(
+    return command_there(
         check,
         *("env", f"PATH={path}{own}", *words),
         FER_EDGE_ROOT="/checked/board/root",
@@ -270,4 +272,3 @@ def installer(check: Check, packages: str, *options: str) -> tuple[list[str], di
         PIP_FIND_LINKS="/checked/wheels",
         PIP_NO_COMPILE="1",
     )
-    return found, environment

@@ -15,6 +15,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 OK, NOT_RUN, MISSING, FAILED = "ok", "not run", "missing", "FAILED"
 """The states of a row."""
+LIMIT_S = 3600
+"""After which a command hangs; qemu on a busy machine is slow."""
 
 
 class StepError(Exception):
@@ -96,11 +98,21 @@ class Check:
 def run(command: Sequence[object], environment: dict[str, str]) -> str:
     """Run a command and return its stdout; StepError with its last words if it fails."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    done = ended(words, environment)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
         raise StepError(f"{' '.join(words[-4:])}: exit code {done.returncode}: {' | '.join(said)}")
     return done.stdout
+
+
+def ended(words: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, whatever its exit code; StepError if it hangs."""
+    try:
+        return subprocess.run(
+            words, capture_output=True, text=True, env=environment, check=False, timeout=LIMIT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise StepError(f"{' '.join(words[-4:])}: not done after {LIMIT_S} s") from None
 
 
 def exit_code(rows: Sequence[Row]) -> int:

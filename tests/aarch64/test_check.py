@@ -151,6 +151,8 @@ def fake_run(words: Any, environment: Any) -> str:
         (Path(words[-2]) / "usr/bin").mkdir(parents=True)
         (Path(words[-2]) / "usr/bin/tool").write_text("program")
         (Path(words[-2]) / "var").mkdir()
+        (Path(words[-2]) / "sys").mkdir()
+        (Path(words[-2]) / "proc").symlink_to("/proc")
         (Path(words[-2]) / "var/log").write_text("x")
     return ""
 
@@ -176,6 +178,10 @@ def test_a_root_that_is_not_whole_is_noticed(
     assert "usr/bin/tool" in str(root.why_not_whole(folder, record, "a"))
     root.make_root(folder, record, "a")
     assert root.why_not_whole(folder, record, "a") is None
+    assert not (folder / "proc").is_symlink()
+    (folder / "proc").rmdir()
+    assert root.why_not_whole(folder, record, "a") == "proc or sys is no folder"
+    (folder / "proc").mkdir()
     record.write_text("{")
     assert root.why_not_whole(folder, record, "a") == "root.json cannot be read"
     record.unlink()
