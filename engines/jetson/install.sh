@@ -62,6 +62,9 @@ case ${l4t%%.*} in
     "install a newer JetPack: https://developer.nvidia.com/embedded/jetpack" 5 ;;
 esac
 say "Jetson Linux $l4t: $cuda_bindings"
+if [ "$service" = yes ] && ! command -v systemctl >/dev/null; then
+  die "--service needs systemd, which this system does not have" "leave out --service" 5
+fi
 
 missing=()
 need() { # the package, the command that checks for it
