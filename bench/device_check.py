@@ -37,8 +37,10 @@ import numpy as np
 from fer_edge.backends.base import Backend
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
+from fer_edge.build.choosing import FP32_REMAINDER
 from fer_edge.build.device_plan import plan_sources
-from fer_edge.bundle import Bundle
+from fer_edge.build.fastest import Contender, contender_of, keep_fastest
+from fer_edge.bundle import Artifact, Bundle
 from fer_edge.data import load
 from fer_edge.errors import FerEdgeError, UnavailableError
 from fer_edge.files import write_json
@@ -152,11 +154,13 @@ class Row:
     energy: tuple[EnergyRow, ...] = ()
     times: LatencySamples | None = None
     against: str = "fp32 on the CPU"
+    graph: Artifact | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        left_out = {"make", "times", "energy"}
+        left_out = {"make", "times", "energy", "graph"}
         content = {key: value for key, value in vars(self).items() if key not in left_out}
         content["energy"] = [each.to_dict() for each in self.energy]
+        content["graph"] = self.graph.path if self.graph else None
         return {**content, **(self.times.to_dict() if self.times else {})}
 
 
@@ -218,7 +222,9 @@ def tensorrt_rows(
                 # Each graph of a precision: one with FP16 scales may not build (findings).
                 name = kind.name
                 if len(graphs) > 1:
-                    name += f" [{graph.meta.get('remainder', graph.path)} remainder]"
+                    layers = graph.variant.removesuffix(FP32_REMAINDER).strip("-")
+                    remainder = f"{graph.meta.get('remainder', graph.path)} remainder"
+                    name += f" [{', '.join(filter(None, (layers, remainder)))}]"
                 plan = folder / f"{kind.name}-{precision}-{number}.plan"
                 reporter.note(f"building {name} {precision}")
                 try:
@@ -228,7 +234,9 @@ def tensorrt_rows(
                 except FerEdgeError as error:
                     yield Row(name, precision, status="failed", note=str(error))
                     continue
-                yield from _plan_rows(kind, plan, report.sidecar, bundle, name, wait)
+                for row in _plan_rows(kind, plan, report.sidecar, bundle, name, wait):
+                    row.graph = graph
+                    yield row
 
 
 def _plan_rows(
@@ -288,16 +296,14 @@ def check(
     """Compare every engine with ONNX Runtime on the CPU, on u8[N,48,48] images."""
     references: dict[str, np.ndarray] = {}
 
-    def reference(precision: str) -> np.ndarray:
-        target = "tensorrt" if precision == "int8" else ""
-        if precision not in references:
-            graph = bundle.artifact(format="onnx", precision=precision, target=target)
+    def reference(graph: Artifact) -> np.ndarray:
+        if graph.path not in references:
             path, preprocessing = bundle.file(graph), bundle.preprocessing
             with OnnxRuntimeBackend(
-                path, precision=precision, preprocessing=preprocessing
+                path, precision=graph.precision, preprocessing=preprocessing
             ) as backend:
-                references[precision] = run_logits(backend, images)
-        return references[precision]
+                references[graph.path] = run_logits(backend, images)
+        return references[graph.path]
 
     for row in rows:
         engine = engines.get(f"{row.name} {row.precision}")
@@ -305,7 +311,8 @@ def check(
             continue
         if row.precision == "int8":
             row.against = "the same INT8 graph on the CPU"
-        wanted = reference("int8" if row.precision == "int8" else "fp32")
+        graph = row.graph if row.precision == "int8" else None
+        wanted = reference(graph or bundle.artifact(format="onnx", precision="fp32"))
         found = run_logits(engine, images)
         differences = np.abs(found - wanted)
         row.n = len(images)
@@ -413,7 +420,35 @@ def measure_rows(
         row.energy = tuple(each for each in measured if each.engine == key)
 
 
-def settled(rows: Sequence[Row], gpu: Gpu) -> list[str]:
+def choice(rows: Sequence[Row], bundle: Bundle) -> list[str]:
+    """Return which graph `fer-edge build --precision int8` keeps here, by the rows' times.
+
+    The rows with CUDA graphs and copies are compared, each library for itself. Where both
+    remainders of one graph were built, FP16 has a part, as in a build.
+    """
+    said = []
+    for kind in (TensorRTBackend, TensorRTRTXBackend):
+        found: dict[tuple[str, str], tuple[Contender, LatencySamples]] = {}
+        for row in rows:
+            own = row.name.removesuffix(GRAPH).partition(" [")[0] == kind.name
+            if not (own and row.name.endswith(GRAPH) and row.graph and row.times):
+                continue
+            if row.precision not in {"int8", "fp16"} or row.status != "ok":
+                continue
+            layers = row.graph.variant.removesuffix(FP32_REMAINDER).strip("-")
+            judged = contender_of(bundle, [row.graph])
+            if not judged.why_not:
+                found.setdefault((row.precision, layers), (judged, row.times))
+        if len(found) > 1:
+            judges = [each for each, _ in found.values()]
+            kept, table = keep_fastest(judges, {each.name: ms for each, ms in found.values()})
+            why = next(row.why for row in table if row.kept)
+            timed = ", ".join(f"{each.name} {ms.p50_ms:.4f} ms" for each, ms in found.values())
+            said.append(f"{kind.name}: build keeps {kept.name}, {why} ({timed})")
+    return said
+
+
+def settled(rows: Sequence[Row], gpu: Gpu, bundle: Bundle) -> list[str]:
     """Return what the rows say about the faults that only a device can show as mended."""
     plans = [row for row in rows if row.name.startswith("tensorrt")]
     built = [row for row in plans if row.release]
@@ -434,7 +469,7 @@ def settled(rows: Sequence[Row], gpu: Gpu) -> list[str]:
     if {"int8", "fp16"} <= by_precision.keys():
         ratio = _p50(by_precision["fp16"]) / _p50(by_precision["int8"])
         said.append(f"INT8 is {ratio:.2f} times as fast as FP16 (p50, CUDA graphs)")
-    return said
+    return said + choice(rows, bundle)
 
 
 def _ratios(rows: Sequence[Row], one: str, other: str, words: str) -> list[str]:
@@ -490,7 +525,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     title = f"{gpu.name}, sm_{gpu.sm}, CUDA {gpu.driver}"
     print(format_rows(table(rows), "table", title=title))
-    found = settled(rows, gpu)
+    found = settled(rows, gpu, bundle)
     print("\nwhat this run settles:\n" + "\n".join(f"- {line}" for line in found))
     output = options.output or result_path(gpu)
     content = {

@@ -251,7 +251,8 @@ def ship_again(
         built = Bundle.open(work / "built")
         _check_gates(built)
         if built.manifest.by_votes:
-            _score_by_labels(built, dataset, threads, reporter)
+            # FP32 and FP16 keep their scores, and their reference is not here.
+            _score_by_labels(built, dataset, threads, reporter, ("int8",))
         _keep_results(bundle, work / "built")
         built = Bundle.open(work / "built")
         training = to_dict(bundle.manifest.card.training)
@@ -361,9 +362,15 @@ def _put(
     return shipped
 
 
-def _score_by_labels(built: Bundle, dataset: FerDataset, threads: int, reporter: Reporter) -> None:
+def _score_by_labels(
+    built: Bundle,
+    dataset: FerDataset,
+    threads: int,
+    reporter: Reporter,
+    precisions: Sequence[str] = BEST_FIRST,
+) -> None:
     """Record the scores by FER2013's labels too, of a network that learnt votes."""
-    for precision in BEST_FIRST:
+    for precision in precisions:
         verification = verify_bundle(
             built, dataset, precision=precision, threads=threads, reporter=reporter
         )

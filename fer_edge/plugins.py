@@ -28,12 +28,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from fer_edge.errors import FerEdgeError, UnavailableError, UsageError, of_signal_handler
+from fer_edge.progress import logger
 
 __all__ = [
     "KINDS",
     "Kind",
     "PlugIn",
     "blamed_on",
+    "culprit",
     "not_installed",
     "plug_in",
     "plug_in_names",
@@ -66,6 +68,11 @@ class PlugIn:
         """What it is and where it comes from, for a message."""
         return f"{self.kind} {self.name!r} of the package {self.package} {self.version}"
 
+    @property
+    def module(self) -> str:
+        """The module, or the package, that its code is in."""
+        return self.place.partition(":")[0].partition(".")[0]
+
     def load(self, wanted: type[_T]) -> _T:
         """Import and return the object. :class:`UnavailableError` unless it is a ``wanted``."""
         with blamed_on(self):
@@ -85,6 +92,11 @@ class PlugIn:
             fix=f"pip install --upgrade {self.package}, or pip uninstall {self.package}",
         )
 
+    def failed(self, error: BaseException) -> UnavailableError:
+        """Return the error for what its code raised; ``-vv`` shows where."""
+        logger.debug("the %s raised:", self.title, exc_info=error)
+        return self.broken(error)
+
 
 @contextmanager
 def blamed_on(plug: PlugIn | None) -> Iterator[None]:
@@ -99,7 +111,25 @@ def blamed_on(plug: PlugIn | None) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if plug is None or of_signal_handler(error):
             raise
-        raise plug.broken(error) from error
+        raise plug.failed(error) from error
+
+
+def culprit(error: BaseException) -> PlugIn | None:
+    """Return the plug-in whose code raised ``error``, or None.
+
+    For what runs inside a library, where no :func:`blamed_on` can be, such as a network's layers.
+    """
+    modules = set()
+    trace = error.__traceback__
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        modules.add(name.partition(".")[0])
+        trace = trace.tb_next
+    for kind in KINDS[:-1]:  # recipes have no code
+        for plug in plug_ins(kind):
+            if plug.module in modules - {"fer_edge", "builtins"}:
+                return plug
+    return None
 
 
 def plug_ins(kind: Kind) -> list[PlugIn]:

@@ -248,6 +248,206 @@ def test_a_detector_is_used_by_its_name(install: Install, tiny_bundle: Bundle) -
     assert found.value.fix == "pip install no-such-package"
 
 
+FAULTY_DETECTOR = """
+import numpy as np
+from fer_edge import DetectorRow, Detections
+
+
+class Finder:
+    def __init__(self, **options):
+        self.name, self.smallest = options["name"], 0
+
+    def detect(self, picture):
+        if self.name == "raises":
+            return {}["face"]
+        if self.name == "shapes":
+            return Detections(np.zeros((1, 5), "f4"), np.zeros(1, "f4"), np.zeros((1, 4, 2), "f4"))
+        if self.name == "nan":
+            nan = np.full((1, 4), np.nan, "f4")
+            return Detections(nan, np.zeros(1, "f4"), np.zeros((1, 4, 2), "f4"))
+        return None
+
+
+ROW = DetectorRow(__name__ + ":Finder", (), "pip install nothing")
+BARE = DetectorRow("builtins:dict", (), "pip install nothing")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("raises", "KeyError: 'face'"),
+        ("shapes", "detect() returned boxes float32[1, 5], not float32[1, 4]"),
+        ("nan", "detect() returned boxes that are not finite"),
+        ("none", "detect() returned NoneType, not Detections"),
+        ("bare", "dict has no method detect"),
+    ],
+)
+def test_a_detector_that_fails_is_one_line_in_every_command(
+    install: Install,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    reason: str,
+) -> None:
+    rows = "".join(f"{each} = finder:ROW\n" for each in ("raises", "shapes", "nan", "none"))
+    install("finder", FAULTY_DETECTOR, detectors=f"{rows}bare = finder:BARE")
+    Image.new("RGB", (90, 80)).save(tmp_path / "photo.png")
+    words = ["predict", str(tmp_path / "photo.png"), "--bundle", str(tiny_bundle.path)]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--detector", name])
+    said = capsys.readouterr()
+    error, fix = said.err.splitlines()[-2:]
+    assert ended.value.code == 5
+    assert f"detector '{name}' of the package finder 1.0 does not work: {reason}" in error
+    assert fix == "fix:   pip install --upgrade finder, or pip uninstall finder"
+    assert "Traceback" not in said.err
+
+
+def test_verbose_shows_where_a_plug_in_failed(
+    install: Install, tmp_path: Path, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("finder", FAULTY_DETECTOR, detectors="raises = finder:ROW")
+    Image.new("RGB", (90, 80)).save(tmp_path / "photo.png")
+    words = ["predict", str(tmp_path / "photo.png"), "--bundle", str(tiny_bundle.path)]
+    with pytest.raises(SystemExit):
+        main([*words, "--detector", "raises", "-vv"])
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert 'return {}["face"]' in said
+
+
+def test_attributes_of_a_detector_are_its_own(install: Install) -> None:
+    """A camera tells a detector that has ``smallest`` which faces to look for."""
+    install("finder", FAULTY_DETECTOR, detectors="raises = finder:ROW")
+    found = detector("raises")
+    assert found.smallest == 0  # type: ignore[attr-defined]
+    found.smallest = 40  # type: ignore[attr-defined]
+    assert found._detector.smallest == 40  # type: ignore[attr-defined]
+    assert not hasattr(found, "widest")
+
+
+FAULTY_BACKEND = """
+import numpy as np
+from fer_edge import Backend
+from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
+
+
+class Ours(OnnxRuntimeBackend):
+    name = "ours"
+    fault = "{fault}"
+
+    @classmethod
+    def unavailable_reason(cls):
+        return 3
+
+    def load(self):
+        if self.fault == "load":
+            raise OSError("no device")
+        super().load()
+
+    def infer(self, images):
+        if self.fault == "exit":
+            raise SystemExit(0)
+        if self.fault == "shape":
+            return np.zeros((len(images), 3), "f4")
+        return super().infer(images) if self.fault != "infer" else images.nothing
+
+
+class Lacking(Backend):
+    name = "ours"
+    formats = ("onnx",)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("load", "OSError: no device"),
+        ("infer", "AttributeError: 'numpy.ndarray' object has no attribute 'nothing'"),
+        ("exit", "SystemExit: 0"),
+        ("shape", "infer() returned float32["),
+        ("Lacking", "fast:Lacking has no close, infer, load, versions"),
+    ],
+)
+def test_a_backend_that_fails_is_one_line_in_every_command(
+    install: Install,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    fault: str,
+    reason: str,
+) -> None:
+    place = "fast:Lacking" if fault == "Lacking" else "fast:Ours"
+    install("fast", FAULTY_BACKEND.format(fault=fault), backends=f"ours = {place}")
+    Image.new("L", (48, 48)).save(tmp_path / "face.png")
+    words = ["predict", str(tmp_path / "face.png"), "--no-detect", "--backend", "ours"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--bundle", str(tiny_bundle.path)])
+    said = capsys.readouterr().err
+    assert ended.value.code == 5
+    assert f"backend 'ours' of the package fast 1.0 does not work: {reason}" in said
+    assert "Traceback" not in said
+
+
+def test_the_reason_of_a_backend_is_a_text(install: Install) -> None:
+    install("fast", FAULTY_BACKEND.format(fault=""), backends="ours = fast:Ours")
+    with pytest.raises(UnavailableError, match=r"unavailable_reason\(\) returned int"):
+        backend_class("ours").unavailable_reason()
+
+
+FAULTY_NETWORK = """
+from fer_edge import ModelEntry
+
+ENTRY = ModelEntry(target="net:build", summary="faulty", source="a test")
+
+
+def build(spec):
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(48 * 48, spec.classes)
+
+        def forward(self, images):
+            if self.training:
+                raise ValueError("only for training")
+            return self.last(images.flatten(1)) if {logits} else self.last
+
+    return Net() if {module} else "a network"
+"""
+
+
+@pytest.mark.parametrize(
+    ("logits", "module", "reason"),
+    [
+        (True, True, "ValueError: only for training"),
+        (False, True, "of two pictures it gives Linear, not [2, 7] logits"),
+        (True, False, "its function returned str, not a torch.nn.Module"),
+    ],
+)
+def test_a_network_that_fails_is_one_line(
+    install: Install,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    logits: bool,
+    module: bool,
+    reason: str,
+) -> None:
+    """Also inside torch, where nothing of fer-edge is between its layers and the optimiser."""
+    code = FAULTY_NETWORK.format(logits=logits, module=module)
+    install("net", code, models="own-net = net:ENTRY")
+    words = ["train", "--model", "own-net", "--data", "synthetic:140", "--epochs", "1"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--out", str(tmp_path / "runs"), "--name", "a"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 5
+    assert f"model 'own-net' of the package net 1.0 does not work: {reason}" in said
+    assert "Traceback" not in said
+
+
 def test_recipes_are_a_folder_of_files(
     install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 import ship
 import torch
 from fixtures_progress import Recorder
+from fixtures_votes import write_voted
 from msgspec.structs import replace
 
 from fer_edge import Classifier
-from fer_edge.build.options import Int8Options
-from fer_edge.build.pipeline import BuildReport
+from fer_edge.build.options import GateOptions, Int8Options
+from fer_edge.build.pipeline import BuildReport, build
 from fer_edge.bundle import Bundle
 from fer_edge.cli import main
 from fer_edge.convert.golden import golden_images
@@ -51,7 +53,7 @@ def few(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_run(tmp_path: Path, faces: FerDataset) -> Callable[..., RunFolder]:
-    def make(*overrides: str) -> RunFolder:
+    def make(*overrides: str, faces: FerDataset = faces) -> RunFolder:
         changes = ("seed=3", "optim.lr=0.05", *overrides)
         recipe = load_recipe("default", changes)
         recipe = replace(recipe, model=replace(recipe.model, options=TINY))
@@ -338,3 +340,47 @@ def test_no_golden_image_shows_a_person(fer2013_source: Path) -> None:
     assert len(pictures) == 29
     people = set(image_keys(load(fer2013_source).images).tolist())
     assert not any(key in people for key in image_keys(pictures).tolist())
+
+
+def test_a_network_of_votes_is_shipped_again_without_its_checkpoint(
+    make_run: Callable[..., RunFolder],
+    few: Path,
+    tmp_path: Path,
+    no_pretrained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patched = GatePolicy(max_top1_drop=1.0, max_recall_drop=1.0, max_recall_drop_small=1.0)
+    monkeypatch.setattr("fer_edge.measure.proof.judge", _lenient(patched))
+    write_voted(load("synthetic:420:3", cache=False), tmp_path)
+    faces, votes = load(str(tmp_path / "faces.npz"), cache=False), tmp_path / "fer2013new.csv"
+    run = make_run("loss.target=votes", "data.holdout=0.3", faces=faces)
+    graphs = ("model.fp32.onnx", "model.int8.onnxruntime.onnx")
+    monkeypatch.setattr(ship, "REQUIRED", (*graphs, "golden.npz"))
+    plain = Int8Options(few, "minmax", rounding="nearest", half="none")
+    gate = GateOptions(speed=False, votes=votes)
+    options = {"target": "onnxruntime", "data": faces, "gate": gate}
+    first = build(run.path, output=tmp_path / "votes", int8=plain, **options)
+    built = Bundle.open(first.bundle)
+    limit = sum(artifact.size for artifact in built.manifest.artifacts) - 1
+    chosen = ship._chosen(built, limit, SILENT)
+    training = to_dict(built.manifest.card.training)
+    slim = ship._stage(built, chosen, no_pretrained / "slim", "votes", training)
+    assert slim.find(format="safetensors") is None
+    again = ship.ship_again(
+        slim,
+        faces,
+        no_pretrained / "again",
+        int8=replace_fields(plain, rounding="gptq"),
+        votes=votes,
+        speed=False,
+        targets=["onnxruntime"],
+    )
+    assert again.manifest.by_votes
+
+    def scored(bundle: Bundle, precision: str) -> set[str | None]:
+        results = bundle.manifest.card.results
+        return {each.labels for each in results if each.precision == precision}
+
+    assert scored(again, "int8") == {"votes", None}
+    assert scored(again, "fp32") >= scored(slim, "fp32")
+    assert again.artifact(precision="int8").sha256 != slim.artifact(precision="int8").sha256

@@ -1,4 +1,6 @@
-"""Check the built site: no page loads anything from elsewhere, and every link has its place.
+"""Check the built site: nothing is loaded from elsewhere, and every link has its place.
+
+Code in a table has no ``\\|``: Markdown shows the backslash there.
 
 ::
 
@@ -28,6 +30,8 @@ class _Page(HTMLParser):
         self.links: list[str] = []
         self.ids: set[str] = set()
         self.pictures_without_words: list[str] = []
+        self.code_in_tables: list[str] = []
+        self._inside: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {name: value or "" for name, value in attrs}
@@ -39,6 +43,16 @@ class _Page(HTMLParser):
             self.links.append(found["href"])
         if tag == "img" and not found.get("alt"):
             self.pictures_without_words.append(address)
+        if tag in {"table", "code"}:
+            self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._inside[-1:]:
+            self._inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self._inside[-2:] == ["table", "code"]:
+            self.code_in_tables.append(data)
 
 
 def _read(path: Path) -> _Page:
@@ -55,6 +69,7 @@ def problems(site: Path) -> list[str]:
         name = path.relative_to(site)
         found += [f"{name} loads {url}" for url in page.loads if urlsplit(url).netloc]
         found += [f"{name}: a picture without words: {p}" for p in page.pictures_without_words]
+        found += [f"{name}: a backslash in {c!r}" for c in page.code_in_tables if "\\|" in c]
         if name.name == "404.html":
             continue  # its links start at the root of a server
         for link in [*page.links, *page.loads]:

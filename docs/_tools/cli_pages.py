@@ -43,6 +43,15 @@ def _cell_in_prose(text: str) -> str:
     return lead + _cell(text) + trail if text.strip() else text
 
 
+def _written(names: str) -> str:
+    """Return an option as code that is broken only between its words and its choices."""
+    words = [escape(word).replace("|", "&#124;<wbr>") for word in names.split()]
+    return " ".join(
+        f"<code>{word}</code>" if "<wbr>" in word else f'<code class="word">{word}</code>'
+        for word in words
+    )
+
+
 def _options(command: click.Command, context: click.Context) -> str:
     rows = []
     for parameter in command.get_params(context):
@@ -55,10 +64,11 @@ def _options(command: click.Command, context: click.Context) -> str:
         if found:
             default = found.group(1)
             what = what.replace(found.group(0), "")
-        rows.append(f"| `{names.replace('|', chr(92) + '|')}` | {_cell(what)} | {_cell(default)} |")
+        stands = f" *Default: {_cell(default)}.*" if default else ""
+        rows.append(f"| {_written(names)} | {_cell(what)}{stands} |")
     if not rows:
         return ""
-    return "\n".join(["| option | meaning | default |", "|---|---|---|", *rows])
+    return "\n".join(["| option | meaning |", "|---|---|", *rows])
 
 
 def _section(command: click.Command, path: str, level: int, parent: click.Context) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import api_pages
+import blocks
 import borrowed
 import cli_pages
 import diary
@@ -67,8 +68,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill the tables: ``<!-- table: NAME -->``."""
-    return re.sub(r"(?m)^<!-- table: ([\w-]+) -->$", lambda match: TABLES[match[1]](), markdown)
+    """Fill the tables, ``<!-- table: NAME -->``, and narrow the commands."""
+    filled = re.sub(r"(?m)^<!-- table: ([\w-]+) -->$", lambda match: TABLES[match[1]](), markdown)
+    return blocks.narrowed(filled)
 
 
 def on_page_content(html: str, **_: Any) -> str:

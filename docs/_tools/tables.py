@@ -46,10 +46,10 @@ def _class_table(one: griffe.Class) -> list[str]:
             continue
         if name.startswith("_"):
             continue
+        # Between backticks a "|" is no border of the table.
         default = "" if member.value is None else f"`{member.value}`".replace("\n", " ")
         meaning = _first_line(member.docstring.value if member.docstring else "")
-        shown = f"`{member.annotation}`".replace("|", "\\|")
-        rows.append(f"| `{name}` | {shown} | {default.replace('|', chr(92) + '|')} | {meaning} |")
+        rows.append(f"| `{name}` | `{member.annotation}` | {default} | {meaning} |")
     if rows:
         lines += ["| key | type | default | |", "|---|---|---|---|", *rows, ""]
     return lines

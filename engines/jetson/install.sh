@@ -51,9 +51,9 @@ for file in "$wheel" "$archive"; do
 done
 
 # The Jetson Linux release of the board determines its CUDA release, and so the cuda-bindings.
-[ "$(uname -m)" = aarch64 ] || die "this is not a Jetson: $(uname -m)" "pip install fer-edge" 5
+[ "$(uname -m)" = aarch64 ] || die "this is not a Jetson: $(uname -m)" "pip install $wheel" 5
 release=$root/etc/nv_tegra_release
-[ -r "$release" ] || die "this is not a Jetson: $release is missing" "pip install fer-edge" 5
+[ -r "$release" ] || die "this is not a Jetson: $release is missing" "pip install $wheel" 5
 l4t=$(sed -n 's/^# R\([0-9]*\) (release), REVISION: \([0-9.]*\).*/\1.\2/p' "$release" | head -n 1)
 case ${l4t%%.*} in
   36) cuda_bindings='cuda-bindings>=12.6,<13' ;;
@@ -62,6 +62,9 @@ case ${l4t%%.*} in
     "install a newer JetPack: https://developer.nvidia.com/embedded/jetpack" 5 ;;
 esac
 say "Jetson Linux $l4t: $cuda_bindings"
+if [ "$service" = yes ] && ! command -v systemctl >/dev/null; then
+  die "--service needs systemd, which this system does not have" "leave out --service" 5
+fi
 
 missing=()
 need() { # the package, the command that checks for it

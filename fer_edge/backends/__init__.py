@@ -53,6 +53,7 @@ def backend_class(name: str) -> type[Backend]:
 def backend_from_plug_in(plug: PlugIn) -> type[Backend]:
     """Import and return the class of a plug-in; :class:`UnavailableError` if it is no backend."""
     from fer_edge.backends.base import Backend
+    from fer_edge.backends.plugged import guarded_backend
 
     found = plug.load(type)
     if not issubclass(found, Backend):
@@ -60,7 +61,7 @@ def backend_from_plug_in(plug: PlugIn) -> type[Backend]:
     # A Classifier that is pickled, and a row of bench, find the class by this name again.
     if getattr(found, "name", None) != plug.name:
         raise plug.broken(f"{plug.place} has the name {getattr(found, 'name', None)!r}")
-    return found
+    return guarded_backend(found, plug)
 
 
 def backend_from_bundle(

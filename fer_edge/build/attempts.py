@@ -148,7 +148,7 @@ def int8_within_gate(
             choice.ranges,
             layout.placement,
             exclude=choice.exclude,
-            remainder=layout.remainder,
+            remainder=choice.remainder or layout.remainder,
             weight_scales=choice.weight_scales,
             grams=choice.grams,
         )

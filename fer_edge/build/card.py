@@ -101,7 +101,10 @@ def int8_lines(gates: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         images = choice["images"]
         half = choice.get("half", "none")
-        early = "" if half == "none" else f", early layers in half precision ({half})"
+        kept = (
+            "FP32" if str(gate.get("variant", "")).endswith("fp32-remainder") else "half precision"
+        )
+        early = "" if half == "none" else f", early layers in {kept} ({half})"
         split = str(gate.get("split") or "public").upper()
         lines.append(
             f"INT8 for {gate['target']}{_named(gate)}: {choice['method']} calibration, "

@@ -6,7 +6,7 @@ No image of a test split and no label has a part in it. The gate judges the resu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL_INT8",
+    "FP32_REMAINDER",
     "HALF_KL",
     "MAX_FLIPS",
+    "SURE",
     "Int8Choice",
     "Int8Chooser",
     "Int8Layout",
@@ -49,21 +51,26 @@ HALF_KL = 1.2
 """The smallest group of early layers is taken whose divergence is at most this many times the
 least of all groups: a larger one would leave out layers and win nothing."""
 
-FULL, ALL_INT8 = "full", "all-int8"
+FULL, ALL_INT8, FP32_REMAINDER = "full", "all-int8", "fp32-remainder"
 """The variants that a bundle may hold beside the chosen graph: with full weights, for CPUs on which
-they are exact; with no early layer in half precision, for devices that run it faster."""
+they are exact; with no early layer in half precision, for devices that run it faster; with FP32
+where the chosen graph has FP16, for releases that refuse FP16 scales."""
 
 _RANKING_IMAGES = 128
-_SURE = 2
-"""Standard errors by which a share of flips lies surely above a limit."""
+SURE = 2
+"""Standard errors by which a number lies surely above a limit."""
 
 
 @dataclass(frozen=True)
 class Int8Layout:
-    """The placement of the Q/DQ pairs, and the precision of what is not quantised."""
+    """The placement of the Q/DQ pairs, and the precision of what is not quantised.
+
+    ``also_fp32``: the graphs are also made with an FP32 remainder.
+    """
 
     placement: str
     remainder: Remainder = "fp32"
+    also_fp32: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class Int8Choice:
     empty where there was no choice: ``kinds`` of weight scales, ``roundings`` and ``floors``, best
     first; ``halves``, the groups of early layers in order; ``costs`` of single layers, costliest
     first. ``ranges`` are the calibration's, with the chosen floor. ``trial`` is that of the chosen
-    graph.
+    graph. ``remainder`` is None for that of the layout.
     """
 
     exclude: Mapping[str, str]
@@ -89,6 +96,7 @@ class Int8Choice:
     halves: tuple[Trial[str], ...] = ()
     floors: tuple[Trial[str], ...] = ()
     costs: tuple[Trial[str], ...] = ()
+    remainder: Remainder | None = None
 
     @property
     def rounding(self) -> str:
@@ -139,7 +147,35 @@ class Int8Chooser:
         names = [FULL] if self.options.weights == "both" else []
         if self.options.half == AUTO and choice.half not in {"", "none"}:
             names.append(ALL_INT8)
-        return {name: self._variant(name, choice) for name in names}
+        found = {name: self._variant(name, choice) for name in names}
+        if self.layout.also_fp32 and self.layout.remainder != "fp32":
+            found |= {
+                _with_fp32(name): self._spare(name, made)
+                for name, made in {"": choice, **found}.items()
+            }
+        return found
+
+    def _spare(self, name: str, choice: Int8Choice) -> Int8Choice:
+        """Return the same choice with an FP32 remainder, and its own trial."""
+        exclude = {
+            node: reason.replace("in half precision", "in FP32")
+            for node, reason in choice.exclude.items()
+        }
+        made = self._make(exclude, choice.grams, choice.ranges, "fp32")
+        (trial,) = self.trials.run({_with_fp32(name): made}, f"trial of {_with_fp32(name)}")
+        self.reporter.note(f"with an FP32 remainder (KL from FP32 x 1e3 on TRAIN images): {trial}")
+        none: tuple[()] = ()
+        return replace(
+            choice,
+            exclude=exclude,
+            remainder="fp32",
+            trial=trial,
+            kinds=none,
+            roundings=none,
+            halves=none,
+            floors=none,
+            costs=none,
+        )
 
     def _variant(self, name: str, choice: Int8Choice) -> Int8Choice:
         """Return the choice of a variant, from what was chosen for the graph that it stands by."""
@@ -194,8 +230,10 @@ class Int8Chooser:
         exclude: Mapping[str, str] | None = None,
         grams: Grams | None = None,
         ranges: Ranges | None = None,
+        remainder: Remainder | None = None,
     ) -> Callable[[], Any]:
-        rules, half = self.rules.with_weights(self.scales), self.layout.remainder == "fp16"
+        rules = self.rules.with_weights(self.scales)
+        half = (remainder or self.layout.remainder) == "fp16"
         left = self.exclude if exclude is None else exclude
         measured = ranges or self.ranges
         return lambda: quantise(
@@ -361,6 +399,10 @@ class Int8Chooser:
         )
 
 
+def _with_fp32(variant: str) -> str:
+    return "-".join(filter(None, (variant, FP32_REMAINDER)))
+
+
 def _smallest(groups: Sequence[Trial[str]]) -> Trial[str]:
     """Return the first, smallest, group that loses little."""
     least = min(trial.kl for trial in groups)
@@ -377,7 +419,7 @@ def _nearest_group(asked: str, groups: Mapping[str, Sequence[str]]) -> str:
 
 
 def _surely_above(trial: Trial[Any], limit: float) -> bool:
-    return trial.flips - _SURE * trial.flips_error > limit
+    return trial.flips - SURE * trial.flips_error > limit
 
 
 def _dicts(trials: Sequence[Trial[Any]], kind: str) -> list[dict[str, Any]]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from fer_edge.backends import backend_class
 from fer_edge.build.attempts import Int8Result
 from fer_edge.build.bundling import write_bundle
-from fer_edge.build.device_plan import add_plan, prepared_graph
+from fer_edge.build.device_plan import AddedPlan, add_plan, fastest_plan, prepared_graph
+from fer_edge.build.fastest import Row
 from fer_edge.build.options import GateOptions, Int8Options
 from fer_edge.build.prior import with_prior
 from fer_edge.build.source import BuildSource, find_source
@@ -24,6 +25,7 @@ from fer_edge.measure.proof import Proven
 from fer_edge.models.recorded import read_weights
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.quantize.ranges import Ranges
+from fer_edge.trt.targets import TargetProfile
 
 if TYPE_CHECKING:
     from fer_edge.convert.onnx_file import OnnxFile
@@ -43,7 +45,7 @@ class BuildReport:
     ``asked`` is the precision that the caller gave. ``use`` is the precision to use: if the gate
     failed, it is a higher one, and ``error`` has the reason. ``engine`` is the file in the bundle
     to run. ``proven`` has the measured results per precision, ``int8`` the attempts, ``seconds``
-    the time per stage.
+    the time per stage. ``plans`` is the table of the plans that were timed here; empty elsewhere.
     """
 
     bundle: Path
@@ -57,6 +59,7 @@ class BuildReport:
     error: FerEdgeError | None = None
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    plans: tuple[Row, ...] = ()
 
 
 def build(
@@ -94,7 +97,9 @@ def build(
     and ``error`` of the report is the GateError.
 
     If the source is a bundle with the graph of a TensorRT target, the plan is built from that graph
-    without data, torch and onnx, unless ``int8`` asks for another calibration.
+    without data, torch and onnx, unless ``int8`` asks for another calibration. Of INT8 the plan is
+    kept that this device runs fastest, which may be the FP16 one; without ``speed`` of ``gate``,
+    the bundle's first graph is taken.
 
     Raises UsageError, DataError, MissingExtraError for what cannot be built, NumericsError for an
     FP32 graph that does not compute the network.
@@ -112,7 +117,7 @@ def build(
         and prior is None
         and prepared_graph(found.given, precision, profile) is not None
     ):
-        return _plan_only(found, chosen, precision, reporter)
+        return _plan_only(found, chosen, precision, reporter, speed=gate.speed)
     if gate.verify:
         _require_backend(chosen)
     needs_data = gate.verify or precision == "int8" or prior is not None
@@ -150,22 +155,23 @@ def build(
         use = precision if error is None else work.fallback(precision)
         with work.stage("write"):
             write_bundle(work, int8=result, calibration=calibrated, synthetic=synthetic)
-        plan = ""
+        added = AddedPlan("", use)
         if profile is not None:
             with work.stage("plan"):
-                plan = add_plan(found.output, use, profile, reporter=reporter)
+                added = _add(found.output, use, profile, reporter, speed=gate.speed)
         return BuildReport(
             bundle=found.output,
             asked=precision,
-            use=use,
+            use=added.precision,
             target=chosen.name,
-            engine=plan or chosen.artifact(use),
+            engine=added.name or chosen.artifact(use),
             proven=work.proven,
             int8=result,
             ranges=ranges,
             error=error,
             notes=tuple(work.notes),
             seconds=work.seconds,
+            plans=added.table,
         )
 
 
@@ -183,6 +189,8 @@ def _plan_only(
     target: BuildTarget,
     precision: str,
     reporter: Reporter,
+    *,
+    speed: bool,
 ) -> BuildReport:
     """Build a plan from a graph in the bundle: the only step on a device without torch."""
     assert target.profile is not None
@@ -192,14 +200,15 @@ def _plan_only(
     reporter.note(f"{source.described} has {target.artifact(precision)}: building the plan from it")
 
     start = time.perf_counter()
-    plan = add_plan(source.output, precision, target.profile, reporter=reporter)
+    added = _add(source.output, precision, target.profile, reporter, speed=speed)
     return BuildReport(
         bundle=source.output,
         asked=precision,
-        use=precision,
+        use=added.precision,
         target=target.name,
-        engine=plan or target.artifact(precision),
+        engine=added.name or target.artifact(precision),
         seconds={"plan": round(time.perf_counter() - start, 3)},
+        plans=added.table,
     )
 
 
@@ -213,6 +222,15 @@ def _require_writer(target: BuildTarget, precision: str) -> None:
             fix="--precision int8, or another target: --target onnxruntime",
         )
     require("ai_edge_litert", "litert")  # also without verification: it has the file's schema
+
+
+def _add(
+    bundle: Path, precision: str, profile: TargetProfile, reporter: Reporter, *, speed: bool
+) -> AddedPlan:
+    """Add the plan; of INT8, where the speed counts, the one that this device runs fastest."""
+    if precision == "int8" and speed:
+        return fastest_plan(bundle, profile, reporter=reporter)
+    return AddedPlan(add_plan(bundle, precision, profile, reporter=reporter), precision)
 
 
 def _require_backend(target: BuildTarget) -> None:

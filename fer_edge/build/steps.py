@@ -20,7 +20,7 @@ from fer_edge.build.target import BuildTarget
 from fer_edge.convert.export import InputKind, onnx_from_weights
 from fer_edge.convert.fp16 import fp16_from_onnx
 from fer_edge.convert.golden import golden_failure, golden_images
-from fer_edge.convert.graph import Graph
+from fer_edge.convert.graph import Graph, read_graph
 from fer_edge.convert.network import Fp32Network, network_from_graph
 from fer_edge.convert.tflite import tflite_from_onnx
 from fer_edge.errors import FerEdgeError, GateError, NumericsError, UsageError
@@ -268,6 +268,8 @@ class Work:
             None if untimed else self.engine(higher_precision, target.artifact(higher_precision))
         )
 
+        self._try_fp16(calibrated)
+
         def check(engine: Engine) -> str:
             failure = self._golden_failure(engine, self.threads)
             return "" if failure is None else str(failure)
@@ -277,8 +279,8 @@ class Work:
                 fp32,
                 self.engine("int8", target.artifact("int8")),
                 calibrated.ranges,
-                Int8Layout(target.placement, target.remainder),
-                Acceptance(check, self.proof, None if untimed else higher, untimed),
+                Int8Layout(target.placement, target.remainder, also_fp32=target.also_fp32),
+                Acceptance(check, self.proof, higher, untimed),
                 images=images,
                 trials=calibrated.trials,
                 options=options,
@@ -302,6 +304,19 @@ class Work:
             fix=f"use --precision {higher_precision}, "
             "or calibrate with other images or another --method",
         )
+
+    def _try_fp16(self, calibrated: Calibrated) -> None:
+        """Compare FP16 with FP32 on the trial images, as INT8 is: a device chooses between both."""
+        if self.fallback("int8") != "fp16":
+            return
+        path = self.folder / FP16
+        with self.stage("int8"):
+            (trial,) = calibrated.trials.run({"fp16": lambda: read_graph(path).model}, "FP16")
+        gate = next(gate for gate in self.gates if gate["precision"] == "fp16")
+        gate["choice"] = {
+            "images": calibrated.described["chosen_on"],
+            "trial": trial.to_dict("graph"),
+        }
 
     def fallback(self, asked: str) -> str:
         """Return the next higher precision that this build has made."""

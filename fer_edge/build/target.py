@@ -25,8 +25,9 @@ class BuildTarget:
     ``placement`` names that of its INT8 graph, and the target that the bundle's artifact is
     marked with. ``backend`` runs that graph here for the gate. ``fallback``: the next higher
     precision that the target runs well. ``remainder``: the precision of what is not INT8 in its
-    INT8 graph. ``profile``: the device that a plan is built for; None where the graph is the
-    engine. ``format``: that of its graphs; "tflite" are made from the ONNX graphs.
+    INT8 graph; ``also_fp32``: graphs with an FP32 remainder are made beside it, for releases that
+    refuse it. ``profile``: the device that a plan is built for; None where the graph is the engine.
+    ``format``: that of its graphs; "tflite" are made from the ONNX graphs.
     """
 
     name: str
@@ -34,6 +35,7 @@ class BuildTarget:
     backend: str
     fallback: Literal["fp32", "fp16"] = "fp32"
     remainder: Literal["fp32", "fp16"] = "fp32"
+    also_fp32: bool = False
     profile: TargetProfile | None = None
     format: Literal["onnx", "tflite"] = "onnx"
 
@@ -81,5 +83,6 @@ def _from_profile(profile: TargetProfile) -> BuildTarget:
         fallback="fp16",
         # TensorRT 8.6 takes no FP16 scales, and chooses half precision by itself.
         remainder="fp16" if profile.strongly_typed else "fp32",
+        also_fp32=profile.refuses_fp16_scales,
         profile=profile,
     )

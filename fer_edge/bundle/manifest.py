@@ -191,6 +191,24 @@ class Network(OpenRecord, frozen=True, kw_only=True, eq=False):
         return str((self.spec or {}).get("name", "unknown"))
 
 
+class TrialScores(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """How far a graph is from FP32 on ``n`` images of TRAIN that it was not calibrated on.
+
+    ``kl`` is in nats, ``kl_error`` its standard error, ``flips`` a fraction of the labels.
+    """
+
+    kl: Finite | None = None
+    kl_error: Finite = 0.0
+    flips: Finite | None = None
+    n: int = 0
+
+
+class GateChoice(OpenRecord, frozen=True, kw_only=True, eq=False):
+    """How the graph that a gate judges was chosen; ``trial`` is its own."""
+
+    trial: TrialScores | None = None
+
+
 class Gate(OpenRecord, frozen=True, kw_only=True, eq=False):
     """The gate's decision on one engine; ``passed`` None means that there is no decision.
 
@@ -214,6 +232,7 @@ class Gate(OpenRecord, frozen=True, kw_only=True, eq=False):
     """The precision that ``speedup`` compares with."""
     timed: dict[str, Any] | None = None
     created: str | None = None
+    choice: GateChoice | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -259,11 +259,21 @@ def _missing(
             fix="--precision int8, or --precision fp32",
         )
     kind = "plan" if "plan" in backend.formats else "graph"
+    fix = bundle.build_command(precision or "int8", backend.name)
     message = f"{bundle.path} has no {f'{precision} ' if precision else ''}{kind}"
     message += f" for {backend.name}"
     if failed:
         message += f" ({', '.join(failed)} failed the gate)"
+    if kind == "plan" and precision == "int8" and _chose_another(bundle, backend):
+        message += ": its FP16 plan was chosen instead"
+        fix += " --no-speed" if fix.startswith("fer-edge ") else ""
     if kind == "graph":
         files = ", ".join(artifact.path for artifact in bundle.manifest.artifacts) or "nothing"
         message += f"; it has: {files}"
-    return UsageError(message, fix=bundle.build_command(precision or "int8", backend.name))
+    return UsageError(message, fix=fix)
+
+
+def _chose_another(bundle: Bundle, backend: type[BackendKind]) -> bool:
+    """Return whether a device kept the FP16 plan, since INT8 is not faster there."""
+    plans = engines_of(bundle, backend, "fp16")
+    return any("choice" in plan.meta for plan in plans)

@@ -120,7 +120,7 @@ class BundleWriter:
         return self._list(name, format, precision, target, parent, meta, variant)
 
     def remove(self, name: str) -> None:
-        """Remove a file, all files made from it, and their gates."""
+        """Remove a file, all files made from it, and their gates if they judge nothing else."""
         artifact = self._artifacts.get(name)
         if artifact is None:
             raise UsageError(f"{name} is not in the bundle {self.path}")
@@ -184,7 +184,7 @@ class BundleWriter:
         del self._artifacts[artifact.path]
         (self._staged(artifact.path)).unlink()
         self.dropped.append(artifact.path)
-        if artifact.precision:
+        if artifact.precision and all(other.key != artifact.key for other in self.artifacts()):
             self._gates = [gate for gate in self._gates if gate.key != artifact.key]
         self._drop_children(artifact)
 

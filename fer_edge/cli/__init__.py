@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 
-from fer_edge.errors import FerEdgeError, unknown
+from fer_edge.errors import FerEdgeError, of_signal_handler, unknown
 from fer_edge.oserrors import error_from_system
 from fer_edge.version import __version__
 
@@ -174,7 +176,34 @@ def _with_verbosity(command: click.Command) -> click.Command:
             _with_verbosity(subcommand)
     elif all(parameter.name != "quiet" for parameter in command.params):
         command.params += _verbosity_options()
+        command.callback = _blaming_plug_ins(command.callback)
     return command
+
+
+def _blaming_plug_ins(callback: Callable[..., Any] | None) -> Callable[..., Any]:
+    """Let a command turn what the code of a plug-in raised into one line that names its package.
+
+    For what runs inside a library, such as a network's layers in torch.
+    """
+    assert callback is not None
+
+    @wraps(callback)
+    def call(*values: Any, **options: Any) -> Any:
+        try:
+            return callback(*values, **options)
+        except (FerEdgeError, click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except Exception as error:
+            if of_signal_handler(error):
+                raise
+            from fer_edge.plugins import culprit
+
+            plug = culprit(error)
+            if plug is None:
+                raise
+            raise plug.failed(error) from error
+
+    return call
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from fer_edge.errors import UsageError
 
 __all__ = [
     "BACKEND_HELP",
@@ -17,6 +22,7 @@ __all__ = [
     "format_option",
     "new_runs_option",
     "runs_option",
+    "tensorrt_option",
     "threads_option",
     "votes_option",
 ]
@@ -109,7 +115,7 @@ def threads_option(command: F) -> F:
 
 
 def engine_options(command: F) -> F:
-    """``--bundle``, ``--runs``, ``--backend`` and ``--precision``: the engine that classifies."""
+    """``--bundle``, ``--runs``, ``--backend``, ``--precision`` and ``--tensorrt``: the engine."""
     bundle = click.option(
         "--bundle",
         metavar="NAME",
@@ -127,7 +133,55 @@ def engine_options(command: F) -> F:
         help="The precision of the engine.  [default: the first of int8, fp16, fp32 that the "
         "backend can run and whose gate has not failed]",
     )
-    return bundle(runs_option(backend(precision(command))))
+    return bundle(runs_option(backend(precision(tensorrt_option(command)))))
+
+
+def tensorrt_option(command: F) -> F:
+    """``--tensorrt WORDS``: how plans run. The command itself does not get it.
+
+    It sets FER_EDGE_TENSORRT while the command runs, so that its processes have it, too. UsageError
+    for a wrong word, or if the command's backend runs no plans.
+    """
+
+    @wraps(command)
+    def run(*args: Any, tensorrt: str | None = None, **options: Any) -> Any:
+        if tensorrt is None:
+            return command(*args, **options)
+        from fer_edge.trt.lane import LANE_VARIABLE, LaneOptions
+
+        LaneOptions.from_text(tensorrt, "--tensorrt")
+        backends = options["backends"] if "backends" in options else [options["backend"]]
+        if backends and not any(str(name).startswith("tensorrt") for name in backends):
+            named = " and ".join(filter(None, backends))
+            raise UsageError(
+                f"--tensorrt is for tensorrt and tensorrt-rtx, not for {named or 'this engine'}",
+                fix="--backend tensorrt, or leave out --tensorrt",
+            )
+        with _environment(LANE_VARIABLE, tensorrt):
+            return command(*args, **options)
+
+    option = click.option(
+        "--tensorrt",
+        metavar="WORDS",
+        help="How TensorRT's plans run: wait=auto|spin|block, memory=auto|copied|mapped, "
+        "graphs=yes|no, such as wait=block,memory=mapped.  [default: the environment variable "
+        "FER_EDGE_TENSORRT]",
+    )
+    return option(run)  # type: ignore[return-value]  # the same parameters, and one more
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable, and what it was before at the end."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def detector_model_option(command: F) -> F:

@@ -110,13 +110,12 @@ def _same_teachers(run: RunFolder, names: tuple[str, ...], root: Path, dataset: 
 
 def _refuse_other_images(run: RunFolder, dataset: FerDataset) -> None:
     """Raise UsageError if the run records other images; one without a state would train on them."""
-    from fer_edge.errors import UsageError
+    from fer_edge.runs.started import require_same_images
 
-    if run.info().dataset.sha256 not in {None, dataset.sha256}:
-        raise UsageError(
-            f"{run.path} was started with other images than those of {dataset.source}",
-            fix="give the --data that it was started with, or start a new run with another --name",
-        )
+    recorded = run.info().dataset.sha256
+    if recorded is not None:
+        given = {"sha256": dataset.sha256}
+        require_same_images(run.path, {"sha256": recorded}, given, dataset.source)
 
 
 def _recorded_data(run: RunFolder | CrossValidation) -> str | None:
@@ -140,23 +139,8 @@ def _outcome(info: RunInfo) -> str:
 
 def _refuse_changes(run: RunFolder, recipe: Recipe, asked: TrainOptions) -> None:
     """Raise UsageError if the options give another recipe than that of ``run``."""
-    from fer_edge.errors import UsageError
     from fer_edge.runs.recipe import load_recipe, with_overrides
+    from fer_edge.runs.started import require_same_recipe
 
     named = load_recipe(asked.recipe) if asked.recipe is not None else recipe
-    now, wanted = recipe.to_dict(), with_overrides(named, asked.changes).to_dict()
-    if now == wanted:
-        return
-    different = []
-    for key in now:
-        if now[key] == wanted[key]:
-            continue
-        if isinstance(now[key], dict):
-            different += [f"{key}.{k}" for k in now[key] if now[key][k] != wanted[key].get(k)]
-        else:
-            different.append(key)
-    raise UsageError(
-        f"{run.path} was started with another recipe; different: {', '.join(different)}",
-        fix="resume without recipe options (the schedule depends on all of them, also on the "
-        "number of epochs), or start a new run with another --name",
-    )
+    require_same_recipe(run.path, recipe, with_overrides(named, asked.changes))

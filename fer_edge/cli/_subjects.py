@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fer_edge.cli._names import found
-from fer_edge.cli._options import BACKEND_HELP
+from fer_edge.cli._options import BACKEND_HELP, tensorrt_option
 from fer_edge.cli._output import note, terminal_reporter
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def split_option(command: F) -> F:
 
 
 def engine_options(command: F) -> F:
-    """``--backend`` and ``--precision``, both None if not given."""
+    """``--backend`` and ``--precision``, both None if not given, and ``--tensorrt``."""
     backend = click.option(
         "--backend",
         help=f"{BACKEND_HELP}  [default: pytorch for a run, onnxruntime for a bundle]",
@@ -46,7 +46,7 @@ def engine_options(command: F) -> F:
         type=click.Choice(["fp32", "fp16", "int8"]),
         help="The precision of the bundle's engine.  [default: the best whose gate has not failed]",
     )
-    return backend(precision(command))
+    return backend(precision(tensorrt_option(command)))
 
 
 @dataclass(frozen=True)

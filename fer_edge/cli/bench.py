@@ -17,6 +17,7 @@ from fer_edge.cli._options import (
     data_option,
     format_option,
     runs_option,
+    tensorrt_option,
     threads_option,
     votes_option,
 )
@@ -119,6 +120,7 @@ def compare(a: Path, b: Path, fmt: str) -> None:
     multiple=True,
     help="Only this precision; may be repeated.",
 )
+@tensorrt_option
 @threads_option
 @click.option(
     "--pace",

@@ -155,7 +155,8 @@ def graph_options(command: F) -> F:
 @click.option(
     "--speed/--no-speed",
     default=True,
-    help="Time INT8 beside FP32 for the gate.  [default: speed]",
+    help="Time INT8 beside FP32 for the gate; on a device, time the plans of all proven graphs and "
+    "keep the fastest.  [default: speed]",
 )
 @click.option(
     "--split",
@@ -207,6 +208,9 @@ def command(
     chosen on images of TRAIN; those of the gate judge it once. If it fails, the bundle is written
     without it, and the exit code is 3.
 
+    On a device with TensorRT, INT8 means the fastest plan of the bundle's proven graphs: all INT8,
+    early layers in FP16, or FP16. The table has their times; the others are not kept.
+
     An ONNX file from elsewhere may have another order of the classes, scaling, size, colour or
     layout, and a softmax at its end. Its metadata is read, and the options marked "ONNX file" say
     what it does not. Where another scaling or order scores far better on the images of --split,
@@ -255,8 +259,34 @@ def _print(report: BuildReport, fmt: str) -> None:
     rows = _rows(report, fmt)
     if rows:
         print_rows(rows, fmt, title=title, caption=_caption(report))
-    else:
+    elif not report.plans:
         note(f"{title}; not verified")
+    if report.plans:
+        _print_plans(report, fmt)
+
+
+def _print_plans(report: BuildReport, fmt: str) -> None:
+    from fer_edge.build.fastest import RULE
+
+    rows = []
+    for row in report.plans:
+        low, high = (min(row.p50s_ms), max(row.p50s_ms)) if row.p50s_ms else (None, None)
+        plain = fmt == "csv"
+        shown = None if row.p50_ms is None else f"{row.p50_ms:.4f} [{low:.4f}, {high:.4f}]"
+        times = {"p50_ms": row.p50_ms, "low_ms": low, "high_ms": high}
+        rows.append(
+            {
+                "precision": row.precision,
+                "variant": row.variant or None,
+                **(times if plain else {"p50_ms": shown}),
+                "flips": row.flips if plain or row.flips is None else f"{row.flips:.2%}",
+                "kl": row.kl if plain or row.kl is None else f"{row.kl:.1e}",
+                "kept": "yes" if row.kept else "no",
+                "why": row.why,
+            }
+        )
+    title = f"{report.bundle}: {report.engine}"
+    print_rows(rows, fmt, title=title, caption=f"the rule: {RULE}")
 
 
 def _rows(report: BuildReport, fmt: str) -> list[dict[str, Any]]:
@@ -322,4 +352,5 @@ def _content(report: BuildReport) -> dict[str, Any]:
         "quantised": list(int8.report.quantised) if int8 else [],
         "excluded": [list(pair) for pair in int8.report.excluded] if int8 else [],
         "seconds": report.seconds,
+        "plans": [row.to_dict() for row in report.plans],
     }

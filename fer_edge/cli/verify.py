@@ -14,6 +14,7 @@ from fer_edge.cli._options import (
     data_option,
     format_option,
     runs_option,
+    tensorrt_option,
     threads_option,
     votes_option,
 )
@@ -52,6 +53,7 @@ __all__ = ["command"]
     show_default=True,
     help=BACKEND_HELP,
 )
+@tensorrt_option
 @threads_option
 @click.option(
     "--record/--no-record",

@@ -127,8 +127,7 @@ class _Writer(Tensors):
         return Group(node, result, activation, scale)
 
     def _runs_in_int8(self, node: Any, scale: Scale) -> bool:
-        kind: str = node.op_type
-        source, *others = node.input
+        kind, source, others = node.op_type, node.input[0], node.input[1:]
         if kind not in _INT8_FORMS or source not in self.quantised:
             return False
         if kind in {"Conv", "Gemm", "MatMul"}:

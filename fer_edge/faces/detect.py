@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -165,7 +165,54 @@ def detector(
         made: Detector = getattr(import_module(module), class_)(
             name=name, model=model, threads=threads, **dict(row.options)
         )
-    return made
+    return made if plug is None else _OfPlugIn(made, plug)
+
+
+class _OfPlugIn:
+    """A detector of a plug-in, whose faults are one line that names its package."""
+
+    name: str
+    _detector: Detector
+    _plug: PlugIn
+
+    def __init__(self, detector: Detector, plug: PlugIn) -> None:
+        if not callable(getattr(detector, "detect", None)):
+            raise plug.broken(f"{type(detector).__name__} has no method detect")
+        # Any other attribute is the detector's own: see __setattr__.
+        name = str(getattr(detector, "name", plug.name))
+        self.__dict__.update(name=name, _detector=detector, _plug=plug)
+
+    def detect(self, picture: Picture) -> Detections:
+        with blamed_on(self._plug):
+            found = self._detector.detect(picture)
+        wrong = _wrong_with(found)
+        if wrong:
+            raise self._plug.broken(f"detect() returned {wrong}")
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        if name in type(self).__annotations__:  # an object that is copied is empty at first
+            raise AttributeError(name)
+        return getattr(self._detector, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._detector, name, value)
+
+
+def _wrong_with(found: object) -> str:
+    """Return what is wrong with the answer of a detector, or ""."""
+    if not isinstance(found, Detections):
+        return f"{type(found).__name__}, not Detections"
+    count = len(found.boxes) if isinstance(found.boxes, np.ndarray) else 0
+    for field, shape in (("boxes", (4,)), ("scores", ()), ("landmarks", (4, 2))):
+        array = getattr(found, field)
+        if not isinstance(array, np.ndarray):
+            return f"{field} of type {type(array).__name__}, not a NumPy array"
+        if array.shape != (count, *shape) or array.dtype.kind != "f":
+            return f"{field} {array.dtype}{list(array.shape)}, not float32{[count, *shape]}"
+        if field != "landmarks" and not np.isfinite(array).all():
+            return f"{field} that are not finite"
+    return ""
 
 
 def _found(name: str) -> tuple[DetectorRow, PlugIn | None]:
@@ -222,15 +269,12 @@ def suppressed(found: Detections, limit: float, *, weighted: bool) -> Detections
     while len(boxes):
         same = overlaps(boxes[0], boxes) > limit
         same[0] = True
-        weight = (scores[same] if weighted else np.eye(1, int(same.sum()))[0]).astype(np.float32)
-        weight = weight / weight.sum()
-        kept.append(
-            (
-                np.tensordot(weight, boxes[same], 1),
-                scores[0],
-                np.tensordot(weight, landmarks[same], 1),
-            )
-        )
+        box, points = boxes[0], landmarks[0]
+        if weighted:
+            weight = scores[same] / scores[same].sum()
+            box = weight @ boxes[same]
+            points = (weight @ landmarks[same].reshape(len(weight), -1)).reshape(-1, 2)
+        kept.append((box, scores[0], points))
         boxes, scores, landmarks = boxes[~same], scores[~same], landmarks[~same]
     if not kept:
         return NO_FACES

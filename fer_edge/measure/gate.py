@@ -23,6 +23,7 @@ __all__ = [
     "Speedup",
     "judge",
     "loss_text",
+    "median_ratio",
     "speedup_of_run",
 ]
 
@@ -152,8 +153,12 @@ def speedup_of_run(
     if not engine_ms or not timed:
         return None
     fastest = min(timed, key=lambda higher: statistics.median(p50s_ms[higher]))
-    ratios = [slow / fast for slow, fast in zip(p50s_ms[fastest], engine_ms)]
-    return Speedup(statistics.median(ratios), fastest, source)
+    return Speedup(median_ratio(p50s_ms[fastest], engine_ms), fastest, source)
+
+
+def median_ratio(slow_ms: Sequence[float], fast_ms: Sequence[float]) -> float:
+    """Return the median over the repeats of the ratio of two engines' p50, timed in turns."""
+    return statistics.median(slow / fast for slow, fast in zip(slow_ms, fast_ms))
 
 
 def judge(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fer_edge.errors import require, unknown
 from fer_edge.models.spec import ModelSpec
@@ -160,7 +160,29 @@ def build_model(spec: ModelSpec) -> nn.Module:
     require("torch", "train")
     with blamed_on(plug):
         model: nn.Module = getattr(import_module(module), function)(spec)
+    if plug is not None:
+        _check_logits(model, spec, plug)
     return model
+
+
+def _check_logits(model: Any, spec: ModelSpec, plug: PlugIn) -> None:
+    """Raise :class:`UnavailableError` unless the network of a plug-in gives logits."""
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        place = type(model).__name__
+        raise plug.broken(f"its function returned {place}, not a torch.nn.Module")
+    first = next(model.parameters(), None)
+    if first is not None and first.device.type == "meta":
+        return  # not every network computes without values
+    training, where = model.training, "cpu" if first is None else first.device
+    with blamed_on(plug), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        logits = model.eval()(torch.zeros(2, spec.channels, spec.size, spec.size, device=where))
+        model.train(training)
+    shape = list(getattr(logits, "shape", []))
+    if shape != [2, spec.classes]:
+        got = shape if shape else type(logits).__name__
+        raise plug.broken(f"of two pictures it gives {got}, not [2, {spec.classes}] logits")
 
 
 def _found(name: str, package: str) -> tuple[ModelEntry, PlugIn | None]:

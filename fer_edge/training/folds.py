@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from fer_edge.data import FerDataset, apply_resplit, resplit_as_recorded
 from fer_edge.data.resplit import folds
-from fer_edge.errors import UsageError
 from fer_edge.files import write_json, write_text
 from fer_edge.records import to_dict
 from fer_edge.runs.cross_validation import SCHEMA, CrossValidation, fold_status
 from fer_edge.runs.folder import RunFolder, is_main_process, make_run_folder
 from fer_edge.runs.info import CrossValidationInfo
 from fer_edge.runs.recipe import Recipe, recipe_to_toml
+from fer_edge.runs.started import require_same_images
 
 if TYPE_CHECKING:
     from fer_edge.training.loop import TrainingReporter
@@ -97,11 +97,8 @@ def train_folds(
     from fer_edge.training.start import start_run
 
     info, recipe = validation.info(), validation.recipe()
-    if dataset.sha256 != info.dataset.sha256:
-        raise UsageError(
-            f"{validation.path} was started with other images than those of {dataset.source}",
-            fix="give the --data that it was started with, or start again under another --name",
-        )
+    recorded, given = {"sha256": info.dataset.sha256}, {"sha256": dataset.sha256}
+    require_same_images(validation.path, recorded, given, dataset.source)
     # All processes read the states before one of them writes.
     folds_left = [
         (run, split, fold_status(run)) for run, split in zip(validation.runs, validation.splits)

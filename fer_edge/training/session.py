@@ -23,6 +23,7 @@ from fer_edge.preprocessing import Preprocessing
 from fer_edge.provenance import WeightsInfo
 from fer_edge.runs.folder import RunFolder
 from fer_edge.runs.recipe import Recipe, recipe_from_dict
+from fer_edge.runs.started import require_same_images, require_same_recipe
 from fer_edge.training.batches import Batches
 from fer_edge.training.machine import Machine
 from fer_edge.training.optim import Average, Monitor, Muon, build_optimizer
@@ -184,18 +185,8 @@ class Session:
         return 1 if alone else replica_count(wanted, self.model, size, self.machine.threads)
 
     def _refuse_changes(self, content: dict[str, Any]) -> None:
-        if recipe_from_dict(content["recipe"]) != self.recipe:
-            raise UsageError(
-                f"{self.run.path} was started with another recipe",
-                fix="resume without recipe options, or start a new run under another --name",
-            )
-        if any(content.get(key) != digest for key, digest in self._digests.items()):
-            raise UsageError(
-                f"{self.run.path} was started with other images than those of "
-                f"{self.dataset.source}",
-                fix="give the --data that it was started with, or start a new run with another "
-                "--name",
-            )
+        require_same_recipe(self.run.path, recipe_from_dict(content["recipe"]), self.recipe)
+        require_same_images(self.run.path, content, self._digests, self.dataset.source)
         self.run.check_weights()
 
     @property

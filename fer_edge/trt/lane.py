@@ -69,10 +69,10 @@ class LaneOptions:
         return cls.from_text(os.environ.get(LANE_VARIABLE, ""))
 
     @classmethod
-    def from_text(cls, text: str) -> LaneOptions:
+    def from_text(cls, text: str, where: str = LANE_VARIABLE) -> LaneOptions:
         """Return the options of ``wait=block,memory=mapped,graphs=no``; "" is the default.
 
-        :class:`UsageError` names a word that is none of them.
+        :class:`UsageError` names a word that is none of them, and ``where`` it is.
         """
         options: dict[str, Any] = {}
         for word in filter(None, (part.strip() for part in text.split(","))):
@@ -81,7 +81,7 @@ class LaneOptions:
             if value not in known:
                 choices = "|".join(known) if known else ""
                 wanted = f"{name}={choices}" if known else ", ".join(_WORDS)
-                raise UsageError(f"{LANE_VARIABLE} has {word!r}", fix=f"choose from: {wanted}")
+                raise UsageError(f"{where} has {word!r}", fix=f"choose from: {wanted}")
             options.update(known[value])
         return cls(**options)
 

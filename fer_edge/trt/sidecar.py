@@ -58,6 +58,8 @@ class PlanSidecar:
     memory_mib: int = 0
     memory: str = ""
     """``copied`` or ``mapped``: what was faster when it was built; "" if that was not measured."""
+    variant: str = ""
+    """Which of a bundle's graphs of this precision it was built from."""
     schema: int = SCHEMA
 
     @property
@@ -137,7 +139,8 @@ def plan_name(sidecar: PlanSidecar) -> str:
     parts = ["rtx"] if sidecar.package == "tensorrt-rtx" else [f"sm{sidecar.sm}"]
     if sidecar.package != "tensorrt-rtx" and sidecar.device.slug:
         parts.append(sidecar.device.slug)
-    return f"engines/{'-'.join(parts)}-trt{sidecar.tensorrt}-{sidecar.precision}.plan"
+    kind = "-".join(filter(None, (sidecar.precision, sidecar.variant)))
+    return f"engines/{'-'.join(parts)}-trt{sidecar.tensorrt}-{kind}.plan"
 
 
 def sidecar_path(plan: Path) -> Path:

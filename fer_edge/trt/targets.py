@@ -60,6 +60,9 @@ class TargetProfile(Record, frozen=True, kw_only=True):
     """``platform.machine()`` of the device."""
     board: str = ""
     """A part of the board's name, if only some boards have this release: ``AGX Orin``."""
+    refuses_fp16_scales: bool = False
+    """Whether some of its releases cannot build FP16 scales on its GPU (NVIDIA/TensorRT#4832). A
+    bundle for it has graphs with an FP32 remainder, too."""
     precision: Literal["fp32", "fp16", "int8"]
     """The precision to try first."""
     build: Limits

@@ -64,7 +64,12 @@ class FakeProof:
     calls: int = 0
 
     def judge(
-        self, engine: Engine, higher: Engine | None = None, *, reporter: Reporter = SILENT
+        self,
+        engine: Engine,
+        higher: Engine | None = None,
+        *,
+        untimed: str = "",
+        reporter: Reporter = SILENT,
     ) -> Any:
         self.calls += 1
         failures = (GateCheck("top1", False, 1.0, 0.5, self.failure),) if self.failure else ()
@@ -145,7 +150,7 @@ def test_costly_layers_stay_in_higher_precision_and_the_reason_is_kept(
 ) -> None:
     # A tiny network flips few labels even so: the limit is where it is for a trained one.
     monkeypatch.setattr(choosing, "MAX_FLIPS", -1.0)
-    monkeypatch.setattr(choosing, "_SURE", 0)
+    monkeypatch.setattr(choosing, "SURE", 0)
     result, said = attempt(fp32, spoiled, faces, tmp_path, FakeProof(), rounding="nearest")
     assert len(result.attempts[0].excluded) == 4, "1, 2, then 4: three retries"
     left = dict(result.report.excluded)

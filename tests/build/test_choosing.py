@@ -163,35 +163,6 @@ def test_both_kinds_of_weights_travel_and_each_is_judged(
     assert [gate.key for gate in again.manifest.gates if gate.variant] == []
 
 
-def test_tensorrts_graphs_travel_together(
-    weights: Path, faces: FerDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "fer_edge.build.choosing._smallest",
-        lambda found: next(t for t in found if t.name == "stem"),
-    )
-    build(
-        weights,
-        data=faces,
-        output=tmp_path / "b",
-        target="orin-jp62",
-        int8=Int8Options("stratified-128", "minmax", rounding="nearest"),
-        gate=GateOptions(policy=ANYTHING),
-    )
-    bundle = Bundle.open(tmp_path / "b")
-    halves = {}
-    for each in bundle.graphs("int8", "tensorrt"):
-        gate = bundle.gate_of(each)
-        assert gate is not None
-        assert gate.passed
-        halves[each.variant] = to_dict(gate)["choice"]["half"]
-        assert gate.flips is not None
-        assert to_dict(gate)["choice"]["trial"]["kl"] > 0
-    assert halves == {"": "stem", "all-int8": "none"}
-    assert bundle.graph("int8", "tensorrt") == bundle.graphs("int8", "tensorrt")[0]
-    assert {gate.precision for gate in bundle.manifest.gates} == {"fp32", "fp16", "int8"}
-
-
 def test_tensorrt_has_one_kind_of_weights(weights: Path, faces: FerDataset, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="full weights only"):
         build(

@@ -340,6 +340,23 @@ def test_remove(tiny_bundle: Bundle) -> None:
     assert not (after.path / "model.int8.openvino.onnx").exists()
 
 
+def test_a_gate_stays_while_it_judges_another_file(tiny_bundle: Bundle) -> None:
+    """A plan has the precision, target and variant of its graph, and so the same gate."""
+    with BundleWriter(tiny_bundle.path, tiny_bundle) as writer:
+        for name, format in (("model.int8.tensorrt.onnx", "onnx"), ("engines/x.plan", "plan")):
+            content = name.encode()
+            writer.add_bytes(content, name, format=format, precision="int8", target="tensorrt")
+        writer.add_gate({"precision": "int8", "target": "tensorrt", "passed": True})
+    before = Bundle.open(tiny_bundle.path)
+    with BundleWriter(before.path, before) as writer:
+        writer.remove("engines/x.plan")
+    after = Bundle.open(before.path)
+    assert after.manifest.gates == before.manifest.gates
+    with BundleWriter(after.path, after) as writer:
+        writer.remove("model.int8.tensorrt.onnx")
+    assert "tensorrt" not in {gate.target for gate in Bundle.open(after.path).manifest.gates}
+
+
 def test_gates_replace_their_own_kind(tmp_path: Path) -> None:
     with BundleWriter(tmp_path / "b") as writer:
         writer.add_gate({"precision": "int8", "target": "onnxruntime", "passed": False})

@@ -250,6 +250,18 @@ def test_install_names_what_is_missing(board: Path, wheel: Path) -> None:
     assert "apt-get install -y python3-libnvinfer" in (board / "log").read_text()
 
 
+def test_a_service_needs_systemd(board: Path, wheel: Path) -> None:
+    (board / "bin/systemctl").unlink()
+    for name in ("bash", "dirname", "head", "sed"):
+        (board / "bin" / name).symlink_to(str(shutil.which(name)))
+    prefix, only = board / "opt", {"PATH": str(board / "bin")}
+    result = install(board, "--prefix", prefix, "--service", wheel, **only)
+    assert result.returncode == 5
+    assert "--service needs systemd" in result.stderr
+    assert "leave out --service" in result.stderr
+    assert not prefix.exists()
+
+
 @pytest.mark.parametrize(
     ("release", "machine", "code", "words"),
     [

@@ -1,6 +1,7 @@
 """TensorRT without a GPU: the objects that our code builds and runs plans with.
 
-An "ONNX file" is one word (``fp32``, ``fp16``, ``int8``, ``refused``, ``uint8``, ``unbuildable``).
+An "ONNX file" is one word (``fp32``, ``fp16``, ``int8``, ``refused``, ``uint8``, ``unbuildable``);
+what follows a space makes it another file.
 The logits of a plan are a function of the pixels that only the right bytes at the right time give.
 """
 
@@ -91,7 +92,8 @@ class FakeNetwork:
 
     def get_layer(self, index: int) -> Any:
         types, values = self._trt.LayerType, self._trt.DataType
-        kind = types.QUANTIZE if self.word == "int8" and index == 1 else types.CONVOLUTION
+        quantised = self.word in {"int8", "unbuildable"} and index == 1
+        kind = types.QUANTIZE if quantised else types.CONVOLUTION
         dtype = values.HALF if self.word == "fp16" else values.FLOAT
         return FakeLayer(kind, dtype)
 
@@ -181,7 +183,7 @@ class FakeParser:
         self.num_errors = 0
 
     def parse(self, model: Any, path: str | None = None) -> bool:
-        word = bytes(model).decode()
+        word = bytes(model).decode().partition(" ")[0]
         self._network.word = word
         if word == "uint8":
             self._logger.log(

@@ -175,7 +175,7 @@ def test_every_graph_of_a_precision_is_built(
     assert first[1].name == "tensorrt [fp32 remainder] + CUDA graph"
 
 
-def test_what_a_run_settles_is_said_in_words(script: Any) -> None:
+def test_what_a_run_settles_is_said_in_words(script: Any, tiny_bundle: Bundle) -> None:
     orin = Gpu("Orin", 87, "13.2", 8 << 30, True, True, 8, 918)
 
     def row(name: str, precision: str, p50_ms: float, **fields: Any) -> Any:
@@ -192,7 +192,7 @@ def test_what_a_run_settles_is_said_in_words(script: Any) -> None:
         row("tensorrt + CUDA graph", "int8", 0.15),
         script.Row("onnxruntime CPU", "fp32"),
     ]
-    said = script.settled(rows, orin)
+    said = script.settled(rows, orin, tiny_bundle)
     assert said == [
         "the board: Orin (8 SMs, 8 GiB), sm_87",
         "the library that ran: 10.16.2.10",
@@ -203,9 +203,45 @@ def test_what_a_run_settles_is_said_in_words(script: Any) -> None:
         "INT8 is 2.00 times as fast as FP16 (p50, CUDA graphs)",
     ]
     rows[1].note = "CUDA graph capture failed"
-    assert "no CUDA graph: tensorrt + CUDA graph fp16: CUDA graph capture failed" in script.settled(
-        rows, orin
-    )
+    said = script.settled(rows, orin, tiny_bundle)
+    assert "no CUDA graph: tensorrt + CUDA graph fp16: CUDA graph capture failed" in said
+
+
+def test_the_graph_that_build_would_keep_is_said(script: Any, tiny_bundle: Bundle) -> None:
+    graphs = {"int8": "", "int8 all-int8": "all-int8", "fp16": ""}
+    with BundleWriter(tiny_bundle.path, base=tiny_bundle) as writer:
+        for name, variant in graphs.items():
+            precision = name.partition(" ")[0]
+            target = "tensorrt" if precision == "int8" else ""
+            key = {"precision": precision, "target": target, "variant": variant}
+            path = f"model.{name.replace(' ', '.')}.onnx"
+            writer.add_bytes(name.encode(), path, format="onnx", **key)
+            trial = {"kl": 1e-4, "flips": 0.01, "n": 2048}
+            writer.add_gate({**key, "passed": True, "choice": {"trial": trial}})
+    bundle = Bundle.open(tiny_bundle.path)
+
+    def row(name: str, graph: str, precision: str, p50_ms: float, **fields: Any) -> Any:
+        made = script.Row(name, precision, **fields)
+        made.graph = bundle.artifact(path=graph)
+        made.times = LatencySamples((np.array([p50_ms * 1e6], np.int64),))
+        return made
+
+    half, all_int8 = "model.int8.onnx", "model.int8.all-int8.onnx"
+    rows = [
+        row("tensorrt [fp16 remainder] + CUDA graph", half, "int8", 0.3),
+        row("tensorrt [fp16 remainder]", half, "int8", 0.01),
+        row("tensorrt [all-int8, fp16 remainder] + CUDA graph", all_int8, "int8", 0.2),
+        row("tensorrt + CUDA graph", "model.fp16.onnx", "fp16", 0.25),
+        row("tensorrt + CUDA graph, mapped memory", "model.fp16.onnx", "fp16", 0.05),
+        row("tensorrt-rtx + CUDA graph", "model.fp16.onnx", "fp16", 0.05),
+    ]
+    assert script.choice(rows, bundle) == [
+        "tensorrt: build keeps int8 all-int8, the fastest "
+        "(int8 0.3000 ms, int8 all-int8 0.2000 ms, fp16 0.2500 ms)"
+    ]
+    # What computes something else is not kept.
+    rows[2].status = "wrong"
+    assert "build keeps fp16" in script.choice(rows, bundle)[0]
 
 
 def test_a_gpu_that_rtx_does_not_serve_is_a_row(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fake_tensorrt import fake_tensorrt
 
+from fer_edge.build.target import find_target
 from fer_edge.errors import RecipeError, UnavailableError, UsageError
 from fer_edge.trt import targets
 from fer_edge.trt.gpu import Gpu
@@ -70,6 +71,15 @@ def test_what_a_target_wants_of_graphs_and_releases(
     assert profile.strongly_typed is typed
     assert profile.accepts(takes)
     assert not profile.accepts(refuses)
+
+
+def test_only_10_16_on_orin_refuses_fp16_scales() -> None:
+    """NVIDIA/TensorRT#4832: the same graph builds on Thor, and with earlier releases on Orin."""
+    refusing = [name for name in target_names() if load_target(name).refuses_fp16_scales]
+    assert refusing == ["orin-jp72"]
+    assert find_target("orin-jp72").also_fp32
+    assert find_target("orin-jp72").remainder == "fp16"
+    assert not find_target("orin-jp62").also_fp32
 
 
 def test_an_unknown_target_suggests_the_nearest() -> None:
