@@ -26,6 +26,8 @@ _BECAUSE: dict[str, tuple[str, ...]] = {
         "end the GStreamer pipeline in `videoconvert ! video/x-raw,format=BGR ! appsink`, or name a camera without a pipeline",
     ),
     "it needs TensorRT or a GPU; tests/trt/ has a fake": (
+        " --no-speed",
+        "--backend tensorrt, or leave out --tensorrt",
         "load the plan before torch or another library uses CUDA, or use wait=auto",
         "make its graph where there are torch and the data: fer-edge build RUN --precision … --target …",
         "remove -o",
