@@ -23,6 +23,7 @@ BACKENDS: dict[str, str] = {
     "onnxruntime": "fer_edge.backends.onnxruntime:OnnxRuntimeBackend",
     "openvino": "fer_edge.backends.openvino:OpenVINOBackend",
     "tensorrt": "fer_edge.backends.tensorrt:TensorRTBackend",
+    "tensorrt-dla": "fer_edge.backends.tensorrt:TensorRTDLABackend",
     "tensorrt-rtx": "fer_edge.backends.tensorrt:TensorRTRTXBackend",
 }
 """Backend name -> ``module:Class``."""

@@ -77,6 +77,8 @@ class Backend(Inherited, ABC):
         self.preprocessing = preprocessing or Preprocessing()
         self.provider = ""
         """The device or execution provider that runs the network; "" until it is loaded."""
+        self.unit = ""
+        """The part of the device that runs the network, such as ``dla0``; "" for all of it."""
         self.why = ""
         """Why this one of a bundle's INT8 graphs was taken; "" where there was no choice."""
 

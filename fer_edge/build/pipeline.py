@@ -11,6 +11,7 @@ from fer_edge.backends import backend_class
 from fer_edge.build.attempts import Int8Result
 from fer_edge.build.bundling import write_bundle
 from fer_edge.build.device_plan import add_plan, prepared_graph
+from fer_edge.build.dla_plan import check_dla_precision
 from fer_edge.build.options import GateOptions, Int8Options
 from fer_edge.build.prior import with_prior
 from fer_edge.build.source import BuildSource, find_source
@@ -102,6 +103,7 @@ def build(
     if precision not in {"fp32", "fp16", "int8"}:
         raise UsageError(f"there is no precision {precision!r}", fix="fp32, fp16 or int8")
     chosen = find_target(target, reporter)
+    check_dla_precision(chosen.profile, precision)
     found = find_source(source, output)
     profile = chosen.profile
     if (
@@ -149,7 +151,8 @@ def build(
         with work.stage("write"):
             write_bundle(work, int8=result, calibration=calibrated, synthetic=synthetic)
         plan = ""
-        if profile is not None:
+        # A DLA has no plan of the next higher precision.
+        if profile is not None and (profile.dla is None or use == "int8"):
             with work.stage("plan"):
                 plan = add_plan(found.output, use, profile, reporter=reporter)
         return BuildReport(
