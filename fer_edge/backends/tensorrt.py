@@ -315,6 +315,7 @@ class TensorRTDLABackend(TensorRTBackend):
 
     name: ClassVar[str] = "tensorrt-dla"
     placement: ClassVar[str] = "dla"
+    precisions: ClassVar[tuple[str, ...]] = ("int8",)
 
     @classmethod
     def unavailable_reason(cls) -> str | None:

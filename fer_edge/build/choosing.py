@@ -232,6 +232,7 @@ class Int8Chooser:
         asked = self.options.half
         if not self.rules.early_in_half:
             if asked not in {AUTO, "none"}:
+                self._refuse(self.rules.ranges_only, "--half")
                 raise UsageError(
                     f"the {self.rules.name} placement has no half precision beside INT8",
                     fix="name the layers to keep in float: --exclude NODE; or --target tensorrt",

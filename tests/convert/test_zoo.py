@@ -54,6 +54,7 @@ NO_INT8_FORM = {
     "onnxruntime": {"ReduceMean", "ReduceMax"},
     "openvino": {"ReduceMean", "ReduceMax", "Sigmoid", "Flatten"},
     "tensorrt": {"ReduceMean", "ReduceMax", "Sigmoid", "Mul", "Concat", "Flatten", "Gemm"},
+    "dla": {"ReduceMean", "ReduceMax", "Sigmoid", "Mul", "Flatten", "Gemm", "GlobalAveragePool"},
 }
 """What stays in float, by target; Flatten after float, Gemm by TensorRT's own placement."""
 
@@ -145,7 +146,9 @@ def test_int8_is_near_and_says_what_stays_float(graphs: Graphs, target: str) -> 
     assert all(reason for _, reason in report.excluded)
     weighted = [name for name, kind in kinds.items() if kind in WEIGHTED]
     linear = [name for name in weighted if kinds[name] == "Gemm"]
-    assert set(report.weighted) == set(weighted) - set(linear if target == "tensorrt" else ())
+    assert set(report.weighted) == set(weighted) - set(
+        linear if target in {"tensorrt", "dla"} else ()
+    )
 
 
 def test_the_filters_are_a_constant_convolution_of_raw_pixels(graphs: Graphs) -> None:
