@@ -6,10 +6,11 @@
 
 The engines are: PyTorch in FP32 and FP16, eager and as a CUDA graph; ONNX Runtime's CUDA provider;
 every TensorRT that can be imported, in every precision that the bundle has a graph for, with and
-without CUDA graphs. Each FP32 and FP16 engine is first compared, on the same images, with the FP32
-graph in ONNX Runtime on the CPU. An INT8 engine is compared with the INT8 graph that its plan was
-built from. Then all engines are timed in turns; with --energy the energy of an image follows. How
-the CPU waits for the GPU belongs to a process: run it with --wait spin and with --wait block.
+without CUDA graphs; each core of a DLA, if there is one. Each FP32 and FP16 engine is first
+compared, on the same images, with the FP32 graph in ONNX Runtime on the CPU. An INT8 engine is
+compared with the INT8 graph that its plan was built from, or that of the DLA. Then all engines are
+timed in turns; with --energy the energy of an image follows. How the CPU waits for the GPU belongs
+to a process: run it with --wait spin and with --wait block.
 
 Result is: a table on stdout (p50, p99: host u8 image to host probabilities, batch 1; device p50:
 CUDA events around one batch, copies included), what the run settles of the table of faults in
@@ -36,9 +37,10 @@ import numpy as np
 
 from fer_edge.backends.base import Backend
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
-from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
+from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTDLABackend, TensorRTRTXBackend
 from fer_edge.build.choosing import FP32_REMAINDER
 from fer_edge.build.device_plan import plan_sources
+from fer_edge.build.dla_plan import build_dla_plan
 from fer_edge.build.fastest import Contender, contender_of, keep_fastest
 from fer_edge.bundle import Artifact, Bundle
 from fer_edge.data import load
@@ -55,6 +57,7 @@ from fer_edge.report.terminal import TerminalReporter
 from fer_edge.trt.board import device_of
 from fer_edge.trt.builder import plan_from_onnx
 from fer_edge.trt.cuda import WAITS, Wait
+from fer_edge.trt.dla import count_cores
 from fer_edge.trt.gpu import Gpu, find_gpu
 from fer_edge.trt.lane import LaneOptions
 from fer_edge.trt.library import import_tensorrt
@@ -155,6 +158,7 @@ class Row:
     times: LatencySamples | None = None
     against: str = "fp32 on the CPU"
     graph: Artifact | None = None
+    where: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         left_out = {"make", "times", "energy", "graph"}
@@ -239,6 +243,42 @@ def tensorrt_rows(
                     yield row
 
 
+def dla_rows(
+    bundle: Bundle, folder: Path, reporter: Reporter, wait: Wait = "auto"
+) -> Iterator[Row]:
+    """Build the plan of this board's DLA, and run it on each core; without one, say why."""
+    kind, name = TensorRTDLABackend, "tensorrt (dla)"
+    try:
+        cores = count_cores(import_tensorrt(kind.package))
+        profile = load_target(kind.name)
+    except FerEdgeError as error:
+        yield Row(name, "int8", status="unavailable", note=str(error))
+        return
+    graphs = plan_sources(bundle, "int8", profile)
+    if not cores or not graphs:
+        command = bundle.build_command("int8", profile.name)
+        note = f"the bundle has no graph for it; to make one: {command}"
+        note = note if cores else "TensorRT finds no DLA here"
+        yield Row(name, "int8", status="unavailable", note=note)
+        return
+    plan = folder / "dla.plan"
+    reporter.note(f"building {name} int8")
+    try:
+        report, _ = build_dla_plan(bundle, graphs[0], plan, profile, reporter)
+    except FerEdgeError as error:
+        yield Row(name, "int8", status="failed", note=str(error))
+        return
+    sidecar = report.sidecar
+    on_gpu = ", ".join(f"{layer} ({why})" for layer, why in sidecar.gpu_layers.items())
+    for core in range(cores):
+        title = f"tensorrt (dla{core})"
+        for row in _plan_rows(kind, plan, sidecar, bundle, title, wait, core):
+            row.graph = graphs[0]
+            row.where = f"{sidecar.dla_share:.1%} of the multiply-accumulates on the DLA; "
+            row.where += f"on the GPU: {on_gpu or 'nothing'}"
+            yield row
+
+
 def _plan_rows(
     kind: type[TensorRTBackend],
     plan: Path,
@@ -246,13 +286,14 @@ def _plan_rows(
     bundle: Bundle,
     name: str,
     wait: Wait,
+    dla_core: int | None = None,
 ) -> Iterator[Row]:
     variants = [
-        (GRAPH, LaneOptions(mapped=False, wait=wait)),
-        ("", LaneOptions(graphs=False, mapped=False, wait=wait)),
+        (GRAPH, LaneOptions(mapped=False, wait=wait, dla_core=dla_core)),
+        ("", LaneOptions(graphs=False, mapped=False, wait=wait, dla_core=dla_core)),
     ]
     if find_gpu().integrated:
-        variants.append((MAPPED, LaneOptions(mapped=True, wait=wait)))
+        variants.append((MAPPED, LaneOptions(mapped=True, wait=wait, dla_core=dla_core)))
     for suffix, options in variants:
         row = Row(f"{name}{suffix}", sidecar.precision)
         row.release = sidecar.tensorrt
@@ -469,7 +510,27 @@ def settled(rows: Sequence[Row], gpu: Gpu, bundle: Bundle) -> list[str]:
     if {"int8", "fp16"} <= by_precision.keys():
         ratio = _p50(by_precision["fp16"]) / _p50(by_precision["int8"])
         said.append(f"INT8 is {ratio:.2f} times as fast as FP16 (p50, CUDA graphs)")
-    return said + choice(rows, bundle)
+    return said + choice(rows, bundle) + _settled_of_dla(rows)
+
+
+def _settled_of_dla(rows: Sequence[Row]) -> list[str]:
+    """Return where the layers of a DLA's plan run, and its time and energy beside the GPU's."""
+    mine = [row for row in rows if row.where]
+    said = [f"DLA: {text}" for text in dict.fromkeys(row.where for row in mine)]
+    gpu = [row for row in rows if row.precision == "int8" and not row.where and row.times]
+    for row in mine:
+        if not row.times:
+            said.append(f"{row.name} does not run: {row.note}")
+            continue
+        text = f"{row.name}: {row.flips} of {row.n} labels differ from its graph's on the CPU"
+        beside = min((each for each in gpu if each.release), key=_p50, default=None)
+        if beside is not None:
+            text += f"; {_p50(row) / _p50(beside):.2f} times the GPU's time (INT8, p50)"
+            if row.energy and beside.energy:
+                ratio = row.energy[0].mj_per_image / beside.energy[0].mj_per_image
+                text += f", {ratio:.2f} times its energy"
+        said.append(text)
+    return said
 
 
 def _ratios(rows: Sequence[Row], one: str, other: str, words: str) -> list[str]:
@@ -514,6 +575,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 *onnxruntime_rows(bundle),
                 *torch_rows(bundle),
                 *tensorrt_rows(bundle, Path(folder), reporter, options.wait),
+                *dla_rows(bundle, Path(folder), reporter, options.wait),
             ]
             energy = EnergyProtocol() if options.energy else None
             run(bundle, dataset.images, protocol, rows, reporter, energy)

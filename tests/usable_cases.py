@@ -80,13 +80,13 @@ def make_bundle(path: Path, case: Case) -> Bundle:
             gate = {"precision": "int8", "target": case.backend, "variant": variant}
             writer.add_gate({**gate, "passed": passed})
         for precision, release, sm in case.plans:
-            _add_plan(writer, precision, release, sm)
+            _add_plan(writer, precision, release, sm, case.backend)
         for precision, target, passed in case.gates:
             writer.add_gate({"precision": precision, "target": target, "passed": passed})
     return Bundle.open(path)
 
 
-def _add_plan(writer: BundleWriter, precision: str, release: str, sm: int) -> None:
+def _add_plan(writer: BundleWriter, precision: str, release: str, sm: int, backend: str) -> None:
     name = f"engines/sm{sm}-trt{release}-{precision}"
     content = name.encode()
     sidecar = PlanSidecar(
@@ -104,8 +104,9 @@ def _add_plan(writer: BundleWriter, precision: str, release: str, sm: int) -> No
         output={},
         build_seconds=0,
         created="",
+        dla_core=0 if backend == "tensorrt-dla" else None,
     )
-    writer.add_bytes(content, f"{name}.plan", format="plan", precision=precision, target="tensorrt")
+    writer.add_bytes(content, f"{name}.plan", format="plan", precision=precision, target=backend)
     writer.add_bytes(json.dumps(sidecar.to_dict()).encode(), f"{name}.json", format="json")
 
 
@@ -177,3 +178,11 @@ def _plan_cases() -> Iterator[Case]:
     failed = tuple((name, "", False) for name in ("int8", "fp16", "fp32"))
     yield Case("tensorrt", None, (("fp32", ""), ("fp16", "")), (), failed)
     yield Case("tensorrt", None, (), (), ())
+    # A DLA has INT8 only, with the gate of its own graph.
+    fp32 = ("fp32", "")
+    for made, precision in itertools.product(plans, (None, "int8", "fp16")):
+        for passed in (True, False):
+            gates = (("int8", "dla", passed), ("int8", "tensorrt", not passed))
+            dla = tuple(("int8", *each) for each in made)
+            yield Case("tensorrt-dla", precision, (fp32, ("int8", "dla")), dla, gates)
+            yield Case("tensorrt-dla", precision, (fp32, ("int8", "tensorrt")), dla, gates)

@@ -27,6 +27,7 @@ class Classifier {
   explicit Classifier(const std::string& folder) : bundle_(fer_edge::Bundle::open(folder)) {
     // The first backend of this build that has a usable engine in the bundle.
     for (const fer_edge::BackendKind& kind : fer_edge::backends()) {
+      if (kind.dla) continue;  // a DLA is used only if it is asked for
       try {
         const fer_edge::UsableEngine chosen = fer_edge::usable_engine(bundle_, kind, "");
         engine_ = kind.load(bundle_, chosen.artifact, fer_edge::EngineOptions{});

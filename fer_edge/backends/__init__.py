@@ -24,6 +24,7 @@ BACKENDS: dict[str, str] = {
     "openvino": "fer_edge.backends.openvino:OpenVINOBackend",
     "litert": "fer_edge.backends.litert:LiteRTBackend",
     "tensorrt": "fer_edge.backends.tensorrt:TensorRTBackend",
+    "tensorrt-dla": "fer_edge.backends.tensorrt:TensorRTDLABackend",
     "tensorrt-rtx": "fer_edge.backends.tensorrt:TensorRTRTXBackend",
 }
 """Backend name -> ``module:Class``."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fer_edge.backends.fork import Inherited, keep_for_ever, runtime_inherited
-from fer_edge.bundle.usable import require_engine
+from fer_edge.bundle.usable import BEST_FIRST, require_engine
 from fer_edge.errors import IntegrityError, UnavailableError, UsageError
 from fer_edge.files import sha256_file
 from fer_edge.labels import FER2013, MOST_CLASSES
@@ -47,6 +47,8 @@ class Backend(Inherited, ABC):
     """The artifact formats that it loads."""
     placement: ClassVar[str] = ""
     """The placement of the INT8 graph that it takes, or that its plans are built from."""
+    precisions: ClassVar[tuple[str, ...]] = BEST_FIRST
+    """What it can run, in the order in which they are tried."""
 
     _loaded_from: Path | None = None
 
@@ -77,6 +79,8 @@ class Backend(Inherited, ABC):
         self.preprocessing = preprocessing or Preprocessing()
         self.provider = ""
         """The device or execution provider that runs the network; "" until it is loaded."""
+        self.unit = ""
+        """The part of the device that runs the network, such as ``dla0``; "" for all of it."""
         self.why = ""
         """Why this one of a bundle's INT8 graphs was taken; "" where there was no choice."""
 

@@ -155,6 +155,7 @@ print(json.dumps({{"version": trt.__version__}}), flush=True)
 if {build}:
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     print(json.dumps({{"builder": builder is not None}}), flush=True)
+    print(json.dumps({{"dla": getattr(builder, "num_DLA_cores", 0)}}))
 """
 
 
@@ -180,6 +181,9 @@ def _tensorrt(flavour: str, gpu: Gpu | None, jetson: Jetson | None) -> Check:
         return Check(kind.title, "problem", f"{found}; without a GPU it cannot build or run plans")
     if gpu is None:
         return Check(kind.title, "ok", f"{found}; builds plans here, but needs a GPU to run them")
+    cores = int(answer.values.get("dla", 0))
+    if cores:
+        found += f", {cores} DLA core{'s' * (cores > 1)} (--target tensorrt-dla)"
     return Check(kind.title, "ok", found)
 
 

@@ -25,6 +25,7 @@ from fer_edge.paths import cache_dir
 from fer_edge.preprocessing import SIZE, Preprocessing
 from fer_edge.trt.board import device_of
 from fer_edge.trt.cuda import Cuda, cuda_missing_reason, open_cuda
+from fer_edge.trt.dla import count_cores
 from fer_edge.trt.gpu import Gpu, find_gpu, gpu_or_reason
 from fer_edge.trt.lane import LANE_VARIABLE, Lane, LaneOptions, LoadedPlan
 from fer_edge.trt.library import (
@@ -36,7 +37,7 @@ from fer_edge.trt.library import (
 )
 from fer_edge.trt.sidecar import PlanSidecar
 
-__all__ = ["TensorRTBackend", "TensorRTRTXBackend"]
+__all__ = ["TensorRTBackend", "TensorRTDLABackend", "TensorRTRTXBackend"]
 
 
 _CUDA = "CUDA"
@@ -51,6 +52,8 @@ class TensorRTBackend(Backend):
     """
 
     name: ClassVar[str] = "tensorrt"
+    package: ClassVar[str] = "tensorrt"
+    """The library: a key of :data:`fer_edge.trt.library.FLAVOURS`."""
     formats: ClassVar[tuple[str, ...]] = ("plan",)
     # TensorRT-RTX builds from the same INT8 graph.
     placement: ClassVar[str] = "tensorrt"
@@ -91,7 +94,7 @@ class TensorRTBackend(Backend):
         """Return everything that is missing: package, driver, GPU, CUDA for Python; or None."""
         reasons = []
         try:
-            import_tensorrt(cls.name)
+            import_tensorrt(cls.package)
         except UnavailableError as error:
             reasons.append(str(error))
         gpu, no_gpu = gpu_or_reason()
@@ -109,7 +112,7 @@ class TensorRTBackend(Backend):
         :class:`UnavailableError` where there is no library or no GPU.
         """
         sidecar = PlanSidecar.read(engine)
-        return sidecar.mismatch(cls.name, *cls._here())
+        return sidecar.mismatch(cls.package, *cls._here())
 
     @classmethod
     def differs(cls, engine: Path) -> str:
@@ -122,7 +125,7 @@ class TensorRTBackend(Backend):
 
     @classmethod
     def _here(cls) -> tuple[str, int]:
-        return tensorrt_version(import_tensorrt(cls.name)), find_gpu().sm
+        return tensorrt_version(import_tensorrt(cls.package)), find_gpu().sm
 
     @property
     def device_ns(self) -> int | None:
@@ -148,11 +151,11 @@ class TensorRTBackend(Backend):
         content = read_bounded(path, LARGEST_GRAPH)
         sidecar = PlanSidecar.read(path)
         sidecar.check_bytes(path, content)
-        trt = import_tensorrt(self.name) if self._trt is None else self._trt
+        trt = import_tensorrt(self.package) if self._trt is None else self._trt
         # First the driver: without one, TensorRT 8.6 crashes in Runtime().
         gpu = find_gpu() if self._gpu is None else self._gpu
         version = tensorrt_version(trt)
-        sidecar.check_here(path, self.name, version, gpu.sm)
+        sidecar.check_here(path, self.package, version, gpu.sm)
         if self.options.mapped and not gpu.maps_host_memory:
             raise UnavailableError(
                 f"{gpu.name} cannot map host memory",
@@ -176,9 +179,12 @@ class TensorRTBackend(Backend):
         lane = self._lanes[threading.get_ident()]
         graphs = f"no CUDA graphs: {lane.no_graphs}" if lane.no_graphs else "CUDA graphs"
         more = [graphs, *(["mapped memory"] if self.options.mapped else [])]
+        if sidecar.dla_core is not None:
+            more = [f"DLA core {self._runtime.DLA_core}", *more]
+            self.unit = f"dla{self._runtime.DLA_core}"
         more += [f"wait: {self._cuda.wait}"] if self._cuda.wait != "auto" else []
         more += [other] if other else []
-        self.provider = f"{FLAVOURS[self.name].title} {version}, sm_{gpu.sm}, {', '.join(more)}"
+        self.provider = f"{FLAVOURS[self.package].title} {version}, sm_{gpu.sm}, {', '.join(more)}"
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return f32[N,C] logits for u8[N,1,48,48]; more than the plan's batch run in batches."""
@@ -237,8 +243,8 @@ class TensorRTBackend(Backend):
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the library, of CUDA for Python and of the driver."""
-        trt = import_tensorrt(self.name) if self._trt is None else self._trt
-        versions = {self.name: tensorrt_version(trt)}
+        trt = import_tensorrt(self.package) if self._trt is None else self._trt
+        versions = {self.package: tensorrt_version(trt)}
         if self._cuda is not None:
             versions[self._cuda.name] = self._cuda.version()
         gpu = self._gpu or gpu_or_reason()[0]
@@ -249,17 +255,31 @@ class TensorRTBackend(Backend):
     def _adopt(self, trt: ModuleType, path: Path, content: bytes, sidecar: PlanSidecar) -> None:
         self._logger, log = message_log(trt)
         self._runtime = trt.Runtime(self._logger)
+        if sidecar.dla_core is not None:
+            self._choose_core(self._runtime, sidecar.dla_core)
         # On errors it returns None and logs the reason; it does not raise.
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise UnavailableError(
-                f"{FLAVOURS[self.name].title} {tensorrt_version(trt)} could not load {path}, "
+                f"{FLAVOURS[self.package].title} {tensorrt_version(trt)} could not load {path}, "
                 f"built with {sidecar.tensorrt}: {log.tail()}",
-                fix=sidecar.build_command(path, self.name),
+                fix=sidecar.build_command(path, self.package),
             )
         self._engine = engine
         maker = self._context_maker(trt, engine, log)
         self._plan = _lane_plan(trt, engine, path, log, maker, self.classes)
+
+    def _choose_core(self, runtime: Any, built_for: int) -> None:
+        """Choose the DLA core before a plan is loaded: the runtime would take core 0."""
+        asked = self.options.dla_core
+        core, cores = built_for if asked is None else asked, int(runtime.num_DLA_cores)
+        if core >= cores:
+            others = " or ".join(f"{LANE_VARIABLE}=dla={each}" for each in range(cores))
+            raise UnavailableError(
+                f"{self.path} runs on a DLA, and TensorRT finds no core {core} here, but {cores}",
+                fix=others or "build for the GPU: --target tensorrt",
+            )
+        runtime.DLA_core = core
 
     def _context_maker(self, trt: ModuleType, engine: Any, log: MessageLog) -> Callable[[], Any]:
         """Return a function that creates an execution context of the engine."""
@@ -287,6 +307,27 @@ class TensorRTBackend(Backend):
         self.infer(np.zeros((smallest, 1, SIZE, SIZE), np.uint8))
 
 
+class TensorRTDLABackend(TensorRTBackend):
+    """Plans of the DLA of a Jetson. It has to be asked for: at batch 1 the GPU answers earlier.
+
+    The core is that of ``options``, else the one that the plan was built for; ``unit`` names it.
+    """
+
+    name: ClassVar[str] = "tensorrt-dla"
+    placement: ClassVar[str] = "dla"
+    precisions: ClassVar[tuple[str, ...]] = ("int8",)
+
+    @classmethod
+    def unavailable_reason(cls) -> str | None:
+        """Return everything that is missing, or that there is no DLA."""
+        reason = super().unavailable_reason()
+        if reason is not None:
+            return reason
+        if count_cores(import_tensorrt(cls.package)):
+            return None
+        return f"TensorRT finds no DLA here ({find_gpu().name})"
+
+
 class TensorRTRTXBackend(TensorRTBackend):
     """TensorRT-RTX: the same API. Kernels are compiled on the PC at first use, and cached.
 
@@ -294,6 +335,7 @@ class TensorRTRTXBackend(TensorRTBackend):
     """
 
     name: ClassVar[str] = "tensorrt-rtx"
+    package: ClassVar[str] = "tensorrt-rtx"
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
@@ -301,8 +343,8 @@ class TensorRTRTXBackend(TensorRTBackend):
         reason = super().unavailable_reason()
         if reason is not None:
             return reason
-        trt, gpu = import_tensorrt(cls.name), find_gpu()
-        if gpu.sm < FLAVOURS[cls.name].lowest_sm:
+        trt, gpu = import_tensorrt(cls.package), find_gpu()
+        if gpu.sm < FLAVOURS[cls.package].lowest_sm:
             # ComputeCapability has SM75, but a plan serves it only if it was built for it alone.
             return (
                 f"plans of TensorRT-RTX are not for sm_{gpu.sm} ({gpu.name}), but sm_80 and later"

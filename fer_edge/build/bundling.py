@@ -13,7 +13,9 @@ from fer_edge.convert.golden import golden_bytes, golden_images
 from fer_edge.convert.graph import metadata
 from fer_edge.measure.environment import capture
 from fer_edge.measure.record import VERIFY_FILE, verifications_of, with_verification
+from fer_edge.quantize.facts import dla_facts
 from fer_edge.records import to_dict
+from fer_edge.trt.dla import DLA_FACTS, dla_facts_bytes
 
 if TYPE_CHECKING:
     from fer_edge.build.attempts import Int8Result
@@ -57,6 +59,7 @@ def write_bundle(
             )
         if int8 is not None:
             _add_int8(writer, int8, target, fp32)
+            _add_dla_facts(writer, int8, work)
         writer.add_bytes(golden_bytes(golden_images(), network.logits), GOLDEN, format="npz")
         digests = {artifact.sha256 for artifact in writer.artifacts()}
         verified = _add_verifications(work, writer, source.base, digests)
@@ -99,6 +102,14 @@ def _add_int8(
             meta=dict(each.report.meta),
             variant=each.variant,
         )
+
+
+def _add_dla_facts(writer: BundleWriter, int8: Int8Result, work: Work) -> None:
+    """Write what a build for a DLA reads beside the graph; it goes with the INT8 graph."""
+    if work.target.placement == "dla" and int8.passed:
+        content = dla_facts_bytes(dla_facts(work.network.graph, int8.ranges))
+        graph = int8.engine.artifact
+        writer.add_bytes(content, DLA_FACTS, format="json", target="dla", parent=graph)
 
 
 def _card(work: Work, synthetic: bool, results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -270,6 +270,7 @@ class Int8Chooser:
         asked = self.options.half
         if not self.rules.early_in_half:
             if asked not in {AUTO, "none"}:
+                self._refuse(self.rules.ranges_only, "--half")
                 raise UsageError(
                     f"the {self.rules.name} placement has no half precision beside INT8",
                     fix="name the layers to keep in float: --exclude NODE; or --target tensorrt",
@@ -307,6 +308,9 @@ class Int8Chooser:
 
     def _rounding(self) -> list[Trial[str]]:
         asked = self.options.rounding
+        if self.rules.ranges_only:
+            self._refuse(asked not in {AUTO, "nearest"}, "--rounding")
+            return []
         if asked == "nearest" or (asked == AUTO and self.ranges.method == "qat"):
             return []  # fine-tuned weights learnt where the nearest integer is
         grams = self._grams()
@@ -339,6 +343,13 @@ class Int8Chooser:
         self._say(f"floor {found[0].name} of what is added before a ReLU loses least", found)
         return found
 
+    def _refuse(self, wrong: bool, option: str) -> None:
+        if wrong:
+            raise UsageError(
+                f"{option} cannot be used for a DLA: TensorRT 10 takes its FP32 weights and ranges",
+                fix=f"leave out {option}",
+            )
+
     def _grams(self) -> Grams:
         return grams_of(
             self.trials.graph.model,
@@ -356,6 +367,9 @@ class Int8Chooser:
             (found,) = self.trials.run({name: self._make(grams=self.grams)}, "trial of the graph")
             return found
 
+        if self.rules.ranges_only:
+            self._refuse(bool(self.options.exclude), "--exclude")
+            return tried("nearest"), []
         trial = known or tried("nearest" if self.grams is None else "gptq")
         costs: list[Trial[str]] = []
         asked = dict(self.exclude)

@@ -20,6 +20,7 @@ from fer_edge.backends import backend_class
 from fer_edge.backends.selftest import self_test
 from fer_edge.backends.tensorrt import TensorRTBackend
 from fer_edge.build.choosing import FP32_REMAINDER
+from fer_edge.build.dla_plan import build_dla_plan, check_dla_precision
 from fer_edge.build.fastest import RULE, Contender, Row, contender_of, keep_fastest
 from fer_edge.bundle import Artifact, Bundle, BundleWriter
 from fer_edge.errors import FerEdgeError, NumericsError, UnavailableError, UsageError
@@ -57,7 +58,7 @@ def plan_sources(bundle: Bundle, precision: str, profile: TargetProfile) -> tupl
     """
     graphs = [
         graph
-        for graph in bundle.graphs(precision, "tensorrt")
+        for graph in bundle.graphs(precision, profile.placement)
         if profile.strongly_typed or not _half_scales(graph)
     ]
     return tuple(sorted(graphs, key=lambda graph: not _half_scales(graph)))
@@ -97,8 +98,10 @@ def add_plan(
     Where this machine cannot build it, notes give the reason and the command to run on the device,
     and "" is returned. A plan that this machine can also run is replayed on
     the golden inputs before it is added; :class:`NumericsError` if it computes something else.
-    :class:`UsageError` if the bundle lacks the graph.
+    :class:`UsageError` if the bundle lacks the graph; :class:`GateError` for a DLA's plan that runs
+    on the GPU.
     """
+    check_dla_precision(profile, precision)
     opened = Bundle.open(bundle)
     if not _can_build(opened, precision, profile, reporter):
         return ""
@@ -106,7 +109,11 @@ def add_plan(
     if not graphs:
         raise _no_source(opened, precision, profile)
     with temporary_folder("plan") as folder:
-        report, graph = _build(opened, graphs, folder, profile, precision, reporter)
+        if profile.dla is not None:
+            out = folder / "engine.plan"
+            report, graph = build_dla_plan(opened, graphs[0], out, profile, reporter)
+        else:
+            report, graph = _build(opened, graphs, folder, profile, precision, reporter)
         report = _prove(report, opened, profile, reporter)
         return _write(report, opened, graph)
 
@@ -273,7 +280,7 @@ def _build(
 
 
 def _no_source(bundle: Bundle, precision: str, profile: TargetProfile) -> UsageError:
-    placement = "tensorrt" if precision == "int8" else ""
+    placement = profile.placement if precision == "int8" else ""
     # Raises where there is no graph at all.
     graph = bundle.artifact(format="onnx", precision=precision, target=placement)
     return UsageError(
@@ -288,7 +295,7 @@ def _prove(
     report: PlanReport, bundle: Bundle, profile: TargetProfile, reporter: Reporter
 ) -> PlanReport:
     """Replay the golden inputs on the plan, where it can run; return it with what was measured."""
-    kind = backend_class(profile.package)
+    kind = backend_class(profile.backend)
     reason = kind.unavailable_reason()
     if reason is not None:
         reporter.note(f"the plan was built but not run: {reason}")
@@ -365,7 +372,7 @@ def _others_here(bundle: Bundle, sidecar: PlanSidecar, *, chosen: bool) -> list[
     replaced = {sidecar.precision, *(["int8"] if chosen else [])}
     found = []
     for artifact in bundle.manifest.artifacts:
-        if (artifact.format, artifact.target) != ("plan", sidecar.package):
+        if (artifact.format, artifact.target) != ("plan", sidecar.backend):
             continue
         theirs = PlanSidecar.read(bundle.file(artifact))
         if (
@@ -392,7 +399,7 @@ def _write(
             name,
             format="plan",
             precision=sidecar.precision,
-            target=sidecar.package,
+            target=sidecar.backend,
             parent=graph,
             variant=graph.variant,
             meta={
@@ -400,6 +407,7 @@ def _write(
                 "sm": sidecar.sm,
                 "gpu": sidecar.gpu,
                 **({"board": sidecar.device.words} if sidecar.multiprocessors else {}),
+                **({"dla_share": sidecar.dla_share} if sidecar.dla_core is not None else {}),
                 "batch": sidecar.batch,
                 "build_seconds": sidecar.build_seconds,
                 **({_CHOICE: choice} if choice else {}),

@@ -11,6 +11,7 @@ from fer_edge.backends import backend_class
 from fer_edge.build.attempts import Int8Result
 from fer_edge.build.bundling import write_bundle
 from fer_edge.build.device_plan import AddedPlan, add_plan, fastest_plan, prepared_graph
+from fer_edge.build.dla_plan import check_dla_precision
 from fer_edge.build.fastest import Row
 from fer_edge.build.options import GateOptions, Int8Options
 from fer_edge.build.prior import with_prior
@@ -108,6 +109,7 @@ def build(
         raise UsageError(f"there is no precision {precision!r}", fix="fp32, fp16 or int8")
     chosen = find_target(target, reporter)
     _require_writer(chosen, precision)
+    check_dla_precision(chosen.profile, precision)
     found = find_source(source, output)
     profile = chosen.profile
     if (
@@ -156,7 +158,8 @@ def build(
         with work.stage("write"):
             write_bundle(work, int8=result, calibration=calibrated, synthetic=synthetic)
         added = AddedPlan("", use)
-        if profile is not None:
+        # A DLA has no plan of the next higher precision.
+        if profile is not None and (profile.dla is None or use == "int8"):
             with work.stage("plan"):
                 added = _add(found.output, use, profile, reporter, speed=gate.speed)
         return BuildReport(
@@ -227,8 +230,11 @@ def _require_writer(target: BuildTarget, precision: str) -> None:
 def _add(
     bundle: Path, precision: str, profile: TargetProfile, reporter: Reporter, *, speed: bool
 ) -> AddedPlan:
-    """Add the plan; of INT8, where the speed counts, the one that this device runs fastest."""
-    if precision == "int8" and speed:
+    """Add the plan; of INT8, where the speed counts, the one that this device runs fastest.
+
+    A DLA has one proven graph, and is not chosen for its speed.
+    """
+    if precision == "int8" and speed and profile.dla is None:
         return fastest_plan(bundle, profile, reporter=reporter)
     return AddedPlan(add_plan(bundle, precision, profile, reporter=reporter), precision)
 

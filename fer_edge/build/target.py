@@ -13,7 +13,13 @@ from typing import Literal
 from fer_edge.backends import backend_class
 from fer_edge.errors import unknown
 from fer_edge.progress import SILENT, Reporter
-from fer_edge.trt.targets import TargetProfile, default_target, load_target, target_names
+from fer_edge.trt.targets import (
+    DLA_TARGET,
+    TargetProfile,
+    default_target,
+    load_target,
+    target_names,
+)
 
 __all__ = ["TARGETS", "BuildTarget", "find_target"]
 
@@ -69,7 +75,7 @@ def find_target(name: str | None, reporter: Reporter = SILENT) -> BuildTarget:
         reporter.note(f"target {name}: {why}")
     if name in TARGETS:
         return TARGETS[name]
-    known = [*TARGETS, *target_names(), "tensorrt", "tensorrt-rtx"]
+    known = [*TARGETS, *target_names(), "tensorrt", "tensorrt-rtx", DLA_TARGET]
     if name not in known:
         raise unknown("target", name, known)
     return _from_profile(load_target(name))
@@ -78,11 +84,12 @@ def find_target(name: str | None, reporter: Reporter = SILENT) -> BuildTarget:
 def _from_profile(profile: TargetProfile) -> BuildTarget:
     return BuildTarget(
         name=profile.name,
-        placement="tensorrt",
+        placement=profile.placement,
         backend="onnxruntime",
-        fallback="fp16",
-        # TensorRT 8.6 takes no FP16 scales, and chooses half precision by itself.
-        remainder="fp16" if profile.strongly_typed else "fp32",
+        fallback="fp32" if profile.dla else "fp16",
+        # TensorRT 8.6 takes no FP16 scales, and chooses half precision by itself. A DLA's graph
+        # judges the plans of TensorRT 10 also, which are weakly typed.
+        remainder="fp16" if profile.strongly_typed and not profile.dla else "fp32",
         also_fp32=profile.refuses_fp16_scales,
         profile=profile,
     )

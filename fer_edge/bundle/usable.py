@@ -39,6 +39,7 @@ class BackendKind(Protocol):
     name: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
     placement: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]]
 
     @classmethod
     def misfit(cls, engine: Path) -> str | None:
@@ -141,7 +142,7 @@ def _candidates(
     bundle: Bundle, backend: type[BackendKind], precision: str | None, here: bool
 ) -> tuple[dict[str, Sequence[Artifact]], list[str], list[str]]:
     """Return the engines by precision, the precisions to try, and those whose gates failed."""
-    wanted = BEST_FIRST if precision is None else (precision,)
+    wanted = backend.precisions if precision is None else (precision,)
     engines = {name: engines_of(bundle, backend, name, here=here) for name in wanted}
     # A graph without its plan counts: the error then names the missing plan.
     present = [name for name in wanted if engines[name] or _sources(bundle, backend, name)]
@@ -259,7 +260,8 @@ def _missing(
             fix="--precision int8, or --precision fp32",
         )
     kind = "plan" if "plan" in backend.formats else "graph"
-    fix = bundle.build_command(precision or "int8", backend.name)
+    wanted = precision if precision in backend.precisions else "int8"
+    fix = bundle.build_command(wanted, backend.name)
     message = f"{bundle.path} has no {f'{precision} ' if precision else ''}{kind}"
     message += f" for {backend.name}"
     if failed:

@@ -43,9 +43,12 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
     "openvino": ("fp32", "fp16", "int8"),
     "litert": ("fp32", "int8"),
     "tensorrt": ("fp16", "int8"),
+    "tensorrt-dla": ("int8",),
     "tensorrt-rtx": ("fp16", "int8"),
 }
 """The rows of the table, in its order."""
+_IF_THERE = "tensorrt-dla"
+"""Few boards have a DLA: it has a row if it is asked for, or if the bundle has a plan for it."""
 
 
 @dataclass(eq=False)
@@ -92,6 +95,7 @@ def candidates(
         rows += [
             Candidate(BenchRow(name, precision, "ok", bundle=label), bundle)
             for name, precision in _wanted(backends, precisions)
+            if name != _IF_THERE or name in backends or bundle.find(format="plan", target=name)
         ]
     if len(rows) == 1:
         raise UsageError(
@@ -246,7 +250,9 @@ def _open(candidate: Candidate, bundles: Sequence[Bundle], threads: int) -> None
         candidate.fail(error)
         return
     candidate.backend = backend
-    candidate.row = replace(row, provider=backend.provider, versions=backend.versions())
+    candidate.row = replace(
+        row, provider=backend.provider, versions=backend.versions(), unit=backend.unit
+    )
     artifact = artifact_of(bundle, backend)
     if artifact is not None:
         candidate.row = replace(

@@ -45,7 +45,7 @@ class BenchRow:
     variation, and ``ns`` the raw samples, which a summary omits. ``votes`` has the scores by the
     votes of FER+ (:class:`~fer_edge.measure.votes.VoteScores`), if these judge. ``energy``,
     ``throughput``, ``memory`` and ``layers`` are those of :mod:`fer_edge.measure.more`, if asked
-    for.
+    for. ``unit`` is the part of the device that ran it, ``dla0``; "" for all of it.
     """
 
     backend: str
@@ -82,11 +82,17 @@ class BenchRow:
     throughput: tuple[dict[str, Any], ...] | None = None
     memory: dict[str, Any] | None = None
     layers: tuple[dict[str, Any], ...] | None = None
+    unit: str = ""
+
+    @property
+    def title(self) -> str:
+        """The backend for people: ``tensorrt (dla0)`` for the first DLA core."""
+        return f"{self.backend.removesuffix('-dla')} ({self.unit})" if self.unit else self.backend
 
     @property
     def name(self) -> str:
         """Backend and precision, for people."""
-        return f"{self.backend} {self.precision}".strip()
+        return f"{self.title} {self.precision}".strip()
 
     def with_accuracy(
         self, accuracy: Accuracy, agreement: Agreement | None, votes: VoteScores | None = None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fer_edge.convert.graph import AffineInput, Wiring, affine_input, attribute
+from fer_edge.quantize.equal import with_equal_ranges
 from fer_edge.quantize.placement import Placement
 from fer_edge.quantize.ranges import Ranges
 
@@ -82,7 +83,7 @@ class _Chooser:
     ) -> None:
         self.model = model
         self.wires = wires
-        self.ranges = ranges
+        self.ranges = with_equal_ranges(ranges, model, wires) if placement.equal_ranges else ranges
         self.placement = placement
         self.asked = asked
         self.half_scales = half_scales

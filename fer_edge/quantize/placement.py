@@ -40,6 +40,10 @@ class Placement:
     remainder is FP32 keeps its weights in FP32 too, with a Q/DQ pair, instead of integers with a
     DequantizeLinear. ``float_logits``: the layer that gives the logits stays float, weights too,
     since the engine has no kernel from INT8 to float: rounded weights would cost and win nothing.
+    ``equal_ranges``: the inputs of an addition, and the two sides of a pooling, have one range
+    (:mod:`fer_edge.quantize.equal`). ``ranges_only``: some releases of the engine take no Q/DQ, but
+    the FP32 graph and the ranges. So nothing else is chosen: weights are rounded to the nearest,
+    and no layer is left out.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Placement:
     early_in_half: bool = False
     fp32_weights: bool = False
     float_logits: bool = False
+    equal_ranges: bool = False
+    ranges_only: bool = False
     reasons: tuple[tuple[str, str], ...] = ()
     """Why an operator that could be quantised is not, by operator."""
 
@@ -138,6 +144,27 @@ PLACEMENTS: dict[str, Placement] = {
             ("Flatten", "TensorRT moves Q/DQ across it by itself"),
             ("Reshape", "TensorRT moves Q/DQ across it by itself"),
             ("Transpose", "TensorRT moves Q/DQ across it by itself"),
+        ),
+    ),
+    # A DLA computes whole layers in INT8, each tensor with one range. NvInfer.h: the ranges of the
+    # two inputs of an addition have to be equal, and those of the two sides of a pooling.
+    "dla": Placement(
+        name="dla",
+        activation="int8",
+        symmetric=True,
+        weight_scales="full",
+        bias="float",
+        operators=frozenset({"Conv", "Add", "Concat", "MaxPool", "AveragePool"}),
+        outputs=True,
+        residual="both",
+        raw_pixels=False,
+        fp32_weights=True,
+        equal_ranges=True,
+        ranges_only=True,
+        reasons=(
+            ("GlobalAveragePool", "TensorRT reads it as a mean, which runs on the GPU"),
+            ("Gemm", "fully connected layers run on the GPU"),
+            ("MatMul", "fully connected layers run on the GPU"),
         ),
     ),
 }

@@ -122,7 +122,7 @@ def bench_caption(result: BenchResult) -> str:
     providers: dict[str, list[str]] = {}
     for row in result.rows:
         if row.status == "ok" and row.backend != "null":
-            providers.setdefault(f"{row.backend} on {row.provider}", []).append(row.precision)
+            providers.setdefault(f"{row.title} on {row.provider}", []).append(row.precision)
     lines += [
         f"{provider} ({', '.join(dict.fromkeys(precisions))})"
         for provider, precisions in providers.items()
@@ -329,7 +329,7 @@ def bench_row(row: BenchRow, several: bool, votes: bool) -> Row:
         notes.insert(0, f"{row.speedup:.2f}x its fp32")
     cells: Row = {"bundle": row.bundle or "-"} if several else {}
     cells |= {
-        "backend": row.backend,
+        "backend": row.title,
         "precision": row.precision or "-",
         "status": row.status,
         "size": dash or megabytes(row.size_bytes),

@@ -2,7 +2,8 @@
 
 Precision is in the graph (FP16 tensors, explicit Q/DQ) and the network is strongly typed, so the
 builder makes no choice of precision. Only TensorRT 8.6 has no strong typing: there, the FP16 and
-INT8 flags are set according to the graph. Neither torch nor onnx is imported: this module runs on
+INT8 flags are set according to the graph. (A DLA takes no Q/DQ before TensorRT 11: there, INT8 is
+in the ranges that the builder gets.) Neither torch nor onnx is imported: this module runs on
 the device.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ from fer_edge.preprocessing import SIZE
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.trt.board import Device, device_of
 from fer_edge.trt.build_progress import watch_build
+from fer_edge.trt.dla import DlaBuild, DlaFacts, adjust_parser, check_graph, configure, set_ranges
 from fer_edge.trt.gpu import Gpu, find_gpu, gpu_or_reason
 from fer_edge.trt.library import (
     Flavour,
@@ -108,6 +110,8 @@ class _Network:
     precision: str
     input: Any
     output: Any
+    flags: list[str]
+    """Flags of the parser."""
 
 
 def plan_from_onnx(
@@ -118,6 +122,7 @@ def plan_from_onnx(
     trt: ModuleType | None = None,
     gpu: Gpu | None = None,
     precision: str | None = None,
+    facts: DlaFacts | None = None,
     keep_timings: bool = True,
     reporter: Reporter = SILENT,
 ) -> PlanReport:
@@ -125,13 +130,15 @@ def plan_from_onnx(
 
     ``src`` has one input [N,1,48,48] and one output [N,C]; the plan takes batches of 1 to
     ``target.build.max_batch`` and is tuned for 1. ``precision``, when given, must be the precision
-    of the graph. ``keep_timings`` keeps tactic timings per GPU, driver and release in the cache
-    folder. ``reporter`` receives the stage "building the plan"; its notes are the library's
+    of the graph. ``facts`` are needed for a DLA's target, and give the FP32 graph of TensorRT 10
+    the precision INT8. ``keep_timings`` keeps tactic timings per GPU, driver and release in the
+    cache folder. ``reporter`` receives the stage "building the plan"; its notes are the library's
     warnings and errors.
 
     Raises :class:`UsageError` for a graph that TensorRT refuses, naming node, reason and fix;
     :class:`EngineMismatchError` where the library is not one of the target's;
-    :class:`UnavailableError` where a package, driver or GPU is missing.
+    :class:`UnavailableError` where a package, driver, GPU or DLA is missing; :class:`GateError` for
+    a DLA's plan that would run on the GPU.
     """
     src, out = Path(src), Path(out)
     if not src.is_file():
@@ -144,7 +151,7 @@ def plan_from_onnx(
 
     content = read_bounded(src, LARGEST_GRAPH, UsageError)
     builder = lib.builder()
-    parsed = _parse(lib, builder, src, content, target)
+    parsed = _parse(lib, builder, src, content, target, facts)
     if precision is not None and precision != parsed.precision:
         raise UsageError(
             f"{precision} was requested, but {src} is a graph in {parsed.precision}",
@@ -157,6 +164,7 @@ def plan_from_onnx(
     )
     if timings is not None:
         timings.give_to(config)
+    dla = _dla_build(lib, builder, config, parsed, target, content)
 
     start = time.monotonic()
     with watch_build(lib.trt, config, reporter.stage("building the plan")):
@@ -188,7 +196,7 @@ def plan_from_onnx(
         flags=flags,
         builder_level=int(config.builder_optimization_level),
         workspace_mib=target.build.workspace_mib,
-        strongly_typed=_is_strongly_typed(lib.trt),
+        strongly_typed=_is_strongly_typed(lib.trt, target),
         timing_cache="" if timings is None else timings.status,
         layers=int(parsed.network.num_layers),
         driver=gpu.driver if gpu else "",
@@ -198,11 +206,32 @@ def plan_from_onnx(
         multiprocessors=device.multiprocessors,
         memory_mib=device.memory_mib,
     )
+    layers = _inspect(lib, plan, gpu, target)
+    if dla is not None and facts is not None:
+        where = dla.whereabouts(parsed.network, facts, lib.log, layers)
+        reporter.note(f"{target.name}: {where.describe()}")
+        where.check(dla.wanted.share, str(src))
+        sidecar = replace(sidecar, dla_core=dla.wanted.core, **where.to_dict())
     # A crash between the two writes is found later: the sidecar has the digest of the plan.
     with atomic_path(out) as temporary:
         temporary.write_bytes(plan)
     sidecar.write(out)
-    return PlanReport(out, sidecar, _write_layers(lib, out, plan, gpu))
+    return PlanReport(out, sidecar, _write_layers(out, layers))
+
+
+def _dla_build(
+    lib: _Library,
+    builder: Any,
+    config: Any,
+    parsed: _Network,
+    target: TargetProfile,
+    content: bytes,
+) -> DlaBuild | None:
+    """Ask the library about the layers that a DLA can run; None for a plan of the GPU."""
+    if target.dla is None:
+        return None
+    flags = _network_flags(lib.trt, target)
+    return DlaBuild.ask(target.dla, lib.trt, builder, config, parsed.network, content, flags)
 
 
 def _config(
@@ -218,7 +247,10 @@ def _config(
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.build.workspace_mib << 20)
     config.builder_optimization_level = target.build.level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    flags = _set_flags(trt, config, parsed.precision)
+    flags = _set_flags(trt, config, parsed.precision, target)
+    if target.dla is not None:
+        flags += configure(trt, builder, config, target.dla.core)
+        flags += parsed.flags
     if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
         # TensorRT-RTX: without it the plan may allocate while it runs, which a CUDA graph forbids.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
@@ -227,23 +259,29 @@ def _config(
     return config, flags
 
 
-def _is_strongly_typed(trt: ModuleType) -> bool:
-    return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+def _is_strongly_typed(trt: ModuleType, target: TargetProfile) -> bool:
+    return target.strongly_typed and hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
 
-def _network_flags(trt: ModuleType) -> int:
+def _network_flags(trt: ModuleType, target: TargetProfile) -> int:
     # Never a literal bit: STRONGLY_TYPED is 1 in 10.x and 0 in 11.x.
     flags = trt.NetworkDefinitionCreationFlag
-    name = "STRONGLY_TYPED" if _is_strongly_typed(trt) else "EXPLICIT_BATCH"
+    name = "STRONGLY_TYPED" if _is_strongly_typed(trt, target) else "EXPLICIT_BATCH"
     return 1 << int(getattr(flags, name))
 
 
 def _parse(
-    lib: _Library, builder: Any, src: Path, content: bytes, target: TargetProfile
+    lib: _Library,
+    builder: Any,
+    src: Path,
+    content: bytes,
+    target: TargetProfile,
+    facts: DlaFacts | None,
 ) -> _Network:
     trt, log, title = lib.trt, lib.log, lib.title
-    network = builder.create_network(_network_flags(trt))
+    network = builder.create_network(_network_flags(trt, target))
     parser = trt.OnnxParser(network, lib.logger)
+    flags = adjust_parser(trt, parser) if target.dla else []
     if not parser.parse(content):
         errors = parser_errors(parser, log.errors())
         raise parse_failure(str(src), errors, log.errors(), title=title, target=target.name)
@@ -262,7 +300,12 @@ def _parse(
             f"{src} takes {list(shape)}, not [N, 1, {SIZE}, {SIZE}]: "
             "it was not exported by fer-edge"
         )
-    return _Network(network, parser, _precision(trt, network), tensor, network.get_output(0))
+    precision = _precision(trt, network)
+    if facts is not None and not target.strongly_typed:
+        check_graph(facts, sha256_bytes(content), str(src))
+        set_ranges(network, facts, str(src))
+        precision = "int8"
+    return _Network(network, parser, precision, tensor, network.get_output(0), flags)
 
 
 def _precision(trt: ModuleType, network: Any) -> str:
@@ -276,7 +319,7 @@ def _precision(trt: ModuleType, network: Any) -> str:
     return "fp32"
 
 
-def _set_flags(trt: ModuleType, config: Any, precision: str) -> list[str]:
+def _set_flags(trt: ModuleType, config: Any, precision: str, target: TargetProfile) -> list[str]:
     """Set the builder's flags; return the names of those that differ from its defaults."""
     flags = []
     if precision == "fp32":
@@ -284,7 +327,7 @@ def _set_flags(trt: ModuleType, config: Any, precision: str) -> list[str]:
         # the FP32 that the numeric gate (1e-4) tests.
         config.clear_flag(trt.BuilderFlag.TF32)
         flags.append("no TF32")
-    if not _is_strongly_typed(trt):
+    if not _is_strongly_typed(trt, target):
         for name in {"fp16": ("FP16",), "int8": ("INT8", "FP16")}.get(precision, ()):
             config.set_flag(getattr(trt.BuilderFlag, name))
             flags.append(name)
@@ -309,20 +352,28 @@ def _describe(tensor: Any) -> dict[str, Any]:
     }
 
 
-def _write_layers(lib: _Library, out: Path, plan: bytes, gpu: Gpu | None) -> Path | None:
-    """Save the engine inspector's report on the layers; None where the plan cannot be loaded."""
+def _inspect(lib: _Library, plan: bytes, gpu: Gpu | None, target: TargetProfile) -> Any:
+    """Return the engine inspector's report on the layers; None where the plan cannot be loaded."""
     trt = lib.trt
-    path = layers_path(out)
-    path.unlink(missing_ok=True)
     if gpu is None:
         return None
     runtime = trt.Runtime(lib.logger)
+    if target.dla is not None:
+        runtime.DLA_core = target.dla.core
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return None
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     try:
-        write_json(path, json.loads(text))
+        return json.loads(text)
     except ValueError:
         return None
+
+
+def _write_layers(out: Path, layers: Any) -> Path | None:
+    path = layers_path(out)
+    path.unlink(missing_ok=True)
+    if layers is None:
+        return None
+    write_json(path, layers)
     return path

@@ -21,7 +21,7 @@ from fer_edge.trt.cuda import WAITS, CaptureError, Cuda, HostBuffer, Wait
 __all__ = ["LANE_VARIABLE", "Lane", "LaneOptions", "LoadedPlan"]
 
 LANE_VARIABLE = "FER_EDGE_TENSORRT"
-"""Environment variable with the options of every plan: ``wait=block,memory=mapped,graphs=no``."""
+"""Environment variable with options of every plan: ``wait=block,memory=mapped,graphs=no,dla=1``."""
 
 _GRAPHS_KEPT = 4
 
@@ -55,13 +55,15 @@ class LaneOptions:
     ``mapped``, TensorRT reads and writes page-locked host memory in place, for GPUs that share the
     CPU's memory; None takes what was faster when the plan was built (its JSON file says so), else
     copies. ``wait`` is how a thread waits for the GPU. With ``timed``, events on the stream measure
-    each batch, copies included.
+    each batch, copies included. ``dla_core`` is for plans of a DLA; None is the core that the plan
+    was built for.
     """
 
     graphs: bool = True
     mapped: bool | None = None
     timed: bool = False
     wait: Wait = "auto"
+    dla_core: int | None = None
 
     @classmethod
     def from_environment(cls) -> LaneOptions:
@@ -94,6 +96,7 @@ _WORDS: dict[str, dict[str, dict[str, Any]]] = {
         "mapped": {"mapped": True},
     },
     "graphs": {"yes": {"graphs": True}, "no": {"graphs": False}},
+    "dla": {"0": {"dla_core": 0}, "1": {"dla_core": 1}},
 }
 
 

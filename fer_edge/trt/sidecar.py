@@ -60,12 +60,24 @@ class PlanSidecar:
     """``copied`` or ``mapped``: what was faster when it was built; "" if that was not measured."""
     variant: str = ""
     """Which of a bundle's graphs of this precision it was built from."""
+    dla_core: int | None = None
+    """The DLA core that it was built for; it runs on each. None: a plan of the GPU."""
+    dla_share: float | None = None
+    """The part of the multiply-accumulates that run on the DLA."""
+    dla_layers: list[str] = field(default_factory=list)
+    gpu_layers: dict[str, str] = field(default_factory=dict)
+    """Of a DLA's plan: the layers that run on the GPU nevertheless, each with the reason."""
     schema: int = SCHEMA
 
     @property
     def device(self) -> Device:
         """The device that it was built on."""
         return Device(self.board, self.multiprocessors, self.memory_mib)
+
+    @property
+    def backend(self) -> str:
+        """The backend that runs it: the package, or ``tensorrt-dla``."""
+        return self.package if self.dla_core is None else f"{self.package}-dla"
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""
@@ -127,7 +139,9 @@ class PlanSidecar:
 
     def build_command(self, plan: Path, package: str | None = None) -> str:
         """Return the command that builds this precision for this machine."""
-        return _build_command(plan, f" --precision {self.precision}", package or self.package)
+        target = package or self.package
+        target += "" if self.dla_core is None else "-dla"
+        return _build_command(plan, f" --precision {self.precision}", target)
 
 
 def plan_name(sidecar: PlanSidecar) -> str:
@@ -139,6 +153,8 @@ def plan_name(sidecar: PlanSidecar) -> str:
     parts = ["rtx"] if sidecar.package == "tensorrt-rtx" else [f"sm{sidecar.sm}"]
     if sidecar.package != "tensorrt-rtx" and sidecar.device.slug:
         parts.append(sidecar.device.slug)
+    if sidecar.dla_core is not None:
+        parts.append("dla")
     kind = "-".join(filter(None, (sidecar.precision, sidecar.variant)))
     return f"engines/{'-'.join(parts)}-trt{sidecar.tensorrt}-{kind}.plan"
 
@@ -153,8 +169,8 @@ def layers_path(plan: Path) -> Path:
     return plan.with_name(plan.name.removesuffix(".plan") + ".layers.json")
 
 
-def _build_command(plan: Path, precision: str, package: str) -> str:
+def _build_command(plan: Path, precision: str, target: str) -> str:
     # bundle/engines/x.plan: the bundle has the graph to build another plan from.
     bundle = plan.parent.parent
     source = f" {bundle}" if (bundle / "manifest.json").is_file() else ""
-    return f"fer-edge build{source}{precision} --target {package}"
+    return f"fer-edge build{source}{precision} --target {target}"

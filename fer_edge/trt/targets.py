@@ -18,10 +18,12 @@ from fer_edge.files import read_toml
 from fer_edge.paths import resource_dir
 from fer_edge.records import Record, read_record
 from fer_edge.trt.board import board_name
+from fer_edge.trt.dla import Dla
 from fer_edge.trt.gpu import Gpu, gpu_or_reason
 from fer_edge.trt.library import FLAVOURS, import_tensorrt, tensorrt_version
 
 __all__ = [
+    "DLA_TARGET",
     "Limits",
     "TargetProfile",
     "default_target",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 _ALIASES = {"tensorrt-rtx": "rtx-pc"}
+DLA_TARGET = "tensorrt-dla"
+"""This machine's DLA; also the backend that runs its plans."""
 
 
 class Limits(Record, frozen=True):
@@ -51,7 +55,7 @@ class TargetProfile(Record, frozen=True, kw_only=True):
     advice: str
     """Which precision to try, and why. ``fer-edge doctor`` shows both on the device."""
     package: Literal["tensorrt", "tensorrt-rtx"]
-    """Also the backend that runs its plans."""
+    """The library that builds and runs its plans."""
     tensorrt: str
     """The releases that serve it, ``>=10.3,<10.16`` or ``>=10.13,<11 or >=11.4.1,<12``."""
     sm: tuple[Annotated[int, Meta(ge=1)], ...]
@@ -66,17 +70,33 @@ class TargetProfile(Record, frozen=True, kw_only=True):
     precision: Literal["fp32", "fp16", "int8"]
     """The precision to try first."""
     build: Limits
+    dla: Dla | None = None
+    """For plans of the DLA instead of the GPU."""
 
     def __post_init__(self) -> None:
         _lowest(self.tensorrt)
+        if self.dla is not None and (self.precision != "int8" or self.build.max_batch != 1):
+            raise ValueError("a target of the DLA has the precision int8 and max_batch 1")
 
     @property
     def strongly_typed(self) -> bool:
         """Whether its builder takes every tensor's type from the graph (TensorRT 10 and later).
 
-        If not (8.6), Q/DQ and scales are FP32, and for the rest the builder may choose FP16.
+        If not (8.6), Q/DQ and scales are FP32, and for the rest the builder may choose FP16. Before
+        TensorRT 11, a DLA takes no Q/DQ, so that its networks are not strongly typed either.
         """
-        return self.package == "tensorrt-rtx" or _lowest(self.tensorrt) >= (10,)
+        weak = 11 if self.dla else 10
+        return self.package == "tensorrt-rtx" or _lowest(self.tensorrt) >= (weak,)
+
+    @property
+    def backend(self) -> str:
+        """The backend that runs its plans: the package, or ``tensorrt-dla``."""
+        return f"{self.package}-dla" if self.dla else self.package
+
+    @property
+    def placement(self) -> str:
+        """The placement of the INT8 graph that its plans are built from, or judged by."""
+        return "dla" if self.dla else "tensorrt"
 
     def serves(self, gpu: Gpu, board: str) -> bool:
         """Return whether it is for this GPU and board."""
@@ -131,18 +151,18 @@ def target_names() -> list[str]:
 def load_target(name: str) -> TargetProfile:
     """Read a profile by its name; ``tensorrt`` is this machine's own, ``tensorrt-rtx`` an RTX PC.
 
-    :class:`UsageError` suggests the nearest name.
+    ``tensorrt-dla`` is this machine's DLA. :class:`UsageError` suggests the nearest name.
     """
-    if name == "tensorrt":
-        return local_target()
+    if name in {"tensorrt", DLA_TARGET}:
+        return local_target(dla=name == DLA_TARGET)
     path = _folder() / f"{_ALIASES.get(name, name)}.toml"
     if not path.is_file():
-        raise unknown("target", name, [*target_names(), *_ALIASES, "tensorrt"])
+        raise unknown("target", name, [*target_names(), *_ALIASES, "tensorrt", DLA_TARGET])
     return _read(path)
 
 
-def local_target() -> TargetProfile:
-    """Return the profile of this machine.
+def local_target(*, dla: bool = False) -> TargetProfile:
+    """Return the profile of this machine, or that of its DLA.
 
     :class:`UnavailableError` if there is no TensorRT or GPU here, or no profile fits them.
     """
@@ -160,10 +180,18 @@ def local_target() -> TargetProfile:
         profile
         for profile in profiles
         if profile.package == "tensorrt"
+        and (profile.dla is not None) is dla
         and profile.machine == platform.machine()
         and profile.accepts(version)
         and profile.serves(gpu, board)
     ]
+    if not fitting and dla:
+        raise UnavailableError(
+            f"no target of a DLA fits TensorRT {version} on {board}, sm_{gpu.sm} "
+            f"({platform.machine()}): Orin NX and AGX Orin have a DLA, with TensorRT 10.3 to 10.7, "
+            "and AGX Orin with 11.4.1 and later",
+            fix="build for the GPU: --target tensorrt",
+        )
     if not fitting:
         raise UnavailableError(
             f"no target profile fits TensorRT {version} on {board}, sm_{gpu.sm} "

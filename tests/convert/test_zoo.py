@@ -56,6 +56,7 @@ NO_INT8_FORM = {
     "openvino": {"ReduceMean", "ReduceMax", "Sigmoid", "Flatten"},
     "litert": {"ReduceMean", "ReduceMax", "Sigmoid", "Concat", "Relu", "Gemm"},
     "tensorrt": {"ReduceMean", "ReduceMax", "Sigmoid", "Mul", "Concat", "Flatten", "Gemm"},
+    "dla": {"ReduceMean", "ReduceMax", "Sigmoid", "Mul", "Flatten", "Gemm", "GlobalAveragePool"},
 }
 """What stays in float, by target; Flatten after float, Gemm by TensorRT's own placement."""
 
@@ -149,7 +150,7 @@ def test_int8_is_near_and_says_what_stays_float(graphs: Graphs, target: str) -> 
     linear = [name for name in weighted if kinds[name] == "Gemm"]
     # The layer that gives the logits; one network ends in a pool.
     last = {node.name for node in load_model(graphs.fp32).graph.node if "logits" in node.output}
-    floats = {"tensorrt": set(linear), "litert": last & set(linear)}
+    floats = {"tensorrt": set(linear), "dla": set(linear), "litert": last & set(linear)}
     assert set(report.weighted) == set(weighted) - floats.get(target, set())
 
 

@@ -290,7 +290,7 @@ def test_an_unknown_backend_is_answered_with_the_known_ones(
         assert result.returncode == 2
         assert result.stderr.splitlines() == [
             "error: unknown backend 'frob'",
-            "fix:   choose from: tensorrt, openvino",
+            "fix:   choose from: tensorrt, openvino, tensorrt-dla",
         ]
         assert result.stdout == ""
 

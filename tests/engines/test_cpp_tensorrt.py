@@ -62,6 +62,7 @@ def add_plan(bundle: Bundle, content: bytes, **fields: Any) -> Path:
     }
     facts.update(fields)
     sizes = f"-{facts['multiprocessors']}sm" if "multiprocessors" in facts else ""
+    sizes += "-dla" if facts.get("dla_core") is not None else ""
     name = f"engines/sm{facts['sm']}{sizes}-trt10.3.0-{facts['precision']}"
     with BundleWriter(bundle.path, base=bundle) as writer:
         writer.add_bytes(
@@ -69,7 +70,7 @@ def add_plan(bundle: Bundle, content: bytes, **fields: Any) -> Path:
             f"{name}.plan",
             format="plan",
             precision=facts["precision"],
-            target=facts["package"],
+            target=PlanSidecar(**facts).backend,
             parent=parent,
         )
         sidecar = json.dumps(PlanSidecar(**facts).to_dict()).encode()
@@ -252,11 +253,15 @@ def test_how_to_wait_is_set_before_anything_makes_the_context(
     assert first == ("cudaHostAlloc 0" if flags is None else f"cudaSetDeviceFlags {flags}")
 
 
-@pytest.mark.parametrize("option", ["--memory", "--wait"])
-def test_a_wrong_value_of_an_option_is_named(runner: Runner, bundle: Bundle, option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "first"), [("--memory", "auto"), ("--wait", "auto"), ("--dla-core", "0")]
+)
+def test_a_wrong_value_of_an_option_is_named(
+    runner: Runner, bundle: Bundle, option: str, first: str
+) -> None:
     result = runner(bundle.path, option, "fast")
     assert result.returncode == 2
-    assert f"error: {option} has no value 'fast'\nfix:   choose from: auto, " in result.stderr
+    assert f"error: {option} has no value 'fast'\nfix:   choose from: {first}, " in result.stderr
 
 
 @pytest.mark.parametrize("suffix", [".plan", ".json"])
@@ -279,6 +284,53 @@ def test_a_plan_without_its_json_is_refused(runner: Runner, bundle: Bundle) -> N
     result = runner(bundle.path)
     assert result.returncode == 6
     assert "does not list it" in result.stderr
+
+
+@pytest.mark.parametrize(("options", "core"), [([], 0), (["--dla-core", "1"], 1)])
+def test_a_plan_of_the_dla_is_loaded_on_its_core_if_the_dla_is_asked_for(
+    runner: Runner, bundle: Bundle, tmp_path: Path, options: list[str], core: int
+) -> None:
+    add_plan(bundle, b"FAKEPLAN u8", precision="int8", dla_core=0)
+    calls = tmp_path / "calls"
+    result = runner(bundle.path, "--backend", "tensorrt-dla", *options, FAKE_CALLS=str(calls))
+    assert result.returncode == 0, result.stderr
+    line = last_line(result.stdout)
+    assert line["backend"] == "tensorrt-dla"
+    assert line["model"] == "engines/sm87-dla-trt10.3.0-int8.plan"
+    assert line["provider"] == f"TensorRT 10.3.0.26, sm_87, DLA core {core}, CUDA graph"
+    assert f"loaded on core {core}" in calls.read_text().splitlines()
+    # Without its name the DLA is not used: not by TensorRT's backend, nor as the first that fits.
+    refused = runner(bundle.path, "--backend", "tensorrt")
+    assert refused.returncode == 2
+    assert "has no fp32 plan for tensorrt" in refused.stderr
+    add_plan(Bundle.open(bundle.path), b"FAKEPLAN u8", precision="fp16")
+    chosen = last_line(runner("--choose", bundle.path).stdout)
+    assert chosen["backend"] == "tensorrt"
+    assert chosen["model"] == "engines/sm87-trt10.3.0-fp16.plan"
+
+
+@pytest.mark.parametrize(
+    ("cores", "fix"), [("1", "--dla-core 0"), ("0", "build for the GPU: --target tensorrt")]
+)
+def test_a_dla_core_that_is_not_there_is_an_error(
+    runner: Runner, bundle: Bundle, cores: str, fix: str
+) -> None:
+    add_plan(bundle, b"FAKEPLAN u8", precision="int8", dla_core=0)
+    command = [bundle.path, "--backend", "tensorrt-dla", "--dla-core", "1"]
+    result = runner(*command, FAKE_DLA=cores)
+    assert result.returncode == 5
+    said = f"runs on a DLA, and TensorRT finds no core 1 here, but {cores}\nfix:   {fix}\n"
+    assert said in result.stderr
+
+
+def test_a_bundle_without_a_plan_of_the_dla_names_the_command(
+    runner: Runner, bundle: Bundle
+) -> None:
+    add_plan(bundle, b"FAKEPLAN u8")
+    for options in ([], ["--precision", "fp16"]):
+        result = runner(bundle.path, "--backend", "tensorrt-dla", *options)
+        assert result.returncode == 2
+        assert f"{bundle.path} --precision int8 --target tensorrt-dla" in result.stderr
 
 
 def test_tensorrt_rtx_plans_are_not_taken(runner: Runner, bundle: Bundle) -> None:

@@ -516,7 +516,8 @@ def test_weights_are_tried_where_an_engine_saturates_alone(
 
 
 def test_placements_are_data_and_say_why() -> None:
-    assert set(PLACEMENTS) == {*TARGETS, "litert"}
+    # Those two: tests/convert/test_tflite.py and test_dla.py.
+    assert set(PLACEMENTS) == {*TARGETS, "litert", "dla"}
     assert "fully connected" in PLACEMENTS["tensorrt"].reason("Gemm")
     assert [name for name, rules in PLACEMENTS.items() if rules.float_logits] == ["litert"]
     assert PLACEMENTS["openvino"].reason("Erf") == "openvino has no INT8 form of Erf"

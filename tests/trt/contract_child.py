@@ -19,21 +19,29 @@ import numpy as np
 from fake_cuda import FakeCudart
 from fake_tensorrt import (
     FakeBuilder,
+    FakeDla,
     FakeParser,
     FakeRuntime,
     fake_tensorrt,
     logits_of,
 )
 from load_bindings import load_bindings
+from msgspec import structs
 
-from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
+from fer_edge.backends.tensorrt import (
+    TensorRTBackend,
+    TensorRTDLABackend,
+    TensorRTRTXBackend,
+)
 from fer_edge.errors import FerEdgeError
+from fer_edge.files import sha256_bytes
 from fer_edge.progress import Reporter
 from fer_edge.trt.builder import plan_from_onnx
 from fer_edge.trt.cuda import CudaBindings
+from fer_edge.trt.dla import DlaFacts
 from fer_edge.trt.gpu import Gpu
 from fer_edge.trt.lane import LaneOptions
-from fer_edge.trt.targets import load_target
+from fer_edge.trt.targets import TargetProfile, load_target
 
 
 class Counts(Reporter):
@@ -45,7 +53,14 @@ class Counts(Reporter):
 
 
 GPU = Gpu("Fake Orin", 87, "12.6", 8 << 30, True, True, 8, 918)
-RELEASES = {"8.6": "x86-dgpu-trt8", "10.3": "orin-jp62", "10.1": "thor-jp7", "11.": "x86-dgpu"}
+RELEASES = {
+    "8.6": "x86-dgpu-trt8",
+    "10.3": "orin-jp62",
+    "10.7": "orin-jp62",
+    "10.1": "thor-jp7",
+    "11.": "x86-dgpu",
+}
+DLA = {"10.3": "orin-jp62-dla", "10.7": "orin-jp62-dla", "11.": "agx-orin-jp722-dla"}
 
 
 def split_top(text: str) -> list[str]:
@@ -95,6 +110,8 @@ def fits(trt: Any, value: Any, annotation: str) -> bool:
     last = annotation.rpartition(".")[2].rpartition("::")[2]
     if last in {"int", "SupportsInt"}:
         return isinstance(value, int) and not isinstance(value, bool)
+    if last in {"float", "SupportsFloat"}:
+        return isinstance(value, int | float)
     if last in {"bool", "str", "tuple", "list"}:
         return type(value).__name__ == last
     if last in {"buffer", "Buffer"}:
@@ -170,6 +187,7 @@ class CheckedModule:
         self.__version__ = trt.__version__
         self.seen: dict[str, Any] = {}
         self.streams = streams
+        self.dla = FakeDla()
         self.used: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
@@ -192,6 +210,48 @@ def attempt(action: Any) -> dict[str, Any]:
         return {"ok": action()}
     except FerEdgeError as error:
         return {"error": str(error), "fix": error.fix, "exit": error.exit_code}
+
+
+def dla_target(version: str) -> TargetProfile | None:
+    name = next((name for prefix, name in DLA.items() if version.startswith(prefix)), None)
+    if name is None:
+        return None
+    if not version.startswith("11."):
+        return load_target(name)
+    # The package index has no bindings of 11.4.1, in which the DLA came back; 11.4.0 has its API.
+    return structs.replace(load_target(name), tensorrt=">=11.4,<12")
+
+
+def build_and_run_on_a_dla(
+    real: Any, name: str, target: TargetProfile, folder: Path, used: set[str]
+) -> dict[str, Any]:
+    word = "dla-int8" if target.strongly_typed else "dla"
+    onnx, plan = folder / "dla.onnx", folder / "dla.plan"
+    onnx.write_text(word)
+    facts = DlaFacts(
+        schema=1,
+        graph_sha256=sha256_bytes(word.encode()),
+        calibration_sha256="",
+        method="minmax",
+        ranges={"normal": 2.0, "stem": 3.0, "stem_relu": 3.0, "main": 3.0, "last": 4.0},
+        macs={"/stem/Conv": 100, "/block/Conv": 900, "/fc/Gemm": 10},
+    )
+    trt = CheckedModule(real, name, FakeCudart())
+    built = plan_from_onnx(onnx, plan, target=target, trt=trt, gpu=GPU, facts=facts)
+    with TensorRTDLABackend(
+        plan,
+        trt=trt,
+        cuda=CudaBindings(trt.streams),
+        gpu=GPU,
+        options=LaneOptions(dla_core=1),
+    ) as backend:
+        image = np.zeros((1, 1, 48, 48), np.uint8)
+        exact = np.array_equal(backend.infer(image), logits_of(image))
+        provider = backend.provider
+    used |= trt.used
+    core = trt.dla.core_of_runtime
+    side = built.sidecar.to_dict()
+    return {"built": side, "seen": trt.seen, "exact": exact, "provider": provider, "core": core}
 
 
 def main(folder: str, module: str) -> None:
@@ -236,6 +296,9 @@ def main(folder: str, module: str) -> None:
 
             report["builds"][word] = {**attempt(build), "seen": trt.seen, "progress": counts.done}
             used |= trt.used
+        dla = None if rtx else dla_target(real.__version__)
+        if dla is not None:
+            report["dla"] = build_and_run_on_a_dla(real, name, dla, Path(scratch), used)
         cudart = FakeCudart()
         trt = CheckedModule(real, name, cudart)
         with backend_class(

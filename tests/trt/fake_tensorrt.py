@@ -1,7 +1,8 @@
 """TensorRT without a GPU: the objects that our code builds and runs plans with.
 
-An "ONNX file" is one word (``fp32``, ``fp16``, ``int8``, ``refused``, ``uint8``, ``unbuildable``);
-what follows a space makes it another file.
+An "ONNX file" is one word (``fp32``, ``fp16``, ``int8``, ``refused``, ``uint8``, ``unbuildable``;
+``dla`` and ``dla-int8``: the layers of DLA_LAYERS, of which ``trt.dla`` says what runs where); what
+follows a space makes it another file.
 The logits of a plan are a function of the pixels that only the right bytes at the right time give.
 """
 
@@ -30,10 +31,51 @@ class DataType(enum.IntEnum):
     UINT8 = 5
 
 
-class LayerType(enum.IntEnum):
+class LayerType(enum.Enum):
     CONVOLUTION = 0
     QUANTIZE = 1
     DEQUANTIZE = 2
+    CONSTANT = 3
+    CAST = 4
+    ELEMENTWISE = 5
+    ACTIVATION = 6
+    REDUCE = 7
+    MATRIX_MULTIPLY = 8
+
+
+DLA_LAYERS = (
+    ("/Cast", "CAST", "float"),
+    ("scale", "CONSTANT", "scale"),
+    ("/Mul", "ELEMENTWISE", "normal"),
+    ("/stem/Conv", "CONVOLUTION", "stem"),
+    ("/stem/Relu", "ACTIVATION", "stem_relu"),
+    ("/block/Conv", "CONVOLUTION", "main"),
+    ("/Add", "ELEMENTWISE", "sum"),
+    ("/Relu", "ACTIVATION", "last"),
+    ("/GlobalAveragePool", "REDUCE", "pool"),
+    ("/fc/Gemm", "MATRIX_MULTIPLY", "logits"),
+)
+"""Name, type and result of each layer."""
+
+
+class FakeDla:
+    """What the fake library says of its DLA. ``lines`` are logged by a build, in NVIDIA's words."""
+
+    def __init__(self) -> None:
+        self.cores = 2
+        self.refused = {"/Cast", "/Mul", "/GlobalAveragePool", "/fc/Gemm"}
+        self.warnings = ["/GlobalAveragePool: DLA only supports reduction of MAX."]
+        self.lines = [
+            "---------- Layers Running on DLA ----------",
+            "[DlaLayer] {ForeignNode[/stem/Conv.../Relu]}",
+            "---------- Layers Running on GPU ----------",
+            "[GpuLayer] CAST: /Cast",
+            "[GpuLayer] POINTWISE: PWN(/Mul)",
+            "[GpuLayer] REDUCE: /GlobalAveragePool",
+            "[GpuLayer] MATRIX_MULTIPLY: /fc/Gemm",
+        ]
+        self.layers = ["conv1 + relu1", "fc"]
+        self.core_of_runtime: int | None = None
 
 
 class Plain(SimpleNamespace):
@@ -43,6 +85,10 @@ class Plain(SimpleNamespace):
 class FakeBuilder:
     def __init__(self, trt: Any, logger: Any) -> None:
         self._trt, self._logger = trt, logger
+
+    @property
+    def num_DLA_cores(self) -> int:
+        return int(self._trt.dla.cores)
 
     def create_network(self, flags: int = 0) -> Any:
         self._trt.seen["network flags"] = flags
@@ -69,6 +115,12 @@ class FakeBuilder:
                 if not monitor.step_complete("Building", step):
                     return None
             monitor.phase_finish("Building")
+        if network.word.startswith("dla"):
+            self._trt.seen["ranges"] = dict(network.ranges)
+            self._trt.seen["device"] = str(config.default_device_type).rpartition(".")[2]
+            self._trt.seen["core"] = config.DLA_core
+            for text in self._trt.dla.lines:
+                self._logger.log(self._trt.ILogger.INFO, text)
         self._trt.seen["flags"] = sorted(config.set_flags)
         self._trt.seen["cleared"] = sorted(config.cleared)
         config.cache = FakeTimings({b"timings"})
@@ -85,13 +137,23 @@ class FakeNetwork:
 
     def __init__(self, trt: Any) -> None:
         self._trt = trt
+        self.ranges: dict[str, float] = {}
 
     @property
     def num_layers(self) -> int:
-        return 3
+        return len(DLA_LAYERS) if self.word.startswith("dla") else 3
 
     def get_layer(self, index: int) -> Any:
         types, values = self._trt.LayerType, self._trt.DataType
+        if self.word.startswith("dla"):
+            name, kind, result = DLA_LAYERS[index]
+            quantised = self.word == "dla-int8" and kind == "CONVOLUTION"
+            return FakeLayer(
+                types.QUANTIZE if quantised else getattr(types, kind),
+                values.FLOAT,
+                name,
+                FakeTensor(result, (-1, 8, 48, 48), values.FLOAT, self.ranges),
+            )
         quantised = self.word in {"int8", "unbuildable"} and index == 1
         kind = types.QUANTIZE if quantised else types.CONVOLUTION
         dtype = values.HALF if self.word == "fp16" else values.FLOAT
@@ -107,16 +169,30 @@ class FakeNetwork:
 class FakeLayer:
     num_outputs = 1
 
-    def __init__(self, kind: Any, dtype: Any) -> None:
-        self.type, self._dtype = kind, dtype
+    def __init__(self, kind: Any, dtype: Any, name: str = "layer", result: Any = None) -> None:
+        self.type, self.name = kind, name
+        self._result = result or FakeTensor("x", (-1, 8, 48, 48), dtype)
 
     def get_output(self, index: int) -> Any:
-        return FakeTensor("x", (-1, 8, 48, 48), self._dtype)
+        return self._result
 
 
 class FakeTensor:
-    def __init__(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: Any,
+        ranges: dict[str, float] | None = None,
+    ) -> None:
         self.name, self.shape, self.dtype = name, shape, dtype
+        self._ranges = ranges
+
+    def set_dynamic_range(self, min: float, max: float) -> bool:
+        if self._ranges is None or min != -max or max <= 0:
+            return False
+        self._ranges[self.name] = max
+        return True
 
 
 class FakeProfile:
@@ -130,6 +206,11 @@ class FakeProfile:
 class FakeConfig:
     builder_optimization_level = 3
     profiling_verbosity: Any = None
+    default_device_type: Any = "GPU"
+    DLA_core = -1
+
+    def can_run_on_DLA(self, layer: Any) -> bool:
+        return unwrap(layer).name not in self._trt.dla.refused
 
     def __init__(self, trt: Any) -> None:
         self._trt = trt
@@ -181,10 +262,29 @@ class FakeParser:
     def __init__(self, trt: Any, network: Any, logger: Any) -> None:
         self._trt, self._network, self._logger = trt, unwrap(network), logger
         self.num_errors = 0
+        self._flags: set[str] = set()
+        self._config: Any = None
+
+    def set_flag(self, flag: Any) -> None:
+        self._flags.add(str(flag).rpartition(".")[2])
+        self._trt.seen.setdefault("parser flags", []).append(str(flag).rpartition(".")[2])
+
+    def set_builder_config(self, builder_config: Any) -> bool:
+        self._config = builder_config
+        return True
+
+    def supports_model_v2(self, model: Any, path: str | None = None) -> bool:
+        assert "REPORT_CAPABILITY_DLA" in self._flags
+        assert self._config is not None
+        self.num_errors = 1
+        return False
 
     def parse(self, model: Any, path: str | None = None) -> bool:
         word = bytes(model).decode().partition(" ")[0]
         self._network.word = word
+        if word == "dla":
+            for text in self._trt.dla.warnings:
+                self._logger.log(self._trt.ILogger.WARNING, text)
         if word == "uint8":
             self._logger.log(
                 self._trt.ILogger.WARNING,
@@ -201,7 +301,7 @@ class FakeParser:
         return False
 
     def get_error(self, index: int) -> Any:
-        return FakeParserError()
+        return FakeCapabilityError() if self._flags else FakeParserError()
 
 
 class FakeParserError:
@@ -218,11 +318,29 @@ class FakeParserError:
         return "QuantizeLinear"
 
 
+class FakeCapabilityError(FakeParserError):
+    def desc(self) -> str:
+        return "the layer is not supported on DLA:  a mean"
+
+    def node_name(self) -> str:
+        return "/GlobalAveragePool"
+
+    def node_operator(self) -> str:
+        return "GlobalAveragePool"
+
+
 class FakeRuntime:
+    DLA_core = 0
+
     def __init__(self, trt: Any, logger: Any) -> None:
         self._trt, self._logger = trt, logger
 
+    @property
+    def num_DLA_cores(self) -> int:
+        return int(self._trt.dla.cores)
+
     def deserialize_cuda_engine(self, serialized_engine: Any) -> Any:
+        self._trt.dla.core_of_runtime = self.DLA_core
         try:
             word = json.loads(bytes(serialized_engine))
         except ValueError:
@@ -261,7 +379,7 @@ class FakeEngine:
         return FakeContext(self._trt, self._word)
 
     def create_engine_inspector(self) -> Any:
-        return FakeInspector()
+        return FakeInspector(self._trt)
 
     def create_runtime_config(self) -> Any:
         return FakeRuntimeConfig(self._trt)
@@ -293,8 +411,11 @@ class FakeRuntimeCache:
 
 
 class FakeInspector:
+    def __init__(self, trt: Any) -> None:
+        self._trt = trt
+
     def get_engine_information(self, format: Any) -> str:
-        return '{"Layers": ["conv1 + relu1", "fc"]}'
+        return json.dumps({"Layers": self._trt.dla.layers})
 
 
 class FakeContext:
@@ -363,10 +484,18 @@ def fake_tensorrt(version: str = "10.3.0", *, name: str = "tensorrt", streams: A
     trt.ILogger = _Logger
     if not old:
         trt.IProgressMonitor = _Monitor
-    creation = {"EXPLICIT_BATCH": 0} if old else {"STRONGLY_TYPED": 0 if version >= "11" else 1}
+    new = version.startswith("11.")
+    trt.dla = FakeDla()
+    creation = {"EXPLICIT_BATCH": 0} if not new else {}
+    creation |= {} if old else {"STRONGLY_TYPED": 0 if new else 1}
     trt.NetworkDefinitionCreationFlag = _names(**creation)
     rtx = "rtx" in name
-    flags = "FP16 INT8 TF32" if old else "TF32 REQUIRE_USER_ALLOCATION" if rtx else "TF32"
+    flags = "TF32 REQUIRE_USER_ALLOCATION" if rtx else "TF32 GPU_FALLBACK"
+    trt.DeviceType = enum.Enum("DeviceType", "GPU DLA")
+    trt.OnnxParserFlag = enum.Enum(
+        "OnnxParserFlag", "REPORT_CAPABILITY_DLA ADJUST_FOR_DLA" if new else "NATIVE_INSTANCENORM"
+    )
+    flags += "" if new or rtx else " FP16 INT8"
     trt.BuilderFlag = enum.Enum("BuilderFlag", flags)
     trt.MemoryPoolType = _names(WORKSPACE=0)
     trt.ProfilingVerbosity = _names(DETAILED=2)

@@ -13,6 +13,8 @@ HERE = Path(__file__).resolve().parent
 BINDINGS = {
     "8.6.1": "tensorrt-bindings==8.6.1",
     "10.3.0": "tensorrt-cu12-bindings==10.3.0",
+    # The last 10 with DLA on a Jetson.
+    "10.7.0": "tensorrt-cu12-bindings==10.7.0",
     "10.13.3.9": "tensorrt-cu12-bindings==10.13.3.9",
     "11.4.0.106": "tensorrt-cu13-bindings==11.4.0.106",
 }

@@ -431,7 +431,7 @@ def test_options_come_from_the_environment(rig: Rig, monkeypatch: pytest.MonkeyP
     [
         ("wait=sleep", "choose from: wait=auto|spin|block"),
         ("memory", "choose from: memory=auto|copied|mapped"),
-        ("spin", "choose from: wait, memory, graphs"),
+        ("spin", "choose from: wait, memory, graphs, dla"),
     ],
 )
 def test_a_wrong_word_in_the_environment_is_named(

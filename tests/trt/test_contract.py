@@ -1,4 +1,4 @@
-"""Our code against the real API of four TensorRT releases and TensorRT-RTX, a process for each.
+"""Our code against the real API of five TensorRT releases and TensorRT-RTX, a process for each.
 
 Nothing of these releases' libraries runs here: NVIDIA's own bindings say which classes,
 properties, calls and enums there are, and fakes that obey them do the work. What real libraries
@@ -21,7 +21,7 @@ from api_names import GUARDED_NAMES, all_used_names
 from stub_bindings import BINDINGS, HERE
 
 API = json.loads((HERE / "api.json").read_text(encoding="utf-8"))
-TYPED = {"8.6.1": False, "10.3.0": True, "10.13.3.9": True, "11.4.0.106": True}
+TYPED = {"8.6.1": False, "10.3.0": True, "10.7.0": True, "10.13.3.9": True, "11.4.0.106": True}
 
 
 def child(script: str, folder: str, module: str, cache: Path) -> dict[str, Any]:
@@ -78,6 +78,35 @@ def test_our_code_builds_and_runs_against_this_release(
     assert report["run"]["exact"] == [True] * 4
     assert report["run"]["provider"].endswith("CUDA graphs")
     assert report["alive"] == {}, "CUDA resources outlive the backend"
+    check_dla(version, report.get("dla"))
+
+
+def check_dla(version: str, dla: dict[str, Any] | None) -> None:
+    """10.3 and 10.7 get ranges for the FP32 graph and two flags, 11.4 Q/DQ and the parser's."""
+    if version not in {"10.3.0", "10.7.0", "11.4.0.106"}:
+        assert dla is None
+        return
+    assert dla is not None
+    built, seen = dla["built"], dla["seen"]
+    old = version.startswith("10.")
+    assert (seen["device"], seen["core"]) == ("DLA", 0)
+    assert seen["flags"] == (["FP16", "GPU_FALLBACK", "INT8"] if old else ["GPU_FALLBACK"])
+    # EXPLICIT_BATCH, which 10.x ignores, and never STRONGLY_TYPED; in 11.x that is bit 0.
+    assert seen["network flags"] == 1
+    assert built["strongly_typed"] is not old
+    assert (len(seen["ranges"]) > 0) is old
+    assert seen.get("parser flags", []) == (
+        [] if old else ["ADJUST_FOR_DLA", "REPORT_CAPABILITY_DLA"]
+    )
+    assert built["precision"] == "int8"
+    assert built["batch"] == {"min": 1, "opt": 1, "max": 1}
+    assert (built["dla_core"], built["dla_share"]) == (0, 0.9901)
+    assert built["gpu_layers"]["/fc/Gemm"] == "the DLA cannot run MATRIX_MULTIPLY"
+    assert "DLA" in built["gpu_layers"]["/GlobalAveragePool"]
+    # The runtime was told the core before it loaded the plan.
+    assert dla["core"] == 1
+    assert dla["exact"]
+    assert "DLA core 1" in dla["provider"]
 
 
 def test_the_committed_api_table_is_what_the_bindings_say(

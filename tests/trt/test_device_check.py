@@ -17,7 +17,7 @@ import pytest
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.backends.tensorrt import TensorRTBackend
 from fer_edge.bundle import Bundle, BundleWriter
-from fer_edge.errors import UnavailableError
+from fer_edge.errors import GateError, UnavailableError
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples
 from fer_edge.progress import SILENT
 from fer_edge.trt.gpu import Gpu, gpu_or_reason
@@ -242,6 +242,80 @@ def test_the_graph_that_build_would_keep_is_said(script: Any, tiny_bundle: Bundl
     # What computes something else is not kept.
     rows[2].status = "wrong"
     assert "build keeps fp16" in script.choice(rows, bundle)[0]
+
+
+@pytest.mark.parametrize("cores", [0, 2])
+def test_each_core_of_a_dla_is_a_row_and_a_board_without_says_so(
+    script: Any,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+) -> None:
+    orin = Gpu("Orin", 87, "12.6", 32 << 30, True, True, 16, 1300)
+    target = load_target("orin-jp62-dla")
+    monkeypatch.setattr(script, "find_gpu", lambda: orin)
+    monkeypatch.setattr(script, "import_tensorrt", lambda name: None)
+    monkeypatch.setattr(script, "count_cores", lambda trt: cores)
+    monkeypatch.setattr(script, "load_target", lambda name: target)
+    (row,) = script.dla_rows(tiny_bundle, tmp_path, SILENT)
+    assert row.status == "unavailable"
+    assert ("--target orin-jp62-dla" in row.note) is (cores > 0)
+    with BundleWriter(tiny_bundle.path, base=tiny_bundle) as writer:
+        graph = {"format": "onnx", "precision": "int8", "target": "dla"}
+        writer.add_bytes(b"int8", "model.int8.dla.onnx", **graph)
+    sidecar = SimpleNamespace(
+        precision="int8",
+        build_seconds=1.0,
+        size=9,
+        tensorrt="10.3.0.30",
+        dla_share=0.99,
+        gpu_layers={"/Cast": "the DLA cannot run CAST"},
+    )
+    done = SimpleNamespace(sidecar=sidecar), None
+    monkeypatch.setattr(script, "build_dla_plan", lambda *args: done)
+    rows = list(script.dla_rows(Bundle.open(tiny_bundle.path), tmp_path, SILENT))
+    if not cores:
+        assert [row.note for row in rows] == ["TensorRT finds no DLA here"]
+        return
+    assert [row.name for row in rows[::3]] == [
+        "tensorrt (dla0) + CUDA graph",
+        "tensorrt (dla1) + CUDA graph",
+    ]
+    assert [row.make().options.dla_core for row in rows] == [0] * 3 + [1] * 3
+    for made, name in ((rows[0], 2.0), (rows[3], 3.0)):
+        made.times = LatencySamples((np.array([name * 1e6], np.int64),))
+        made.flips, made.n = 1, 40
+    beside = script.Row("tensorrt + CUDA graph", "int8", release="10.3.0.30")
+    beside.times = LatencySamples((np.array([1e6], np.int64),))
+    for each in (*rows[1:3], *rows[4:]):
+        each.note = "no graph"
+    said = script.settled([beside, *rows], orin)
+    assert said[-7:-5] == [
+        "DLA: 99.0% of the multiply-accumulates on the DLA; on the GPU: "
+        "/Cast (the DLA cannot run CAST)",
+        "tensorrt (dla0) + CUDA graph: 1 of 40 labels differ from its graph's on the CPU; "
+        "2.00 times the GPU's time (INT8, p50)",
+    ]
+    assert "tensorrt (dla0) does not run: no graph" in said
+
+
+def test_a_plan_that_the_dla_does_not_run_is_a_row_with_the_reason(
+    script: Any, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with BundleWriter(tiny_bundle.path, base=tiny_bundle) as writer:
+        graph = {"format": "onnx", "precision": "int8", "target": "dla"}
+        writer.add_bytes(b"int8", "model.int8.dla.onnx", **graph)
+    monkeypatch.setattr(script, "import_tensorrt", lambda name: None)
+    monkeypatch.setattr(script, "count_cores", lambda trt: 2)
+    monkeypatch.setattr(script, "load_target", lambda name: load_target("orin-jp62-dla"))
+
+    def refuse(*args: Any) -> Any:
+        raise GateError("the plan is refused: 3.0% of its multiply-accumulates run on the DLA")
+
+    monkeypatch.setattr(script, "build_dla_plan", refuse)
+    (row,) = script.dla_rows(Bundle.open(tiny_bundle.path), tmp_path, SILENT)
+    assert (row.status, row.note[:19]) == ("failed", "the plan is refused")
 
 
 def test_a_gpu_that_rtx_does_not_serve_is_a_row(

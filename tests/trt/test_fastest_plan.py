@@ -27,7 +27,7 @@ from fer_edge.errors import NumericsError, UnavailableError
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples
 from fer_edge.trt import builder
 from fer_edge.trt.gpu import Gpu
-from fer_edge.trt.sidecar import PlanSidecar
+from fer_edge.trt.sidecar import PlanSidecar, plan_name, sidecar_path
 from fer_edge.trt.targets import TargetProfile, load_target
 
 NANO = Gpu("Orin (nvgpu)", 87, "13.2", 8 << 30, True, False, 8, 918)
@@ -227,6 +227,26 @@ def test_a_later_choice_replaces_the_earlier_one_on_this_board_alone(
     assert third.endswith("-int8.plan")
     assert taken(bundle.path, board) == third
     assert Bundle.open(bundle.path).unlisted() == []
+
+
+def test_the_plan_of_a_dla_stays(
+    tiny_bundle: Bundle, device: Callable[[Times], Device], tmp_path: Path
+) -> None:
+    bundle = with_graphs(tiny_bundle, *ALL)
+    device({"int8": 0.3, "int8 all-int8": 0.2, "fp16": 0.4})
+    first = Bundle.open(bundle.path).path / fastest_plan(bundle.path, load_target(JP72)).name
+    sidecar = replace(PlanSidecar.read(first), dla_core=0)
+    plan = tmp_path / Path(plan_name(sidecar)).name
+    plan.write_bytes(first.read_bytes())
+    sidecar.write(plan)
+    opened = Bundle.open(bundle.path)
+    with BundleWriter(opened.path, base=opened) as writer:
+        kinds = {"format": "plan", "precision": "int8", "target": sidecar.backend}
+        added = writer.add_file(plan, f"engines/{plan.name}", **kinds)
+        beside = sidecar_path(plan)
+        writer.add_file(beside, f"engines/{beside.name}", format="json", parent=added)
+    second = fastest_plan(bundle.path, load_target(JP72)).name
+    assert set(plans(bundle.path)) == {plan.name, Path(second).name}
 
 
 def test_int8_that_was_not_kept_says_so_and_can_be_built(

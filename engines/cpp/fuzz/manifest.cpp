@@ -10,8 +10,8 @@ void use(const std::string& content) {
   const auto bundle = fer_edge::Bundle::from_manifest(content, "bundle");
   for (const char* precision : {"", "fp32", "int8"}) {
     for (const bool plans : {false, true}) {
-      const fer_edge::BackendKind kind{
-          plans ? "tensorrt" : "openvino", "", plans, nullptr, nullptr, nullptr};
+      const char* name = plans ? "tensorrt" : "openvino";
+      const fer_edge::BackendKind kind{name, "", name, plans, false, nullptr, nullptr, nullptr};
       try {
         (void)fer_edge::usable_engine(bundle, kind, precision);
       } catch (const fer_edge::Error&) {

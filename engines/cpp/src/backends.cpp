@@ -9,14 +9,16 @@
 namespace fer_edge {
 
 const std::vector<BackendKind>& backends() {
-  // In order of preference.
+  // In order of preference; before them the DLA, which is used only if its name is given.
   static const std::vector<BackendKind> kinds = {
 #ifdef FER_EDGE_WITH_TENSORRT
-      {"tensorrt", tensorrt_version(), true, tensorrt_misfit, tensorrt_differs,
+      {"tensorrt-dla", tensorrt_version(), "dla", true, true, tensorrt_misfit, tensorrt_differs,
+       tensorrt_load},
+      {"tensorrt", tensorrt_version(), "tensorrt", true, false, tensorrt_misfit, tensorrt_differs,
        tensorrt_load},
 #endif
 #ifdef FER_EDGE_WITH_OPENVINO
-      {"openvino", openvino_version(), false, nullptr, nullptr, openvino_load},
+      {"openvino", openvino_version(), "openvino", false, false, nullptr, nullptr, openvino_load},
 #endif
   };
   return kinds;

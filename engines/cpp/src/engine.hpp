@@ -14,6 +14,7 @@ struct EngineOptions {
   bool cuda_graph = true;
   std::string memory = "auto";  // TensorRT: copied, mapped, or what the plan was faster with
   std::string wait = "auto";    // TensorRT: how a thread waits for the GPU: spin, block, or CUDA's choice
+  int dla_core = -1;  // TensorRT: the core for a plan of a DLA; -1 is the one that it was built for
 };
 
 class Engine {
@@ -32,12 +33,14 @@ class Engine {
   [[nodiscard]] virtual std::string model() const = 0;
 };
 
-// One backend that this runner was built with. Its name is also the placement of the INT8 graph
-// that it runs, or that its plans are built from.
+// One backend that this runner was built with. `placement` is that of the INT8 graph that it runs, or
+// that its plans are built from.
 struct BackendKind {
   const char* name;
   const char* version;
+  const char* placement;
   bool plans;  // true: it runs plans; false: it runs graphs
+  bool dla;    // true: it has INT8 only, and is used only if its name is given
   // Returns why this machine cannot load an engine, or "". Null: the backend loads every engine.
   std::string (*misfit)(const Bundle& bundle, const Artifact& engine);
   // Returns how the machine that an engine was tuned for differs from this one, or "". Null: never.

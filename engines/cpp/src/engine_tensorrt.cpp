@@ -192,7 +192,7 @@ class TensorRtEngine final : public Engine {
       : classes_(bundle.labels().size()),
         preprocessing_(bundle.preprocessing()),
         file_(plan.path),
-        rebuild_(bundle.build_command(plan.precision, "tensorrt")) {
+        rebuild_(bundle.build_command(plan.precision, plan.target)) {
     set_wait(options.wait);
     const std::string content = bundle.read(plan);
     const Device here = this_device();
@@ -202,12 +202,17 @@ class TensorRtEngine final : public Engine {
       throw Error(Exit::environment, "this GPU cannot map host memory", "--memory copied");
     }
     provider_ = "TensorRT " + here.tensorrt + ", sm_" + std::to_string(here.sm);
+    if (fit.dla_core >= 0) {
+      provider_ += ", DLA core " +
+                   std::to_string(options.dla_core >= 0 ? options.dla_core : fit.dla_core);
+    }
     if (mapped_) provider_ += ", mapped memory";
     if (options.wait != "auto") provider_ += ", wait: " + options.wait;
     if (!fit.difference.empty()) provider_ += ", " + fit.difference;
 
     runtime_.reset(nvinfer1::createInferRuntime(log_));
     if (!runtime_) throw unusable("TensorRT cannot be started");
+    if (fit.dla_core >= 0) choose_core(options.dla_core >= 0 ? options.dla_core : fit.dla_core);
     // TensorRT returns null if the plan does not fit. The reason is only in the log.
     engine_.reset(runtime_->deserializeCudaEngine(content.data(), content.size()));
     if (!engine_) throw unusable("TensorRT cannot load " + file_);
@@ -240,6 +245,18 @@ class TensorRtEngine final : public Engine {
  private:
   Error unusable(const std::string& what) {
     return Error(Exit::environment, what + ": " + log_.last(), rebuild_);
+  }
+
+  // Before the plan is loaded: the runtime would take core 0.
+  void choose_core(int core) {
+    const std::int32_t cores = runtime_->getNbDLACores();
+    if (core >= cores) {
+      throw Error(Exit::environment,
+                  file_ + " runs on a DLA, and TensorRT finds no core " + std::to_string(core) +
+                      " here, but " + std::to_string(cores),
+                  cores > 0 ? "--dla-core 0" : "build for the GPU: --target tensorrt");
+    }
+    runtime_->setDLACore(core);
   }
 
   void name_tensors() {

@@ -40,7 +40,7 @@ Choice choose(const Options& options, const Bundle& bundle) {
   const bool any = options.backend.empty();
   std::optional<Error> why_not;
   for (const BackendKind& kind : backends()) {
-    if (!any && options.backend != kind.name) continue;
+    if (any ? kind.dla : options.backend != kind.name) continue;
     try {
       return {kind, usable_engine(bundle, kind, options.precision)};
     } catch (const Error& error) {
@@ -131,7 +131,7 @@ int run(int argc, char** argv) {
   }
   const std::unique_ptr<Engine> engine =
       kind.load(bundle, chosen.artifact, {options.threads, options.cuda_graph, options.memory,
-                                         options.wait});
+                                         options.wait, options.dla_core});
   const SelfTest test = self_test(*engine, bundle, chosen.precision);
 
   Json line = summary(classify(*engine, images, bundle, options.repeat));

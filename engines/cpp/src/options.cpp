@@ -16,8 +16,9 @@ image, then one line with the latency percentiles. The bundle's golden self-test
 Without INPUT, only the self-test runs.
 
   INPUT              a .pgm (P5) or .raw (2,304 bytes) file, or a folder of such files
-  --backend NAME     the backend: tensorrt or openvino (default: the first that this runner was
-                     built with and that has a usable engine in the bundle)
+  --backend NAME     the backend: tensorrt, openvino or tensorrt-dla (default: the first of tensorrt,
+                     openvino that this runner was built with and that has a usable engine in the
+                     bundle)
   --precision P      fp32, fp16 or int8 (default: the first of int8, fp16, fp32 that the bundle
                      has for the backend and whose gate has not failed)
   --threads N        CPU threads of the backend (default: 1)
@@ -27,6 +28,8 @@ Without INPUT, only the self-test runs.
                      whose GPU shares it); auto (default: what was faster when the plan was built)
   --wait W           TensorRT: how the CPU waits for the GPU: spin (an answer comes at once, a core is
                      busy), block (sleeps) or auto (default: as CUDA chooses)
+  --dla-core N       TensorRT: run a plan of a DLA on this core, 0 or 1 (default: the one that it
+                     was built for)
   --choose           print which backend and engine would be used, and load nothing
   -V, --version      print the version, and the backends that this runner was built with
   -h, --help         print this text
@@ -39,6 +42,7 @@ namespace {
 
 constexpr char kTensorRt[] = "tensorrt";
 constexpr char kOpenVino[] = "openvino";
+constexpr char kDla[] = "tensorrt-dla";
 
 Error usage(const std::string& message) {
   return Error(Exit::usage, message, "fer-edge-run --help");
@@ -85,12 +89,12 @@ Options options_from(int argc, char** argv) {
       only_files = true;
     } else if (word == "--backend" || word == "--engine") {
       options.backend = value();
-      if (options.backend != kTensorRt && options.backend != kOpenVino) {
+      if (options.backend != kTensorRt && options.backend != kOpenVino && options.backend != kDla) {
         throw Error(Exit::usage,
                     options.backend == "litert"
                         ? "this runner has no LiteRT: it runs no .tflite file of a bundle"
                         : "unknown backend '" + options.backend + "'",
-                    std::string("choose from: ") + kTensorRt + ", " + kOpenVino);
+                    std::string("choose from: ") + kTensorRt + ", " + kOpenVino + ", " + kDla);
       }
       if (word == "--engine") std::cerr << "note: --engine is deprecated: use --backend\n";
     } else if (word == "--choose") {
@@ -109,6 +113,8 @@ Options options_from(int argc, char** argv) {
       options.memory = one_of(word, value(), {"auto", "copied", "mapped"});
     } else if (word == "--wait") {
       options.wait = one_of(word, value(), {"auto", "spin", "block"});
+    } else if (word == "--dla-core") {
+      options.dla_core = one_of(word, value(), {"0", "1"}) == "1" ? 1 : 0;
     } else if (word == "--no-graph") {
       options.cuda_graph = false;
     } else if (word == "-h" || word == "--help") {

@@ -16,6 +16,7 @@ struct Options {
   bool cuda_graph = true;
   std::string memory = "auto";
   std::string wait = "auto";
+  int dla_core = -1;  // the one that the plan was built for
   bool choose = false;
   bool help = false;
   bool version = false;

@@ -67,7 +67,7 @@ PlanFit plan_fit(const Bundle& bundle, const Artifact& plan, const Device& here)
   const std::string where = (bundle.path() / name).string();
   const auto refuse = [&](const std::string& why) {
     return Error(Exit::integrity, where + ": " + why,
-                 bundle.build_command(plan.precision, "tensorrt"));
+                 bundle.build_command(plan.precision, plan.target));
   };
   const auto sidecar = bundle.find(name);
   if (!sidecar) throw refuse("the manifest of the bundle does not list it");
@@ -109,6 +109,8 @@ PlanFit sidecar_fit(const std::string& content, const std::string& plan_sha256,
                        sizes(here.multiprocessors, here.memory_mib);
     }
     fit.mapped = fit.difference.empty() && fields.value("memory", "") == "mapped";
+    const auto core = fields.find("dla_core");
+    if (core != fields.end() && !core->is_null()) fit.dla_core = core->get<int>();
     return fit;
   } catch (const json::exception& error) {
     throw BadSidecar(error.what());

@@ -31,6 +31,8 @@ struct PlanFit {
   std::string difference;
   // The plan was faster with mapped memory when it was built, on a device of these sizes.
   bool mapped = false;
+  // The DLA core that the plan was built for; -1: a plan of the GPU.
+  int dla_core = -1;
 };
 
 // Reads the JSON beside the plan of `plan_sha256`, which is `content`.

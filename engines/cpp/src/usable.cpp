@@ -23,7 +23,7 @@ std::string joined(const Words& words, const char* separator) {
 std::vector<Artifact> graphs_of(const Bundle& bundle, const BackendKind& backend,
                                 const std::string& precision) {
   // An INT8 graph has the placement of one backend; other backends never take it.
-  return bundle.graphs(precision, precision == "int8" ? backend.name : "");
+  return bundle.graphs(precision, precision == "int8" ? backend.placement : "");
 }
 
 // The files of one precision that the backend can run, for this machine or another. Of several
@@ -70,20 +70,21 @@ Error missing(const Bundle& bundle, const BackendKind& backend, const std::strin
     for (const Artifact& artifact : bundle.artifacts()) files.push_back(artifact.path);
     message += "; it has: " + (files.empty() ? "nothing" : joined(files, ", "));
   }
-  return Error(Exit::usage, message,
-               bundle.build_command(precision.empty() ? "int8" : precision, backend.name));
+  const std::string wanted = precision.empty() || backend.dla ? "int8" : precision;
+  return Error(Exit::usage, message, bundle.build_command(wanted, backend.name));
 }
 
 }  // namespace
 
 UsableEngine usable_engine(const Bundle& bundle, const BackendKind& backend,
                            const std::string& precision) {
-  const Words asked = precision.empty() ? Words{"int8", "fp16", "fp32"} : Words{precision};
+  const Words best_first = backend.dla ? Words{"int8"} : Words{"int8", "fp16", "fp32"};
+  const Words asked = precision.empty() ? best_first : Words{precision};
   Words failed;
   Words candidates;
   std::vector<std::vector<Artifact>> engines;
   const auto is_failed = [&](const Artifact& each) {
-    return precision.empty() && bundle.failed_gate(each, backend.name);
+    return precision.empty() && bundle.failed_gate(each, backend.placement);
   };
   for (const std::string& each : asked) {
     std::vector<Artifact> found = engines_of(bundle, backend, each);

@@ -46,7 +46,7 @@ class Chosen:
         """Return the row's part and name."""
         if row is self.reference:
             return f"Reference ({row.name})"
-        return f"{row.precision.upper()} ({row.backend})"
+        return f"{row.precision.upper()} ({row.title})"
 
 
 def choose(result: BenchResult, bundle: str) -> Chosen:

@@ -36,7 +36,7 @@ def tradeoff_blocks(result: BenchResult, name: str) -> list[Block]:
             Point(
                 number,
                 row_label(row, several),
-                row.backend,
+                row.title,
                 row.precision,
                 row.p50_ms,
                 row.p50_range_ms or (row.p50_ms, row.p50_ms),

@@ -101,7 +101,11 @@ class IRuntime : public INoCopy {
  public:
   virtual ~IRuntime() noexcept = default;
   ICudaEngine* deserializeCudaEngine(void const* blob, std::size_t size) noexcept;
+  void setDLACore(int32_t dlaCore) noexcept;
+  int32_t getDLACore() const noexcept;
+  int32_t getNbDLACores() const noexcept;
 
+  int32_t fakeCore = -1;
   ILogger* fakeLogger = nullptr;
 };
 

@@ -2,6 +2,7 @@
 // the sum of the rows 6k .. 6k+5 of the input, divided by 1000 for u8.
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <string>
 
@@ -94,7 +95,20 @@ IExecutionContext* ICudaEngine::createExecutionContext(
   return context;
 }
 
+void IRuntime::setDLACore(int32_t dlaCore) noexcept { fakeCore = dlaCore; }
+int32_t IRuntime::getDLACore() const noexcept { return fakeCore; }
+
+// FAKE_DLA: the number of cores, 2 if it is not set.
+int32_t IRuntime::getNbDLACores() const noexcept {
+  char const* text = std::getenv("FAKE_DLA");
+  return text != nullptr ? std::atoi(text) : 2;
+}
+
 ICudaEngine* IRuntime::deserializeCudaEngine(void const* blob, std::size_t size) noexcept {
+  char const* calls = std::getenv("FAKE_CALLS");
+  if (calls != nullptr && fakeCore >= 0) {
+    std::ofstream(calls, std::ios::app) << "loaded on core " << fakeCore << '\n';
+  }
   std::string const plan(static_cast<char const*>(blob), size);
   if (plan.rfind("FAKEPLAN ", 0) != 0) {
     fakeLogger->log(ILogger::Severity::kVERBOSE, "verbose lines are not kept");

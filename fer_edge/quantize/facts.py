@@ -1,0 +1,66 @@
+"""What a DLA needs of an INT8 network beside its graph: ranges, and the cost of each layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fer_edge.convert.graph import Graph, Wiring, wiring
+from fer_edge.errors import require
+from fer_edge.quantize.choice import WEIGHTED, choose
+from fer_edge.quantize.placement import placement_for
+from fer_edge.quantize.ranges import Ranges
+from fer_edge.trt.dla import SCHEMA, DlaFacts
+
+__all__ = ["count_node_macs", "dla_facts"]
+
+_ABSORBED = frozenset({"Relu", "Clip"})
+
+
+def dla_facts(graph: Graph, ranges: Ranges) -> DlaFacts:
+    """Return the facts of an FP32 graph, with the ranges of its INT8 graph for a DLA.
+
+    A convolution's result that only a ReLU reads has the range of the ReLU's result: what lies
+    outside of it is below zero, or clipped afterwards.
+    """
+    model, wires = graph.model, wiring(graph.model)
+    choice = choose(model, wires, ranges, placement_for("dla"), {})
+    limits = {name: float(params.scale) * 127 for name, params in choice.params.items()}
+    for node in model.graph.node:
+        result = node.output[0]
+        reader = wires.sole_consumer(result)
+        if reader is not None and reader.op_type in _ABSORBED and result not in limits:
+            after = limits.get(reader.output[0])
+            if after is not None and node.name in choice.chosen:
+                limits[result] = after
+    return DlaFacts(
+        schema=SCHEMA,
+        graph_sha256=graph.sha256,
+        calibration_sha256=ranges.calibration_sha256,
+        method=ranges.method,
+        ranges=limits,
+        macs=count_node_macs(model, wires),
+    )
+
+
+def count_node_macs(model: Any, wires: Wiring) -> dict[str, int]:
+    """Return the multiply-accumulates of each node with constant weights, for one image.
+
+    A convolution uses each weight once for each pixel of its result.
+    """
+    onnx = require("onnx", "build")
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False)
+    sizes = {}
+    for each in (*inferred.graph.value_info, *inferred.graph.output):
+        shape = [dim.dim_value for dim in each.type.tensor_type.shape.dim]
+        sizes[each.name] = shape
+    macs = {}
+    for node in model.graph.node:
+        weights = wires.constants.get(node.input[1]) if node.op_type in WEIGHTED else None
+        if weights is None:
+            continue
+        pixels = 1
+        if node.op_type == "Conv":
+            for size in sizes.get(node.output[0], [])[2:]:
+                pixels *= max(size, 1)
+        macs[node.name] = int(weights.size) * pixels
+    return macs
