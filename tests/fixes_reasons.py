@@ -33,6 +33,9 @@ _BECAUSE: dict[str, tuple[str, ...]] = {
         "remove -o",
         "use LaneOptions(mapped=False), or FER_EDGE_TENSORRT=memory=copied",
         "add one to engines/targets/ (see engines/README.md)",
+        "build for the GPU: --target tensorrt",
+        "build its INT8 graph again where there are torch and the data",
+        "calibrate again: fer-edge build RUN --precision int8, for this target",
         "build for a named device (--target orin-jp62) and finish there, or choose --target onnxruntime",
         "build them again from one graph: fer-edge build --target tensorrt",
         "fer-edge build --precision … --target …",
@@ -45,6 +48,7 @@ _BECAUSE: dict[str, tuple[str, ...]] = {
         "run on the device: …",
         "… --target …",
     ),
+    "tests/quantize/test_dla.py does what it says": ("leave out …",),
     "it needs the network, or another version or installation": (
         "another version of fer-edge wrote it: train again, or install that version",
         "fine-tune a network trained by this version of fer-edge",

@@ -230,7 +230,7 @@ def test_the_check_finds_what_is_wrong(text: str, problem: str) -> None:
     assert any(problem in found for found in problems(text))
 
 
-@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx", "tensorrt-dla"])
 def test_a_missing_plan_is_built_into_a_copy_of_the_package(backend: str) -> None:
     bundle = Bundle.open(pretrained_path("votes"))
     for precision in (None, "int8", "fp16", "fp32"):
