@@ -156,7 +156,7 @@ def test_another_recipe_or_data_set_is_refused(
     run = new_run(recipe)
     with pytest.raises(Killed):
         train(run, tiny("run.save_minutes=1e-9"), faces, reporter=KillAt(3, _die))
-    with pytest.raises(UsageError, match="another recipe; different: run.save_minutes"):
+    with pytest.raises(UsageError, match=r"another recipe; different: run\.save_minutes"):
         train(run, recipe, faces)
     recipe = tiny("run.save_minutes=1e-9")
     with pytest.raises(UsageError, match="other images"):
