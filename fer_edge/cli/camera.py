@@ -155,8 +155,6 @@ def command(
         refuse_without_effect(
             {"width", "height", "fps"}, "only a camera is asked for it", "leave it out"
         )
-    if wanted.is_file:
-        refuse_without_effect({"patience"}, "a file does not wait", "leave it out")
     smoothing = Smoothing(smooth)
     outputs = Outputs(
         emit=print_json_line if fmt else None,

@@ -44,7 +44,6 @@ CASES = [
         ("camera", "FACE", "--width", "640", "--fps", "5"),
         "--width and --fps have no effect: only a camera is asked for it",
     ),
-    (("camera", "FACE", "--patience", "3"), "--patience has no effect: a file does not wait"),
     (("report", "BUNDLE", "--threads", "2"), "--threads has no effect: no engine is run"),
     (("bench", "BUNDLE", "--backend", "null", "--data", "synthetic:140"), "the null backend"),
     (
