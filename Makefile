@@ -39,19 +39,22 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# Whole files to two workers, in the order of tests/conftest.py: the longest first.
+SPREAD := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 unit: $(STAMP)
-	$(BIN)/python -m pytest -q --durations=15 --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -q --durations=15 $(SPREAD)
 
 # The tests with branch coverage, also of the processes that they start; pyproject.toml has the floor.
 coverage: $(STAMP)
 	mkdir -p build/coverage
-	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage/html
+	$(BIN)/python -m pytest -q $(SPREAD) --cov --cov-report=term --cov-report=html:build/coverage/html
 
 # The tests in a random order. The first lines name its seed; PYTEST_ADDOPTS=--randomly-seed=N repeats it.
 TESTS ?= tests
 test-random: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/randomly pytest-randomly
-	PYTHONPATH=build/randomly $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile $(TESTS)
+	PYTHONPATH=build/randomly $(BIN)/python -m pytest -q $(SPREAD) $(TESTS)
 
 # The examples' tests with all that they need: Ray, a notebook, a web service.
 examples: $(STAMP)

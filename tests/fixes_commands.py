@@ -298,8 +298,6 @@ def sources(lab: Lab) -> None:
         writer.add_bytes(b"x", "model.int8.onnx", format="onnx", precision="int8")
     lab.refused(["build", bare, *QUICK])
     lab.works(["build", "mine", *QUICK])
-    lab.refused(["build", "mine", "--target", "onnxruntime", "--half", "stem", "--no-verify"])
-    lab.works(["build", "mine", "--target", "onnxruntime", "--half", "none", *QUICK])
 
 
 @case

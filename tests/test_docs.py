@@ -389,6 +389,8 @@ class Walk:
         longer = SHORTER.get(words[1], [])
         if words[1] == "train" and "--recipe" not in words:
             longer = ["--recipe", "quick", *longer]
+        if words[1] == "build" and {"fp32", "fp16"} & {*words}:
+            longer = ["--no-speed"]  # nothing is calibrated
         if "data.holdout=0.05" in words:
             longer = [*longer, "--set", "data.holdout=0.2"]  # 5 % of few faces are too few
         if words[1] == "verify" and words[2].startswith("-"):

@@ -117,6 +117,34 @@ def test_weights_name_the_package_that_is_missing(
         model_from_weights(path)
 
 
+@pytest.mark.parametrize("folds", [False, True])
+def test_a_run_names_the_package_that_is_missing(
+    install: Install,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folds: bool,
+) -> None:
+    from fer_edge.training.folds import create_cross_validation
+    from fer_edge.training.start import start_run
+
+    network(install)
+    faces, recipe = load("synthetic:140"), load_recipe("quick", ["model.name=own-net"])
+    monkeypatch.chdir(tmp_path)
+    made = (Path("runs"), "a", recipe, faces, "synthetic:140")
+    if folds:
+        create_cross_validation(*made, count=2)
+    else:
+        start_run(*made)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path / "site")])
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--resume", "a"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 5
+    assert "the model 'own-net' is a plug-in of the package own-network, which is not" in said
+    assert "fix:   pip install own-network" in said
+
+
 def test_networks_of_fer_edge_record_no_package() -> None:
     """Their files keep the bytes, and the digests, that they had before there were plug-ins."""
     assert list(ModelSpec("compact").to_dict()) == [

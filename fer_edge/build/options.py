@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,11 @@ class Int8Options:
         ):
             if word not in known:
                 raise unknown(what, word, known)
+
+    @property
+    def named(self) -> list[str]:
+        """The names of the fields that are not as they are by default."""
+        return [each.name for each in fields(self) if getattr(self, each.name) != each.default]
 
     @property
     def is_default(self) -> bool:

@@ -105,8 +105,7 @@ def build(
     Raises UsageError, DataError, MissingExtraError for what cannot be built, NumericsError for an
     FP32 graph that does not compute the network.
     """
-    if precision not in {"fp32", "fp16", "int8"}:
-        raise UsageError(f"there is no precision {precision!r}", fix="fp32, fp16 or int8")
+    _check(precision, int8)
     chosen = find_target(target, reporter)
     _require_writer(chosen, precision)
     check_dla_precision(chosen.profile, precision)
@@ -175,6 +174,18 @@ def build(
             notes=tuple(work.notes),
             seconds=work.seconds,
             plans=added.table,
+        )
+
+
+def _check(precision: str, int8: Int8Options) -> None:
+    """Raise UsageError for a precision that there is not, and for options that it does not have."""
+    if precision not in {"fp32", "fp16", "int8"}:
+        raise UsageError(f"there is no precision {precision!r}", fix="fp32, fp16 or int8")
+    if precision != "int8" and int8.named:
+        raise UsageError(
+            f"{' and '.join(f'--{name}' for name in int8.named)} "
+            f"{'is' if len(int8.named) == 1 else 'are'} about INT8, and {precision} was asked for",
+            fix="leave it out, or build with --precision int8",
         )
 
 

@@ -118,8 +118,8 @@ def _known(node: Any, constants: Any) -> str:
             f"{node.name} is {kind}{' with a constant' if constant_inputs else ''}, "
             "which cannot be "
             "fine-tuned for INT8",
-            fix="leave it in higher precision: fer-edge build --exclude "
-            f"{node.name}; what can be: {', '.join(OPERATORS)}",
+            fix="build it without fine-tuning: fer-edge build; "
+            f"what can be fine-tuned: {', '.join(OPERATORS)}",
         )
     return kind
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 
+from fer_edge.cli._pipes import discard, has_no_reader, is_discarded, say
 from fer_edge.errors import FerEdgeError, of_signal_handler, unknown
 from fer_edge.oserrors import error_from_system
 from fer_edge.version import __version__
@@ -70,8 +71,32 @@ The old names do the same as the new ones and print one line on stderr. They are
 """
 
 
+@contextmanager
+def _reader_may_end() -> Iterator[None]:
+    """End without an error if stdout's reader has ended (:mod:`fer_edge.cli._pipes`)."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        # Its rest has perhaps been discarded already; another pipe may have broken as well, which
+        # click would take for this one.
+        if not (has_no_reader(sys.stdout) or is_discarded(sys.stdout)):
+            raise error_from_system(error) from error
+        discard(sys.stdout)
+        raise click.exceptions.Exit(0) from None
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module only when that command runs."""
+
+    def make_context(self, *values: Any, **options: Any) -> click.Context:
+        """Read the command line; ``--help`` and ``--version`` print here."""
+        with _reader_may_end():
+            return super().make_context(*values, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        with _reader_may_end():  # inside of click, which would end with code 1
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order in which a user needs them."""
@@ -128,10 +153,9 @@ def _current_names(args: list[str]) -> list[str]:
 
 
 def _replacement(old: str, name: Deprecated) -> str:
-    click.echo(
+    say(
         f"deprecated: '{old}' is now '{name.new}'; "
-        f"the old name works until version {name.removed_in}",
-        err=True,
+        f"the old name works until version {name.removed_in}"
     )
     return name.new
 
@@ -191,8 +215,8 @@ def _blaming_plug_ins(callback: Callable[..., Any] | None) -> Callable[..., Any]
     def call(*values: Any, **options: Any) -> Any:
         try:
             return callback(*values, **options)
-        except (FerEdgeError, click.exceptions.Exit, click.ClickException, click.Abort):
-            raise
+        except (FerEdgeError, OSError, click.exceptions.Exit, click.ClickException, click.Abort):
+            raise  # an OSError names its path
         except Exception as error:
             if of_signal_handler(error):
                 raise
@@ -228,7 +252,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         group.main(args=argv, prog_name="fer-edge", standalone_mode=False)
         if sys.stdout is not None:  # None: the shell closed it
-            sys.stdout.flush()
+            with _reader_may_end():
+                sys.stdout.flush()
     except FerEdgeError as error:
         _fail(error)
     except click.exceptions.Exit as exit_:
@@ -237,12 +262,8 @@ def main(argv: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        say("interrupted")
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our stdout has ended, as in `fer-edge ... | head`: this is not an error.
-        sys.stderr.close()
-        sys.exit(0)
     except OSError as error:
         _fail(error_from_system(error, default=_printing(error)))
     finally:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fer_edge.cli._pipes import say
 from fer_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def plain_note(text: str) -> None:
     """Print a note as ``note`` of ``_output`` does, without what that imports (rich)."""
     context = click.get_current_context(silent=True)
     if context is None or not context.meta.get(QUIET):
-        click.echo(text, err=True)
+        say(text)
 
 
 def found(name: str | None, root: Path, wants: Wants) -> Found:
@@ -86,7 +87,4 @@ def introduce(classifier: Classifier, more: str = "") -> None:
         f"({classifier.provider}), threads {classifier.threads}{more}"
     )
     if classifier.bundle.manifest.synthetic:
-        click.echo(
-            "this network was trained on synthetic faces; its answers for real faces are not valid",
-            err=True,
-        )
+        say("this network was trained on synthetic faces; its answers for real faces are not valid")

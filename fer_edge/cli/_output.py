@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 from rich.console import Console
 
 from fer_edge.cli._names import QUIET
+from fer_edge.cli._pipes import discard
 from fer_edge.printable import printable
 from fer_edge.report.terminal import TerminalReporter, print_note
 
@@ -34,8 +36,16 @@ _VERBOSE = "fer_edge.verbose"
 
 _shown_logs: list[Callable[[], None]] = []
 
-out = Console(soft_wrap=False)
-log = Console(stderr=True)
+
+class _Terminal(Console):
+    """A console that discards what is printed after its reader has ended; rich would exit."""
+
+    def on_broken_pipe(self) -> None:
+        discard(sys.stderr if self.stderr else sys.stdout)
+
+
+out = _Terminal(soft_wrap=False)
+log = _Terminal(stderr=True)
 
 
 def is_quiet() -> bool:
@@ -97,23 +107,34 @@ def print_json(content: Any) -> None:
 
 
 def print_json_line(content: Any) -> None:
-    """Print ``content`` as one line of JSON to stdout; ValueError for NaN and infinity."""
-    _print_json_text(json.dumps(content, ensure_ascii=False, allow_nan=False))
+    """Print ``content`` as one line of JSON to stdout; ValueError for NaN and infinity.
+
+    BrokenPipeError if nobody reads any more: the command that prints line by line ends.
+    """
+    _print_json_text(json.dumps(content, ensure_ascii=False, allow_nan=False), stream=True)
 
 
-def _print_json_text(text: str) -> None:
+def _print_json_text(text: str, *, stream: bool = False) -> None:
     """Print a text that is JSON; where stdout is not UTF-8, other characters are JSON's escapes."""
     encoding = getattr(out.file, "encoding", None) or "utf-8"
     if not encoding.lower().replace("-", "").startswith("utf"):
         text = re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
-    print_text(text)
+    print_text(text, stream=stream)
 
 
-def print_text(text: str) -> None:
-    """Print ``text`` to stdout: no wrapping, no markup, no control characters."""
+def print_text(text: str, *, stream: bool = False) -> None:
+    """Print ``text`` to stdout: no wrapping, no markup, no control characters.
+
+    With ``stream``, BrokenPipeError if nobody reads any more; else the text is discarded then.
+    """
     text = printable(text)
-    out.file.write(text if text.endswith("\n") else text + "\n")
-    out.file.flush()
+    try:
+        out.file.write(text if text.endswith("\n") else text + "\n")
+        out.file.flush()
+    except BrokenPipeError:
+        discard(sys.stdout)
+        if stream:
+            raise
 
 
 def print_rows(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
+from fer_edge.cli._effects import given
 from fer_edge.cli._names import open_bundle
 from fer_edge.cli._options import (
     classes_option,
@@ -300,14 +300,7 @@ def _show_saved(saved: Path, figure: Path | None, html: Path | None, fmt: str) -
     from fer_edge.measure.result import BenchResult
     from fer_edge.report.page.chosen import check_rows
 
-    context = click.get_current_context()
-    about_measuring = [
-        "BUNDLE" if isinstance(parameter, click.Argument) else max(parameter.opts, key=len)
-        for parameter in context.command.params
-        if parameter.name not in {"saved", "figure", "html", "fmt"}
-        and parameter.name is not None
-        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-    ]
+    about_measuring = given(lambda name: name not in {"saved", "figure", "html", "fmt"})
     if about_measuring:
         raise UsageError(
             f"--from measures nothing, so {', '.join(about_measuring)} cannot be given with it",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fer_edge.cli._effects import refuse_without_effect
 from fer_edge.cli._names import found
 from fer_edge.cli._options import (
     classes_option,
@@ -228,6 +229,12 @@ def command(
     from fer_edge.runs.find import TO_BUILD
 
     refuse_other_format(source)
+    if not verify:
+        refuse_without_effect(
+            {"split", "speed"} if speed else {"split"},
+            "nothing is judged with --no-verify",
+            "leave it out, or verify: --verify",
+        )
     taken = found(source, root, TO_BUILD)
     file = OnnxFile.from_text(taken.path, **graph)
     with terminal_reporter() as reporter:

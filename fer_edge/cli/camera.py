@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from fer_edge.cli._effects import refuse_without_effect
 from fer_edge.cli._names import found, introduce
 from fer_edge.cli._options import detector_model_option, engine_options, threads_option
 from fer_edge.cli._output import note, print_json_line
@@ -152,6 +151,10 @@ def command(
         raise UsageError("SOURCE is given twice", fix="leave out --source")
     wanted = Wanted(source or old_source or "0", width, height, fps, patience)
     require_source(wanted.source)
+    if not wanted.is_camera:
+        refuse_without_effect(
+            {"width", "height", "fps"}, "only a camera is asked for it", "leave it out"
+        )
     smoothing = Smoothing(smooth)
     outputs = Outputs(
         emit=print_json_line if fmt else None,
@@ -168,11 +171,7 @@ def command(
     ):
         watcher = Watcher(classifier, finder, smoothing, smallest=smallest, every_face=every_face)
         introduce(classifier, f"; faces by {finder.name}")
-        try:
-            watch_source(wanted, watcher, outputs, stop, every=every, limit=frames, log=note)
-        except BrokenPipeError:
-            # The reader of our stdout has ended, as in `fer-edge ... | head`: this is no error.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        watch_source(wanted, watcher, outputs, stop, every=every, limit=frames, log=note)
 
 
 def _detector(name: str, model: Path | None, threads: int) -> Detector:

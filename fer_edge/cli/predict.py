@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fer_edge.cli._effects import refuse_without_effect
 from fer_edge.cli._names import detector_name, found, introduce
 from fer_edge.cli._options import (
     detector_model_option,
@@ -25,6 +26,7 @@ from fer_edge.cli._output import (
     print_text,
     terminal_reporter,
 )
+from fer_edge.cli._pipes import say
 from fer_edge.errors import UsageError
 from fer_edge.labels import column
 from fer_edge.report.rows import format_rows
@@ -116,6 +118,12 @@ def command(
     from fer_edge.faces.boxes import read_boxes
     from fer_edge.runs.find import A_BUNDLE
 
+    if no_detect:
+        refuse_without_effect(
+            {"every_face"},
+            "with --no-detect each picture is one face, whatever it is like",
+            "leave it out, or let faces be found: without --no-detect",
+        )
     sources = list(find_pictures(images, note))
     own = read_boxes(boxes) if boxes is not None else None
     name = detector_name(detector, detector_model, no_detect=no_detect, boxes=own is not None)
@@ -151,7 +159,7 @@ def _print_all(
                 bad += 1
                 if count == 1:
                     raise answer.error
-                click.echo(f"error: {answer.error}", err=True)
+                say(f"error: {answer.error}")
             else:
                 printer.add(answer)
                 if drawer:
@@ -181,7 +189,7 @@ class _Printer:
                 print_json_line(row)
             elif self._fmt == "csv":
                 text = format_rows([_flat(row)], "csv")
-                print_text(text.partition("\n")[2] if self._header else text)
+                print_text(text.partition("\n")[2] if self._header else text, stream=True)
                 self._header = True
             else:
                 self._rows.append(row)

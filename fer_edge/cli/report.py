@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fer_edge.cli._effects import refuse_without_effect
 from fer_edge.cli._names import open_bundle
 from fer_edge.cli._options import (
     classes_option,
@@ -93,6 +94,8 @@ def command(
         raise UsageError(
             "--split and --classes choose images, but no data is used", fix="add --data SRC"
         )
+    if not run_engines:
+        refuse_without_effect({"threads"}, "no engine is run without data", "add --data SRC")
     check_page_path(output)
     opened = open_bundle(bundle, root, votes=votes is not None if run_engines else None)
     recorded = _bench(opened, bench)

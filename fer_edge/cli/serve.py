@@ -10,6 +10,7 @@ import click
 from fer_edge.cli._names import detector_name, found
 from fer_edge.cli._options import detector_model_option, engine_options, threads_option
 from fer_edge.cli._output import print_text
+from fer_edge.cli._pipes import say
 from fer_edge.errors import UsageError, require
 
 __all__ = ["command"]
@@ -126,10 +127,7 @@ def command(
     with bind(host, port) as sock:
         loopback = is_loopback(sock)
         if not loopback:
-            click.echo(
-                f"warning: other machines can reach {host}, and there is no authentication",
-                err=True,
-            )
+            say(f"warning: other machines can reach {host}, and there is no authentication")
         settings = Settings(
             taken.absolute(),
             backend=backend,

@@ -97,10 +97,17 @@ def candidates(
             for name, precision in _wanted(backends, precisions)
             if name != _IF_THERE or name in backends or bundle.find(format="plan", target=name)
         ]
-    if len(rows) == 1:
+    with_rows = {candidate.row.backend for candidate in rows}
+    if backends and with_rows == {"null"} == set(backends):
         raise UsageError(
-            f"none of the backends {', '.join(backends)} has the precision {', '.join(precisions)}",
-            fix="remove --backend or --precision",
+            "the null backend measures the harness, beside a backend that runs a network",
+            fix="add --backend onnxruntime, or remove --backend",
+        )
+    without = [name for name in dict.fromkeys(backends) if name not in with_rows]
+    if without:
+        raise UsageError(
+            f"{' and '.join(without)} cannot run the precision {' or '.join(precisions)}",
+            fix="remove --precision, or name another --backend",
         )
     return rows
 

@@ -88,7 +88,10 @@ class Vgg19(nn.Module):
 def _fetch() -> Path:
     """Return the file with the ImageNet weights, in the cache of the hub."""
     try:
-        return Path(hf_hub_download(_REPOSITORY, "model.safetensors", revision=_REVISION))
+        found = hf_hub_download(_REPOSITORY, "model.safetensors", revision=_REVISION)
+        # The file itself, for the advice to remove it: the hub's cache gives a link to it, and
+        # makes that link again.
+        return Path(found).resolve()
     except OSError as error:  # the base class of all errors of the hub, network and disk included
         raise UnavailableError(
             f"the ImageNet weights of vgg19_bn cannot be downloaded from {_REPOSITORY}: "

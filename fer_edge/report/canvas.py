@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +31,8 @@ __all__ = [
     "new_figure",
     "quiet",
     "save_figure",
+    "set_log_limits",
+    "whatever_the_names",
     "write_title",
 ]
 
@@ -42,6 +47,8 @@ MARGIN = 0.25
 """Inches around a sheet."""
 
 _DPI = 150
+_LEAST_RATIO = 4.0
+"""Of the ends of a logarithmic axis: one of 1, 2, 5, 10 is always between them."""
 _EM = 0.0079
 """Mean width of a letter in inches, per point of its size, rounded up."""
 
@@ -62,9 +69,34 @@ def new_figure(width: float, height: float) -> Any:
 def save_figure(figure: Any, path: Path | str) -> Path:
     """Write a figure atomically, in the format of the path's suffix."""
     path = Path(path)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, whatever_the_names():
         figure.savefig(temporary)
     return path
+
+
+@contextmanager
+def whatever_the_names() -> Iterator[None]:
+    """Draw names of users without matplotlib's warnings about them.
+
+    A font may lack their letters, and a long one leaves no place for a diagram. The text beside a
+    figure, or its table, has the names.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
+        yield
+
+
+def set_log_limits(axes: Any, values: Sequence[float], margin: float = 0.05) -> None:
+    """Make the x axis logarithmic, for positive values, before anything is drawn.
+
+    ``margin`` is a share of their range, on each side. Values that are nearly the same get an axis
+    from half to twice, so that it has a tick; matplotlib warns of an axis without a length.
+    """
+    low, high = min(values), max(values)
+    wider = max((high / low) ** margin, (_LEAST_RATIO * low / high) ** 0.5)
+    axes.set_xscale("log")
+    axes.set_xlim(low / wider, high * wider)
 
 
 def write_title(figure: Any, title: str, *lines: str) -> None:

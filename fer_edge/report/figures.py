@@ -8,7 +8,7 @@ from typing import Any
 from fer_edge.errors import UsageError, require
 from fer_edge.files import check_writable
 from fer_edge.measure.result import BenchResult, BenchRow
-from fer_edge.report.canvas import new_figure, save_figure
+from fer_edge.report.canvas import new_figure, save_figure, set_log_limits
 from fer_edge.report.table import bench_title
 
 __all__ = ["FORMATS", "accuracy_against_latency", "check_figure_path"]
@@ -47,9 +47,10 @@ def accuracy_against_latency(result: BenchResult, path: Path | str) -> Path:
         raise UsageError("no engine ran, so there is nothing to draw")
     figure = new_figure(9, 6.5)
     axes = figure.add_subplot()
+    times = [ms for row in rows for ms in (row.p50_ms, *(row.p50_range_ms or ())) if ms is not None]
+    set_log_limits(axes, times)
     for row in rows:
         _draw(axes, row, several=len(result.bundles) > 1)
-    axes.set_xscale("log")
     _plain_ticks(axes)
     axes.set_xlabel("p50 latency, ms (batch 1, e2e, log scale)")
     axes.set_ylabel("top-1, %")

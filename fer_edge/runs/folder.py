@@ -211,8 +211,12 @@ def create_run(
     data: str,
     *,
     teachers: Sequence[TeacherInfo] = (),
+    package: str = "",
 ) -> RunFolder:
-    """Make the folder of a new run; :class:`UsageError` for a name that is taken or not allowed."""
+    """Make the folder of a new run; :class:`UsageError` for a name that is taken or not allowed.
+
+    ``package`` is the one that the network is a plug-in of.
+    """
     if name is None:
         name = f"{recipe.model.name}-{datetime.now():%Y%m%d-%H%M%S}"
     path = make_run_folder(root, name)
@@ -227,6 +231,7 @@ def create_run(
         dataset=dataset,
         data=data,
         teachers=tuple(teachers),
+        package=package,
         best=None,
         last=None,
     )

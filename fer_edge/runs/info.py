@@ -46,6 +46,7 @@ class RunInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
 
     ``recipe`` is its JSON form; ``data`` and ``votes`` are where the images and FER+'s votes were
     read from. ``best`` and ``last`` are rows of the history. ``init``: the weights it started from;
+    ``package``: the one that its network is a plug-in of; "" for the networks of fer-edge.
     ``qat``: the INT8 setup that it fine-tunes for; ``soup``: the runs whose weights are averaged.
     ``weights``: the SHA-256 of each weights file that it wrote; two while it replaces a file. Runs
     of version 0.1.0 have none.
@@ -60,6 +61,7 @@ class RunInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     data: str
     votes: str | None = None
     teachers: tuple[TeacherInfo, ...] = ()
+    package: str = ""
     init: InitInfo | None = None
     qat: QatSetup | None = None
     soup: tuple[IngredientInfo, ...] = ()
@@ -101,7 +103,7 @@ class CrossValidationInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
 
     ``folds``, ``seed`` and ``duplicates_across`` describe the split, ``dataset`` the data before
     it was split, ``data`` and ``votes`` where it and FER+'s votes were read from. ``summary`` is
-    None before two folds finished.
+    None before two folds finished. ``package`` is that of :class:`RunInfo`.
     """
 
     schema: int
@@ -115,5 +117,6 @@ class CrossValidationInfo(OpenRecord, frozen=True, kw_only=True, eq=False):
     dataset: DatasetInfo
     data: str
     votes: str | None = None
+    package: str = ""
     results: tuple[FoldResult, ...]
     summary: dict[str, Spread] | None

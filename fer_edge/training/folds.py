@@ -47,10 +47,12 @@ def create_cross_validation(
     written, raises UsageError for a name that is taken or invalid and for an invalid number of
     folds, and the error of a first fold with too few images.
     """
+    from fer_edge.models import package_of
     from fer_edge.training.start import check_network, location, made_once
     from fer_edge.training.vote_targets import require_votes
 
     check_network(recipe, dataset)
+    package = package_of(recipe.model.name)
     require_votes(dataset, recipe.loss)
     splits = folds(count, seed, duplicates_across=duplicates_across)
     apply_resplit(splits[0], dataset)
@@ -71,6 +73,7 @@ def create_cross_validation(
             dataset=dataset.info(),
             data=location(data),
             votes=dataset.voters.path if dataset.voters else None,
+            package=package,
             results=(),
             summary=None,
         )
@@ -94,11 +97,12 @@ def train_folds(
     images.
     """
     from fer_edge.training.loop import train
-    from fer_edge.training.start import start_run
+    from fer_edge.training.start import check_network, start_run
 
     info, recipe = validation.info(), validation.recipe()
     recorded, given = {"sha256": info.dataset.sha256}, {"sha256": dataset.sha256}
     require_same_images(validation.path, recorded, given, dataset.source)
+    check_network(recipe, dataset, info.package)
     # All processes read the states before one of them writes.
     folds_left = [
         (run, split, fold_status(run)) for run, split in zip(validation.runs, validation.splits)

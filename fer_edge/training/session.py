@@ -108,7 +108,7 @@ class Session:
         self.batches = Batches(images, learnt, recipe, self.preprocessing)
         self.public = _tensors(judged_by(public_set, recipe.loss), self.device)
 
-        self.spec = spec_from_recipe(recipe, dataset)
+        self.spec = spec_from_recipe(recipe, dataset, run.info().package)
         torch.manual_seed(recipe.seed)
         self.model = self._network(resumed=saved is not None).to(self.device)
         self.notes: list[str] = []

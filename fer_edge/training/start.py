@@ -84,7 +84,15 @@ def start_run(
         _check_init(init, recipe, dataset)
 
     def create() -> Path:
-        run = create_run(root, name, recipe, dataset.info(), location(data), teachers=teachers)
+        run = create_run(
+            root,
+            name,
+            recipe,
+            dataset.info(),
+            location(data),
+            teachers=teachers,
+            package=package_of(recipe.model.name),
+        )
         if any(teacher.bundle for teacher in teachers):
             run.update(teachers=tuple(_kept(run, at, each) for at, each in enumerate(teachers)))
         if init is not None:
@@ -113,16 +121,27 @@ def _kept(run: RunFolder, at: int, teacher: TeacherInfo) -> TeacherInfo:
     return structs.replace(teacher, path=str(path))
 
 
-def spec_from_recipe(recipe: Recipe, dataset: FerDataset) -> ModelSpec:
-    """Return the network of ``recipe`` with one logit per class of ``dataset``."""
+def spec_from_recipe(recipe: Recipe, dataset: FerDataset, package: str = "") -> ModelSpec:
+    """Return the network of ``recipe`` with one logit per class of ``dataset``.
+
+    ``package`` is the one that a run records, so that an error names it where it is missing.
+    """
     name, classes = recipe.model.name, len(dataset.classes)
-    return ModelSpec(name, recipe.model.options, classes=classes, package=package_of(name))
+    package = package or package_of(name)
+    return ModelSpec(name, recipe.model.options, classes=classes, package=package)
 
 
-def check_network(recipe: Recipe, dataset: FerDataset) -> None:
-    """Raise :class:`UsageError` for a network or an option of it that does not exist."""
+def check_network(recipe: Recipe, dataset: FerDataset, package: str = "") -> None:
+    """Raise :class:`UsageError` for a network or an option of it that does not exist.
+
+    :class:`UnavailableError` for a plug-in that is not installed or does not work. ``package`` is
+    that of :func:`spec_from_recipe`.
+    """
+    spec = spec_from_recipe(recipe, dataset, package)
     with torch.device("meta"):  # shapes only: no memory is used
-        build_model(spec_from_recipe(recipe, dataset))
+        build_model(spec)
+    if spec.package:
+        build_model(spec.untrained())  # the network of a plug-in must also give logits
 
 
 def _check_init(init: InitialWeights, recipe: Recipe, dataset: FerDataset) -> None:

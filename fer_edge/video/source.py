@@ -42,6 +42,18 @@ class Wanted:
         """The source as it is printed: without the password of a URL."""
         return re.sub(r"(://[^/@:]*:)[^/@]*@", r"\1***@", self.source)
 
+    @property
+    def is_camera(self) -> bool:
+        """Whether it is a camera, not a file, URL or pipeline."""
+        source = self.source
+        csi = re.fullmatch(r"csi(:\d*)?", source) is not None
+        return csi or source.isdigit() or source.startswith("/dev/video")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is the path of a file."""
+        return not (self.is_camera or "!" in self.source or "://" in self.source)
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -72,11 +84,8 @@ def csi_pipeline(sensor: int, width: int, height: int, fps: int) -> str:
 def require_source(source: str) -> None:
     """Raise UsageError for a source that is the path of no file."""
     path = Path(source)
-    csi = re.fullmatch(r"csi(:\d*)?", source)
-    if csi or "!" in source or "://" in source or source.isdigit() or path.is_file():
-        return
-    if source.startswith("/dev/video"):
-        return  # the driver says best what is wrong
+    if not Wanted(source).is_file or path.is_file():
+        return  # of a camera, the driver says best what is wrong
     if path.exists():
         raise UsageError(f"{source} is not a file", fix="name a video, or a camera: /dev/video0")
     raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,25 +24,13 @@ from fer_edge.report.card import card_markdown
 ANYTHING = GatePolicy(max_top1_drop=1, max_recall_drop=1, max_recall_drop_small=1, max_flips=1)
 
 
-def shuffled_labels(faces: FerDataset) -> FerDataset:
+def another_public(faces: FerDataset) -> FerDataset:
+    """Return the faces with other images and other labels in PUBLIC, and another digest."""
     rows = np.flatnonzero(faces.split == Split.PUBLIC)
-    labels = faces.labels.copy()
-    labels[rows] = labels[np.random.default_rng(0).permutation(rows)]
-    return replace(faces, labels=labels, sha256="1" * 64)
-
-
-def shuffled_images(faces: FerDataset) -> FerDataset:
-    rows = np.flatnonzero(faces.split == Split.PUBLIC)
-    images = faces.images.copy()
-    images[rows] = images[np.random.default_rng(1).permutation(rows)]
-    return replace(faces, images=images, sha256="2" * 64)
-
-
-def other_images(faces: FerDataset) -> FerDataset:
-    rows = np.flatnonzero(faces.split == Split.PUBLIC)
-    images = faces.images.copy()
+    images, labels = faces.images.copy(), faces.labels.copy()
     images[rows] = np.random.default_rng(2).integers(0, 256, images[rows].shape, np.uint8)
-    return replace(faces, images=images, sha256="3" * 64)
+    labels[rows] = labels[np.random.default_rng(0).permutation(rows)]
+    return replace(faces, images=images, labels=labels, sha256="1" * 64)
 
 
 def made(weights: Path, faces: FerDataset, out: Path, target: str) -> BuildReport:
@@ -61,15 +48,9 @@ def made(weights: Path, faces: FerDataset, out: Path, target: str) -> BuildRepor
 def test_public_cannot_change_the_graph(
     target: str, weights: Path, faces: FerDataset, tmp_path: Path
 ) -> None:
-    changes: list[Callable[[FerDataset], FerDataset]] = [
-        lambda dataset: dataset,
-        shuffled_labels,
-        shuffled_images,
-        other_images,
-    ]
     digests, scores, choices = set(), set(), []
-    for at, change in enumerate(changes):
-        report = made(weights, change(faces), tmp_path / str(at), target)
+    for at, dataset in enumerate((faces, another_public(faces))):
+        report = made(weights, dataset, tmp_path / str(at), target)
         bundle = Bundle.open(report.bundle)
         graphs = [each for each in bundle.manifest.artifacts if each.precision == "int8"]
         digests.add(tuple(sha256_file(bundle.file(each)) for each in graphs))
@@ -78,8 +59,8 @@ def test_public_cannot_change_the_graph(
         assert len(gates) == len(graphs) > 0
         choices.append([gate["choice"] for gate in gates])
     assert len(digests) == 1
-    assert all(choice == choices[0] for choice in choices)
-    assert len(scores) > 1, "the changes do change what the gate sees"
+    assert choices[0] == choices[1]
+    assert len(scores) == 2, "the change does change what the gate sees"
 
 
 def test_manifest_and_card_say_on_which_images_what_was_chosen(

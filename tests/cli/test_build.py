@@ -36,6 +36,7 @@ def run(*arguments: str) -> int:
     return 0
 
 
+FORM = ("--data", "synthetic:700", "--target", "onnxruntime")
 SMALL = ("--data", "synthetic:700", "--calibration", "stratified-128", "--target", "onnxruntime")
 
 
@@ -60,7 +61,7 @@ def test_json_on_stdout_and_the_rest_on_stderr(
 def test_other_forms(
     form: str, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ("build", str(weights), "-o", str(tmp_path / "b"), *SMALL, "--format", form)
+    arguments = ("build", str(weights), "-o", str(tmp_path / "b"), *FORM, "--format", form)
     assert run(*arguments, "--precision", "fp16") == 0
     text = capsys.readouterr().out
     assert "fp16" in text

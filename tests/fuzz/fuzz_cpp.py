@@ -48,7 +48,7 @@ def find_clang() -> str | None:
     return clang if built.returncode == 0 else None
 
 
-def build_targets(folder: Path = BUILD, compiler: str | None = None) -> Path:
+def build_targets(folder: Path = BUILD, compiler: str | None = None, optimise: str = "-O1") -> Path:
     """Configure and compile; RuntimeError with the compiler's output if that fails.
 
     ``compiler`` is clang++, for libFuzzer; None is the system's, with our own driver.
@@ -61,7 +61,7 @@ def build_targets(folder: Path = BUILD, compiler: str | None = None) -> Path:
     configure = ["cmake", "-S", str(ROOT / "engines" / "cpp"), "-B", str(folder), *backends]
     # -O1: with the sanitizers, -O3 takes minutes to compile.
     configure += ["-DFER_EDGE_FUZZ=ON", "-DCMAKE_CXX_FLAGS=-Werror"]
-    configure += ["-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG"]
+    configure += [f"-DCMAKE_CXX_FLAGS_RELEASE={optimise} -DNDEBUG"]
     configure += [f"-DNLOHMANN_JSON_INCLUDE_DIR={path}" for path in include]
     configure += [f"-DCMAKE_CXX_COMPILER={compiler}"] if compiler else []
     build = ["cmake", "--build", str(folder), "--target", "fer-edge-fuzz", "--parallel", "2"]

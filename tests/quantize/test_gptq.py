@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from fer_edge.bundle import Bundle
+from fer_edge.convert.foreign import logits_of
 from fer_edge.convert.graph import load_model, wiring
 from fer_edge.data import CalibrationSet, FerDataset
 from fer_edge.quantize import gptq
 from fer_edge.quantize.gptq import round_by_gram, unfold
 from fer_edge.quantize.int8 import grams_of, int8_from_onnx, quantise
 from fer_edge.quantize.placement import PLACEMENTS, placement_for
-from fer_edge.quantize.ranges import Ranges
+from fer_edge.quantize.ranges import Ranges, ranges_from_onnx
 
 
 def loss(steps: np.ndarray, rounded: np.ndarray, gram: np.ndarray) -> float:
@@ -84,6 +86,22 @@ def test_unfolding_is_what_a_convolution_reads(
     ).numpy()
     by_channel = expected.transpose(0, 2, 3, 1).reshape(-1, group, 8 // group)
     np.testing.assert_allclose(found.transpose(1, 0, 2), by_channel, atol=1e-12)
+
+
+def test_the_pixels_of_a_foreign_graph_are_summed_as_the_graph_reads_them(
+    foreign_bundle: Bundle, faces: FerDataset, calibration: CalibrationSet
+) -> None:
+    """NHWC, RGB, 64x64 and another scaling are part of its FP32 graph."""
+    path = foreign_bundle.file(foreign_bundle.artifact(format="onnx", precision="fp32"))
+    found = ranges_from_onnx(path, faces, calibration, cache=False)
+    model, rules = load_model(path), placement_for("onnxruntime")
+    images = calibration.images(faces)
+    grams = grams_of(model, found, rules, images)
+    exact, scores = logits_of(path.read_bytes(), images[:, None], path), []
+    for each in (None, grams):
+        graph = quantise(model, found, rules, grams=each)[0]
+        scores.append(np.square(logits_of(graph, images[:, None], path) - exact).mean())
+    assert scores[1] < scores[0]
 
 
 @pytest.mark.parametrize("target", sorted(PLACEMENTS))

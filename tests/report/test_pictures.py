@@ -269,3 +269,31 @@ def test_histories_that_cannot_be_drawn_are_named(tmp_path: Path) -> None:
     path.write_text("epoch,loss\n1,2\n")
     with pytest.raises(IntegrityError, match="history"):
         read_history(path)
+
+
+@pytest.mark.parametrize("ms", [1e-6, 0.1, 1.0, 1e5])
+def test_times_that_are_all_the_same_have_an_axis(ms: float, tmp_path: Path) -> None:
+    """Without a warning, which is an error here; matplotlib gives one for 0.1, and not for 1."""
+    from fer_edge.report.canvas import new_figure, set_log_limits
+    from fer_edge.report.page.plots import Point, Strip, draw_points, draw_strips
+
+    points = [Point(n, "x", "onnxruntime", "int8", ms, (ms, ms), 0.5, 0.0) for n in (1, 2)]
+    assert "<svg" in draw_points(points, "a").wide
+    strip = Strip("x", "int8", dict.fromkeys((10.0, 25.0, 50.0, 75.0, 90.0, 99.0), ms))
+    assert "<svg" in draw_strips([strip, strip], "a").wide
+    axes = new_figure(4, 3).add_subplot()
+    set_log_limits(axes, [ms, ms])
+    axes.plot([ms], [1], "o")
+    low, high = axes.get_xlim()
+    assert (low, high) == pytest.approx((ms / 2, ms * 2))
+
+
+def test_names_that_the_font_lacks_and_long_ones_give_no_warning(tmp_path: Path) -> None:
+    from fer_edge.report.canvas import new_figure, save_figure
+    from fer_edge.report.page.plots import Change, draw_recalls
+
+    for name in ("名前", "\ue000 $x$ $", "long " * 80):
+        assert "<svg" in draw_recalls([Change(name, 0.5, 0.4, 0.03)], "a").wide
+        figure = new_figure(4, 3)
+        figure.add_subplot().set_yticks([0], [name.replace("$", "")])
+        assert save_figure(figure, tmp_path / "a.png").stat().st_size > 1000

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fer_edge.measure.reliability import ConfidenceBin
+from fer_edge.report.canvas import set_log_limits
 from fer_edge.report.page.svg import (
     INK,
     LOSS,
@@ -85,7 +86,8 @@ def draw_points(points: Sequence[Point], name: str) -> Drawings:
 
     def draw(figure: Any, narrow: bool) -> None:
         axes = figure.add_subplot()
-        axes.set_xscale("log")
+        times = [ms for point in points for ms in (point.p50_ms, *point.range_ms)]
+        set_log_limits(axes, times, 0.12)
         for point, place in zip(points, _label_places(points)):
             low, high = point.range_ms
             axes.errorbar(
@@ -109,7 +111,7 @@ def draw_points(points: Sequence[Point], name: str) -> Drawings:
                 fontweight="bold",
             )
         _plain_log(axes, narrow)
-        axes.margins(x=0.12, y=0.2)
+        axes.margins(y=0.2)
         axes.grid(True, which="major")
         axes.set_axisbelow(True)
         axes.set_xlabel("p50 of one image, ms (logarithmic; left is faster)")
@@ -153,7 +155,7 @@ def draw_strips(strips: Sequence[Strip], name: str) -> Drawings:
 
     def draw(figure: Any, narrow: bool) -> None:
         axes = figure.add_subplot()
-        axes.set_xscale("log")
+        set_log_limits(axes, [ms for strip in strips for ms in strip.ms.values() if ms])
         for place, strip in enumerate(strips):
             colour = PRECISIONS.get(strip.precision, MUTED)
             known = {q: ms for q, ms in strip.ms.items() if ms is not None}

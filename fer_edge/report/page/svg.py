@@ -28,6 +28,7 @@ from typing import Any
 
 from fer_edge.errors import require
 from fer_edge.printable import printable
+from fer_edge.report.canvas import whatever_the_names
 
 __all__ = [
     "FAINT",
@@ -106,7 +107,7 @@ def inline_svg(figure: Any, name: str, description: str) -> str:
 
     buffer = io.StringIO()
     unsigned = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with matplotlib.rc_context({"svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.hashsalt": name}), whatever_the_names():
         figure.savefig(buffer, format="svg", transparent=True, metadata=unsigned)
     text = printable(buffer.getvalue())
     text = text[text.index("<svg") :]
