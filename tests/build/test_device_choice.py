@@ -204,7 +204,7 @@ def test_a_device_makes_times_and_keeps_one_plan(
         )
         for row in rows
     }
-    profile = SimpleNamespace(strongly_typed=True)
+    profile = SimpleNamespace(strongly_typed=True, placement="tensorrt")
     judged = contenders(bundle, profile)  # type: ignore[arg-type]
     if refused:
         judged = [

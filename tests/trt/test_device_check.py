@@ -290,7 +290,7 @@ def test_each_core_of_a_dla_is_a_row_and_a_board_without_says_so(
     beside.times = LatencySamples((np.array([1e6], np.int64),))
     for each in (*rows[1:3], *rows[4:]):
         each.note = "no graph"
-    said = script.settled([beside, *rows], orin)
+    said = script.settled([beside, *rows], orin, tiny_bundle)
     assert said[-7:-5] == [
         "DLA: 99.0% of the multiply-accumulates on the DLA; on the GPU: "
         "/Cast (the DLA cannot run CAST)",
