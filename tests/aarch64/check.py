@@ -95,7 +95,11 @@ def check_all(check: Check) -> int:
     shutil.rmtree(check.work, ignore_errors=True)
     check.work.mkdir()
     check.run_all(STEPS)
-    title = f"aarch64 under qemu on {platform.machine()}, {os.cpu_count()} cores"
+    from fer_edge.cpu import cpu_features
+
+    # INT8 answers may depend on what this machine has, if the weights are full ones.
+    features = ", ".join(sorted(cpu_features()))
+    title = f"aarch64 under qemu on {platform.machine()} ({features}), {os.cpu_count()} cores"
     sys.stdout.write(table_of(check.rows, title) + "\n")
     return exit_code(check.rows)
 
