@@ -40,8 +40,8 @@ class Placement:
     remainder is FP32 keeps its weights in FP32 too, with a Q/DQ pair, instead of integers with a
     DequantizeLinear. ``equal_ranges``: the inputs of an addition, and the two sides of a pooling,
     have one range (:mod:`fer_edge.quantize.equal`). ``ranges_only``: some releases of the engine
-    take no Q/DQ, but the FP32 graph and the ranges. So nothing else is chosen: weights are rounded
-    to the nearest, and no layer is left out.
+    take no Q/DQ, but the FP32 graph and the ranges. So only what ranges can say is chosen: weights
+    are rounded to the nearest, and of the layers only the first may stay in half precision.
     """
 
     name: str
@@ -138,6 +138,7 @@ PLACEMENTS: dict[str, Placement] = {
         outputs=True,
         residual="both",
         raw_pixels=False,
+        early_in_half=True,
         fp32_weights=True,
         equal_ranges=True,
         ranges_only=True,
