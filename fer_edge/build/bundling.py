@@ -107,8 +107,9 @@ def _add_int8(
 def _add_dla_facts(writer: BundleWriter, int8: Int8Result, work: Work) -> None:
     """Write what a build for a DLA reads beside the graph; it goes with the INT8 graph."""
     if work.target.placement == "dla" and int8.passed:
-        content = dla_facts_bytes(dla_facts(work.network.graph, int8.ranges))
-        graph = int8.engine.artifact
+        half, left = work.target.remainder == "fp16", int8.choice.exclude
+        facts = dla_facts(work.network.graph, int8.ranges, left, half_scales=half)
+        content, graph = dla_facts_bytes(facts), int8.engine.artifact
         writer.add_bytes(content, DLA_FACTS, format="json", target="dla", parent=graph)
 
 

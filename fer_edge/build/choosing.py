@@ -15,7 +15,7 @@ from fer_edge.build.options import Int8Options
 from fer_edge.convert.graph import wiring
 from fer_edge.errors import UsageError
 from fer_edge.progress import SILENT, Reporter
-from fer_edge.quantize.early import early_layers
+from fer_edge.quantize.early import early_layers, is_beginning
 from fer_edge.quantize.floors import FLOORS, sums_before_relu, with_floors
 from fer_edge.quantize.gptq import Grams
 from fer_edge.quantize.int8 import Remainder, grams_of, quantise
@@ -145,7 +145,8 @@ class Int8Chooser:
     def variants(self, choice: Int8Choice) -> dict[str, Int8Choice]:
         """Return the variants that travel beside the graph of ``choice``, by name."""
         names = [FULL] if self.options.weights == "both" else []
-        if self.options.half == AUTO and choice.half not in {"", "none"}:
+        both = not self.rules.ranges_only
+        if both and self.options.half == AUTO and choice.half not in {"", "none"}:
             names.append(ALL_INT8)
         found = {name: self._variant(name, choice) for name in names}
         if self.layout.also_fp32 and self.layout.remainder != "fp32":
@@ -205,6 +206,8 @@ class Int8Chooser:
         In this order, each with what was chosen before it. :class:`UsageError` for an option that
         this placement does not have.
         """
+        if self.rules.ranges_only:
+            self._refuse(bool(self.options.exclude), "--exclude")
         kinds = self._weight_scales()
         half, halves = self._half()
         roundings = self._rounding()
@@ -270,7 +273,6 @@ class Int8Chooser:
         asked = self.options.half
         if not self.rules.early_in_half:
             if asked not in {AUTO, "none"}:
-                self._refuse(self.rules.ranges_only, "--half")
                 raise UsageError(
                     f"the {self.rules.name} placement has no half precision beside INT8",
                     fix="name the layers to keep in float: --exclude NODE; or --target tensorrt",
@@ -287,6 +289,13 @@ class Int8Chooser:
                 raise
             self.reporter.note(f"no early layers in half precision: {error}")
             return "none", []
+        if self.rules.ranges_only:
+            groups = {
+                name: nodes
+                for name, nodes in groups.items()
+                if is_beginning(model, wiring(model), nodes, whole.quantised)
+            }
+            self._refuse(asked not in {AUTO, *groups}, f"--half {asked}")
         if asked != AUTO:
             taken = _nearest_group(asked, groups)
             self._leave(groups[taken], f"in half precision: --half {asked}")
@@ -368,7 +377,6 @@ class Int8Chooser:
             return found
 
         if self.rules.ranges_only:
-            self._refuse(bool(self.options.exclude), "--exclude")
             return tried("nearest"), []
         trial = known or tried("nearest" if self.grams is None else "gptq")
         costs: list[Trial[str]] = []

@@ -59,7 +59,7 @@ def plan_sources(bundle: Bundle, precision: str, profile: TargetProfile) -> tupl
     graphs = [
         graph
         for graph in bundle.graphs(precision, profile.placement)
-        if profile.strongly_typed or not _half_scales(graph)
+        if profile.strongly_typed or profile.dla or not _half_scales(graph)
     ]
     return tuple(sorted(graphs, key=lambda graph: not _half_scales(graph)))
 

@@ -87,9 +87,9 @@ def _from_profile(profile: TargetProfile) -> BuildTarget:
         placement=profile.placement,
         backend="onnxruntime",
         fallback="fp32" if profile.dla else "fp16",
-        # TensorRT 8.6 takes no FP16 scales, and chooses half precision by itself. A DLA's graph
-        # judges the plans of TensorRT 10 also, which are weakly typed.
-        remainder="fp16" if profile.strongly_typed and not profile.dla else "fp32",
+        # TensorRT 8.6 takes no FP16 scales, and chooses half precision by itself. A DLA computes in
+        # FP16 what is not INT8, also where TensorRT 10 gets the FP32 graph.
+        remainder="fp16" if profile.strongly_typed or profile.dla else "fp32",
         also_fp32=profile.refuses_fp16_scales,
         profile=profile,
     )

@@ -7,14 +7,14 @@ are bound by their launch at batch 1, so half precision costs little there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from fer_edge.convert.graph import Wiring, described_tensors
 from fer_edge.errors import UsageError
 from fer_edge.quantize.choice import WEIGHTED
 
-__all__ = ["HALF", "early_layers"]
+__all__ = ["HALF", "early_layers", "is_beginning"]
 
 HALF = ("none", "stem", "early", "additions")
 """The groups, each with all of those before it: ``stem``: the layers before the first branch (where
@@ -49,6 +49,32 @@ def early_layers(model: Any, wires: Wiring, chosen: Sequence[str]) -> dict[str, 
         if group != groups[[*groups][-1]] and set(weighted) - set(group):
             groups[name] = group
     return groups
+
+
+def is_beginning(
+    model: Any, wires: Wiring, names: Collection[str], quantised: Collection[str]
+) -> bool:
+    """Return whether no node of ``names`` reads what another of the ``quantised`` computes.
+
+    An engine that gets ranges, and no Q/DQ, leaves a layer in half precision only if its input has
+    no range.
+    """
+    left = [
+        tensor
+        for node in model.graph.node
+        if node.name in names
+        for tensor in wires.activations(node)
+    ]
+    seen = set()
+    while left:
+        producer = wires.producer.get(left.pop())
+        if producer is None or producer.name in seen or producer.name in names:
+            continue
+        if producer.name in quantised:
+            return False
+        seen.add(producer.name)
+        left += wires.activations(producer)
+    return True
 
 
 def _stem(nodes: Sequence[Any], wires: Wiring) -> tuple[set[str], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fer_edge.convert.graph import Graph, Wiring, wiring
@@ -16,14 +17,19 @@ __all__ = ["count_node_macs", "dla_facts"]
 _ABSORBED = frozenset({"Relu", "Clip"})
 
 
-def dla_facts(graph: Graph, ranges: Ranges) -> DlaFacts:
+def dla_facts(
+    graph: Graph, ranges: Ranges, exclude: Mapping[str, str], *, half_scales: bool
+) -> DlaFacts:
     """Return the facts of an FP32 graph, with the ranges of its INT8 graph for a DLA.
 
+    ``exclude`` and ``half_scales`` are those of the INT8 graph (:func:`~.int8.quantise`). A layer
+    that is left out has no range at its input, and so stays in half precision.
     A convolution's result that only a ReLU reads has the range of the ReLU's result: what lies
     outside of it is below zero, or clipped afterwards.
     """
     model, wires = graph.model, wiring(graph.model)
-    choice = choose(model, wires, ranges, placement_for("dla"), {})
+    placement = placement_for("dla")
+    choice = choose(model, wires, ranges, placement, exclude, half_scales=half_scales)
     limits = {name: float(params.scale) * 127 for name, params in choice.params.items()}
     for node in model.graph.node:
         result = node.output[0]

@@ -42,8 +42,8 @@ class Placement:
     since the engine has no kernel from INT8 to float: rounded weights would cost and win nothing.
     ``equal_ranges``: the inputs of an addition, and the two sides of a pooling, have one range
     (:mod:`fer_edge.quantize.equal`). ``ranges_only``: some releases of the engine take no Q/DQ, but
-    the FP32 graph and the ranges. So nothing else is chosen: weights are rounded to the nearest,
-    and no layer is left out.
+    the FP32 graph and the ranges. So only what ranges can say is chosen: weights are rounded to the
+    nearest, and of the layers only the first may stay in half precision.
     """
 
     name: str
@@ -158,6 +158,7 @@ PLACEMENTS: dict[str, Placement] = {
         outputs=True,
         residual="both",
         raw_pixels=False,
+        early_in_half=True,
         fp32_weights=True,
         equal_ranges=True,
         ranges_only=True,

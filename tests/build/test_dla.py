@@ -45,6 +45,7 @@ def test_a_workstation_makes_the_graph_judges_it_and_writes_the_facts(
     listed = bundle.artifact(path=DLA_FACTS)
     parent = bundle.parent(listed)
     assert parent == graph
+    assert graph.meta["remainder"] == "fp16"
     facts = read_dla_facts(bundle.file(listed))
     assert facts.graph_sha256 == bundle.artifact(format="onnx", precision="fp32").sha256
     assert facts.method == "minmax"
@@ -72,7 +73,8 @@ def test_a_workstation_makes_the_graph_judges_it_and_writes_the_facts(
 
 def test_a_dla_has_int8_only_and_a_graph_of_its_own() -> None:
     target = find_target("agx-orin-jp722-dla")
-    assert (target.placement, target.remainder, target.fallback) == ("dla", "fp32", "fp32")
+    assert (target.placement, target.remainder, target.fallback) == ("dla", "fp16", "fp32")
+    assert find_target("orin-jp62-dla").remainder == "fp16"
     with pytest.raises(UsageError, match="orin-jp62-dla is a DLA, for which plans are INT8") as got:
         build("nothing", precision="fp16", target="orin-jp62-dla")
     assert got.value.fix == "fer-edge build BUNDLE --precision int8 --target orin-jp62-dla"

@@ -16,6 +16,7 @@ from fer_edge.data import CalibrationSet, FerDataset
 from fer_edge.errors import UsageError
 from fer_edge.models import build_model
 from fer_edge.models.profile import count_macs
+from fer_edge.quantize.early import early_layers, is_beginning
 from fer_edge.quantize.equal import with_equal_ranges
 from fer_edge.quantize.facts import count_node_macs, dla_facts
 from fer_edge.quantize.int8 import int8_from_onnx
@@ -68,7 +69,8 @@ def test_the_facts_have_the_ranges_of_the_graph_and_of_what_a_relu_swallows(
     out = tmp_path / "int8.onnx"
     int8_from_onnx(fp32, out, ranges, "dla")
     source = read_graph(fp32)
-    facts, scales = dla_facts(source, ranges), scales_of(load_model(out))
+    facts = dla_facts(source, ranges, {}, half_scales=False)
+    scales = scales_of(load_model(out))
     assert facts.graph_sha256 == source.sha256
     assert facts.method == ranges.method
     for name, scale in scales.items():
@@ -138,7 +140,7 @@ def test_pools_and_concatenations_have_one_range(
     [
         (Int8Options(rounding="gptq"), "--rounding"),
         (Int8Options(exclude=["stem/Conv"]), "--exclude"),
-        (Int8Options(half="stem"), "--half"),
+        (Int8Options(half="additions"), "--half additions"),
         (Int8Options(weights="saturation-safe"), "--weights"),
     ],
 )
@@ -163,7 +165,38 @@ def test_nothing_is_chosen_that_a_builder_with_ranges_would_not_do(
         chooser(options).choose()
     assert option in str(caught.value.fix)
     if option == "--rounding":
-        choice = chooser(Int8Options()).choose()
-        assert choice.grams is None
-        assert not choice.exclude
-        assert not choice.roundings
+        # As the advice says.
+        for half in ("none", "stem", "early"):
+            choice = chooser(Int8Options(half=half)).choose()
+            assert choice.half == half
+            assert choice.grams is None
+            assert not choice.roundings
+            assert bool(choice.exclude) is (half != "none")
+            assert chooser(Int8Options(half=half)).variants(choice) == {}
+
+
+def test_early_layers_stay_in_half_precision_by_ranges_alone(
+    fp32: Path, ranges: Ranges, tmp_path: Path
+) -> None:
+    source, out = read_graph(fp32), tmp_path / "int8.onnx"
+    model, wires = source.model, wiring(source.model)
+    whole = int8_from_onnx(fp32, tmp_path / "whole.onnx", ranges, "dla")
+    groups = early_layers(model, wires, whole.quantised)
+    assert {"stem", "early"} <= set(groups)
+    for name in ("stem", "early"):
+        left = dict.fromkeys(groups[name], "in half precision")
+        report = int8_from_onnx(fp32, out, ranges, "dla", exclude=left, remainder="fp16")
+        facts = dla_facts(source, ranges, left, half_scales=True)
+        for tensor, scale in scales_of(load_model(out)).items():
+            assert facts.ranges[tensor] == pytest.approx(127 * scale)
+        # What TensorRT sees: INT8 where a layer has a range on both sides.
+        seen = set()
+        for node in model.graph.node:
+            known = [tensor in facts.ranges for tensor in (*wires.activations(node), *node.output)]
+            if all(known) and node.op_type in {"Conv", "Add"}:
+                seen.add(node.name)
+        kinds = {node.name: node.op_type for node in model.graph.node}
+        assert seen == {each for each in report.quantised if kinds[each] in {"Conv", "Add"}}
+        assert is_beginning(model, wires, groups[name], whole.quantised)
+    last = [node.name for node in model.graph.node if node.op_type == "Conv"][-1:]
+    assert not is_beginning(model, wires, last, whole.quantised)
