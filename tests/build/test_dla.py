@@ -17,7 +17,7 @@ from fer_edge.measure.gate import GatePolicy
 from fer_edge.trt.dla import DLA_FACTS, read_dla_facts
 
 ANYTHING = GatePolicy(max_top1_drop=1, max_recall_drop=1, max_recall_drop_small=1, max_flips=1)
-NOTHING = GatePolicy(max_top1_drop=-1)
+NOTHING = GatePolicy(max_flips=-1)
 SMALL = Int8Options("stratified-128", "minmax")
 
 
