@@ -48,7 +48,9 @@ class Budget:
 
 
 BUDGET = Budget()
+"""The budget of every build."""
 MIN_SPEEDUP = GatePolicy().min_speedup
+"""The gate's: with less, two engines are equally fast."""
 RULE = (
     "gate passed; on TRAIN images not surely more than "
     f"{BUDGET.max_flips:.0%} flips and {BUDGET.max_kl:.0e} nats; of these the fastest, and of "

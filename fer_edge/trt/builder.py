@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +55,12 @@ class PlanReport:
     path: Path
     sidecar: PlanSidecar
     layers: Path | None
+
+    def noted(self, **facts: Any) -> PlanReport:
+        """Return the report with these fields of the sidecar, which is written again."""
+        sidecar = replace(self.sidecar, **facts)
+        sidecar.write(self.path)
+        return replace(self, sidecar=sidecar)
 
 
 @dataclass(frozen=True)
