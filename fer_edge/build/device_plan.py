@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from fer_edge.backends import backend_class
 from fer_edge.backends.selftest import self_test
-from fer_edge.backends.tensorrt import TensorRTBackend
 from fer_edge.build.choosing import FP32_REMAINDER
 from fer_edge.build.dla_plan import build_dla_plan, check_dla_precision
+from fer_edge.build.faster_memory import with_memory
 from fer_edge.build.fastest import RULE, Contender, Row, contender_of, keep_fastest
 from fer_edge.bundle import Artifact, Bundle, BundleWriter
 from fer_edge.errors import FerEdgeError, NumericsError, UnavailableError, UsageError
 from fer_edge.files import temporary_folder
-from fer_edge.measure.environment import capture
+from fer_edge.measure.environment import capture, finish
 from fer_edge.measure.latency import (
     DIFFERENT_IMAGES,
     LatencyProtocol,
@@ -34,8 +34,6 @@ from fer_edge.measure.latency import (
 )
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.trt.builder import PlanReport, plan_from_onnx
-from fer_edge.trt.gpu import gpu_or_reason
-from fer_edge.trt.lane import LaneOptions
 from fer_edge.trt.library import FLAVOURS
 from fer_edge.trt.sidecar import PlanSidecar, layers_path, plan_name, sidecar_path
 from fer_edge.trt.targets import TargetProfile
@@ -47,6 +45,16 @@ __all__ = ["AddedPlan", "add_plan", "contenders", "fastest_plan", "plan_sources"
 
 _CHOICE = "choice"
 """The key of the table in what the manifest records of a plan that was chosen."""
+_ENVIRONMENT = (
+    "machine",
+    "power_mode",
+    "clocks_before_mhz",
+    "clocks_after_mhz",
+    "device_clocks_before_mhz",
+    "device_clocks_after_mhz",
+    "warnings",
+)
+"""What is recorded of the machine with the times."""
 
 
 def plan_sources(bundle: Bundle, precision: str, profile: TargetProfile) -> tuple[Artifact, ...]:
@@ -194,16 +202,21 @@ def _choose(
             if not made:
                 raise errors[0]
             engines = {name: each.backend for name, each in made.items()}
+            providers = {name: engine.provider for name, engine in engines.items()}
+            environment = capture(1)
             times = _timed(engines, protocol, reporter)
+            environment = finish(environment)
         kept, table = keep_fastest(judged, times)
         chosen = made[kept.name]
-        report = _with_memory(chosen.report, bundle, kind, reporter)
-        environment = capture(1)
+        report = with_memory(chosen.report, bundle, kind, reporter)
+        for warning in environment["warnings"]:
+            reporter.note(f"warning: {warning}")
         record = {
             "rule": RULE,
             "images": f"{DIFFERENT_IMAGES:,} synthetic faces",
             "protocol": protocol.to_dict(),
-            **{name: environment[name] for name in ("machine", "power_mode")},
+            **{name: environment[name] for name in _ENVIRONMENT},
+            "providers": providers,
             "candidates": [row.to_dict() for row in table],
         }
         return AddedPlan(_write(report, bundle, chosen.graph, record), kept.precision, table)
@@ -273,7 +286,7 @@ def _build(
                 reporter.note("trying the bundle's next graph of this precision")
             continue
         if graph.variant:
-            report = _noted(report, variant=graph.variant)
+            report = report.noted(variant=graph.variant)
         return report, graph
     assert first is not None
     raise first
@@ -304,7 +317,7 @@ def _prove(
         return report
     with _backend(kind, report, bundle) as backend:
         _replay(backend, bundle, reporter)
-    return _with_memory(report, bundle, kind, reporter)
+    return with_memory(report, bundle, kind, reporter)
 
 
 def _backend(kind: type[Backend], report: PlanReport, bundle: Bundle) -> Backend:
@@ -314,54 +327,6 @@ def _backend(kind: type[Backend], report: PlanReport, bundle: Bundle) -> Backend
 def _replay(backend: Backend, bundle: Bundle, reporter: Reporter) -> None:
     result = self_test(backend, bundle)
     reporter.note(f"self-test passed on {backend.provider}: max |delta logit| {result.max_abs:.1e}")
-
-
-def _noted(report: PlanReport, **facts: Any) -> PlanReport:
-    """Return the report with ``facts`` in the JSON beside the plan."""
-    noted = replace(report, sidecar=replace(report.sidecar, **facts))
-    noted.sidecar.write(report.path)
-    return noted
-
-
-def _with_memory(
-    report: PlanReport, bundle: Bundle, kind: type[Backend], reporter: Reporter
-) -> PlanReport:
-    """Measure which memory is faster, where GPU and CPU share it."""
-    gpu = gpu_or_reason()[0]
-    shared = gpu is not None and gpu.integrated and gpu.maps_host_memory
-    if not shared or not issubclass(kind, TensorRTBackend):
-        return report
-    return _noted(report, memory=_faster_memory(kind, report, bundle, reporter))
-
-
-def _faster_memory(
-    kind: type[TensorRTBackend], report: PlanReport, bundle: Bundle, reporter: Reporter
-) -> str:
-    """Time the plan with copies and with mapped memory, in turns; return the faster one's name.
-
-    On a GPU that shares the memory of the CPU, copies may be needless; which is faster depends on
-    the board. The images are the golden ones.
-    """
-    images, _ = bundle.golden()
-    with ExitStack() as stack:
-        lanes = {"copied": LaneOptions(mapped=False), "mapped": LaneOptions(mapped=True)}
-        engines = {
-            name: stack.enter_context(
-                kind(
-                    report.path,
-                    precision=report.sidecar.precision,
-                    preprocessing=bundle.preprocessing,
-                    options=options,
-                )
-            )
-            for name, options in lanes.items()
-        }
-        times = time_backends(engines, images[:, 0], LatencyProtocol.for_gate())
-    medians = {name: samples.p50_ms for name, samples in times.items()}
-    found = ", ".join(f"{name} {ms:.3f} ms" for name, ms in medians.items())
-    faster = min(medians, key=lambda name: medians[name])
-    reporter.note(f"memory: {faster} is faster on this board ({found})")
-    return faster
 
 
 def _others_here(bundle: Bundle, sidecar: PlanSidecar, *, chosen: bool) -> list[str]:

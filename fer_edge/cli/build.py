@@ -268,7 +268,9 @@ def _print(report: BuildReport, fmt: str) -> None:
         print_rows(rows, fmt, title=title, caption=_caption(report))
     elif not report.plans:
         note(f"{title}; not verified")
-    if report.plans:
+    if report.plans and rows and fmt == "csv":
+        note("the plans that were timed are in the manifest: one CSV has one table")
+    elif report.plans:
         _print_plans(report, fmt)
 
 

@@ -58,6 +58,12 @@ class PlanReport:
     sidecar: PlanSidecar
     layers: Path | None
 
+    def noted(self, **facts: Any) -> PlanReport:
+        """Return the report with these fields of the sidecar, which is written again."""
+        sidecar = replace(self.sidecar, **facts)
+        sidecar.write(self.path)
+        return replace(self, sidecar=sidecar)
+
 
 @dataclass(frozen=True)
 class _Library:

@@ -16,7 +16,7 @@ import pytest
 
 from fer_edge.backends import backend_class
 from fer_edge.backends.tensorrt import TensorRTBackend
-from fer_edge.build import device_plan
+from fer_edge.build import device_plan, faster_memory
 from fer_edge.build.device_plan import contenders
 from fer_edge.build.fastest import keep_fastest
 from fer_edge.build.options import GateOptions, Int8Options
@@ -188,7 +188,7 @@ def test_a_device_makes_times_and_keeps_one_plan(
     monkeypatch.setattr(TargetProfile, "why_not_here", lambda self: None)
     monkeypatch.setattr(device_plan, "plan_from_onnx", build_plan)
     monkeypatch.setattr(device_plan, "backend_class", lambda package: kind)
-    monkeypatch.setattr(device_plan, "gpu_or_reason", lambda: (None, "no GPU"))
+    monkeypatch.setattr(faster_memory, "gpu_or_reason", lambda: (None, "no GPU"))
     monkeypatch.setattr(LatencyProtocol, "for_gate", lambda: SHORT)
     report = build(tmp_path / "b", target=JP72)
     bundle = Bundle.open(tmp_path / "b")

@@ -15,7 +15,7 @@ from fake_tensorrt import fake_tensorrt
 from fixtures_progress import Recorder
 
 from fer_edge.backends.tensorrt import TensorRTBackend
-from fer_edge.build import device_plan
+from fer_edge.build import device_plan, faster_memory
 from fer_edge.build.device_plan import AddedPlan, contenders, fastest_plan
 from fer_edge.build.options import GateOptions
 from fer_edge.build.pipeline import build
@@ -100,7 +100,7 @@ def device(
         monkeypatch.setattr(TargetProfile, "why_not_here", lambda self: None)
         monkeypatch.setattr(builder, "import_tensorrt", lambda name: fake_tensorrt(board.release))
         monkeypatch.setattr(builder, "find_gpu", lambda: board.gpu)
-        monkeypatch.setattr(device_plan, "gpu_or_reason", lambda: (board.gpu, ""))
+        monkeypatch.setattr(faster_memory, "gpu_or_reason", lambda: (board.gpu, ""))
         monkeypatch.setattr("fer_edge.backends.tensorrt.gpu_or_reason", lambda: (board.gpu, ""))
         monkeypatch.setattr(device_plan, "backend_class", lambda name: Runs)
         monkeypatch.setattr(device_plan, "time_backends", time_backends)
@@ -202,6 +202,8 @@ def test_the_fastest_plan_is_the_one_that_is_used(
         pytest.approx(times[name] + 5e-6) for name in ALL
     ]
     assert choice["protocol"]["repeats"] == 11
+    assert set(choice["providers"]) == set(ALL)
+    assert {"machine", "power_mode", "clocks_before_mhz", "device_clocks_after_mhz"} < set(choice)
     assert "1.02" in choice["rule"]
 
 

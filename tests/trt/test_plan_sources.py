@@ -15,7 +15,7 @@ from fake_tensorrt import fake_tensorrt
 from fixtures_progress import Recorder
 
 from fer_edge.backends.tensorrt import TensorRTBackend
-from fer_edge.build import device_plan
+from fer_edge.build import device_plan, faster_memory
 from fer_edge.build.device_plan import add_plan, plan_sources
 from fer_edge.bundle import Bundle, BundleWriter
 from fer_edge.errors import UsageError
@@ -142,8 +142,8 @@ def test_on_a_gpu_that_shares_memory_the_faster_way_is_measured_and_kept(
         return {name: SimpleNamespace(p50_ms=0.1 if name == faster else 0.2) for name in engines}
 
     monkeypatch.setattr(device_plan, "backend_class", lambda name: Runs)
-    monkeypatch.setattr(device_plan, "gpu_or_reason", lambda: (ORIN, ""))
-    monkeypatch.setattr(device_plan, "time_backends", time_backends)
+    monkeypatch.setattr(faster_memory, "gpu_or_reason", lambda: (ORIN, ""))
+    monkeypatch.setattr(faster_memory, "time_backends", time_backends)
     recorder = Recorder()
     name = add_plan(bundle.path, "int8", load_target("orin-jp72"), reporter=recorder)
     assert opened[1:] == [False, True]
@@ -154,6 +154,6 @@ def test_on_a_gpu_that_shares_memory_the_faster_way_is_measured_and_kept(
     Bundle.open(bundle.path)
     # A discrete GPU has memory of its own: nothing is measured.
     discrete = replace(ORIN, integrated=False)
-    monkeypatch.setattr(device_plan, "gpu_or_reason", lambda: (discrete, ""))
+    monkeypatch.setattr(faster_memory, "gpu_or_reason", lambda: (discrete, ""))
     name = add_plan(bundle.path, "int8", load_target("orin-jp72"))
     assert json.loads((bundle.path / name).with_suffix(".json").read_text())["memory"] == ""
