@@ -101,7 +101,7 @@ def test_the_pixels_of_a_foreign_graph_are_summed_as_the_graph_reads_them(
     for each in (None, grams):
         graph = quantise(model, found, rules, grams=each)[0]
         scores.append(np.square(logits_of(graph, images[:, None], path) - exact).mean())
-    assert scores[1] < scores[0]
+    assert scores[1] < 0.2 * scores[0]
 
 
 @pytest.mark.parametrize("target", sorted(PLACEMENTS))
