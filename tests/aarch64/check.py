@@ -35,6 +35,7 @@ from aarch64.services import (
     installer_runs,
     installer_service,
     installer_stops,
+    litert,
     serve,
     video_reader,
 )
@@ -65,6 +66,7 @@ STEPS: tuple[Step, ...] = (
     Step("video reader", video_reader, _EXTRAS),
     Step("camera, haar", camera_haar, (*_EXTRAS, "video reader")),
     Step("camera, blazeface-short", camera_blazeface, (*_EXTRAS, "video reader")),
+    Step("LiteRT, labels of 200 synthetic faces", litert, _EXTRAS),
     Step("serve", serve, (*_EXTRAS, "predict")),
     Step("install.sh, packages missing", installer_stops, _BOARD),
     Step("install.sh, to its end", installer_runs, _BOARD),

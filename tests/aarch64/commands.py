@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +92,29 @@ def real(check: Check) -> str:
     return same_labels(check, "real", load(data).select("public").images[:200])
 
 
-def same_labels(check: Check, name: str, pixels: np.ndarray) -> str:
-    """Compare the labels of every precision on u8[N,48,48] images."""
+def same_labels(
+    check: Check,
+    name: str,
+    pixels: np.ndarray,
+    *,
+    backend: str = "onnxruntime",
+    bundle: str = "bundle",
+    python: object = "python",
+    precisions: Sequence[str] = PRECISIONS,
+) -> str:
+    """Compare the labels of every precision on u8[N,48,48] images; ``python`` is that there."""
     images = check.work / f"{name}.npz"
     np.savez(images, images=pixels)
     try:
         script = check.work / "labels.py"
         shutil.copy(SCRIPT, script)
         theirs, ours = check.work / f"{name}-there.npz", check.work / f"{name}-here.npz"
-        bundle = ("/checked/bundle", f"/checked/{images.name}", f"/checked/{theirs.name}")
-        there(check, "python", "/checked/labels.py", *bundle, *PRECISIONS)
-        check.here(sys.executable, script, check.work / "bundle", images, ours, *PRECISIONS)
+        files = (f"/checked/{bundle}", f"/checked/{images.name}", f"/checked/{theirs.name}")
+        there(check, python, "/checked/labels.py", backend, *files, *precisions)
+        own = (script, backend, check.work / bundle, images, ours)
+        check.here(sys.executable, *own, *precisions)
         with np.load(ours) as a, np.load(theirs) as b:
-            return compare({p: a[p] for p in PRECISIONS}, {p: b[p] for p in PRECISIONS})
+            return compare({p: a[p] for p in precisions}, {p: b[p] for p in precisions})
     finally:
         images.unlink()  # real images stay nowhere
 

@@ -1,6 +1,7 @@
 """Run in the aarch64 root and on this machine: the logits of each precision on the same images.
 
-``python labels.py BUNDLE IMAGES.npz OUT.npz PRECISION...``; it needs the base install only.
+``python labels.py BACKEND BUNDLE IMAGES.npz OUT.npz PRECISION...``; onnxruntime needs the base
+install only.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from fer_edge.backends import backend_class
 from fer_edge.bundle import Bundle
 
 
-def main(bundle: str, images: str, out: str, *precisions: str) -> None:
+def main(backend: str, bundle: str, images: str, out: str, *precisions: str) -> None:
     with np.load(images, allow_pickle=False) as archive:
         pixels = archive["images"]
-    opened, logits = Bundle.open(bundle), {}
+    kind, opened, logits = backend_class(backend), Bundle.open(bundle), {}
     for precision in precisions:
-        with backend_class("onnxruntime").from_bundle(opened, precision) as backend:
-            rows = [backend.infer(pixels[i : i + 1, None]) for i in range(len(pixels))]
+        with kind.from_bundle(opened, precision) as engine:
+            rows = [engine.infer(pixels[i : i + 1, None]) for i in range(len(pixels))]
             logits[precision] = np.concatenate(rows)
     np.savez(out, **logits)
 

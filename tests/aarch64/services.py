@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import threading
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from aarch64.commands import faces, found
+from aarch64.commands import faces, found, same_labels
 from aarch64.packages import EXTRAS_VENV, our_wheel, unpacked
 from aarch64.root import command_there, there
 from aarch64.table import LIMIT_S, REPOSITORY, Check, NotRunError, StepError, ended
@@ -74,6 +75,22 @@ def camera_blazeface(check: Check) -> str:
     # LiteRT may not load under qemu; then that is what has to be known.
     there(check, EXTRAS_VENV / "bin/python", "-c", "import ai_edge_litert.interpreter")
     return camera(check, "blazeface-short")
+
+
+def litert(check: Check) -> str:
+    """Build for LiteRT here; FP32 and INT8 have to give the same labels there."""
+    if find_spec("ai_edge_litert") is None:
+        raise NotRunError("on this machine, ai-edge-litert is not installed")
+    quick = ("--data", "synthetic:640", "--calibration", "stratified-128", "--method", "minmax")
+    check.fer_edge(
+        "build", "pretrained:votes", "-o", check.work / "litert", "--precision", "int8",
+        *("--target", "litert", "--no-verify", "--rounding", "nearest", *quick),
+    )  # fmt: skip
+    python = EXTRAS_VENV / "bin/python"
+    return same_labels(
+        check, "litert", faces(200), backend="litert", bundle="litert", python=python,
+        precisions=("fp32", "int8"),
+    )  # fmt: skip
 
 
 def camera(check: Check, detector: str) -> str:
