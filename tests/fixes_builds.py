@@ -83,7 +83,7 @@ def votes_of_a_network(lab: Lab) -> None:
 def classes_in_metadata(lab: Lab) -> None:
     def note(model: Any) -> None:
         entry = model.metadata_props.add()
-        entry.key, entry.value = "fer_edge.labels", "7"
+        entry.key, entry.value = "fer_edge.labels", '["happy", "happy"]'
 
     path = changed(lab, note)
     lab.refused(lambda: data_of_graph(read_graph(path)))
