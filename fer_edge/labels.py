@@ -6,6 +6,7 @@ folders can have its own, 2 to 100.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -64,8 +65,11 @@ class LabelSet:
 
 
 def normal(name: str) -> str:
-    """Return what two names have in common that differ only in case and outer spaces."""
-    return name.strip().casefold()
+    """Return what two names have in common that differ only in case, outer spaces or accents.
+
+    An accent may be part of its letter, or a character of its own; both look the same.
+    """
+    return unicodedata.normalize("NFC", name.strip().casefold())
 
 
 def labels_problem(names: Sequence[str]) -> str | None:
@@ -86,10 +90,11 @@ def labels_problem(names: Sequence[str]) -> str | None:
             return f"the class name {name!r}: commas, '=' and slashes are not allowed in it"
         other = seen.get(normal(name))
         if other is not None:
+            differ = "differ only in case or in how an accent is written"
             return (
                 f"the class {name!r} twice"
                 if other == name
-                else f"the classes {other!r} and {name!r}, which differ only in case"
+                else f"the classes {other!r} and {name!r}, which {differ}"
             )
         seen[normal(name)] = name
     return None

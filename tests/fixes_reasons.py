@@ -157,26 +157,13 @@ ONLY_BY_HEAVY_CASES = frozenset(
         "train the teacher with the student's --data and --split",
         "train those that are missing, and keep other runs elsewhere",
         "train with a held-out part: fer-edge train --set data.holdout=0.05",
+        "continue with more --trials, or with --pruner none",
+        "leave out --weights",
+        "train folds that keep identical images together (the default)",
+        "train longer (--epochs), or widen the space",
+        "use --precision …, or calibrate with other images or another --method",
         "wait for it, or stop it first",
         "wait for it: a student needs a teacher that stays the same",
     }
 )
 """What is executed by cases that train several networks, with `make fixes`."""
-
-WITHOUT_A_CASE = frozenset(
-    {
-        "leave out --weights",
-        "--half none, or name the layers: --exclude NODE",
-        "build the bundle again: fer-edge build",
-        "continue with more --trials, or with --pruner none",
-        "give that file with --votes",
-        "give the run that it was tuned from; fine-tune the soup afterwards",
-        "build it without fine-tuning: fer-edge build; what can be fine-tuned: …",
-        "name the classes: --labels NAME,NAME,...",
-        "train folds that keep identical images together (the default)",
-        "train longer (--epochs), or widen the space",
-        "use --precision …, or calibrate with other images or another --method",
-        "use a network of convolutions, BatchNorm, ReLU, additions and pooling",
-    }
-)
-"""What could be executed, but no case does it yet. This list only gets shorter."""

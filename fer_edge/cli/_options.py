@@ -29,7 +29,9 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-BACKEND_HELP = "The backend: onnxruntime, openvino, litert, pytorch, tensorrt, tensorrt-rtx."
+BACKEND_HELP = (
+    "The backend: onnxruntime, openvino, litert, pytorch, tensorrt, tensorrt-dla, tensorrt-rtx."
+)
 """The help of ``--backend``, with all names of :data:`fer_edge.backends.BACKENDS` but null."""
 
 

@@ -7,6 +7,7 @@ file and end with exit code 2.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,7 +24,7 @@ from fer_edge.convert.graph import (
     wiring,
 )
 from fer_edge.errors import UsageError, first_line, of_signal_handler, require
-from fer_edge.files import sha256_bytes
+from fer_edge.files import inside, sha256_bytes
 from fer_edge.preprocessing import SIZE
 
 __all__ = ["EXPORT", "model_from_file", "own_graph"]
@@ -156,15 +157,18 @@ def _inline_external_data(onnx: Any, model: Any, path: Path) -> None:
 def _external_bytes(onnx: Any, tensor: Any, entries: dict[str, str], path: Path) -> bytes:
     location = entries.get("location", "")
     parts = PurePosixPath(location.replace("\\", "/")).parts
-    if not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
+    file = path.parent.joinpath(*parts)
+    # A cache may keep both files elsewhere, with links to them: then they are beside each other.
+    beside = inside(file, path.parent) or inside(file, Path(os.path.realpath(path)).parent)
+    if not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0] or not beside:
         raise UsageError(
             f"{path} keeps weights in {location!r}, which is not beside it",
             fix="save it as one file: onnx.save_model(onnx.load('model.onnx'), 'whole.onnx')",
         )
-    file = path.parent.joinpath(*parts)
     if not file.is_file():
+        why = "is no file" if file.exists() else "is missing"
         raise UsageError(
-            f"{path} keeps its weights in {location}, which is not beside it: {file} is missing",
+            f"{path} keeps its weights in {location}, which is not beside it: {file} {why}",
             fix=f"copy {location} there too, or save one file where both are: "
             "onnx.save_model(onnx.load('model.onnx'), 'whole.onnx')",
         )

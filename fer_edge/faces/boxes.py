@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from fer_edge.errors import UsageError
+from fer_edge.files import read_bounded
 from fer_edge.records import Finite, OpenRecord, read_record
 
-__all__ = ["Box", "Boxes", "read_boxes"]
+__all__ = ["MOST_PIXELS", "Box", "Boxes", "read_boxes"]
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the upright picture."""
 
 _COLUMNS = ("image", "left", "top", "right", "bottom")
 _MOST_BYTES = 256 << 20
+MOST_PIXELS = 1_000_000
+"""How far from zero an edge may be; more than the side of any picture that is read."""
 _FIX = (
     f"write CSV with the columns {','.join(_COLUMNS)}, or JSON lines such as "
     '{"image": "a.jpg", "box": [10, 20, 110, 120]}'
@@ -60,15 +63,9 @@ def read_boxes(path: str | Path) -> Boxes:
     """Read a file of boxes; raises UsageError that names the line that is wrong."""
     path = Path(path)
     try:
-        if not path.is_file():
-            raise UsageError(f"there is no file {path}", fix=_FIX)
-        if path.stat().st_size > _MOST_BYTES:
-            raise UsageError(f"{path} is too large for a list of boxes")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path, _MOST_BYTES, UsageError, fix=_FIX).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not a text in UTF-8", fix=_FIX) from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     boxes: dict[str, list[Box]] = defaultdict(list)
     lines = _from_json(text, path) if text.lstrip()[:1] == "{" else _from_csv(text, path)
     for number, content in lines:
@@ -78,6 +75,13 @@ def read_boxes(path: str | Path) -> Boxes:
         if line.box is None:
             continue
         left, top, right, bottom = line.box
+        far = max(map(abs, line.box))
+        if far > MOST_PIXELS:
+            raise UsageError(
+                f"{where}: the box has an edge at {far:.3g}, and a picture has at most "
+                f"{MOST_PIXELS:,} pixels in a row",
+                fix="give the edges in pixels: left, top, right, bottom",
+            )
         if not (left < right and top < bottom):
             raise UsageError(
                 f"{where}: the box {list(line.box)} is empty", fix="left < right and top < bottom"
@@ -102,9 +106,13 @@ def _from_json(text: str, path: Path) -> list[tuple[int, Any]]:
 def _from_csv(text: str, path: Path) -> list[tuple[int, Any]]:
     try:
         reader = csv.DictReader(io.StringIO(text), strict=True)
-        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+        names = list(reader.fieldnames or ())
+        missing = [name for name in _COLUMNS if name not in names]
         if missing:
             raise UsageError(f"{path} has no column {', '.join(missing)}", fix=_FIX)
+        twice = next((name for name in _COLUMNS if names.count(name) > 1), None)
+        if twice is not None:
+            raise UsageError(f"{path} has the column {twice} twice", fix=_FIX)
         return [(reader.line_num, _line_of(row, path, reader.line_num)) for row in reader]
     except csv.Error as error:
         raise UsageError(f"{path} is not CSV: {error}", fix=_FIX) from None

@@ -317,6 +317,20 @@ def test_external_data_is_read_from_beside_the_file_only(tmp_path: Path) -> None
         evil = tmp_path / "evil.onnx"
         evil.write_bytes(model.SerializeToString())
         assert "not beside it" in str(refusal(evil))
+    # A link is where it leads to; a cache such as Hugging Face's has links to both files.
+    store, cache = tmp_path / "store", tmp_path / "cache"
+    store.mkdir()
+    cache.mkdir()
+    (store / "weights").write_bytes(content)
+    (cache / data.name).symlink_to(store / "weights")
+    (cache / path.name).write_bytes(path.read_bytes())
+    assert "not beside it" in str(refusal(cache / path.name))
+    (store / "graph").write_bytes((cache / path.name).read_bytes())
+    (cache / path.name).unlink()
+    (cache / path.name).symlink_to(store / "graph")
+    from fer_edge.convert.reading import model_from_file
+
+    assert model_from_file(cache / path.name).graph.node
 
 
 @pytest.mark.parametrize(

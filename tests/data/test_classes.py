@@ -72,6 +72,7 @@ def test_the_known_sets() -> None:
         ([f"c{i}" for i in range(101)], "101 classes"),
         (["a", "a"], "twice"),
         (["a", "A"], "differ only in case"),
+        (["caf\u00e9", "cafe\u0301"], "in how an accent is written"),
         (["a", ""], "without a name"),
         (["a", " b"], "printable"),
         (["a", "b\n"], "printable"),

@@ -49,6 +49,9 @@ def test_two_pictures_of_one_name(tmp_path: Path) -> None:
         (b"image,left,top,right,bottom\na,5,2,3,4", "is empty"),
         (b"image,left,top,right,bottom\na,1,2,nan,4", "line 2"),
         (b"image,left,top,right,bottom\na,1,2,inf,4", "line 2"),
+        (b"image,left,top,right,bottom\na,1,2,1e300,4", "an edge at 1e.300"),
+        (b"image,left,top,right,bottom\na,-2000001,2,3,4", "1,000,000 pixels"),
+        (b"image,left,left,top,right,bottom\na,1,2,3,4,5", "column left twice"),
         (b'{"image": "a", "box": [1, 2, 3]}', "line 1"),
         (b'{"image": 1, "box": [1, 2, 3, 4]}', "line 1"),
         (b'{"box": [1, 2, 3, 4]}', "line 1"),
@@ -64,8 +67,12 @@ def test_files_that_are_wrong(content: bytes, message: str, tmp_path: Path) -> N
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none", tmp_path / ("x" * 300)):
-        with pytest.raises(UsageError):
+    for path, reason in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "none", "No such file"),
+        (tmp_path / ("x" * 300), "too long"),
+    ):
+        with pytest.raises(UsageError, match=reason):
             read_boxes(path)
 
 

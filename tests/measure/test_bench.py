@@ -63,7 +63,7 @@ def test_the_floor_is_always_timed_and_the_rest_can_be_chosen(own_bundle: Bundle
     [
         (["onnxruntim"], [], "unknown backend 'onnxruntim'"),
         ([], ["int4"], "unknown precision 'int4'"),
-        (["pytorch"], ["int8"], "none of the backends pytorch has the precision int8"),
+        (["pytorch"], ["int8"], "pytorch cannot run the precision int8"),
     ],
 )
 def test_rows_that_cannot_be_are_refused(

@@ -245,6 +245,10 @@ def test_a_damaged_download_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(vgg, "hf_hub_download", lambda *_, revision: str(path))
     with pytest.raises(IntegrityError, match="not of vgg19_bn"):
         build_model(ModelSpec("vgg19", {"pretrained": True}))
+    # "remove that file": the blob, since the hub makes a link to a blob again.
+    monkeypatch.setattr(vgg, "_SHA256", "0" * 64)
+    with pytest.raises(IntegrityError, match=re.escape(f"{blob} is not the file of")):
+        build_model(ModelSpec("vgg19", {"pretrained": True}))
 
 
 # -- recipes ---------------------------------------------------------------------------------------
