@@ -15,12 +15,18 @@ _COMMENTED = re.compile(r"(?m)^(\S.*?) {2,}(# .*)$")
 
 
 def narrowed(markdown: str) -> str:
-    """Return the text with comments above their commands in each block that is too wide."""
+    """Return the text with comments above their commands in each block that is too wide.
+
+    A ``console`` block without a prompt is shown as ``bash``: its commands would be in the colour
+    of a program's output.
+    """
 
     def narrow(block: re.Match[str]) -> str:
         opening, code, closing = block.groups()
+        if not re.search(r"(?m)^\S*\$ ", code):
+            opening = "```bash\n"
         if all(len(line) <= WIDEST for line in code.splitlines()):
-            return block[0]
+            return opening + code + closing
         return opening + _COMMENTED.sub(r"\n\2\n\1", code).lstrip("\n") + closing
 
     return _BLOCK.sub(narrow, markdown)

@@ -59,10 +59,12 @@ def _options(command: click.Command, context: click.Context) -> str:
         if record is None or (isinstance(parameter, click.Option) and parameter.hidden):
             continue
         names, what = record
+        if not what:
+            continue  # an argument without a text: the line of the usage has its name
         default = ""
         found = re.search(r"\s*\[default: ([^\]]*(?:\[[^\]]*\][^\]]*)*)\]", what)
         if found:
-            default = found.group(1)
+            default = found.group(1).replace("x>=", "at least ")
             what = what.replace(found.group(0), "")
         stands = f" *Default: {_cell(default)}.*" if default else ""
         rows.append(f"| {_written(names)} | {_cell(what)}{stands} |")
