@@ -27,7 +27,13 @@ def test_the_docstring_draws_the_tree_as_it_is() -> None:
 
 
 def test_all_lists_every_error() -> None:
-    assert set(errors.__all__) == {*_tree(), "first_line", "of_signal_handler", "require", "unknown"}
+    assert set(errors.__all__) == {
+        *_tree(),
+        "first_line",
+        "of_signal_handler",
+        "require",
+        "unknown",
+    }
 
 
 def test_a_missing_extra_names_the_exact_pip_line() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -253,19 +254,24 @@ main(sys.argv[1:])
 """
 
 
-def test_no_permission(tiny_bundle: Bundle, tmp_path: Path) -> None:
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that another user can enter; pytest closes its own ones at every start."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_no_permission(tiny_bundle: Bundle, open_to_all: Path) -> None:
     """As another user if this one is root, who may do everything."""
-    closed = tmp_path / "closed"
+    bundle = str(shutil.copytree(tiny_bundle.path, open_to_all / "tiny"))
+    closed = open_to_all / "closed"
     closed.mkdir()
     face = closed / "face.png"
     Image.fromarray(np.full((48, 48), 99, np.uint8)).save(face)
-    locked = shutil.copytree(tiny_bundle.path, tmp_path / "locked") / "model.fp32.onnx"
-    ours = [path for path in (tmp_path, *tmp_path.parents) if path.owner() == tmp_path.owner()]
-    for path in ours[:4]:
-        path.chmod(path.stat().st_mode | 0o055)
+    locked = shutil.copytree(bundle, open_to_all / "locked") / "model.fp32.onnx"
     locked.chmod(0)
     closed.chmod(0)
-    bundle = str(tiny_bundle.path)
     cases = [
         (("bundle", "pack", bundle, "-o", closed / "x.fer"), closed / "x.fer"),
         (("bundle", "triton", bundle, "-o", closed / "triton"), closed / "triton"),
