@@ -98,7 +98,8 @@ class Artifact(Record, frozen=True, omit_defaults=True):
     """One file of a bundle.
 
     ``path`` is relative to the bundle, with forward slashes. ``target`` is empty for a portable
-    file; an INT8 graph has its placement there: ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"``.
+    file; an INT8 graph has its placement there: ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"``,
+    ``"dla"``.
     ``parent_sha256`` is the digest of the file that this one was made from. ``variant``
     distinguishes several graphs of one precision and target; the one with an empty variant is right
     on every machine, and is taken unless a rule prefers another (:mod:`fer_edge.bundle.usable`). A
