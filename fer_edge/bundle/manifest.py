@@ -99,7 +99,7 @@ class Artifact(Record, frozen=True, omit_defaults=True):
 
     ``path`` is relative to the bundle, with forward slashes. ``target`` is empty for a portable
     file; an INT8 graph has its placement there: ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"``,
-    ``"litert"``, which a ``.tflite`` of any precision has.
+    ``"dla"``, ``"litert"``, which a ``.tflite`` of any precision has.
     ``parent_sha256`` is the digest of the file that this one was made from. ``variant``
     distinguishes several graphs of one precision and target; the one with an empty variant is right
     on every machine, and is taken unless a rule prefers another (:mod:`fer_edge.bundle.usable`). A
