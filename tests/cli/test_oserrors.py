@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -253,19 +254,27 @@ main(sys.argv[1:])
 """
 
 
-def test_no_permission(tiny_bundle: Bundle, tmp_path: Path) -> None:
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder that every user may enter.
+
+    Below ``tmp_path`` that does not last: each pytest that starts closes ``/tmp/pytest-of-USER``.
+    """
+    with tempfile.TemporaryDirectory(prefix="open-to-all-") as place:
+        Path(place).chmod(0o755)
+        yield Path(place)
+
+
+def test_no_permission(tiny_bundle: Bundle, open_place: Path) -> None:
     """As another user if this one is root, who may do everything."""
-    closed = tmp_path / "closed"
+    closed = open_place / "closed"
     closed.mkdir()
     face = closed / "face.png"
     Image.fromarray(np.full((48, 48), 99, np.uint8)).save(face)
-    locked = shutil.copytree(tiny_bundle.path, tmp_path / "locked") / "model.fp32.onnx"
-    ours = [path for path in (tmp_path, *tmp_path.parents) if path.owner() == tmp_path.owner()]
-    for path in ours[:4]:
-        path.chmod(path.stat().st_mode | 0o055)
+    bundle = str(shutil.copytree(tiny_bundle.path, open_place / "tiny"))
+    locked = shutil.copytree(tiny_bundle.path, open_place / "locked") / "model.fp32.onnx"
     locked.chmod(0)
     closed.chmod(0)
-    bundle = str(tiny_bundle.path)
     cases = [
         (("bundle", "pack", bundle, "-o", closed / "x.fer"), closed / "x.fer"),
         (("bundle", "triton", bundle, "-o", closed / "triton"), closed / "triton"),
