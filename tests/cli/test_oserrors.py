@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -255,6 +256,7 @@ main(sys.argv[1:])
 
 
 @pytest.fixture
+<<<<<<< HEAD
 def open_to_all() -> Iterator[Path]:
     """A folder that another user can enter; pytest closes its own ones at every start."""
     with TemporaryDirectory() as folder:
@@ -270,6 +272,26 @@ def test_no_permission(tiny_bundle: Bundle, open_to_all: Path) -> None:
     face = closed / "face.png"
     Image.fromarray(np.full((48, 48), 99, np.uint8)).save(face)
     locked = shutil.copytree(bundle, open_to_all / "locked") / "model.fp32.onnx"
+=======
+def open_place() -> Iterator[Path]:
+    """A folder that every user may enter.
+
+    Below ``tmp_path`` that does not last: each pytest that starts closes ``/tmp/pytest-of-USER``.
+    """
+    with tempfile.TemporaryDirectory(prefix="open-to-all-") as place:
+        Path(place).chmod(0o755)
+        yield Path(place)
+
+
+def test_no_permission(tiny_bundle: Bundle, open_place: Path) -> None:
+    """As another user if this one is root, who may do everything."""
+    closed = open_place / "closed"
+    closed.mkdir()
+    face = closed / "face.png"
+    Image.fromarray(np.full((48, 48), 99, np.uint8)).save(face)
+    bundle = str(shutil.copytree(tiny_bundle.path, open_place / "tiny"))
+    locked = shutil.copytree(tiny_bundle.path, open_place / "locked") / "model.fp32.onnx"
+>>>>>>> suite
     locked.chmod(0)
     closed.chmod(0)
     cases = [
