@@ -6,6 +6,7 @@ is written to a disk.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,10 @@ from fer_edge.serve.problems import ClientGoneError, RequestError
 from fer_edge.serve.settings import MOST_PICTURES
 
 __all__ = ["Budget", "Receive", "Share", "Upload", "read_pictures"]
+
+# Its warnings about damaged forms are in our answers. Without a handler they go to stderr, where
+# any client could fill the server's log.
+logging.getLogger("python_multipart").addHandler(logging.NullHandler())
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 """What gives the next part of a request, as in ASGI."""

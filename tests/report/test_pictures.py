@@ -271,6 +271,19 @@ def test_histories_that_cannot_be_drawn_are_named(tmp_path: Path) -> None:
         read_history(path)
 
 
+@pytest.mark.parametrize("ms", [0.0, -1.0, 1e-320, 1e7])
+def test_times_that_are_none_are_refused_before_they_are_drawn(ms: float) -> None:
+    from fixtures_report import made_result
+
+    from fer_edge.report.page.chosen import check_rows
+
+    good = made_result()
+    check_rows(good)
+    rows = (replace(good.rows[0], p50_ms=ms), *good.rows[1:])
+    with pytest.raises(UsageError, match="has a latency of"):
+        check_rows(replace(good, rows=rows))
+
+
 @pytest.mark.parametrize("ms", [1e-6, 0.1, 1.0, 1e5])
 def test_times_that_are_all_the_same_have_an_axis(ms: float, tmp_path: Path) -> None:
     """Without a warning, which is an error here; matplotlib gives one for 0.1, and not for 1."""

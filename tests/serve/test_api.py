@@ -377,3 +377,21 @@ def test_a_client_of_another_kind(site_of: SiteMaker, photo: bytes) -> None:
     for kind in ("image/jpeg", "image/x-unknown", "application/octet-stream", "IMAGE/PNG; q=1"):
         answer: httpx.Response = site.post(photo, content_type=kind)
         assert answer.status_code == 200
+
+
+def test_a_damaged_form_writes_nothing_of_the_library_to_the_log(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Without a handler of its own, Python prints a library's warnings on stderr."""
+    import logging
+
+    from fer_edge.serve import bodies
+
+    assert bodies.MultipartParser.__module__.startswith("python_multipart")
+    root, library = logging.getLogger(), logging.getLogger("python_multipart.multipart")
+    before, root.handlers = root.handlers, []
+    try:
+        library.warning("Expected boundary character 45, got 97 at index 2")
+    finally:
+        root.handlers = before
+    assert capfd.readouterr().err == ""

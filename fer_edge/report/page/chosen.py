@@ -16,6 +16,8 @@ from fer_edge.records import read_record
 __all__ = ["Chosen", "check_rows", "choose", "row_label", "scores_of"]
 
 _LONGEST_MS = 1e7
+_SHORTEST_MS = 1e-6
+"""One nanosecond, in which times are measured."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def check_rows(result: BenchResult) -> None:
 def _check_numbers(row: BenchRow, where: str) -> None:
     times = (row.p50_ms, row.p90_ms, row.p99_ms, row.p999_ms, *(row.p50_range_ms or ()))
     for value in (time for time in times if time is not None):
-        if not 0 < value < _LONGEST_MS:
+        if not _SHORTEST_MS <= value < _LONGEST_MS:
             raise UsageError(f"{where} has a latency of {value} ms")
     for fraction in (f for f in (row.top1, row.macro_f1, row.agreement) if f is not None):
         if not 0 <= fraction <= 1:
