@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -256,23 +255,6 @@ main(sys.argv[1:])
 
 
 @pytest.fixture
-<<<<<<< HEAD
-def open_to_all() -> Iterator[Path]:
-    """A folder that another user can enter; pytest closes its own ones at every start."""
-    with TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-def test_no_permission(tiny_bundle: Bundle, open_to_all: Path) -> None:
-    """As another user if this one is root, who may do everything."""
-    bundle = str(shutil.copytree(tiny_bundle.path, open_to_all / "tiny"))
-    closed = open_to_all / "closed"
-    closed.mkdir()
-    face = closed / "face.png"
-    Image.fromarray(np.full((48, 48), 99, np.uint8)).save(face)
-    locked = shutil.copytree(bundle, open_to_all / "locked") / "model.fp32.onnx"
-=======
 def open_place() -> Iterator[Path]:
     """A folder that every user may enter.
 
@@ -291,7 +273,6 @@ def test_no_permission(tiny_bundle: Bundle, open_place: Path) -> None:
     Image.fromarray(np.full((48, 48), 99, np.uint8)).save(face)
     bundle = str(shutil.copytree(tiny_bundle.path, open_place / "tiny"))
     locked = shutil.copytree(tiny_bundle.path, open_place / "locked") / "model.fp32.onnx"
->>>>>>> suite
     locked.chmod(0)
     closed.chmod(0)
     cases = [
