@@ -197,13 +197,17 @@ def installer_runs(check: Check) -> str:
     path = "/checked/board/dist-packages"
     python = check.work / "board/dist-packages"
     opencv = unpacked(check, "extras", "opencv_python_headless-4.11.*.whl", python)
+    # On a board it comes with python3-opencv. Without metadata, pip installs one of its own.
+    numpy = unpacked(check, "extras", "numpy-1.*.whl", python)
+    for folder in python.glob("*.dist-info"):
+        shutil.rmtree(folder)
     (python / "tensorrt.py").write_text('"""A stand-in: only its name."""\n')
     done = ended(*installer(check, path))
     if done.returncode or "next: " not in done.stdout or "Traceback" in done.stdout + done.stderr:
         raise StepError(f"exit code {done.returncode}: {done.stderr.strip()[-400:]}")
     code = (
-        "import cv2, numpy, importlib.metadata as m\n"
-        "print('numpy', numpy.__version__ + ', cuda-bindings', m.version('cuda-bindings'))"
+        "import cv2, importlib.metadata as m\n"
+        "print('numpy', m.version('numpy') + ', cuda-bindings', m.version('cuda-bindings'))"
     )
     installed = there(check, VENV / "bin/python", "-c", code, PYTHONPATH=path).strip()
     if not installed.startswith("numpy 1."):
@@ -220,7 +224,7 @@ def installer_runs(check: Check) -> str:
         raise StepError(f"camera.py found {seen} faces")
     return (
         f"venv, wheel, bundle, doctor, camera.py ({seen} faces): {installed}, "
-        f"{opencv.split('-')[1]} as the board's OpenCV. "
+        f"OpenCV {opencv.split('-')[1]} and numpy {numpy.split('-')[1]} as the board's own. "
         "Stand-ins: TensorRT, v4l2-ctl, nv_tegra_release"
     )
 
