@@ -35,6 +35,9 @@ def write_board(folder: Path, cores: int) -> None:
             for name, value in {
                 **{"core_id": core, "thread_siblings_list": core, "core_cpus_list": core},
                 **{"cluster_id": 0, "physical_package_id": 0},
+                # Sets of cores as bits: hwloc, which is in OpenVINO, reads these.
+                **dict.fromkeys(("thread_siblings", "core_cpus"), f"{1 << core:x}"),
+                **dict.fromkeys(("core_siblings", "package_cpus"), f"{(1 << cores) - 1:x}"),
                 **dict.fromkeys(("core_siblings_list", "package_cpus_list"), every),
                 "cluster_cpus_list": every,
             }.items()

@@ -44,26 +44,36 @@ def test_values_are_found_anywhere_in_the_answer_of_a_command() -> None:
     assert found('{"flips": 0, "x": {"flips": {"n": 1}}}', "flips") == [0]
 
 
-def lines(*faces: tuple[str, float]) -> list[dict[str, Any]]:
-    seen = [{"answer": answer, "box": [10 + x, 20, 110, 120]} for answer, x in faces]
+def lines(*faces: tuple[str, float, float]) -> list[dict[str, Any]]:
+    seen = [
+        {"answer": answer, "box": [10 + x, 20, 110, 120], "probabilities": {"sad": p}}
+        for answer, x, p in faces
+    ]
     start = {"event": "start", "detector": "haar", "provider": "CPU"}
-    return [start, {"frame": 0, "faces": seen}, {"event": "stop", "ended": "end of the file"}]
+    return [start, {"frame": 0, "faces": seen}, {"event": "stop", "ended": "end"}]
+
+
+SAD, HAPPY = ("sad", 0, 0.6), ("happy", 0, 0.1)
 
 
 def test_a_face_elsewhere_or_with_another_answer_is_a_failure() -> None:
-    ours = lines(("sad", 0), ("happy", 0))
-    assert "2 faces, answers equal, boxes within 1 pix" in compare_lines(
-        ours, lines(("sad", 1), ("happy", 0))
+    ours = lines(SAD, HAPPY)
+    assert "2 faces, 0 answers differ; boxes within 0.0" in compare_lines(ours, lines(SAD, HAPPY))
+    near = lines(("fear", 3.5, 0.55), HAPPY)
+    assert "2 faces, 1 answers differ; boxes within 3.5 pixels, probabilities within 0.050" in (
+        compare_lines(ours, near, exact=False)
     )
-    for theirs, words in (
-        (lines(("sad", 0)), "frame 0"),
-        (lines(("sad", 0), ("fear", 0)), "frame 0"),
-        (lines(("sad", 0), ("happy", 9)), "a box differs by 9"),
-        (lines(), "0 faces there"),
-        (lines(("sad", 0), ("happy", 0))[:-1], "not the summary"),
+    for theirs, exact, words in (
+        (near, True, "frame 0: here sad, there fear"),
+        (lines(SAD), False, "faces in each frame"),
+        (lines(("sad", 1, 0.6), HAPPY), True, "a box differs by 1"),
+        (lines(("sad", 9, 0.6), HAPPY), False, "a box differs by 9"),
+        (lines(("fear", 0, 0.3), HAPPY), False, "a probability by 0.3"),
+        (lines(), False, "faces in each frame"),
+        (lines(SAD, HAPPY)[:-1], True, "not the summary"),
     ):
         with pytest.raises(StepError, match=words):
-            compare_lines(ours, theirs)
+            compare_lines(ours, theirs, exact=exact)
 
 
 # Steps and the table
