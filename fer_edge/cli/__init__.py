@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 
-from fer_edge.cli.shared.pipes import discard, has_no_reader, is_discarded, say
+from fer_edge.cli._pipes import discard, has_no_reader, is_discarded, say
 from fer_edge.errors import FerEdgeError, of_signal_handler, unknown
 from fer_edge.oserrors import error_from_system
 from fer_edge.version import __version__
@@ -73,7 +73,7 @@ The old names do the same as the new ones and print one line on stderr. They are
 
 @contextmanager
 def _reader_may_end() -> Iterator[None]:
-    """End without an error if stdout's reader has ended (:mod:`fer_edge.cli.shared.pipes`)."""
+    """End without an error if stdout's reader has ended (:mod:`fer_edge.cli._pipes`)."""
     try:
         yield
     except BrokenPipeError as error:
@@ -165,13 +165,13 @@ def _verbosity_options() -> list[click.Parameter]:
 
     def set_verbose(context: click.Context, parameter: click.Parameter, value: int) -> None:
         if value:
-            from fer_edge.cli.shared.output import show_log
+            from fer_edge.cli._output import show_log
 
             show_log(context, value)
 
     def set_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
         if value:
-            from fer_edge.cli.shared.output import hide_progress
+            from fer_edge.cli._output import hide_progress
 
             hide_progress(context)
 
@@ -268,7 +268,7 @@ def main(argv: list[str] | None = None) -> None:
         _fail(error_from_system(error, default=_printing(error)))
     finally:
         # Of a wrong command line, click never closes the context. No import: most commands end so.
-        output = sys.modules.get("fer_edge.cli.shared.output")
+        output = sys.modules.get("fer_edge.cli._output")
         if output is not None:
             output.hide_logs()
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli.shared.effects import refuse_without_effect
-from fer_edge.cli.shared.names import detector_name, found, introduce
-from fer_edge.cli.shared.options import (
+from fer_edge.cli._effects import refuse_without_effect
+from fer_edge.cli._names import detector_name, found, introduce
+from fer_edge.cli._options import (
     detector_model_option,
     engine_options,
     format_option,
     threads_option,
 )
-from fer_edge.cli.shared.output import (
+from fer_edge.cli._output import (
     note,
     out,
     print_json_line,
@@ -26,7 +26,7 @@ from fer_edge.cli.shared.output import (
     print_text,
     terminal_reporter,
 )
-from fer_edge.cli.shared.pipes import say
+from fer_edge.cli._pipes import say
 from fer_edge.errors import UsageError
 from fer_edge.labels import column
 from fer_edge.report.rows import format_rows

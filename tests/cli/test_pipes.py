@@ -1,4 +1,4 @@
-"""``fer-edge ... | head -n 1``: one rule for all commands, in fer_edge/cli/shared/pipes.py."""
+"""``fer-edge ... | head -n 1``: one rule for all commands, in fer_edge/cli/_pipes.py."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ detect.DETECTORS["scripted"] = detect.DetectorRow("fixtures_film:ScriptedDetecto
 
 @click.command()
 def gate():
-    from fer_edge.cli.shared.output import note, print_rows, print_text
+    from fer_edge.cli._output import note, print_rows, print_text
     print_text("x" * 100_000)
     print_rows([{"a": 1}], "table")
     note("a note")

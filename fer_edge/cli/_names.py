@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli.shared.pipes import say
+from fer_edge.cli._pipes import say
 from fer_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ QUIET = "fer_edge.quiet"
 
 
 def plain_note(text: str) -> None:
-    """Print a note as ``note`` of ``output`` does, without what that imports (rich)."""
+    """Print a note as ``note`` of ``_output`` does, without what that imports (rich)."""
     context = click.get_current_context(silent=True)
     if context is None or not context.meta.get(QUIET):
         say(text)

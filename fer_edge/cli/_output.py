@@ -11,8 +11,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from fer_edge.cli.shared.names import QUIET
-from fer_edge.cli.shared.pipes import discard
+from fer_edge.cli._names import QUIET
+from fer_edge.cli._pipes import discard
 from fer_edge.printable import printable
 from fer_edge.report.terminal import TerminalReporter, print_note
 
