@@ -46,6 +46,7 @@ LEVELS: dict[str, int] = {
     "version": 1,
     "pretrained": 1,
     "cpu": 1,
+    "pipes": 1,
     "progress": 1,
     "records": 1,
     "provenance": 1,

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 
-from fer_edge.cli._pipes import discard, has_no_reader, is_discarded, say
 from fer_edge.errors import FerEdgeError, of_signal_handler, unknown
 from fer_edge.oserrors import error_from_system
+from fer_edge.pipes import discard, has_no_reader, is_discarded, say
 from fer_edge.version import __version__
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ The old names do the same as the new ones and print one line on stderr. They are
 
 @contextmanager
 def _reader_may_end() -> Iterator[None]:
-    """End without an error if stdout's reader has ended (:mod:`fer_edge.cli._pipes`)."""
+    """End without an error if stdout's reader has ended (:mod:`fer_edge.pipes`)."""
     try:
         yield
     except BrokenPipeError as error:

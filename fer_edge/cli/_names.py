@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._pipes import say
 from fer_edge.errors import UsageError
+from fer_edge.pipes import say
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Bundle

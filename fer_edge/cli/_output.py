@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from fer_edge.cli._names import QUIET
-from fer_edge.cli._pipes import discard
+from fer_edge.pipes import discard
 from fer_edge.printable import printable
 from fer_edge.report.terminal import TerminalReporter, print_note
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._effects import given
 from fer_edge.cli._names import open_bundle
 from fer_edge.cli._options import (
     classes_option,
     data_option,
     format_option,
+    given,
     runs_option,
     tensorrt_option,
     threads_option,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fer_edge.cli._effects import refuse_without_effect
 from fer_edge.cli._names import found
 from fer_edge.cli._options import (
     classes_option,
     data_option,
     format_option,
+    refuse_without_effect,
     runs_option,
     threads_option,
     votes_option,

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._effects import refuse_without_effect
 from fer_edge.cli._names import found, introduce
-from fer_edge.cli._options import detector_model_option, engine_options, threads_option
+from fer_edge.cli._options import (
+    detector_model_option,
+    engine_options,
+    refuse_without_effect,
+    threads_option,
+)
 from fer_edge.cli._output import note, print_json_line
 from fer_edge.errors import UnavailableError, UsageError
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._effects import refuse_without_effect
 from fer_edge.cli._names import detector_name, found, introduce
 from fer_edge.cli._options import (
     detector_model_option,
     engine_options,
     format_option,
+    refuse_without_effect,
     threads_option,
 )
 from fer_edge.cli._output import (
@@ -26,9 +26,9 @@ from fer_edge.cli._output import (
     print_text,
     terminal_reporter,
 )
-from fer_edge.cli._pipes import say
 from fer_edge.errors import UsageError
 from fer_edge.labels import column
+from fer_edge.pipes import say
 from fer_edge.report.rows import format_rows
 
 if TYPE_CHECKING:

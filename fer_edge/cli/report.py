@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._effects import refuse_without_effect
 from fer_edge.cli._names import open_bundle
 from fer_edge.cli._options import (
     classes_option,
     data_option,
+    refuse_without_effect,
     runs_option,
     threads_option,
     votes_option,

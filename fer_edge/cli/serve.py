@@ -10,8 +10,8 @@ import click
 from fer_edge.cli._names import detector_name, found
 from fer_edge.cli._options import detector_model_option, engine_options, threads_option
 from fer_edge.cli._output import print_text
-from fer_edge.cli._pipes import say
 from fer_edge.errors import UsageError, require
+from fer_edge.pipes import say
 
 __all__ = ["command"]
 

@@ -80,7 +80,7 @@ def read_boxes(path: str | Path) -> Boxes:
             raise UsageError(
                 f"{where}: the box has an edge at {far:.3g}, and a picture has at most "
                 f"{MOST_PIXELS:,} pixels in a row",
-                fix="give the edges in pixels: left, top, right, bottom",
+                fix=_FIX,
             )
         if not (left < right and top < bottom):
             raise UsageError(

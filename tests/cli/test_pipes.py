@@ -1,4 +1,4 @@
-"""``fer-edge ... | head -n 1``: one rule for all commands, in fer_edge/cli/_pipes.py."""
+"""``fer-edge ... | head -n 1``: one rule for all commands, in fer_edge/pipes.py."""
 
 from __future__ import annotations
 

@@ -12,8 +12,6 @@ import select
 import sys
 from typing import IO, Any
 
-import click
-
 __all__ = ["discard", "has_no_reader", "is_discarded", "say"]
 
 _discarded: set[int] = set()
@@ -51,6 +49,6 @@ def is_discarded(stream: IO[Any] | None) -> bool:
 def say(text: str) -> None:
     """Print a line on stderr, if anybody reads it."""
     try:
-        click.echo(text, err=True)
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
     except BrokenPipeError:
         discard(sys.stderr)
