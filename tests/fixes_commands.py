@@ -13,7 +13,7 @@ from fixtures_bundle import bundle_of_classes
 
 from fer_edge.build.foreign import open_graph
 from fer_edge.bundle import Bundle, BundleWriter
-from fer_edge.cli._splits import SplitOptions, resplit_from_options
+from fer_edge.cli.shared.splits import SplitOptions, resplit_from_options
 from fer_edge.convert.onnx_file import OnnxFile
 from fer_edge.data import load
 from fer_edge.measure.bench import candidates

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fer_edge.cli._output import print_rows, print_text
+from fer_edge.cli.shared.output import print_rows, print_text
 from fer_edge.errors import UsageError
 from fer_edge.printable import one_line, printable
 

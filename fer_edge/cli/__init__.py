@@ -165,13 +165,13 @@ def _verbosity_options() -> list[click.Parameter]:
 
     def set_verbose(context: click.Context, parameter: click.Parameter, value: int) -> None:
         if value:
-            from fer_edge.cli._output import show_log
+            from fer_edge.cli.shared.output import show_log
 
             show_log(context, value)
 
     def set_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
         if value:
-            from fer_edge.cli._output import hide_progress
+            from fer_edge.cli.shared.output import hide_progress
 
             hide_progress(context)
 
@@ -268,7 +268,7 @@ def main(argv: list[str] | None = None) -> None:
         _fail(error_from_system(error, default=_printing(error)))
     finally:
         # Of a wrong command line, click never closes the context. No import: most commands end so.
-        output = sys.modules.get("fer_edge.cli._output")
+        output = sys.modules.get("fer_edge.cli.shared.output")
         if output is not None:
             output.hide_logs()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fer_edge.cli._splits import cross_validate, refuse_other_folds, refuse_other_split
 from fer_edge.cli._train_run import TrainOptions, load_images, next_command, train_run
+from fer_edge.cli.shared.splits import cross_validate, refuse_other_folds, refuse_other_split
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset
@@ -85,7 +85,7 @@ def _resumed(name: str, asked: TrainOptions) -> tuple[RunFolder, Recipe]:
 
 def _tell_unnamed(name: str, path: Path) -> None:
     """Print which run is resumed if the user named none."""
-    from fer_edge.cli._output import note
+    from fer_edge.cli.shared.output import note
     from fer_edge.runs.folder import is_main_process
 
     if not name and is_main_process():

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fer_edge.cli._splits import SplitOptions, resplit_from_options
+from fer_edge.cli.shared.splits import SplitOptions, resplit_from_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ def load_images(
     classes: Classes | None = None,
 ) -> FerDataset:
     """Read the images that ``--data`` names and apply ``split``; print the notes on them."""
-    from fer_edge.cli._output import note, terminal_reporter
+    from fer_edge.cli.shared.output import note, terminal_reporter
     from fer_edge.data import load, resolve_source
     from fer_edge.progress import SILENT
     from fer_edge.runs.folder import is_main_process
@@ -81,7 +81,7 @@ def load_images(
 
 def train_run(run: RunFolder, recipe: Recipe, dataset: FerDataset, data: str | None) -> None:
     """Train, show the progress, and print the next command."""
-    from fer_edge.cli._output import is_quiet, log, note
+    from fer_edge.cli.shared.output import is_quiet, log, note
     from fer_edge.report.training_display import TrainingDisplay
     from fer_edge.runs.folder import is_main_process
     from fer_edge.training.loop import train

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._names import open_bundle
-from fer_edge.cli._options import (
+from fer_edge.cli.shared.names import open_bundle
+from fer_edge.cli.shared.options import (
     classes_option,
     data_option,
     format_option,
@@ -21,7 +21,7 @@ from fer_edge.cli._options import (
     threads_option,
     votes_option,
 )
-from fer_edge.cli._output import note, out, print_json, print_rows, terminal_reporter
+from fer_edge.cli.shared.output import note, out, print_json, print_rows, terminal_reporter
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Bundle

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fer_edge.cli._names import found
-from fer_edge.cli._options import (
+from fer_edge.cli.shared.names import found
+from fer_edge.cli.shared.options import (
     classes_option,
     data_option,
     format_option,
@@ -18,7 +18,7 @@ from fer_edge.cli._options import (
     threads_option,
     votes_option,
 )
-from fer_edge.cli._output import note, print_json, print_rows, terminal_reporter
+from fer_edge.cli.shared.output import note, print_json, print_rows, terminal_reporter
 
 if TYPE_CHECKING:
     from fer_edge.build.pipeline import BuildReport

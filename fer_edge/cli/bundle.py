@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from fer_edge.cli._names import open_bundle
-from fer_edge.cli._options import runs_option
-from fer_edge.cli._output import note, print_text
+from fer_edge.cli.shared.names import open_bundle
+from fer_edge.cli.shared.options import runs_option
+from fer_edge.cli.shared.output import note, print_text
 from fer_edge.printable import one_line
 
 __all__ = ["command"]

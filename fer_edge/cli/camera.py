@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._names import found, introduce
-from fer_edge.cli._options import (
+from fer_edge.cli.shared.names import found, introduce
+from fer_edge.cli.shared.options import (
     detector_model_option,
     engine_options,
     refuse_without_effect,
     threads_option,
 )
-from fer_edge.cli._output import note, print_json_line
+from fer_edge.cli.shared.output import note, print_json_line
 from fer_edge.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ def command(shell: str) -> None:
     from click.shell_completion import get_completion_class
 
     from fer_edge.cli import group
-    from fer_edge.cli._output import note, print_text
+    from fer_edge.cli.shared.output import note, print_text
 
     kind = get_completion_class(shell)
     assert kind is not None

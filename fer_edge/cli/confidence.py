@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 
-from fer_edge.cli._names import found
-from fer_edge.cli._options import (
+from fer_edge.cli.shared.names import found
+from fer_edge.cli.shared.options import (
     classes_option,
     data_option,
     format_option,
     runs_option,
     votes_option,
 )
-from fer_edge.cli._output import note, print_json, print_rows, terminal_reporter
+from fer_edge.cli.shared.output import note, print_json, print_rows, terminal_reporter
 
 __all__ = ["command"]
 

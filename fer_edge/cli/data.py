@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._options import classes_option, format_option, votes_option
-from fer_edge.cli._output import note, print_json, print_rows, print_text, terminal_reporter
+from fer_edge.cli.shared.options import classes_option, format_option, votes_option
+from fer_edge.cli.shared.output import note, print_json, print_rows, print_text, terminal_reporter
 
 if TYPE_CHECKING:
     from fer_edge.data import FerDataset

@@ -59,7 +59,7 @@ def command(data: str | None, out: Path, epochs: int | None) -> None:
     _run("build", "--precision", "int8", "--target", "openvino", run, *on)
     _run("bench", f"{run}/bundle", "--quick", *on)
 
-    from fer_edge.cli._output import note
+    from fer_edge.cli.shared.output import note
 
     note(
         f"the demo took {time.monotonic() - started:.0f} s; its bundle is {run}/bundle\n"
@@ -69,7 +69,7 @@ def command(data: str | None, out: Path, epochs: int | None) -> None:
 
 def _run(*args: str) -> None:
     from fer_edge.cli import group
-    from fer_edge.cli._output import note
+    from fer_edge.cli.shared.output import note
     from fer_edge.errors import GateError
 
     note(f"\n$ fer-edge {' '.join(args)}")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._options import format_option
-from fer_edge.cli._output import print_json, print_rows
+from fer_edge.cli.shared.options import format_option
+from fer_edge.cli.shared.output import print_json, print_rows
 
 if TYPE_CHECKING:
     from fer_edge.backends.health import Check
@@ -49,7 +49,7 @@ def command(fmt: str) -> None:
       fer-edge doctor --format json
     """
     from fer_edge.backends.health import Check, check_machine, probe
-    from fer_edge.cli._output import log
+    from fer_edge.cli.shared.output import log
 
     with log.status("checking this machine"):
         answer = probe(_BACKENDS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._options import (
+from fer_edge.cli.shared.options import (
     classes_option,
     data_option,
     format_option,
@@ -15,8 +15,8 @@ from fer_edge.cli._options import (
     threads_option,
     votes_option,
 )
-from fer_edge.cli._output import note, print_json, print_rows, print_text, terminal_reporter
-from fer_edge.cli._subjects import engine_options, find_subject, split_option, warn_of_faces
+from fer_edge.cli.shared.output import note, print_json, print_rows, print_text, terminal_reporter
+from fer_edge.cli.shared.subjects import engine_options, find_subject, split_option, warn_of_faces
 
 if TYPE_CHECKING:
     from fer_edge.measure.evaluation import Evaluation

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._options import (
+from fer_edge.cli.shared.options import (
     classes_option,
     data_option,
     format_option,
     runs_option,
     threads_option,
 )
-from fer_edge.cli._output import note, print_rows
-from fer_edge.cli._subjects import find_subject, split_option, warn_of_faces
+from fer_edge.cli.shared.output import note, print_rows
+from fer_edge.cli.shared.subjects import find_subject, split_option, warn_of_faces
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from fer_edge.cli._subjects import Subject
+    from fer_edge.cli.shared.subjects import Subject
     from fer_edge.data import FerDataset
     from fer_edge.measure.evaluation import Answer
     from fer_edge.models.gradcam import GradCam

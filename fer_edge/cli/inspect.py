@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._names import open_bundle
-from fer_edge.cli._options import format_option, runs_option
-from fer_edge.cli._output import print_json, print_rows, print_text
+from fer_edge.cli.shared.names import open_bundle
+from fer_edge.cli.shared.options import format_option, runs_option
+from fer_edge.cli.shared.output import print_json, print_rows, print_text
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.records import to_dict
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._options import format_option
+from fer_edge.cli.shared.options import format_option
 
 if TYPE_CHECKING:
     from fer_edge.models import ModelEntry
@@ -31,7 +31,7 @@ def command(fmt: str) -> None:
       fer-edge models
       fer-edge models --format json
     """
-    from fer_edge.cli._output import note, print_rows
+    from fer_edge.cli.shared.output import note, print_rows
     from fer_edge.errors import FerEdgeError
     from fer_edge.models import MODELS, model_entry
     from fer_edge.plugins import refusals

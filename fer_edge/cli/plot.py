@@ -6,16 +6,16 @@ from pathlib import Path
 
 import click
 
-from fer_edge.cli._names import found
-from fer_edge.cli._options import (
+from fer_edge.cli.shared.names import found
+from fer_edge.cli.shared.options import (
     classes_option,
     data_option,
     runs_option,
     threads_option,
     votes_option,
 )
-from fer_edge.cli._output import note, terminal_reporter
-from fer_edge.cli._subjects import engine_options, find_subject, split_option, warn_of_faces
+from fer_edge.cli.shared.output import note, terminal_reporter
+from fer_edge.cli.shared.subjects import engine_options, find_subject, split_option, warn_of_faces
 
 __all__ = ["command"]
 

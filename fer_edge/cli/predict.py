@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._names import detector_name, found, introduce
-from fer_edge.cli._options import (
+from fer_edge.cli.shared.names import detector_name, found, introduce
+from fer_edge.cli.shared.options import (
     detector_model_option,
     engine_options,
     format_option,
     refuse_without_effect,
     threads_option,
 )
-from fer_edge.cli._output import (
+from fer_edge.cli.shared.output import (
     note,
     out,
     print_json_line,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from fer_edge.cli._names import found
-from fer_edge.cli._options import classes_option, data_option, new_runs_option, votes_option
+from fer_edge.cli.shared.names import found
+from fer_edge.cli.shared.options import classes_option, data_option, new_runs_option, votes_option
 
 __all__ = ["command"]
 
@@ -61,8 +61,8 @@ def command(
     """
     from fer_edge.build.qat import setup_from_weights
     from fer_edge.build.votes import with_training_votes
-    from fer_edge.cli._output import note, terminal_reporter
     from fer_edge.cli._train_run import train_run
+    from fer_edge.cli.shared.output import note, terminal_reporter
     from fer_edge.data import load, resolve_source
     from fer_edge.data.classes import classes_as_recorded
     from fer_edge.data.resplitting import resplit_as_recorded

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._names import open_bundle
-from fer_edge.cli._options import (
+from fer_edge.cli.shared.names import open_bundle
+from fer_edge.cli.shared.options import (
     classes_option,
     data_option,
     refuse_without_effect,
@@ -16,7 +16,7 @@ from fer_edge.cli._options import (
     threads_option,
     votes_option,
 )
-from fer_edge.cli._output import note, print_text, terminal_reporter
+from fer_edge.cli.shared.output import note, print_text, terminal_reporter
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Bundle

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fer_edge.cli._options import (
+from fer_edge.cli.shared.options import (
     classes_option,
     data_option,
     format_option,
     new_runs_option,
     votes_option,
 )
-from fer_edge.cli._splits import SplitOptions, resplit_from_options, split_options
+from fer_edge.cli.shared.splits import SplitOptions, resplit_from_options, split_options
 from fer_edge.training.search.study import PRUNERS, SAMPLERS
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def command(
     import math
     import os
 
-    from fer_edge.cli._output import note, print_text, terminal_reporter
+    from fer_edge.cli.shared.output import note, print_text, terminal_reporter
     from fer_edge.errors import UsageError, require
     from fer_edge.runs.recipe import load_recipe
     from fer_edge.training.search.space import load_space, space_names
@@ -195,7 +195,7 @@ def command(
 
 def _reporter(search: Search) -> SearchReporter:
     """Return a reporter that prints a line per trial, per epoch and per outcome."""
-    from fer_edge.cli._output import note
+    from fer_edge.cli.shared.output import note
     from fer_edge.report.training_display import CurvesReporter
     from fer_edge.training.search.search import SearchReporter
 
@@ -231,7 +231,7 @@ def _outcome(trial: Trial, search: Search) -> str:
 
 def _show(search: Search, fmt: str, data: str | None) -> None:
     """Print the table of trials, draw the importance plot, and name the best recipe."""
-    from fer_edge.cli._output import note, print_json, print_rows
+    from fer_edge.cli.shared.output import note, print_json, print_rows
     from fer_edge.errors import UsageError
 
     best, recipe = search.best, search.write_best()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from fer_edge.cli._names import detector_name, found
-from fer_edge.cli._options import detector_model_option, engine_options, threads_option
-from fer_edge.cli._output import print_text
+from fer_edge.cli.shared.names import detector_name, found
+from fer_edge.cli.shared.options import detector_model_option, engine_options, threads_option
+from fer_edge.cli.shared.output import print_text
 from fer_edge.errors import UsageError, require
 from fer_edge.pipes import say
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fer_edge.cli._options import (
+from fer_edge.cli.shared.options import (
     classes_option,
     data_option,
     format_option,
@@ -50,7 +50,7 @@ def command(
     import shlex
 
     from fer_edge.build.votes import with_training_votes
-    from fer_edge.cli._output import note, print_rows, terminal_reporter
+    from fer_edge.cli.shared.output import note, print_rows, terminal_reporter
     from fer_edge.data import load, resolve_source
     from fer_edge.data.classes import classes_as_recorded
     from fer_edge.data.resplitting import resplit_as_recorded

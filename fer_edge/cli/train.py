@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fer_edge.cli._options import classes_option, data_option, new_runs_option, votes_option
-from fer_edge.cli._splits import SplitOptions, cross_validate, split_options
 from fer_edge.cli._train_run import TrainOptions, train_run
+from fer_edge.cli.shared.options import classes_option, data_option, new_runs_option, votes_option
+from fer_edge.cli.shared.splits import SplitOptions, cross_validate, split_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -163,7 +163,7 @@ def command(
 
 
 def _list_recipes() -> None:
-    from fer_edge.cli._output import note, print_text
+    from fer_edge.cli.shared.output import note, print_text
     from fer_edge.plugins import plug_in_names, refusals
     from fer_edge.runs.recipe import recipe_names
 
@@ -238,7 +238,7 @@ def _initial_weights(
 
     ``name`` is a run, a file, or a bundle; the weights of a bundle exist only inside the context.
     """
-    from fer_edge.cli._names import found
+    from fer_edge.cli.shared.names import found
     from fer_edge.runs.find import TO_START_FROM
     from fer_edge.training.start import InitialWeights
 

@@ -19,7 +19,7 @@ from fer_edge.bundle import MANIFEST, Bundle, BundleWriter
 from fer_edge.bundle.usable import UsableEngine, WhyNot, usable_engine
 from fer_edge.classifier import Classifier
 from fer_edge.cli import main
-from fer_edge.cli._subjects import Subject
+from fer_edge.cli.shared.subjects import Subject
 from fer_edge.data import load
 from fer_edge.deploy.triton import triton_from_bundle
 from fer_edge.errors import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fer_edge.cli._output import print_json, print_rows
+from fer_edge.cli.shared.output import print_json, print_rows
 
 ROWS: list[dict[str, Any]] = [
     {"backend": "onnxruntime", "top1": "67.96", "p99 ms": None, "note": "a|b, c"},

@@ -29,7 +29,7 @@ detect.DETECTORS["scripted"] = detect.DetectorRow("fixtures_film:ScriptedDetecto
 
 @click.command()
 def gate():
-    from fer_edge.cli._output import note, print_rows, print_text
+    from fer_edge.cli.shared.output import note, print_rows, print_text
     print_text("x" * 100_000)
     print_rows([{"a": 1}], "table")
     note("a note")

@@ -275,7 +275,7 @@ def test_without_a_detector_a_picture_is_one_face_and_it_is_said(
         (("--detector", "nobody"), "nobody"),
         (("--detector", "haar", "--no-detect"), "exclude one another"),
         (("--detector-model", "x.onnx"), "needs --detector"),
-        (("--boxes", "none.csv"), "there is no file none.csv"),
+        (("--boxes", "none.csv"), "none.csv cannot be read: No such file"),
     ],
 )
 def test_wrong_options(
@@ -384,7 +384,8 @@ def test_bars(
 ) -> None:
     from rich.console import Console
 
-    from fer_edge.cli import _output, predict
+    from fer_edge.cli import predict
+    from fer_edge.cli.shared import output
     from fer_edge.report.annotate import bar
 
     assert bar(0, 4) == "    "
@@ -392,7 +393,7 @@ def test_bars(
     assert bar(0.5, 4) == "██  "
     assert bar(0.28, 4) == "█▏  "
     screen = Console(force_terminal=True, width=160, file=io.StringIO())
-    for module in (_output, predict):
+    for module in (output, predict):
         monkeypatch.setattr(module, "out", screen)
     run(capsys, photos, "--bundle", tiny_bundle.path)
     shown = screen.file.getvalue()  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from fer_edge import cli
 from fer_edge.bundle import Bundle
-from fer_edge.cli._options import tensorrt_option
+from fer_edge.cli.shared.options import tensorrt_option
 from fer_edge.errors import UnavailableError
 from fer_edge.trt.lane import LANE_VARIABLE, LaneOptions
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fer_edge.cli import _output, main
+from fer_edge.cli import main
+from fer_edge.cli.shared import output
 from fer_edge.progress import SILENT, logger
 
 DATA = ("data", "info", "synthetic:70")
@@ -27,7 +28,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """Stands in for a terminal on stderr."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100, legacy_windows=False)
-    monkeypatch.setattr(_output, "log", console)
+    monkeypatch.setattr(output, "log", console)
     return screen
 
 
@@ -91,7 +92,7 @@ def test_verbose_shows_the_log_once(
 @pytest.mark.parametrize(("count", "level"), [(1, logging.INFO), (2, logging.DEBUG)])
 def test_debug_needs_two(count: int, level: int) -> None:
     with click.Context(click.Command("x")) as context:
-        _output.show_log(context, count)
+        output.show_log(context, count)
         assert logger.level == level
     assert logger.level == logging.NOTSET
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from fer_edge.cli._names import QUIET
+from fer_edge.cli.shared.names import QUIET
 from fer_edge.pipes import discard
 from fer_edge.printable import printable
 from fer_edge.report.terminal import TerminalReporter, print_note

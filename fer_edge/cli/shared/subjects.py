@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fer_edge.cli._names import found
-from fer_edge.cli._options import BACKEND_HELP, tensorrt_option
-from fer_edge.cli._output import note, terminal_reporter
+from fer_edge.cli.shared.names import found
+from fer_edge.cli.shared.options import BACKEND_HELP, tensorrt_option
+from fer_edge.cli.shared.output import note, terminal_reporter
 
 if TYPE_CHECKING:
     from fer_edge.backends.base import Backend

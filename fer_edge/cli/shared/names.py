@@ -22,7 +22,7 @@ QUIET = "fer_edge.quiet"
 
 
 def plain_note(text: str) -> None:
-    """Print a note as ``note`` of ``_output`` does, without what that imports (rich)."""
+    """Print a note as ``note`` of ``output`` does, without what that imports (rich)."""
     context = click.get_current_context(silent=True)
     if context is None or not context.meta.get(QUIET):
         say(text)

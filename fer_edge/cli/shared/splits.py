@@ -126,7 +126,7 @@ def _refuse(what: Path, used: str) -> NoReturn:
 
 def cross_validate(validation: CrossValidation, dataset: FerDataset) -> None:
     """Train the remaining folds, and print the table of all."""
-    from fer_edge.cli._output import is_quiet, log, note
+    from fer_edge.cli.shared.output import is_quiet, log, note
     from fer_edge.report.training_display import TrainingDisplay
     from fer_edge.runs.folder import is_main_process
     from fer_edge.training.folds import train_folds
@@ -144,7 +144,7 @@ def cross_validate(validation: CrossValidation, dataset: FerDataset) -> None:
 
 
 def _print(info: CrossValidationInfo, path: Path, dataset: FerDataset) -> None:
-    from fer_edge.cli._output import note, print_rows
+    from fer_edge.cli.shared.output import note, print_rows
     from fer_edge.records import to_dict
 
     def cells(fold: str, values: dict[str, float], epochs: Any, best_epoch: Any) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What several commands share: makers of options, what they name, and how results are printed."""
