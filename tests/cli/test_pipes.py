@@ -69,7 +69,8 @@ for words, broken in json.loads(sys.argv[1]):
         os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with open("stderr.txt") as file:
-        print(json.dumps([code, "" if 2 in broken else file.read()]))
+        # Flushed, or the next child inherits the text and writes it to its closed pipe.
+        print(json.dumps([code, "" if 2 in broken else file.read()]), flush=True)
 """
 
 
