@@ -38,7 +38,7 @@ import numpy as np
 from fer_edge.backends.base import Backend
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTDLABackend, TensorRTRTXBackend
-from fer_edge.build.choosing import FP32_REMAINDER
+from fer_edge.build.choosing import without_remainder
 from fer_edge.build.device_plan import plan_sources
 from fer_edge.build.dla_plan import build_dla_plan
 from fer_edge.build.fastest import Contender, contender_of, keep_fastest
@@ -226,7 +226,7 @@ def tensorrt_rows(
                 # Each graph of a precision: one with FP16 scales may not build (findings).
                 name = kind.name
                 if len(graphs) > 1:
-                    layers = graph.variant.removesuffix(FP32_REMAINDER).strip("-")
+                    layers = without_remainder(graph.variant)
                     remainder = f"{graph.meta.get('remainder', graph.path)} remainder"
                     name += f" [{', '.join(filter(None, (layers, remainder)))}]"
                 plan = folder / f"{kind.name}-{precision}-{number}.plan"
@@ -476,7 +476,7 @@ def choice(rows: Sequence[Row], bundle: Bundle) -> list[str]:
                 continue
             if row.precision not in {"int8", "fp16"} or row.status != "ok":
                 continue
-            layers = row.graph.variant.removesuffix(FP32_REMAINDER).strip("-")
+            layers = without_remainder(row.graph.variant)
             judged = contender_of(bundle, [row.graph])
             if not judged.why_not:
                 found.setdefault((row.precision, layers), (judged, row.times))

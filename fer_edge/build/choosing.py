@@ -42,6 +42,7 @@ __all__ = [
     "Int8Choice",
     "Int8Chooser",
     "Int8Layout",
+    "without_remainder",
 ]
 
 MAX_FLIPS = 0.03
@@ -423,6 +424,11 @@ class Int8Chooser:
 
 def _with_fp32(variant: str) -> str:
     return "-".join(filter(None, (variant, FP32_REMAINDER)))
+
+
+def without_remainder(variant: str) -> str:
+    """Return the part of a variant's name that says which layers are INT8."""
+    return variant.removesuffix(FP32_REMAINDER).removesuffix("-")
 
 
 def _smallest(groups: Sequence[Trial[str]]) -> Trial[str]:

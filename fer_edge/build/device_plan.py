@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_edge.backends import backend_class
 from fer_edge.backends.selftest import self_test
-from fer_edge.build.choosing import FP32_REMAINDER
+from fer_edge.build.choosing import without_remainder
 from fer_edge.build.dla_plan import build_dla_plan, check_dla_precision
 from fer_edge.build.faster_memory import with_memory
 from fer_edge.build.fastest import RULE, Contender, Row, contender_of, keep_fastest
@@ -89,8 +89,7 @@ def contenders(bundle: Bundle, profile: TargetProfile) -> list[Contender]:
     groups: dict[tuple[str, str], list[Artifact]] = {}
     for precision in ("int8", "fp16"):
         for graph in plan_sources(bundle, precision, profile):
-            layers = graph.variant.removesuffix(FP32_REMAINDER).removesuffix("-")
-            groups.setdefault((precision, layers), []).append(graph)
+            groups.setdefault((precision, without_remainder(graph.variant)), []).append(graph)
     return [contender_of(bundle, graphs) for graphs in groups.values()]
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fer_edge.convert.graph import Graph, Wiring, wiring
-from fer_edge.errors import require
+from fer_edge.convert.graph import Graph, Wiring, described_tensors, wiring
 from fer_edge.quantize.choice import WEIGHTED, choose
 from fer_edge.quantize.placement import placement_for
 from fer_edge.quantize.ranges import Ranges
@@ -53,12 +52,7 @@ def count_node_macs(model: Any, wires: Wiring) -> dict[str, int]:
 
     A convolution uses each weight once for each pixel of its result.
     """
-    onnx = require("onnx", "build")
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False)
-    sizes = {}
-    for each in (*inferred.graph.value_info, *inferred.graph.output):
-        shape = [dim.dim_value for dim in each.type.tensor_type.shape.dim]
-        sizes[each.name] = shape
+    described = described_tensors(model, batch=1)
     macs = {}
     for node in model.graph.node:
         weights = wires.constants.get(node.input[1]) if node.op_type in WEIGHTED else None
@@ -66,7 +60,7 @@ def count_node_macs(model: Any, wires: Wiring) -> dict[str, int]:
             continue
         pixels = 1
         if node.op_type == "Conv":
-            for size in sizes.get(node.output[0], [])[2:]:
-                pixels *= max(size, 1)
+            for size in described[node.output[0]].shape.dim[2:]:
+                pixels *= size.dim_value
         macs[node.name] = int(weights.size) * pixels
     return macs

@@ -79,7 +79,7 @@ def test_the_backend_gets_it_and_nothing_stays(
     ("words", "said"),
     [
         (["--backend", "tensorrt", "--tensorrt", "wait=long"], "--tensorrt has 'wait=long'"),
-        (["--tensorrt", "wait=spin"], "--tensorrt is for tensorrt and tensorrt-rtx, not for onnx"),
+        (["--tensorrt", "wait=spin"], "--tensorrt is for the backends of TensorRT, not for onnx"),
     ],
 )
 def test_mistakes(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,7 +159,7 @@ def tensorrt_option(command: F) -> F:
         if backends and not any(str(name).startswith("tensorrt") for name in backends):
             named = " and ".join(filter(None, backends))
             raise UsageError(
-                f"--tensorrt is for tensorrt and tensorrt-rtx, not for {named or 'this engine'}",
+                f"--tensorrt is for the backends of TensorRT, not for {named or 'this engine'}",
                 fix="--backend tensorrt, or leave out --tensorrt",
             )
         with _environment(LANE_VARIABLE, tensorrt):
@@ -169,8 +169,8 @@ def tensorrt_option(command: F) -> F:
         "--tensorrt",
         metavar="WORDS",
         help="How TensorRT's plans run: wait=auto|spin|block, memory=auto|copied|mapped, "
-        "graphs=yes|no, such as wait=block,memory=mapped.  [default: the environment variable "
-        "FER_EDGE_TENSORRT]",
+        "graphs=yes|no, dla=0|1, such as wait=block,memory=mapped.  [default: the environment "
+        "variable FER_EDGE_TENSORRT]",
     )
     return option(run)  # type: ignore[return-value]  # the same parameters, and one more
 
