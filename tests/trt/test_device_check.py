@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from device_findings import choice
 
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.backends.tensorrt import TensorRTBackend
@@ -235,13 +236,13 @@ def test_the_graph_that_build_would_keep_is_said(script: Any, tiny_bundle: Bundl
         row("tensorrt + CUDA graph, mapped memory", "model.fp16.onnx", "fp16", 0.05),
         row("tensorrt-rtx + CUDA graph", "model.fp16.onnx", "fp16", 0.05),
     ]
-    assert script.choice(rows, bundle) == [
+    assert choice(rows, bundle) == [
         "tensorrt: build keeps int8 all-int8, the fastest "
         "(int8 0.3000 ms, int8 all-int8 0.2000 ms, fp16 0.2500 ms)"
     ]
     # What computes something else is not kept.
     rows[2].status = "wrong"
-    assert "build keeps fp16" in script.choice(rows, bundle)[0]
+    assert "build keeps fp16" in choice(rows, bundle)[0]
 
 
 @pytest.mark.parametrize("cores", [0, 2])
