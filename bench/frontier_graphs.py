@@ -114,6 +114,12 @@ class Enlarged(CalibrationSet):
     size: int = 48
     channels: int = 1
 
+    @classmethod
+    def of(cls, calibration: CalibrationSet, size: int, channels: int) -> Enlarged:
+        """Return ``calibration`` at another size."""
+        own = {field.name: getattr(calibration, field.name) for field in fields(calibration)}
+        return cls(**own, size=size, channels=channels)
+
     def batches(self, dataset: FerDataset, size: int = 64) -> Any:
         """Return u8[b,channels,size,size] batches."""
         images = enlarged(self.images(dataset), self.size, self.channels)
@@ -191,8 +197,7 @@ def _make(rival: Rival, fp32: Path, int8: Path, dataset: FerDataset) -> dict[str
         "note": "",
     }
     calibration = select_calibration(dataset, CalibrationRecipe("frontier", count=32))
-    own = {field.name: getattr(calibration, field.name) for field in fields(calibration)}
-    sized = Enlarged(**own, size=rival.size, channels=rival.channels)
+    sized = Enlarged.of(calibration, rival.size, rival.channels)
     try:
         ranges = ranges_from_onnx(fp32, dataset, sized, cache=False)
         report = int8_from_onnx(fp32, int8, ranges, "onnxruntime")

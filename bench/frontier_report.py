@@ -191,7 +191,13 @@ def _legend(axes: Any, result: Mapping[str, Any]) -> None:
         entry(OURS, "s", f"ours, measured: {result['bundle']['name']}"),
     ]
     if "trained" in kinds:
-        entries.append(entry(TRAINED, "s", "trained here by its report's recipe, measured"))
+        entries.append(
+            entry(
+                TRAINED,
+                "s",
+                "measured; trained here by its report's recipe, or the weights of a package",
+            )
+        )
     if "published" in kinds:
         text = "published (FP32); the bar is where its INT8 would be in time"
         entries.append(entry(PUBLISHED, "o", text, "white"))
@@ -221,7 +227,8 @@ def table(result: Mapping[str, Any], raw: str) -> str:
     """Return the Markdown document of a result; ``raw`` is the file of its raw nanoseconds."""
     environment, protocol = result["environment"], result["protocol"]
     ranked = networks(result)
-    ours = next((network for network in ranked if _first(network)["ours"]), {})
+    first = next((row for row in result["rows"] if row.get("ours")), {})  # "x ours" means this one
+    ours = next((each for each in ranked if _first(each)["name"] == first.get("name")), {})
     reference = ours.get("int8", ours.get("fp32", {})).get("p50_ms")
     lines = [
         "# Accuracy against latency",
@@ -239,7 +246,7 @@ def table(result: Mapping[str, Any], raw: str) -> str:
         "to enlarge 48x48 pixels to that size is *not* included. Networks for which we have no "
         "weights have random ones, which does not change their time. INT8 graphs are made by "
         '`fer-edge`, with the same calibration images for all. "x ours" is the fastest time of '
-        "a network, divided by the time of our INT8.",
+        f"a network, divided by the time of the INT8 of {first.get('name', 'ours')}.",
         "",
     ]
     notes: dict[str, int] = {}

@@ -15,6 +15,7 @@ import torch
 from fixtures_progress import Recorder
 from fixtures_votes import write_voted
 from msgspec.structs import replace
+from ship_commands import provenance
 
 from fer_edge import Classifier
 from fer_edge.build.options import GateOptions, Int8Options
@@ -217,7 +218,7 @@ def test_the_commands_go_back_to_where_the_network_learnt(
         shift=0.0,
     )
     tuned = successor("tuned", teachers=[learnt], qat=setup)
-    found = ship._provenance(tuned)
+    found = provenance(tuned)
     assert (found["recipe_name"], found["seed"]) == ("default", 3)
     first, missing, second, third = found["commands"]
     assert first.startswith("fer-edge train --recipe default --seed 3 --set epochs=7 ")
@@ -234,7 +235,7 @@ def test_weights_that_a_bundle_accounts_for_are_named_once(
     copy = {"path": "/gone/first/model.safetensors", "sha256": "b" * 64, "name": "first"}
     shipped = {"path": "/gone/bundle", "sha256": "b" * 64, "name": "first", "commands": ["how"]}
     made.update(teachers=[copy], init=shipped)
-    first, last = ship._provenance(made)["commands"]
+    first, last = provenance(made)["commands"]
     assert first == "how"
     assert "--teacher first --init first" in last
 
@@ -251,7 +252,7 @@ def test_the_commands_of_a_soup_begin_with_its_ingredients(
         for run, digest in ((one, "a"), (tuned, "b"))
     ]
     soup.update(soup=parts)
-    first, second, last = ship._provenance(soup)["commands"]
+    first, second, last = provenance(soup)["commands"]
     assert first.endswith("--name mine --data synthetic:420:3")
     assert "--init mine" in second
     assert last == "fer-edge soup mine tuned --name soup --data f.zip"
@@ -271,7 +272,7 @@ def test_the_commands_name_folds_files_and_splits(
     described = apply_resplit(Resplit("80/10/10", 5, duplicates_across=True), faces).info()
     student = create_run(root, "student", run.recipe(), described, "fer.zip")
     student.update(teachers=[*teachers, best], init=best)
-    folds, first, last = ship._provenance(student)["commands"]
+    folds, first, last = provenance(student)["commands"]
     assert folds.startswith("fer-edge train --recipe default --seed 3 ")
     assert "--folds 2 --split-seed 4 --name cv --data " in folds
     assert " --name mine " in first

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,7 +131,7 @@ class FaceAnalyzer:
         *,
         boxes: Callable[[str], Iterable[Sequence[float]]] | None = None,
         readers: int = _READERS,
-    ) -> Iterator[Analysis]:
+    ) -> Generator[Analysis, None, None]:
         """Yield the answer to each of ``images``, in order; ``readers`` threads read ahead.
 
         A picture that cannot be read is an answer with an error, and the rest go on. Only a few
@@ -152,7 +152,9 @@ class FaceAnalyzer:
                 name, read = pending.popleft()
                 yield self._streamed(name, read, boxes)
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            # Never join here: the garbage collector may end an abandoned generator, in a thread
+            # that holds a lock of `threading` which join needs, too.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _streamed(
         self,

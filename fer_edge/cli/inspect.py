@@ -122,6 +122,7 @@ def _summary(bundle: Bundle, faults: Mapping[str, str]) -> list[str]:
         ("calibration", _pairs(manifest.calibration)),
         *[("gate", _gate(gate)) for gate in manifest.gates],
         *[("INT8 here", why) for why in _weights_here(bundle)],
+        *[("timed plan", plan) for each in manifest.artifacts for plan in _timed_plans(each)],
         ("environment", _environment(manifest.environment)),
         *_card_lines(manifest.card),
         ("unlisted", ", ".join(bundle.unlisted())),
@@ -153,6 +154,30 @@ def _weights_here(bundle: Bundle) -> list[str]:
         usable_engine(bundle, backend_class(name), "int8") for name in ("onnxruntime", "openvino")
     ]
     return [each.why for each in found if isinstance(each, UsableEngine) and each.why]
+
+
+def _timed_plans(artifact: Artifact) -> list[str]:
+    """Return a line for each plan that was timed on the device, for the one that was kept."""
+    choice = artifact.meta.get("choice")
+    rows = choice.get("candidates") if isinstance(choice, dict) else None
+    lines = []
+    for row in rows if isinstance(rows, list) else []:
+        if not isinstance(row, dict):  # a manifest of others may hold anything here
+            continue
+        name = " ".join(str(row[key]) for key in ("precision", "variant") if row.get(key))
+        facts = {
+            "p50": f"{_short(row.get('p50_ms'))} ms",
+            "flips": _share(row.get("flips")),
+            "KL": _short(row.get("kl")),
+        }
+        shown = ", ".join(f"{key} {value}" for key, value in facts.items())
+        kept = "kept" if row.get("kept") is True else "not kept"
+        lines.append(f"{name}: {shown}: {kept}: {_short(row.get('why'))}")
+    return lines
+
+
+def _share(value: Any) -> str:
+    return f"{value:.2%}" if isinstance(value, float) else _short(value)
 
 
 def _print_card(bundle: Bundle, fmt: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,8 +138,8 @@ def command(
                 fix="fit one for its run: fer-edge confidence RUN, then fer-edge build RUN",
             )
         analyzer = FaceAnalyzer(classifier, detector=finder, every_face=every_face)
-        answers = analyzer.stream(sources, boxes=own.of if own else None)
-        _print_all(answers, len(sources), fmt, abstain, annotate, classifier.labels)
+        with closing(analyzer.stream(sources, boxes=own.of if own else None)) as answers:
+            _print_all(answers, len(sources), fmt, abstain, annotate, classifier.labels)
 
 
 def _print_all(

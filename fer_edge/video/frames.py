@@ -123,11 +123,11 @@ def live_frames(
     taken. A source that gives no frame is opened again, after longer and longer pauses. Raises
     :class:`UnavailableError` after ``patience`` seconds without a frame, also where a read hangs.
     """
-    slot, done = _Slot(), threading.Event()
+    slot, done, released = _Slot(), threading.Event(), threading.Event()
     pause = wait or done.wait
     thread = threading.Thread(
         target=_read_all,
-        args=(first, reopen, done, slot, every, log, pause),
+        args=(first, reopen, done, released, slot, every, log, pause),
         name="fer-edge-camera",
         daemon=True,  # a read that hangs must not keep the program from ending
     )
@@ -148,13 +148,16 @@ def live_frames(
                 )
     finally:
         done.set()
-        thread.join(timeout=2)
+        # Not join: the garbage collector may end an abandoned generator, in a thread that holds a
+        # lock of `threading` which join needs, too.
+        released.wait(timeout=2)
 
 
 def _read_all(
     opened: Opened | None,
     reopen: Callable[[], Opened],
     done: threading.Event,
+    released: threading.Event,
     slot: _Slot,
     every: int,
     log: Callable[[str], None],
@@ -186,3 +189,4 @@ def _read_all(
     finally:
         if opened:
             opened.capture.release()
+        released.set()

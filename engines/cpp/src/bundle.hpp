@@ -20,6 +20,7 @@ struct Artifact {
   std::uint64_t size = 0;
   std::string variant;  // of several graphs of one precision and target; mostly empty
   std::string weights;  // of an INT8 graph: "full", "saturation-safe", or empty
+  bool chosen = false;  // a plan that a device kept, of several that it timed
 };
 
 // The decision of the build about one graph; `passed` is empty if it could not be decided.

@@ -59,6 +59,13 @@ Artifact tuned_for_here(const Bundle& bundle, const BackendKind& backend,
   return fitting.front();
 }
 
+// Whether a device kept the FP16 plan, since INT8 is not faster there.
+bool chose_fp16(const Bundle& bundle, const BackendKind& backend) {
+  const std::vector<Artifact> plans = engines_of(bundle, backend, "fp16");
+  return std::any_of(plans.begin(), plans.end(),
+                     [](const Artifact& plan) { return plan.chosen; });
+}
+
 Error missing(const Bundle& bundle, const BackendKind& backend, const std::string& precision,
               const Words& failed) {
   std::string message = bundle.path().string() + " has no " +
@@ -71,7 +78,12 @@ Error missing(const Bundle& bundle, const BackendKind& backend, const std::strin
     message += "; it has: " + (files.empty() ? "nothing" : joined(files, ", "));
   }
   const std::string wanted = precision.empty() || backend.dla ? "int8" : precision;
-  return Error(Exit::usage, message, bundle.build_command(wanted, backend.name));
+  std::string fix = bundle.build_command(wanted, backend.name);
+  if (backend.plans && precision == "int8" && chose_fp16(bundle, backend)) {
+    message += ": its FP16 plan was chosen instead";
+    if (fix.rfind("fer-edge ", 0) == 0) fix += " --no-speed";
+  }
+  return Error(Exit::usage, message, fix);
 }
 
 }  // namespace
