@@ -74,7 +74,7 @@ def network(layers: Layers) -> Any:
     import torch
     from torch import nn
 
-    model = build_model(ModelSpec("mini-xception", {}, SIZE, 1))
+    model: Any = build_model(ModelSpec("mini-xception", {}, SIZE, 1))
     try:
         state = _state(layers)
     except (KeyError, IndexError) as error:

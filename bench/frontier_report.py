@@ -227,7 +227,8 @@ def table(result: Mapping[str, Any], raw: str) -> str:
     """Return the Markdown document of a result; ``raw`` is the file of its raw nanoseconds."""
     environment, protocol = result["environment"], result["protocol"]
     ranked = networks(result)
-    first = next((row for row in result["rows"] if row.get("ours")), {})  # "x ours" means this one
+    # "x ours" means this one.
+    first: Row = next((row for row in result["rows"] if row.get("ours")), {})
     ours = next((each for each in ranked if _first(each)["name"] == first.get("name")), {})
     reference = ours.get("int8", ours.get("fp32", {})).get("p50_ms")
     lines = [
