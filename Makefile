@@ -39,22 +39,24 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# Whole files to two workers, in the order of tests/conftest.py: the longest first.
+# Whole files to two workers, in the order of tests/conftest.py: the longest first. With one thread
+# for each: the threads of two PyTorch on two cores wait for one another (a quarter of the time).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SPREAD := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -q --durations=15 $(SPREAD)
+	$(PYTEST) -q --durations=15 $(SPREAD)
 
 # The tests with branch coverage, also of the processes that they start; pyproject.toml has the floor.
 coverage: $(STAMP)
 	mkdir -p build/coverage
-	$(BIN)/python -m pytest -q $(SPREAD) --cov --cov-report=term --cov-report=html:build/coverage/html
+	$(PYTEST) -q $(SPREAD) --cov --cov-report=term --cov-report=html:build/coverage/html
 
 # The tests in a random order. The first lines name its seed; PYTEST_ADDOPTS=--randomly-seed=N repeats it.
 TESTS ?= tests
 test-random: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/randomly pytest-randomly
-	PYTHONPATH=build/randomly $(BIN)/python -m pytest -q $(SPREAD) $(TESTS)
+	PYTHONPATH=build/randomly $(PYTEST) -q $(SPREAD) $(TESTS)
 
 # The examples' tests with all that they need: Ray, a notebook, a web service.
 examples: $(STAMP)

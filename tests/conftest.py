@@ -79,9 +79,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep tests out of the user's cache, but let CI share one decoded FER2013 between tests."""
+    """Keep tests out of the user's cache; all workers share one, and so one decoded FER2013."""
     before = os.environ.get("FER_EDGE_CACHE")
-    os.environ["FER_EDGE_CACHE"] = before or str(tmp_path_factory.mktemp("fer-edge-cache"))
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    (shared / "fer-edge-cache").mkdir(exist_ok=True)
+    os.environ["FER_EDGE_CACHE"] = before or str(shared / "fer-edge-cache")
     yield
     if before is None:
         del os.environ["FER_EDGE_CACHE"]

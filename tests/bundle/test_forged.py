@@ -84,7 +84,7 @@ def test_every_forged_field_is_refused_or_harmless(
 ) -> None:
     """Whatever one field holds: open, choose, inspect and card end in an error of ours or well."""
     refused = used = 0
-    for what, content in forged_json(_content(pretrained_path("votes")), 400):
+    for what, content in forged_json(_content(pretrained_path("votes")), 200):
         (shipped / MANIFEST).write_bytes(signed(content))
         error = error_of(lambda: _use(shipped), what)
         used, refused = used + (error is None), refused + (error is not None)
@@ -95,8 +95,8 @@ def test_every_forged_field_is_refused_or_harmless(
         shown = capsys.readouterr()
         assert not controls(shown.out + shown.err), what
         assert "Traceback" not in shown.err, what
-    assert refused > 50
-    assert used > 50
+    assert refused > 25
+    assert used > 25
 
 
 def test_a_forged_manifest_does_not_change_an_answer(tiny_bundle: Bundle) -> None:
