@@ -8,8 +8,8 @@ on the trial images (TRAIN, none of them calibrated on): mean KL divergence x 1e
 error, and flips. Graphs are executed as they are written, so no engine's kernels have a part in it.
 For each target the row with a star is the one that a build chooses. ``--public`` looks at
 PublicTest once for each of these rows, and the last line counts the looks. ``--peers`` adds the
-tools of others that are installed (onnxruntime, nncf, nvidia-modelopt). Each gets a copy of the
-graph, because modelopt writes into the file that it is given.
+tools of others that are installed (``int8_tools.py``). Each gets a copy of the graph, because
+modelopt writes into the file that it is given.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from int8_tools import TOOLS
 
 from fer_edge.build.choosing import HALF_KL
 from fer_edge.bundle import Bundle
-from fer_edge.convert.graph import load_model, wiring
+from fer_edge.convert.graph import wiring
 from fer_edge.data import (
     FerDataset,
     load,
@@ -39,6 +38,7 @@ from fer_edge.data import (
     select_calibration,
 )
 from fer_edge.data.trial_images import TRIAL_IMAGES, select_trial_images
+from fer_edge.models import ModelSpec
 from fer_edge.provenance import WeightsInfo
 from fer_edge.quantize.early import early_layers
 from fer_edge.quantize.floors import FLOORS, sums_before_relu, with_floors
@@ -47,6 +47,7 @@ from fer_edge.quantize.placement import PLACEMENTS
 from fer_edge.quantize.ranges import Ranges, ranges_by_method
 from fer_edge.quantize.thresholds import METHODS
 from fer_edge.quantize.trials import Trial, Trials, compare, step_by_step
+from fer_edge.records import to_dict
 from fer_edge.runs.find import A_BUNDLE, find
 
 RECIPE = "stratified-512"
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=TRIAL_IMAGES, help="trial images")
     parser.add_argument("--public", action="store_true", help="one look at PublicTest per target")
     parser.add_argument(
-        "--peers", nargs="*", choices=list(PEERS), help="also the tools of others  [all]"
+        "--peers", nargs="*", choices=list(TOOLS), help="also the tools of others  [all]"
     )
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args(argv)
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for target in options.targets:
             rows += side.ours(target, public=options.public)
         if options.peers is not None:
-            rows += side.peers(options.peers or list(PEERS))
+            rows += side.peers(options.peers or list(TOOLS))
     _print(rows)
     looks = sum("public_flips" in row for row in rows)
     print(f"{options.count:,} trial images of TRAIN at most; looks at PublicTest: {looks}")
@@ -91,6 +92,7 @@ class Side:
         chosen = select_calibration(dataset, load_calibration_recipe(RECIPE))
         self.calibration = chosen.images(dataset)
         trial = select_trial_images(dataset, chosen, holdout, count)
+        self.images, self.spec = trial.images, ModelSpec(**to_dict(bundle.manifest.model)["spec"])
         self.trials = Trials(self.fp32, trial.images)
         self.model = self.trials.graph.model
         self.ranges = ranges_by_method(self.fp32, dataset, chosen, METHODS)
@@ -169,20 +171,21 @@ class Side:
         """Return the rows of other tools, each by its defaults for a CNN on this kind of engine."""
         rows = []
         with tempfile.TemporaryDirectory(prefix="fer-edge-peers-") as folder:
+            exact = step_by_step(self.model, self.images)
             for name in names:
-                module, make = PEERS[name]
+                module, make = TOOLS[name]
                 if importlib.util.find_spec(module) is None:
                     print(f"{name}: not installed")
                     continue
                 copy = Path(shutil.copy(self.fp32, Path(folder) / "fp32.onnx"))
                 start = time.perf_counter()
                 try:
-                    made = make(copy, Path(folder) / "int8.onnx", self.calibration)
+                    answer = make(copy, Path(folder) / "int8", self.calibration, self.spec)
+                    seconds = time.perf_counter() - start
+                    trial = compare(name, exact, answer(self.images))
                 except Exception as error:  # a tool of others: the next one may still work
                     print(f"{name}: failed: {type(error).__name__}: {str(error).splitlines()[0]}")
                     continue
-                seconds = time.perf_counter() - start
-                (trial,) = self.trials.run({name: partial(_same, made)}, "")
                 rows.append(self._row("", "", "", "", trial, seconds))
         return rows
 
@@ -212,61 +215,6 @@ class Side:
             "flips": f"{trial.flips:.2%}",
             "seconds": round(seconds, 1),
         }
-
-
-def _same(model: Any) -> Any:
-    return model
-
-
-def _onnxruntime(src: Path, out: Path, images: np.ndarray) -> Any:
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left: Iterator[np.ndarray] = iter(images[:, None, None])
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            image = next(self.left, None)
-            return None if image is None else {"images": image}
-
-    quantize_static(
-        src,
-        out,
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-    )
-    return load_model(out)
-
-
-def _nncf(src: Path, out: Path, images: np.ndarray) -> Any:
-    import nncf  # type: ignore[import-not-found]
-    import onnx
-
-    data = nncf.Dataset([{"images": image} for image in images[:, None, None]])
-    onnx.save(nncf.quantize(onnx.load(src), data, subset_size=len(images)), out)
-    return load_model(out)
-
-
-def _modelopt(src: Path, out: Path, images: np.ndarray) -> Any:
-    from modelopt.onnx.quantization import quantize  # type: ignore[import-not-found]
-
-    quantize(str(src), calibration_data={"images": images[:, None]}, output_path=str(out))
-    return load_model(out)
-
-
-PEERS: dict[str, tuple[str, Callable[[Path, Path, np.ndarray], Any]]] = {
-    "onnxruntime": ("onnxruntime.quantization", _onnxruntime),
-    "nncf": ("nncf", _nncf),
-    "nvidia-modelopt": ("modelopt", _modelopt),
-}
 
 
 def _print(rows: list[Row]) -> None:
