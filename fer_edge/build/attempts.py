@@ -20,7 +20,7 @@ from fer_edge.quantize.placement import WeightScales
 from fer_edge.quantize.trials import Trial, Trials
 
 if TYPE_CHECKING:
-    from fer_edge.measure.proof import Engine, Proof, Proven
+    from fer_edge.measure.proof import EngineFile, Proof, Proven
     from fer_edge.quantize.ranges import Ranges
 
 __all__ = ["Acceptance", "Attempt", "Int8Layout", "Int8Result", "int8_within_gate"]
@@ -59,7 +59,7 @@ class Int8Result:
     judged once; ``variant`` is the name of such a graph.
     """
 
-    engine: Engine
+    engine: EngineFile
     report: Quantised
     ranges: Ranges
     attempts: tuple[Attempt, ...]
@@ -98,12 +98,12 @@ class Acceptance:
     the reason.
     """
 
-    check: Callable[[Engine], str]
+    check: Callable[[EngineFile], str]
     proof: Proof | None = None
-    higher: Engine | None = None
+    higher: EngineFile | None = None
     untimed: str = ""
 
-    def judge(self, engine: Engine, reporter: Reporter = SILENT) -> tuple[Proven | None, str]:
+    def judge(self, engine: EngineFile, reporter: Reporter = SILENT) -> tuple[Proven | None, str]:
         """Return what was measured, and why the engine fails ("" where it passes)."""
         failure = self.check(engine)
         if failure or self.proof is None:
@@ -116,8 +116,8 @@ _OPTIONS = Int8Options()
 
 
 def int8_within_gate(
-    fp32: Engine,
-    engine: Engine,
+    fp32: EngineFile,
+    engine: EngineFile,
     ranges: Ranges,
     layout: Int8Layout,
     acceptance: Acceptance,
@@ -140,7 +140,9 @@ def int8_within_gate(
     chooser = Int8Chooser(fp32, engine, ranges, layout, trials, images, options, reporter=reporter)
     choice = chooser.choose()
 
-    def made(choice: Int8Choice, engine: Engine, acceptance: Acceptance, name: str) -> Int8Result:
+    def made(
+        choice: Int8Choice, engine: EngineFile, acceptance: Acceptance, name: str
+    ) -> Int8Result:
         path = engine.path.with_suffix(".onnx")
         report = int8_from_onnx(
             parsed,
@@ -179,5 +181,5 @@ def _beside(path: Path, variant: str) -> Path:
     return path.with_name(f"{path.stem}.{variant}{path.suffix}")
 
 
-def _named(engine: Engine, variant: str) -> str:
+def _named(engine: EngineFile, variant: str) -> str:
     return _beside(Path(engine.artifact), variant).name

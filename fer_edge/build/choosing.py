@@ -30,7 +30,7 @@ from fer_edge.quantize.trials import (
 )
 
 if TYPE_CHECKING:
-    from fer_edge.measure.proof import Engine
+    from fer_edge.measure.proof import EngineFile
     from fer_edge.quantize.ranges import Ranges
 
 __all__ = [
@@ -125,8 +125,8 @@ class Int8Chooser:
 
     def __init__(
         self,
-        fp32: Engine,
-        engine: Engine,
+        fp32: EngineFile,
+        engine: EngineFile,
         ranges: Ranges,
         layout: Int8Layout,
         trials: Trials,

@@ -26,7 +26,7 @@ from fer_edge.convert.tflite import tflite_from_onnx
 from fer_edge.errors import FerEdgeError, GateError, NumericsError, UsageError
 from fer_edge.labels import FER2013
 from fer_edge.measure.gate import NOT_MEASURED, loss_text
-from fer_edge.measure.proof import Engine, Proof, Proven, SplitImages, gate_without_proof
+from fer_edge.measure.proof import EngineFile, Proof, Proven, SplitImages, gate_without_proof
 from fer_edge.progress import SILENT, Reporter, logger
 from fer_edge.provenance import QatInfo, WeightsInfo
 from fer_edge.quantize.ranges import (
@@ -108,10 +108,10 @@ class Work:
         """Time a stage of the build."""
         return _timed(self.seconds, name)
 
-    def engine(self, precision: str, name: str, backend: str | None = None) -> Engine:
+    def engine(self, precision: str, name: str, backend: str | None = None) -> EngineFile:
         """Return one of this build's files with the backend that runs it."""
         path = self.folder / name
-        return Engine(
+        return EngineFile(
             path, backend or self.target.backend, precision, name, self.network.preprocessing
         )
 
@@ -158,7 +158,7 @@ class Work:
             raise failure
         self._judge_fp32(engine, target.placement)
 
-    def _judge_fp32(self, engine: Engine, target: str) -> None:
+    def _judge_fp32(self, engine: EngineFile, target: str) -> None:
         if self.proof is None:
             self.gates.append(gate_without_proof("fp32", target))
             return
@@ -270,7 +270,7 @@ class Work:
 
         self._try_fp16(calibrated)
 
-        def check(engine: Engine) -> str:
+        def check(engine: EngineFile) -> str:
             failure = self._golden_failure(engine, self.threads)
             return "" if failure is None else str(failure)
 
@@ -323,11 +323,11 @@ class Work:
         made_fp16 = asked == "int8" and (self.folder / FP16).is_file()
         return "fp16" if made_fp16 else "fp32"
 
-    def _fp32_graph(self) -> Engine:
+    def _fp32_graph(self) -> EngineFile:
         backend = None if self.target.format == "onnx" else "onnxruntime"
         return self.engine("fp32", FP32, backend)
 
-    def _golden_failure(self, engine: Engine, threads: int = 1) -> NumericsError | None:
+    def _golden_failure(self, engine: EngineFile, threads: int = 1) -> NumericsError | None:
         return golden_failure(engine, golden_images(), self.network.logits, threads=threads)
 
     def _adopt(self, precision: str, proven: Proven, target: str, variant: str = "") -> None:

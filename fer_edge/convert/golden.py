@@ -14,7 +14,7 @@ from fer_edge.errors import NumericsError, UnavailableError
 from fer_edge.preprocessing import SIZE
 
 if TYPE_CHECKING:
-    from fer_edge.measure.proof import Engine
+    from fer_edge.measure.proof import EngineFile
 
 __all__ = ["GOLDEN_COUNT", "golden_bytes", "golden_failure", "golden_images"]
 
@@ -71,7 +71,7 @@ def golden_bytes(images: np.ndarray, logits: np.ndarray) -> bytes:
 
 
 def golden_failure(
-    engine: Engine, images: np.ndarray, logits: np.ndarray, *, threads: int = 1
+    engine: EngineFile, images: np.ndarray, logits: np.ndarray, *, threads: int = 1
 ) -> NumericsError | None:
     """Replay the golden images as a device does on first load; return what is wrong, or None.
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answers",
-    "Engine",
+    "EngineFile",
     "Proof",
     "Proven",
     "Side",
@@ -195,7 +195,7 @@ class Verification:
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineFile:
     """A file and the backend that runs it; ``artifact`` is its name in the bundle."""
 
     path: Path
@@ -316,7 +316,7 @@ class Proof:
     @classmethod
     def against(
         cls,
-        reference: Engine,
+        reference: EngineFile,
         name: str,
         images: SplitImages,
         *,
@@ -336,8 +336,8 @@ class Proof:
 
     def judge(
         self,
-        engine: Engine,
-        higher: Engine | None = None,
+        engine: EngineFile,
+        higher: EngineFile | None = None,
         *,
         untimed: str = "",
         reporter: Reporter = SILENT,
@@ -434,7 +434,7 @@ def artifact_of(bundle: Bundle, backend: Backend) -> Artifact | None:
 
 
 def _run_file(
-    engine: Engine, backend: Backend, images: SplitImages, kind: str, reporter: Reporter
+    engine: EngineFile, backend: Backend, images: SplitImages, kind: str, reporter: Reporter
 ) -> Answers:
     digest = sha256_file(engine.path)
     return images.answers(backend, engine.artifact, digest, kind=kind, reporter=reporter)

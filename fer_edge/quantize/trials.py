@@ -31,7 +31,7 @@ from fer_edge.quantize.placement import WeightScales, placement_for
 from fer_edge.quantize.ranges import Ranges
 
 if TYPE_CHECKING:
-    from fer_edge.measure.proof import Engine
+    from fer_edge.measure.proof import EngineFile
 
 __all__ = [
     "AUTO",
@@ -187,8 +187,8 @@ def rank_layers(
 
 
 def best_weight_scales(
-    fp32: Engine,
-    engine: Engine,
+    fp32: EngineFile,
+    engine: EngineFile,
     ranges: Ranges,
     placement: str,
     images: np.ndarray,

@@ -18,7 +18,7 @@ from fer_edge.convert.golden import golden_failure
 from fer_edge.data import FerDataset
 from fer_edge.errors import UsageError
 from fer_edge.measure.gate import GateCheck
-from fer_edge.measure.proof import Engine
+from fer_edge.measure.proof import EngineFile
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.progress import SILENT, Reporter
 from fer_edge.quantize.ranges import Ranges
@@ -65,8 +65,8 @@ class FakeProof:
 
     def judge(
         self,
-        engine: Engine,
-        higher: Engine | None = None,
+        engine: EngineFile,
+        higher: EngineFile | None = None,
         *,
         untimed: str = "",
         reporter: Reporter = SILENT,
@@ -91,8 +91,8 @@ def attempt(
 ) -> tuple[Int8Result, list[str]]:
     recorder = Recorder()
 
-    def engine(path: Path, precision: str) -> Engine:
-        return Engine(path, "onnxruntime", precision, path.name, Preprocessing())
+    def engine(path: Path, precision: str) -> EngineFile:
+        return EngineFile(path, "onnxruntime", precision, path.name, Preprocessing())
 
     check = options.pop("check", lambda engine: "")
     result = int8_within_gate(
@@ -252,7 +252,7 @@ def test_golden_answers_decide_without_a_proof(
 def test_what_fails_its_golden_answers_is_named_as_in_the_bundle(
     fp32: Path, faces: FerDataset
 ) -> None:
-    engine = Engine(fp32, "onnxruntime", "int8", "model.int8.onnx", Preprocessing())
+    engine = EngineFile(fp32, "onnxruntime", "int8", "model.int8.onnx", Preprocessing())
     wrong = np.random.default_rng(0).normal(0, 9, (8, 7)).astype(np.float32)
     failure = golden_failure(engine, faces.images[:8, None], wrong)
     assert failure is not None

@@ -25,7 +25,7 @@ from fer_edge.convert.tflite import tflite_from_onnx
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.data import CalibrationRecipe, FerDataset, select_calibration
 from fer_edge.measure.accuracy import run_logits
-from fer_edge.measure.proof import Engine
+from fer_edge.measure.proof import EngineFile
 from fer_edge.models import MODELS, ModelSpec, build_model, resnet, vgg
 from fer_edge.models.reference import reference_from_weights
 from fer_edge.models.weights import save_weights
@@ -165,8 +165,8 @@ def test_the_filters_are_a_constant_convolution_of_raw_pixels(graphs: Graphs) ->
 def test_openvino_runs_its_int8_graph(graphs: Graphs) -> None:
     pytest.importorskip("openvino", reason="pip install 'fer-edge[openvino]'")
 
-    def engine(path: Path, precision: str) -> Engine:
-        return Engine(path, "openvino", precision, path.name, Preprocessing())
+    def engine(path: Path, precision: str) -> EngineFile:
+        return EngineFile(path, "openvino", precision, path.name, Preprocessing())
 
     # As a build does: where this CPU saturates, the weights that lose least, else the target's own.
     path = graphs.folder / "openvino.onnx"
@@ -204,7 +204,7 @@ def test_litert_runs_its_graphs(graphs: Graphs) -> None:
     def logits(source: Path, precision: str) -> np.ndarray:
         path = graphs.folder / f"{precision}.tflite"
         tflite_from_onnx(source, path)
-        with Engine(path, "litert", precision, path.name, Preprocessing()).open() as backend:
+        with EngineFile(path, "litert", precision, path.name, Preprocessing()).open() as backend:
             return run_logits(backend, images)
 
     assert np.abs(logits(graphs.fp32, "fp32") - graphs.expected).max() <= 1e-4

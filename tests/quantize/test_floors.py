@@ -11,7 +11,7 @@ from fixtures_progress import Recorder
 from fer_edge.build.choosing import Int8Chooser, Int8Layout
 from fer_edge.build.options import Int8Options
 from fer_edge.convert.graph import read_graph, wiring
-from fer_edge.measure.proof import Engine
+from fer_edge.measure.proof import EngineFile
 from fer_edge.preprocessing import Preprocessing
 from fer_edge.pretrained import pretrained_path
 from fer_edge.quantize.floors import sums_before_relu, with_floors
@@ -62,7 +62,7 @@ def test_the_trials_choose_it(
             Trial(name, 0.0 if name == best else 1.0, 0.0, n=4) for name in variants
         ],
     )
-    engine = Engine(fp32, "onnxruntime", "fp32", "model.fp32.onnx", Preprocessing())
+    engine = EngineFile(fp32, "onnxruntime", "fp32", "model.fp32.onnx", Preprocessing())
     choice = Int8Chooser(
         engine,
         engine,

@@ -23,7 +23,7 @@ from fer_edge.cpu import int8_dot_saturates
 from fer_edge.data import CalibrationSet, FerDataset
 from fer_edge.errors import IntegrityError, UsageError
 from fer_edge.files import sha256_file
-from fer_edge.measure.proof import Engine
+from fer_edge.measure.proof import EngineFile
 from fer_edge.models import build_model
 from fer_edge.models.weights import save_weights
 from fer_edge.preprocessing import Preprocessing
@@ -488,8 +488,8 @@ def test_weights_are_tried_where_an_engine_saturates_alone(
     monkeypatch.setattr(trials, "int8_dot_saturates", lambda: saturates)
     out = tmp_path / "int8.onnx"
 
-    def engine(path: Path, precision: str) -> Engine:
-        return Engine(path, target, precision, path.name, Preprocessing())
+    def engine(path: Path, precision: str) -> EngineFile:
+        return EngineFile(path, target, precision, path.name, Preprocessing())
 
     recorder = Recorder()
     result = int8_within_gate(
