@@ -24,7 +24,8 @@ from fer_edge.files import LARGEST_GRAPH, read_bounded, write_bytes
 from fer_edge.paths import cache_dir
 from fer_edge.preprocessing import SIZE, Preprocessing
 from fer_edge.trt.board import device_of
-from fer_edge.trt.cuda import Cuda, cuda_missing_reason, open_cuda
+from fer_edge.trt.cuda import Cuda
+from fer_edge.trt.cuda_open import cuda_missing_reason, open_cuda
 from fer_edge.trt.dla import count_cores
 from fer_edge.trt.gpu import Gpu, find_gpu, gpu_or_reason
 from fer_edge.trt.lane import LANE_VARIABLE, Lane, LaneOptions, LoadedPlan

@@ -37,7 +37,7 @@ from fer_edge.errors import FerEdgeError
 from fer_edge.files import sha256_bytes
 from fer_edge.progress import Reporter
 from fer_edge.trt.builder import plan_from_onnx
-from fer_edge.trt.cuda import CudaBindings
+from fer_edge.trt.cuda_bindings import CudaBindings
 from fer_edge.trt.dla import DlaFacts
 from fer_edge.trt.gpu import Gpu
 from fer_edge.trt.lane import LaneOptions

@@ -50,7 +50,7 @@ NAMES = (
     "memcpy_htod_async",
     "memcpy_dtoh_async",
 )
-"""What PyCuda of fer_edge/trt/cuda.py uses."""
+"""What PyCuda of fer_edge/trt/cuda_pycuda.py uses."""
 
 
 def compile_driver(folder: Path, driver: Path) -> None:
@@ -91,7 +91,8 @@ def run(library: Any) -> dict[str, Any]:
     import numpy as np
 
     sys.path.insert(0, str(HERE.parents[1]))
-    from fer_edge.trt.cuda import CudaError, PyCuda
+    from fer_edge.trt.cuda import CudaError
+    from fer_edge.trt.cuda_pycuda import PyCuda
 
     report: dict[str, Any] = {}
     for wait in ("auto", "spin", "block"):

@@ -32,7 +32,8 @@ from fer_edge.errors import (
 )
 from fer_edge.files import sha256_bytes
 from fer_edge.preprocessing import Preprocessing
-from fer_edge.trt.cuda import CudaBindings, PyCuda
+from fer_edge.trt.cuda_bindings import CudaBindings
+from fer_edge.trt.cuda_pycuda import PyCuda
 from fer_edge.trt.gpu import Gpu
 from fer_edge.trt.lane import LaneOptions
 from fer_edge.trt.sidecar import PlanSidecar

@@ -21,17 +21,12 @@ else:
 from fake_cuda import FakeCudart, FakePyCuda
 
 from fer_edge.errors import UnavailableError
-from fer_edge.trt import cuda as device_memory
-from fer_edge.trt import gpu
+from fer_edge.trt import cuda_open, gpu
 from fer_edge.trt import library as tensorrt_library
-from fer_edge.trt.cuda import (
-    CaptureError,
-    CudaBindings,
-    CudaError,
-    PyCuda,
-    cuda_missing_reason,
-    open_cuda,
-)
+from fer_edge.trt.cuda import CaptureError, CudaError
+from fer_edge.trt.cuda_bindings import CudaBindings
+from fer_edge.trt.cuda_open import cuda_missing_reason, open_cuda
+from fer_edge.trt.cuda_pycuda import PyCuda
 from fer_edge.trt.gpu import Gpu
 from fer_edge.trt.jetson import find_jetson, jetpack_of, power_mode
 from fer_edge.trt.library import (
@@ -218,7 +213,7 @@ def test_host_memory_is_zeroed_and_ours(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_no_package_is_a_reason_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_memory, "is_installed", lambda module: False)
+    monkeypatch.setattr(cuda_open, "is_installed", lambda module: False)
     assert cuda_missing_reason() == "neither cuda-bindings nor pycuda is installed"
     with pytest.raises(UnavailableError, match="neither") as caught:
         open_cuda()

@@ -26,7 +26,7 @@ from fer_edge.measure.bench import candidates
 from fer_edge.measure.result import BenchRow
 from fer_edge.trt import builder, targets
 from fer_edge.trt.builder import PlanReport, plan_from_onnx
-from fer_edge.trt.cuda import CudaBindings
+from fer_edge.trt.cuda_bindings import CudaBindings
 from fer_edge.trt.dla import (
     DLA_FACTS,
     DlaFacts,

@@ -19,7 +19,7 @@ import pytest
 from fake_cuda import FakePyCuda
 from pycuda_contract import API, NAMES, ask
 
-from fer_edge.trt.cuda import PyCuda
+from fer_edge.trt.cuda_pycuda import PyCuda
 
 TABLE = json.loads(API.read_text(encoding="utf-8"))
 
