@@ -49,7 +49,7 @@ def _use_run(path: Path) -> None:
 def test_a_forged_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = _run(tmp_path)
     path = tmp_path / "mine" / "run.json"
-    for what, forged in forged_json(content, 250):
+    for what, forged in forged_json(content, 120):
         path.write_text(json.dumps(forged))
         error_of(lambda: _use_run(path), what)
         path.write_text(json.dumps(forged))
