@@ -84,7 +84,7 @@ def runner(check: Check) -> str:
 
 def runner_tensorrt(check: Check) -> str:
     """The self-test on a plan of the stand-ins, and its refusal on another GPU."""
-    sys.path[:0] = [str(TESTS), str(TESTS / "engines")]
+    sys.path[:0] = [str(TESTS), str(TESTS / "fixtures"), str(TESTS / "engines")]
     from test_cpp_tensorrt import add_plan, fake_logits
 
     from fer_edge.bundle import Bundle, BundleWriter

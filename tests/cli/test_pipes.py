@@ -14,6 +14,8 @@ from PIL import Image
 
 from fer_edge.bundle import Bundle
 
+TESTS = Path(__file__).parents[1]
+
 SCRIPT = """
 import json, os, sys, traceback
 import click
@@ -108,7 +110,7 @@ def test_a_reader_that_has_ended(tiny_bundle: Bundle, tiny_net: object, tmp_path
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(asked)],
         cwd=tmp_path,
-        env={**_environment(), "PYTHONPATH": f"{Path(__file__).parents[1]}:{_root()}"},
+        env={**_environment(), "PYTHONPATH": f"{TESTS}:{TESTS / 'fixtures'}:{_root()}"},
         capture_output=True,
         text=True,
         check=True,

@@ -25,7 +25,8 @@ from pathlib import Path
 from types import FrameType
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    TESTS = Path(__file__).parents[1]
+    sys.path[:0] = [str(TESTS / "fuzz"), str(TESTS), str(TESTS / "fixtures")]
 
 import click
 from hostile import KINDS, Kind, WrongError, fault_of
