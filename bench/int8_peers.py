@@ -47,7 +47,6 @@ from fer_edge.quantize.placement import PLACEMENTS
 from fer_edge.quantize.ranges import Ranges, ranges_by_method
 from fer_edge.quantize.thresholds import METHODS
 from fer_edge.quantize.trials import Trial, Trials, compare, step_by_step
-from fer_edge.records import to_dict
 from fer_edge.runs.find import A_BUNDLE, find
 
 RECIPE = "stratified-512"
@@ -92,7 +91,8 @@ class Side:
         chosen = select_calibration(dataset, load_calibration_recipe(RECIPE))
         self.calibration = chosen.images(dataset)
         trial = select_trial_images(dataset, chosen, holdout, count)
-        self.images, self.spec = trial.images, ModelSpec(**to_dict(bundle.manifest.model)["spec"])
+        known = bundle.manifest.model.spec
+        self.images, self.spec = trial.images, ModelSpec(**known) if known else None
         self.trials = Trials(self.fp32, trial.images)
         self.model = self.trials.graph.model
         self.ranges = ranges_by_method(self.fp32, dataset, chosen, METHODS)

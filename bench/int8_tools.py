@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from fer_edge.convert.graph import load_model
+from fer_edge.errors import UsageError
 from fer_edge.models import ModelSpec
 from fer_edge.quantize.trials import step_by_step
 
@@ -28,7 +29,7 @@ __all__ = ["TOOLS"]
 Answer = Callable[[np.ndarray], np.ndarray]
 
 
-def _onnxruntime(src: Path, out: Path, images: np.ndarray, spec: ModelSpec) -> Answer:
+def _onnxruntime(src: Path, out: Path, images: np.ndarray, spec: ModelSpec | None) -> Answer:
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -56,7 +57,7 @@ def _onnxruntime(src: Path, out: Path, images: np.ndarray, spec: ModelSpec) -> A
     return partial(step_by_step, load_model(out))
 
 
-def _nncf(src: Path, out: Path, images: np.ndarray, spec: ModelSpec) -> Answer:
+def _nncf(src: Path, out: Path, images: np.ndarray, spec: ModelSpec | None) -> Answer:
     import nncf  # type: ignore[import-not-found]
     import onnx
 
@@ -65,14 +66,14 @@ def _nncf(src: Path, out: Path, images: np.ndarray, spec: ModelSpec) -> Answer:
     return partial(step_by_step, load_model(out))
 
 
-def _modelopt(src: Path, out: Path, images: np.ndarray, spec: ModelSpec) -> Answer:
+def _modelopt(src: Path, out: Path, images: np.ndarray, spec: ModelSpec | None) -> Answer:
     from modelopt.onnx.quantization import quantize  # type: ignore[import-not-found]
 
     quantize(str(src), calibration_data={"images": images[:, None]}, output_path=str(out))
     return partial(step_by_step, load_model(out))
 
 
-def _litert(src: Path, out: Path, images: np.ndarray, spec: ModelSpec) -> Answer:
+def _litert(src: Path, out: Path, images: np.ndarray, spec: ModelSpec | None) -> Answer:
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import quantizer, recipe  # type: ignore[import-not-found]
 
@@ -96,7 +97,7 @@ def _litert(src: Path, out: Path, images: np.ndarray, spec: ModelSpec) -> Answer
     return answer
 
 
-def _torchao(src: Path, out: Path, images: np.ndarray, spec: ModelSpec) -> Answer:
+def _torchao(src: Path, out: Path, images: np.ndarray, spec: ModelSpec | None) -> Answer:
     import torch
     from onnx import numpy_helper
     from torchao.quantization.pt2e.quantize_pt2e import (  # type: ignore[import-not-found]
@@ -113,6 +114,8 @@ def _torchao(src: Path, out: Path, images: np.ndarray, spec: ModelSpec) -> Answe
     from fer_edge.models.reference import Reference
     from fer_edge.preprocessing import Preprocessing
 
+    if spec is None:
+        raise UsageError("the bundle does not say which network it has")
     # A bundle for devices has no checkpoint; the graph has the folded weights by their names.
     network = folded(build_model(spec).eval(), torch.randn(2, spec.channels, spec.size, spec.size))
     arrays = {each.name: numpy_helper.to_array(each) for each in load_model(src).graph.initializer}
@@ -144,7 +147,7 @@ def _batches(images: np.ndarray) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(images[start : start + 256, None])
 
 
-Tool = Callable[[Path, Path, np.ndarray, ModelSpec], Answer]
+Tool = Callable[[Path, Path, np.ndarray, ModelSpec | None], Answer]
 TOOLS: dict[str, tuple[str, Tool]] = {
     "onnxruntime": ("onnxruntime.quantization", _onnxruntime),
     "nncf": ("nncf", _nncf),

@@ -34,11 +34,11 @@ def test_rows_of_every_choice_and_of_an_installed_tool(
     words = ["--data", "synthetic:700", "--targets", "openvino", "tensorrt", "--count", "24"]
     words += ["--public", "--json", str(tmp_path / "rows.json")]
 
-    def broken(src: Path, out: Path, images: object) -> None:
+    def broken(src: Path, out: Path, images: object, spec: object) -> None:
         src.write_bytes(b"changed")
         raise RuntimeError("no GPU\nhere")
 
-    monkeypatch.setitem(int8_peers.PEERS, "nncf", ("json", broken))
+    monkeypatch.setitem(int8_peers.TOOLS, "nncf", ("json", broken))
     int8_peers.main([str(tmp_path / "bundle"), *words, "--peers", "nncf", "onnxruntime"])
     rows = json.loads((tmp_path / "rows.json").read_text())
     for target in ("openvino", "tensorrt"):
