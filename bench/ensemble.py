@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
+from failure import told
 
 from fer_edge.backends import backend_from_bundle
 from fer_edge.backends.base import softmax
@@ -29,33 +31,50 @@ from fer_edge.models.reference import reference_from_weights
 from fer_edge.provenance import WeightsInfo
 from fer_edge.runs.find import A_NETWORK, find
 
+Answer = Callable[[np.ndarray], np.ndarray]
+Holdout = tuple[float, int] | None
 
-def network(name: str, images: np.ndarray) -> tuple[np.ndarray, tuple[float, int] | None]:
-    """Return the logits f32[N,C] of u8[N,48,48], and what the network held out of TRAIN."""
+
+def opened(name: str) -> tuple[Answer, Holdout]:
+    """Return a function from u8[N,48,48] to f32[N,C] logits, and what was held out of TRAIN."""
     found = find(name, wants=A_NETWORK)
-    parts = np.array_split(images[:, None], max(1, len(images) // 256))
     if found.kind == "bundle":
         bundle = Bundle.open(found.path)
         recipe = bundle.manifest.card.training.recipe
-        with backend_from_bundle(bundle, "onnxruntime", "fp32") as engine:
-            logits = np.concatenate([engine.infer(part) for part in parts])
-        return logits, WeightsInfo(recipe=recipe).holdout
+        engine = backend_from_bundle(bundle, "onnxruntime", "fp32")
+        engine.load()
+        return partial(in_parts, engine.infer), WeightsInfo(recipe=recipe).holdout
     model, weights = reference_from_weights(found.weights)
-    with torch.no_grad():
-        logits = torch.cat([model(torch.from_numpy(part)) for part in parts]).numpy()
-    return logits, weights.info.holdout
+
+    @torch.no_grad()
+    def infer(images: np.ndarray) -> np.ndarray:
+        return np.asarray(model(torch.from_numpy(images)))
+
+    return partial(in_parts, infer), weights.info.holdout
 
 
-def held_out(dataset: FerDataset, name: str) -> FerDataset:
-    """Return the rows of TRAIN that the network ``name`` held out."""
-    _, holdout = network(name, np.zeros((1, 48, 48), np.uint8))
-    if holdout is None:
+def in_parts(infer: Answer, images: np.ndarray) -> np.ndarray:
+    """Return the logits of u8[N,48,48], a few hundred images at a time."""
+    parts = np.array_split(images[:, None], max(1, len(images) // 256))
+    return np.concatenate([infer(part) for part in parts])
+
+
+def held_out(dataset: FerDataset, holdouts: Mapping[str, Holdout]) -> FerDataset:
+    """Return the rows of TRAIN that all networks held out; UsageError if they differ."""
+    for name, holdout in holdouts.items():
+        if holdout is None:
+            raise UsageError(
+                f"{name} trained on all of TRAIN, so no image of it can choose",
+                fix="train it with --set data.holdout=0.05, or give --public",
+            )
+    fraction, seed = next(each for each in holdouts.values() if each)
+    if len(set(holdouts.values())) > 1:
         raise UsageError(
-            f"{name} trained on all of TRAIN, so no image of it can choose",
-            fix="train it with --set data.holdout=0.05, or give --public",
+            "the networks held out different images, so none of them can judge all",
+            fix="give --public, or networks with equal data.holdout and data.holdout_seed",
         )
     train = dataset.select("train")
-    return train.take(np.flatnonzero(holdout_mask(train, *holdout)))
+    return train.take(np.flatnonzero(holdout_mask(train, fraction, seed)))
 
 
 def loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -72,25 +91,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         dataset = load(resolve_source(options.data))
-        first = options.networks[0]
-        part = dataset.select("public") if options.public else held_out(dataset, first)
+        networks = {name: opened(name) for name in options.networks}
+        holdouts = {name: holdout for name, (_, holdout) in networks.items()}
+        part = dataset.select("public") if options.public else held_out(dataset, holdouts)
         labels = part.labels.astype(np.int64)
-        rows, answers, holdouts = [], [], set()
+        rows = []
         for name in options.networks:
-            logits, holdout = network(name, part.images)
-            holdouts.add(holdout)
-            best = fit_temperature(logits, labels)
-            answers.append(softmax(logits / best))
-            rows.append((name, softmax(logits), answers[-1]))
-        if not options.public and len(holdouts) > 1:
-            raise UsageError(
-                "the networks held out different images, so none of them can judge all",
-                fix="give --public, or networks with equal data.holdout and data.holdout_seed",
-            )
+            logits = networks[name][0](part.images)
+            rows.append((name, softmax(logits), softmax(logits / fit_temperature(logits, labels))))
     except FerEdgeError as error:
-        sys.stderr.write(f"error: {error}\n" + (f"fix:   {error.fix}\n" if error.fix else ""))
-        return error.exit_code
-    mean = np.mean(answers, axis=0)
+        return told(error)
+    mean = np.mean([at_best for _, _, at_best in rows], axis=0)
     rows += [("together", mean, mean)] if len(rows) > 1 else []
     which = "PublicTest" if options.public else "TRAIN, held out"
     drawn = "SYNTHETIC faces, not FER2013: " if dataset.synthetic else ""

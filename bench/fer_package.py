@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from failure import told
 from frontier_graphs import Enlarged, enlarged
 
 from fer_edge import __version__
@@ -277,8 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = run(options.wheel, dataset, reporter)
         write_json(options.out, result)
     except FerEdgeError as error:
-        sys.stderr.write(f"error: {error}\n" + (f"fix:   {error.fix}\n" if error.fix else ""))
-        return error.exit_code
+        return told(error)
     drawn = "SYNTHETIC faces, not FER2013: " if dataset.synthetic else ""
     for each in result["engines"]:
         sys.stdout.write(

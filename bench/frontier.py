@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from failure import told
 from frontier_accuracy import measured_accuracy, with_trainings
 from frontier_graphs import Graphs, Rival, enlarged, graphs, rivals
 from frontier_report import PICTURE, TABLE, draw, table
@@ -384,9 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             report(result, out, raw.name)
             print(raw)
     except FerEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        print(f"fix:   {error.fix}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
     print(out / PICTURE)
     print(out / TABLE)
     return 0

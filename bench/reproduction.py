@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from failure import told
 from reproduction_results import (
     RESULTS,
     bundle_of,
@@ -363,9 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options.function(options)
     except FerEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        print(f"fix:   {error.fix}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
     return 0
 
 

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from failure import told
+
 from fer_edge.build.device_plan import prepared_graph
 from fer_edge.bundle import Bundle
 from fer_edge.errors import FerEdgeError
@@ -120,9 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     row["note"] = str(error)
                 rows.append(row)
     except FerEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        print(f"fix:   {error.fix}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
     title = "TensorRT-RTX builds (no GPU needed)"
     print(format_rows(rows, "table", title=title))
     if options.output:

@@ -27,6 +27,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from failure import told
 from ship_commands import provenance
 
 from fer_edge.backends import backend_class
@@ -154,9 +155,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                     **common,
                 )
     except FerEdgeError as error:
-        fix = f"\nfix:   {error.fix}" if error.fix else ""
-        print(f"error: {error}{fix}\nnothing was shipped", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = told(error)
+        print("nothing was shipped", file=sys.stderr)
+        sys.exit(code)
     print(card_markdown(bundle.manifest))
 
 

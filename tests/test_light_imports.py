@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fixtures_processes import unmeasured
 
 import fer_edge
 
@@ -122,10 +122,8 @@ def test_help_is_light() -> None:
         "finally:\n"
         "    print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
     )
-    # Without `make coverage`, which reads its settings with tomllib.
-    env = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
     ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=unmeasured()
     )
     assert "inspect" in ended.stdout
     loaded = set(ended.stderr.split())

