@@ -58,7 +58,7 @@ def _onnxruntime(src: Path, out: Path, images: np.ndarray, spec: ModelSpec | Non
 
 
 def _nncf(src: Path, out: Path, images: np.ndarray, spec: ModelSpec | None) -> Answer:
-    import nncf  # type: ignore[import-not-found]
+    import nncf
     import onnx
 
     data = nncf.Dataset([{"images": image} for image in images[:, None, None]])
@@ -67,7 +67,7 @@ def _nncf(src: Path, out: Path, images: np.ndarray, spec: ModelSpec | None) -> A
 
 
 def _modelopt(src: Path, out: Path, images: np.ndarray, spec: ModelSpec | None) -> Answer:
-    from modelopt.onnx.quantization import quantize  # type: ignore[import-not-found]
+    from modelopt.onnx.quantization import quantize
 
     quantize(str(src), calibration_data={"images": images[:, None]}, output_path=str(out))
     return partial(step_by_step, load_model(out))
@@ -75,7 +75,7 @@ def _modelopt(src: Path, out: Path, images: np.ndarray, spec: ModelSpec | None) 
 
 def _litert(src: Path, out: Path, images: np.ndarray, spec: ModelSpec | None) -> Answer:
     from ai_edge_litert.interpreter import Interpreter
-    from ai_edge_quantizer import quantizer, recipe  # type: ignore[import-not-found]
+    from ai_edge_quantizer import quantizer, recipe
 
     from fer_edge.convert.tflite import tflite_from_onnx
 
@@ -100,11 +100,11 @@ def _litert(src: Path, out: Path, images: np.ndarray, spec: ModelSpec | None) ->
 def _torchao(src: Path, out: Path, images: np.ndarray, spec: ModelSpec | None) -> Answer:
     import torch
     from onnx import numpy_helper
-    from torchao.quantization.pt2e.quantize_pt2e import (  # type: ignore[import-not-found]
+    from torchao.quantization.pt2e.quantize_pt2e import (
         convert_pt2e,
         prepare_pt2e,
     )
-    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (  # type: ignore[import-not-found]
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
         X86InductorQuantizer,
         get_default_x86_inductor_quantization_config,
     )
