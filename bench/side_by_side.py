@@ -1,7 +1,7 @@
 """Join compact networks side by side: one wider network that answers with the mean of their logits.
 
     python bench/side_by_side.py pretrained:fer2013 runs/votes-labels -o both.safetensors
-    fer-edge train --recipe large --init both.safetensors --teacher both.safetensors --name large
+    fer-edge train --recipe large --init both.safetensors --teacher pretrained:fer2013 --name large
 
 Networks are runs, weights files and bundles, fitted to the same images of TRAIN. The file has no
 training of its own: it records the data and the recipe of the first network. Training it connects
