@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fer_edge.backends.base import Backend, check_images, check_shapes
+from fer_edge.convert.half_rounding import cuts_half, quantised_in_single
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.errors import (
     FerEdgeError,
@@ -60,8 +62,6 @@ class OnnxRuntimeBackend(Backend):
     @classmethod
     def unavailable_reason(cls) -> str | None:
         """Return the reason if onnxruntime is not installed, else None."""
-        from importlib.util import find_spec
-
         return None if find_spec("onnxruntime") else "onnxruntime is not installed"
 
     def load(self) -> None:
@@ -84,8 +84,12 @@ class OnnxRuntimeBackend(Backend):
                 else None,
             )
         session = self._open(ort, path, exact=False)
+        graph: Path | bytes = path
+        if self.precision == "int8" and cuts_half(ort.__version__):
+            graph = _rounding(session, path, ort.__version__)
+            session = session if graph is path else self._open(ort, graph, exact=False)
         if self.precision == "int8" and int8_dot_saturates() and not _saturation_safe(session):
-            session = self._open(ort, path, exact=True)
+            session = self._open(ort, graph, exact=True)
         # Sessions also fall back in run(), which would measure the wrong device.
         session.disable_fallback()
         ran = session.get_providers()[0]
@@ -96,7 +100,7 @@ class OnnxRuntimeBackend(Backend):
         self._adopt(session, path)
         self.provider = ran
 
-    def _open(self, ort: ModuleType, path: Path, *, exact: bool) -> Any:
+    def _open(self, ort: ModuleType, graph: Path | bytes, *, exact: bool) -> Any:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -107,7 +111,7 @@ class OnnxRuntimeBackend(Backend):
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             return ort.InferenceSession(
-                str(path),
+                graph if isinstance(graph, bytes) else str(graph),
                 options,
                 providers=[self.execution_provider],
                 enable_fallback=0,
@@ -116,7 +120,7 @@ class OnnxRuntimeBackend(Backend):
         except Exception as error:
             if of_signal_handler(error, "onnxruntime"):
                 raise
-            raise _load_error(path, error) from None
+            raise _load_error(self._model_path(), error) from None
 
     def _adopt(self, session: Any, path: Path) -> None:
         inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -181,6 +185,28 @@ def _saturation_safe(session: Any) -> bool:
     """
     metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
     return "saturation-safe" in metadata.get("fer_edge.int8", "")
+
+
+def _rounding(session: Any, path: Path, version: str) -> Path | bytes:
+    """Return the graph of ``path`` as a release computes it right that cuts half precision off.
+
+    Raises :class:`UnavailableError` if it must be changed for that, and onnx is not installed.
+    """
+    if find_spec("onnx") is not None:
+        from fer_edge.convert.graph import load_model
+
+        model = load_model(path)
+        content: bytes = model.SerializeToString() if quantised_in_single(model) else b""
+        return content or path
+    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    if '"remainder": "fp16"' in metadata.get("fer_edge.int8", ""):
+        raise UnavailableError(
+            f"onnxruntime {version} does not round the half-precision values that {path} "
+            "quantises: its answers would be wrong",
+            fix="pip install onnx, which lets fer-edge load the graph in another form, or "
+            "pip install 'onnxruntime>=1.30'",
+        )
+    return path
 
 
 def _onnxruntime() -> ModuleType:

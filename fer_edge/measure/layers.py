@@ -86,7 +86,7 @@ def _onnxruntime(backend: Backend, queries: list[np.ndarray]) -> _Times:
         class Profiled(OnnxRuntimeBackend):
             """The same session, with the profile on."""
 
-            def _open(self, ort: Any, path: Path, *, exact: bool) -> Any:
+            def _open(self, ort: Any, graph: Path | bytes, *, exact: bool) -> Any:
                 def options() -> Any:
                     made = ort.SessionOptions()
                     made.enable_profiling = True
@@ -98,7 +98,7 @@ def _onnxruntime(backend: Backend, queries: list[np.ndarray]) -> _Times:
                     ExecutionMode=ort.ExecutionMode,
                     InferenceSession=ort.InferenceSession,
                 )
-                return super()._open(same, path, exact=exact)  # type: ignore[arg-type]
+                return super()._open(same, graph, exact=exact)  # type: ignore[arg-type]
 
             def end(self) -> Path:
                 return Path(self._session.end_profiling())

@@ -20,6 +20,7 @@ import numpy as np
 from fer_edge.backends import backend_class
 from fer_edge.backends.base import softmax
 from fer_edge.convert.graph import Graph, metadata, read_graph
+from fer_edge.convert.half_rounding import cuts_half, quantised_in_single
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.errors import require
 from fer_edge.files import temporary_folder
@@ -249,6 +250,9 @@ def step_by_step(model: Any, images: np.ndarray) -> np.ndarray:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
+    if cuts_half(ort.__version__):
+        model = type(model).FromString(model.SerializeToString())
+        quantised_in_single(model)
     session = ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from fer_edge.report.confusion import draw_confusion, draw_per_class
 from fer_edge.report.faces import draw_mistakes
 from fer_edge.report.history import draw_histories, read_history
 from fer_edge.report.reliability import draw_reliability
-from fer_edge.report.rows import column
+from fer_edge.report.rows import column, csv_text
 from fer_edge.report.table import nats, percent, vote_values
 
 __all__ = [
@@ -162,7 +160,7 @@ def write_evaluation(
     worst = worst_mistakes(evaluation, mistakes)
     write_json(folder / "metrics.json", evaluation.to_dict(mistakes=mistakes))
     write_text(folder / "predictions.csv", _predictions(evaluation))
-    write_text(folder / "mistakes.csv", _csv([vars(answer) for answer in worst]))
+    write_text(folder / "mistakes.csv", csv_text([vars(answer) for answer in worst]))
     written = [folder / name for name in ("metrics.json", "predictions.csv", "mistakes.csv")]
     accuracy = evaluation.accuracy
     written += [
@@ -179,7 +177,7 @@ def write_evaluation(
 
 def _predictions(evaluation: Evaluation) -> str:
     predicted = answers(evaluation.images, evaluation.logits, range(len(evaluation.images)))
-    return _csv(
+    return csv_text(
         [
             {
                 "id": answer.id,
@@ -193,16 +191,6 @@ def _predictions(evaluation: Evaluation) -> str:
             for answer, probabilities in zip(predicted, evaluation.probabilities.tolist())
         ]
     )
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    if not rows:
-        return ""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _heading(views: str) -> str:

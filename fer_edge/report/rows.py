@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from fer_edge.labels import column
+from fer_edge.printable import printable
 
-__all__ = ["column", "format_rows", "markdown_row", "markdown_table", "rich_table"]
+__all__ = ["column", "csv_text", "format_rows", "markdown_row", "markdown_table", "rich_table"]
 
 _WIDTH = 220
 """Columns of a table in a file: it is not cut at 80."""
@@ -39,11 +40,7 @@ def format_rows(
         )
     names = list(rows[0]) if rows else []
     if fmt == "csv":
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return buffer.getvalue()
+        return csv_text(rows)
     if fmt == "markdown":
         lines = [f"**{title}**", ""] if title else []
         lines.append(markdown_table(names, [[row[name] for name in names] for row in rows]))
@@ -53,6 +50,23 @@ def format_rows(
     with console.capture() as captured:
         console.print(rich_table(rows, title=title, caption=caption))
     return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return ``rows`` as CSV, "" for none; the first row gives the columns.
+
+    Control characters are escaped: the csv module of Python 3.10 raises an error for NUL.
+    """
+    if not rows:
+        return ""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in rows
+    )
+    return buffer.getvalue()
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from fer_edge.measure.proof import Side, Verification
 from fer_edge.measure.result import BenchResult, BenchRow
 from fer_edge.report import figures
 from fer_edge.report.figures import accuracy_against_latency
+from fer_edge.report.rows import csv_text
 from fer_edge.report.table import (
     bench_caption,
     bench_numbers,
@@ -106,6 +109,13 @@ def test_formats() -> None:
     assert megabytes(2_976_921) == "2.98 MB"
     assert megabytes(21_548) == "21.5 kB"
     assert [form(None) for form in (percent, points, milliseconds, megabytes)] == [None] * 4
+
+
+def test_csv_has_no_control_characters() -> None:
+    rows = [{"bundle": "a\x00b", "note": 'two\nlines, "quoted"', "ms": 1.5}]
+    (read,) = csv.DictReader(io.StringIO(csv_text(rows)))
+    assert read == {"bundle": "a\\u0000b", "note": 'two\nlines, "quoted"', "ms": "1.5"}
+    assert csv_text([]) == ""
 
 
 def test_the_title_names_images_machine_threads_and_protocol(result: BenchResult) -> None:
