@@ -39,7 +39,8 @@ def command(
 
     The soup is nearly as accurate as the runs together (an ensemble), and as fast as one of them.
     All runs must have the same network and the same TRAIN. If they started from different random
-    weights, the soup is useless; the table shows this. The result is a finished run.
+    weights, the soup is useless; the table shows this. The result is a finished run. After the
+    first RUN, weights files can be given, too: RUN/init.safetensors is what a run started from.
 
     \b
     Example:

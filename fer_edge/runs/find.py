@@ -35,6 +35,7 @@ __all__ = [
     "A_NETWORK",
     "A_RUN",
     "A_TEACHER",
+    "TO_AVERAGE",
     "TO_BUILD",
     "TO_RESUME",
     "TO_START_FROM",
@@ -87,6 +88,8 @@ AN_ENGINE = Wants(("bundle", "weights file"), "pretrained")
 """For commands that score a network by one of its engines."""
 TO_START_FROM = Wants(("run", "bundle", "weights file"))
 """For ``train --init`` and ``explain``."""
+TO_AVERAGE = Wants(("run", "weights file"))
+"""For ``soup``."""
 TO_RESUME = Wants(("run", "cross-validation"))
 """For ``train --resume``."""
 A_TEACHER = Wants(("run", "bundle", "weights file", "cross-validation", "folder of runs"))

@@ -22,7 +22,7 @@ from fer_edge.errors import UsageError
 from fer_edge.models import build_model
 from fer_edge.models.weights import Weights, load_weights, weights_bytes
 from fer_edge.provenance import IngredientInfo, WeightsInfo
-from fer_edge.runs.find import A_RUN, find
+from fer_edge.runs.find import TO_AVERAGE, find
 from fer_edge.runs.folder import RunFolder, create_run
 from fer_edge.runs.recipe import Data, Loss, Recipe, recipe_from_dict
 from fer_edge.training.machine import Machine
@@ -37,7 +37,7 @@ __all__ = ["Ingredient", "find_ingredients", "make_soup", "mean_state"]
 
 @dataclass(frozen=True, eq=False)
 class Ingredient:
-    """The network of a finished run, with the name that the user gave."""
+    """The network of a finished run or of a weights file, with its name."""
 
     name: str
     weights: Weights
@@ -57,14 +57,19 @@ class Ingredient:
 def find_ingredients(
     names: Sequence[str], root: Path, dataset: FerDataset
 ) -> tuple[Ingredient, ...]:
-    """Return the finished runs named, by path or by name below ``root``.
+    """Return the finished runs named, by path or by name below ``root``, and weights files.
 
-    Raises :class:`UsageError` for fewer than two, for networks of different shape or input, and
-    for one that was fitted to other images than ``dataset``'s TRAIN.
+    A file is what the runs started from (``init.safetensors`` of a run), or another network of
+    fer-edge. Raises :class:`UsageError` for fewer than two, for networks of different shape or
+    input, and for one that was fitted to other images than ``dataset``'s TRAIN.
     """
     ingredients: list[Ingredient] = []
     for name in names:
-        run = RunFolder(find(name, root, A_RUN).path)
+        source = find(name, root, TO_AVERAGE)
+        if source.kind == "weights file":
+            ingredients.append(Ingredient(source.path.stem, load_weights(source.weights)))
+            continue
+        run = RunFolder(source.path)
         status = run.info().status
         if status != "finished" or run.is_locked:
             raise UsageError(

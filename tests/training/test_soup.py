@@ -106,7 +106,7 @@ def test_what_has_no_mean_is_refused(trained: Trained, faces: FerDataset, tmp_pa
         find_ingredients(["one", "wide"], root, faces)
     with pytest.raises(UsageError, match="not to TRAIN of synthetic:170"):
         find_ingredients(["one", "two"], root, load("synthetic:170"))
-    with pytest.raises(UsageError, match="no run 'none'"):
+    with pytest.raises(UsageError, match="no run or weights file 'none'"):
         find_ingredients(["one", "none"], root, faces)
     RunFolder(root / "wide").update(status="interrupted")
     with pytest.raises(UsageError, match="interrupted, not finished"):
@@ -148,3 +148,23 @@ def test_a_student_may_start_from_a_soup(trained: Trained, tmp_path: Path) -> No
     options = [word for change in (*TINY, "epochs=1") for word in ("--set", change)]
     main(["train", "--init", "soup", "--teacher", "soup", *options, "--name", "next", *out])
     assert RunFolder(tmp_path / "runs" / "next").info().teachers[0].name == "soup"
+
+
+def test_what_a_run_started_from_can_be_a_part(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = trained("one")
+    root = tmp_path / "runs"
+    out = ["--out", str(root), "--data", "synthetic:160"]
+    options = [word for change in (*TINY, "epochs=1") for word in ("--set", change)]
+    main(["train", "--init", "one", *options, "--name", "tuned", *out])
+    start = root / "tuned" / "init.safetensors"
+    main(["soup", "tuned", str(start), "--name", "soup", *out])
+    soup, tuned = RunFolder(root / "soup"), RunFolder(root / "tuned")
+    assert same(weights_of(soup), mean_state([weights_of(tuned), weights_of(one)]))
+    assert [each.name for each in soup.info().soup] == ["tuned", "init"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as raised:
+        main(["soup", str(start), "tuned", "--name", "other", *out])
+    assert raised.value.code == 2
+    assert "is a weights file" in capsys.readouterr().err
