@@ -187,6 +187,7 @@ def ship(
             f"{run.path} is {info.status}, not finished",
             fix=f"fer-edge train --resume {run.path}",
         )
+    _check_weights(run, limit)
     if accuracy is None:
         for file in CONFIDENCE_FILES:
             (run.path / file).unlink(missing_ok=True)
@@ -383,6 +384,16 @@ def _check_gates(built: Bundle) -> None:
         # A variant that failed is not in the bundle.
         if gate.passed is not True and gate.target != "openvino" and not gate.variant:
             raise GateError(f"{which}: {gate.reason or gate.status}")
+
+
+def _check_weights(run: RunFolder, limit: int) -> None:
+    """Refuse a network that is too large before minutes of building; :func:`_chosen` knows."""
+    graphs = 2 * run.model.stat().st_size  # FP32 once, FP16 a half, two INT8 graphs a quarter each
+    if graphs > 1.02 * limit:
+        raise UsageError(
+            f"the graphs of {run.path} will have about {graphs:,} bytes, more than {limit:,}",
+            fix=f"--limit {2 * graphs}, or ship a smaller network",
+        )
 
 
 def _chosen(built: Bundle, limit: int, reporter: Reporter) -> list[Artifact]:

@@ -328,10 +328,17 @@ def test_a_bundle_without_confidence_keeps_its_name(
         shipped(make_run(), faces, tmp_path / "compact", accuracy=None, name="mine")
 
 
-def test_a_network_that_is_too_large_is_refused(tiny_bundle: Bundle) -> None:
+def test_a_network_that_is_too_large_is_refused(
+    tiny_bundle: Bundle, make_run: Callable[..., RunFolder], faces: FerDataset, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="it has: "):
         ship._chosen(tiny_bundle, 10_000, SILENT)  # it has no FP16
     assert not (tiny_bundle.path.parent / "compact").exists()
+    run = make_run()
+    with pytest.raises(UsageError, match=r"the graphs of .* more than 10,000") as caught:
+        shipped(run, faces, tmp_path / "compact", limit=10_000)
+    assert str(caught.value.fix).startswith("--limit ")
+    assert not (run.path / "ship").exists(), "before anything is built"
 
 
 def test_no_golden_image_shows_a_person(fer2013_source: Path) -> None:
