@@ -38,8 +38,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 
-# The code is checked as Python 3.10 (pyproject.toml), but with the types of a newer numpy: 2.2, the
-# last one for 3.10, wants type arguments for each ndarray.
+# As the Python that runs it: numpy's types follow the Python that a release is for. Those of 2.2, the
+# last one for Python 3.10, want type arguments for each ndarray.
 types: $(STAMP)
 	@if $(BIN)/python -c 'import numpy, sys; sys.exit(numpy.__version__.startswith("2.2."))'; \
 	then echo $(BIN)/mypy; $(BIN)/mypy; \

@@ -150,9 +150,9 @@ class _Front:
         if self.from_pixels:
             self._node("Cast", "cast", to=FLOAT)
             if factor != 1:
-                self._node("Mul", "scaled", np.float32(factor))
+                self._node("Mul", "scaled", np.array(factor, np.float32))
             if summand != 0:
-                self._node("Sub", "normalised", np.float32(-summand))
+                self._node("Sub", "normalised", np.array(-summand, np.float32))
         if self.pixels.size != (SIZE, SIZE):
             self._resize()
         if self.pixels.channels == 3:
