@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fer_edge.backends.base import Backend, check_images, check_shapes
-from fer_edge.convert.half_rounding import cuts_half, quantised_in_single
+from fer_edge.backends.half_rounding import cuts_half, quantised_in_single
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.errors import (
     FerEdgeError,
@@ -22,6 +22,7 @@ from fer_edge.errors import (
     first_line,
     of_signal_handler,
 )
+from fer_edge.files import LARGEST_GRAPH, read_bounded
 from fer_edge.preprocessing import Preprocessing
 
 __all__ = ["OnnxRuntimeBackend"]
@@ -193,9 +194,9 @@ def _rounding(session: Any, path: Path, version: str) -> Path | bytes:
     Raises :class:`UnavailableError` if it must be changed for that, and onnx is not installed.
     """
     if find_spec("onnx") is not None:
-        from fer_edge.convert.graph import load_model
+        import onnx
 
-        model = load_model(path)
+        model = onnx.load_model_from_string(read_bounded(path, LARGEST_GRAPH, UsageError))
         content: bytes = model.SerializeToString() if quantised_in_single(model) else b""
         return content or path
     metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
@@ -203,7 +204,7 @@ def _rounding(session: Any, path: Path, version: str) -> Path | bytes:
         raise UnavailableError(
             f"onnxruntime {version} does not round the half-precision values that {path} "
             "quantises: its answers would be wrong",
-            fix="pip install onnx, which lets fer-edge load the graph in another form, or "
+            fix="pip install onnx: then the graph is read in another form; or "
             "pip install 'onnxruntime>=1.30'",
         )
     return path

@@ -19,8 +19,8 @@ import numpy as np
 
 from fer_edge.backends import backend_class
 from fer_edge.backends.base import softmax
+from fer_edge.backends.half_rounding import cuts_half, quantised_in_single
 from fer_edge.convert.graph import Graph, metadata, read_graph
-from fer_edge.convert.half_rounding import cuts_half, quantised_in_single
 from fer_edge.cpu import int8_dot_saturates
 from fer_edge.errors import require
 from fer_edge.files import temporary_folder

@@ -52,7 +52,7 @@ _BECAUSE: dict[str, tuple[str, ...]] = {
     "it needs the network, or another version or installation": (
         "another version of fer-edge wrote it: train again, or install that version",
         "fine-tune a network trained by this version of fer-edge",
-        "pip install onnx, which lets fer-edge load the graph in another form, or pip install 'onnxruntime>=1.30'",
+        "pip install onnx: then the graph is read in another form; or pip install 'onnxruntime>=1.30'",
         "put the row on a line of its own, or download the file again",
         "reinstall fer-edge",
         "remove that file, and it is downloaded again; or train from random weights: --no-pretrained, or --set model.options.pretrained=false",

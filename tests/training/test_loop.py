@@ -170,6 +170,7 @@ def test_bf16_trains_as_asked(faces: FerDataset, tiny: TinyRecipe, new_run: NewR
     assert all(value.dtype != torch.bfloat16 for value in weights_of(run).values())
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower")  # Python 3.13.0
 def test_compiling_trains_the_same_network(
     faces: FerDataset, tiny: TinyRecipe, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fer_edge.backends import onnxruntime as backend_module
+from fer_edge.backends.half_rounding import cuts_half, quantised_in_single
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.bundle import Bundle
-from fer_edge.convert.half_rounding import cuts_half, quantised_in_single
 from fer_edge.errors import UnavailableError
 from fer_edge.pretrained import pretrained_path
 from fer_edge.quantize.trials import step_by_step
