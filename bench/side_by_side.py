@@ -43,8 +43,7 @@ def opened(name: str, dataset: FerDataset, folder: Path) -> Weights:
     else:
         bundle = Bundle.open(found.path)
         out = folder / f"{bundle.manifest.sha256}.safetensors"
-        # Norms need some thousand images, spread over all: those of a folder are sorted by class.
-        weights_from_bundle(bundle, dataset.select("train").images[::7], out)
+        weights_from_bundle(bundle, dataset.select("train").images, out)
         weights = load_weights(out)
     require_fitted_to(
         dataset,

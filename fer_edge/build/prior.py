@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 from fer_edge.build.source import BuildSource
 from fer_edge.errors import UsageError
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from fer_edge.data import FerDataset
 
 __all__ = ["with_prior"]
-
-_IMAGES = 2048
-"""Images of TRAIN from which the statistics of a graph's norms are restored."""
 
 
 def with_prior(
@@ -66,10 +62,8 @@ def _weights_of_graph(source: BuildSource, folder: Path, dataset: FerDataset) ->
             f"{source.described} has no record of its training, which a prior needs",
             fix="build from the run or the bundle of the network",
         )
-    train = dataset.select("train").images
-    rows = np.linspace(0, len(train) - 1, min(_IMAGES, len(train))).astype(int)
     path = folder / "graph.safetensors"
-    weights_from_bundle(source.given, train[rows], path)
+    weights_from_bundle(source.given, dataset.select("train").images, path)
     weights, card = load_weights(path), source.given.manifest.card
     # The graph has the card's temperature and prior.
     info = msgspec.structs.replace(weights.info, confidence=card.confidence, prior=card.prior)

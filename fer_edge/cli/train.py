@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_NORM_IMAGES = 2048
-"""Number of images that BatchNorm's statistics are measured with, since a bundle has none."""
-
 
 @click.command("train")
 @data_option
@@ -208,6 +205,7 @@ def _start_folds(folds: int, asked: TrainOptions) -> None:
 
 def _start(asked: TrainOptions) -> None:
     """Start a run."""
+    from fer_edge.convert.checkpoint import weights_from_bundle
     from fer_edge.files import temporary_folder
     from fer_edge.training.start import start_run
     from fer_edge.training.teachers import find_teachers
@@ -220,7 +218,9 @@ def _start(asked: TrainOptions) -> None:
     ):
 
         def remade(bundle: Bundle) -> Path:
-            return _write_weights(bundle, dataset, folder / f"{bundle.manifest.sha256}.safetensors")
+            out = folder / f"{bundle.manifest.sha256}.safetensors"
+            weights_from_bundle(bundle, dataset.select("train").images, out)
+            return out
 
         teachers = find_teachers(asked.teachers, asked.root, dataset, remade=remade)
         _need_teachers(recipe, teachers)
@@ -248,27 +248,18 @@ def _initial_weights(
     source = found(name, root, TO_START_FROM)
     if source.kind == "bundle":
         from fer_edge.bundle import Bundle
-        from fer_edge.convert.checkpoint import made_by
+        from fer_edge.convert.checkpoint import made_by, weights_from_bundle
         from fer_edge.files import temporary_folder
 
         bundle = Bundle.open(source.path)
         run, commands = made_by(bundle)
         with temporary_folder("init") as folder:
-            weights = _write_weights(bundle, dataset, folder / "model.safetensors")
+            weights = folder / "model.safetensors"
+            weights_from_bundle(bundle, dataset.select("train").images, weights)
             origin = {"path": str(source.path.resolve()), "name": run, "commands": commands}
             yield InitialWeights(weights, origin)
     else:
         yield InitialWeights(source.weights)
-
-
-def _write_weights(bundle: Bundle, dataset: FerDataset, out: Path) -> Path:
-    """Write the network of ``bundle`` as weights to ``out``, with norms of the TRAIN images."""
-    from fer_edge.convert.checkpoint import weights_from_bundle
-
-    images = dataset.select("train").images
-    # Spread over all images: those of a folder are sorted by class.
-    weights_from_bundle(bundle, images[:: -(-len(images) // _NORM_IMAGES)], out)
-    return out
 
 
 def _need_teachers(recipe: Recipe, teachers: Sequence[TeacherInfo]) -> None:

@@ -27,13 +27,17 @@ __all__ = ["made_by", "weights_from_bundle"]
 _SAME = 1e-3
 """Limit of the difference from the graph's logits, as a fraction of the largest logit."""
 
+_NORM_IMAGES = 2048
+"""How many images the statistics of the norms come from, at most."""
+
 
 def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
     """Write the network of ``bundle`` as a weights file to ``out``; return its SHA-256.
 
-    ``images`` u8[N,48,48] are some of those that it will be trained on. The checkpoint is copied
-    where the bundle has one. Raises :class:`UsageError` for a graph that was not exported from one
-    of this version's networks, :class:`NumericsError` if its logits differ from the graph's.
+    ``images`` u8[N,48,48] are those that it will be trained on; at most 2,048 of them, spread over
+    all, are used. The checkpoint is copied where the bundle has one. Raises :class:`UsageError` for
+    a graph that was not exported from one of this version's networks, :class:`NumericsError` if its
+    logits differ from the graph's.
     """
     torch = require("torch", "train")
     from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
@@ -73,7 +77,9 @@ def weights_from_bundle(bundle: Bundle, images: np.ndarray, out: Path) -> str:
         tensor: Tensor = torch.from_numpy(preprocessing.normalise(pixels))
         return tensor
 
-    refit_norms(model, view(images[:, None]))
+    # Spread over all images: those of a folder are sorted by class.
+    spread = images[:: max(1, -(-len(images) // _NORM_IMAGES))]
+    refit_norms(model, view(spread[:, None]))
     with OnnxRuntimeBackend(graph, preprocessing=preprocessing) as backend:
         wanted = backend.infer(golden_images())
     with torch.inference_mode():

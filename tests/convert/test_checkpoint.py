@@ -82,21 +82,28 @@ def test_the_weights_answer_as_the_graph_does(
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
 
 
+def _answers(
+    bundle: Bundle, trained: np.ndarray, images: np.ndarray, folder: Path
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of ``images``: with the norms' statistics of ``trained``, and with the batch's own."""
+    weights_from_bundle(bundle, trained, folder / "w.safetensors")
+    loaded = load_weights(folder / "w.safetensors")
+    model = build_model(loaded.spec)
+    model.load_state_dict(loaded.state)
+    view = torch.from_numpy(loaded.preprocessing.normalise(images[:, None]))
+    with torch.no_grad():
+        running = model.eval()(view)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.train()
+        return running, model(view)
+
+
 def test_they_do_so_with_a_batchs_own_statistics_too(
     bundle: Bundle, tmp_path: Path, faces: FerDataset
 ) -> None:
     """Which is how training sees them: norms that were left neutral answer quite otherwise."""
-    weights_from_bundle(bundle, faces.images[:300], tmp_path / "w.safetensors")
-    loaded = load_weights(tmp_path / "w.safetensors")
-    model = build_model(loaded.spec)
-    model.load_state_dict(loaded.state)
-    view = torch.from_numpy(loaded.preprocessing.normalise(faces.images[:300, None]))
-    with torch.no_grad():
-        wanted = model.eval()(view)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                module.train()
-        found = model(view)
+    wanted, found = _answers(bundle, faces.images[:300], faces.images[:300], tmp_path)
     assert (found - wanted).abs().max() < 1e-2 * wanted.std()
 
 
@@ -201,3 +208,12 @@ def test_the_pretrained_network_can_be_trained_on(tmp_path: Path, faces: FerData
     loaded = load_weights(tmp_path / "w")
     assert loaded.spec.name == Bundle.open(pretrained_path("fer2013")).manifest.model.name
     assert loaded.info.recipe["data"]["holdout"] > 0
+
+
+def test_the_norms_come_from_images_spread_over_all(
+    bundle: Bundle, tmp_path: Path, faces: FerDataset
+) -> None:
+    """A folder's images are sorted by class: the first ones would be one class."""
+    few = faces.images[:256]
+    wanted, found = _answers(bundle, np.repeat(few, 16, axis=0), few, tmp_path)
+    assert (found - wanted).abs().max() < 1e-2 * wanted.std()
