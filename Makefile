@@ -3,6 +3,7 @@
 #   make test   lint, types, tests
 #   make coverage      the tests with branch coverage (build/coverage/html)
 #   make test-random   the tests in a random order
+#   make test-lowest   the tests with the oldest packages that pyproject.toml allows
 #   make examples      the tests of examples/, with Ray and a notebook
 #   make test-aarch64   the wheel and the C++ runner on aarch64 under qemu (minutes; needs root)
 #   make fuzz   hostile inputs for ten minutes, and a table
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: coverage examples fixes test-aarch64 test-random
+.PHONY: coverage examples fixes test-aarch64 test-lowest test-random
 .PHONY: demo test lint types unit fuzz fuzz-cpp audit docs bench frontier reproduction ship clean
 
 $(STAMP): pyproject.toml tests/peers.txt
@@ -63,6 +64,18 @@ TESTS ?= tests
 test-random: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/randomly pytest-randomly
 	PYTHONPATH=build/randomly $(PYTEST) -q $(SPREAD) $(TESTS)
+
+# The tests with the oldest releases of what pyproject.toml names, in an environment of its own: a
+# minimum that no test has seen is a guess. The Python has to be one that these have wheels for:
+# make test-lowest PYTHON=python3.10
+LOWEST := build/lowest
+test-lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip compile --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --extra dev pyproject.toml --output-file $(LOWEST)/requirements.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/requirements.txt
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable . 'tritonclient>=2.50,<3' -r tests/peers.txt
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q $(SPREAD) $(TESTS)
 
 # The examples' tests with all that they need: Ray, a notebook, a web service.
 examples: $(STAMP)

@@ -193,21 +193,21 @@ def _rounding(session: Any, path: Path, version: str) -> Path | bytes:
 
     Raises :class:`UnavailableError` if it must be changed for that, and onnx is not installed.
     """
-    if find_spec("onnx") is not None:
-        import onnx
-
-        model = onnx.load_model_from_string(read_bounded(path, LARGEST_GRAPH, UsageError))
-        content: bytes = model.SerializeToString() if quantised_in_single(model) else b""
-        return content or path
     metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
-    if '"remainder": "fp16"' in metadata.get("fer_edge.int8", ""):
+    if '"remainder": "fp16"' not in metadata.get("fer_edge.int8", ""):
+        return path
+    if find_spec("onnx") is None:
         raise UnavailableError(
             f"onnxruntime {version} does not round the half-precision values that {path} "
             "quantises: its answers would be wrong",
             fix="pip install onnx: then the graph is read in another form; or "
             "pip install 'onnxruntime>=1.30'",
         )
-    return path
+    import onnx
+
+    model = onnx.load_model_from_string(read_bounded(path, LARGEST_GRAPH, UsageError))
+    content: bytes = model.SerializeToString() if quantised_in_single(model) else b""
+    return content or path
 
 
 def _onnxruntime() -> ModuleType:

@@ -43,15 +43,18 @@ def npz_from_dataset(dataset: FerDataset, path: Path | str) -> None:
     if not dataset.read_as.is_default:
         meta["classes"] = list(dataset.classes.names)
         meta["folders"] = dict(dataset.read_as.folders)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(
-            file,
-            images=dataset.images,
-            labels=dataset.labels,
-            split=dataset.split,
-            ids=_bytes("\0".join(dataset.ids)),
-            meta=_bytes(json.dumps(meta)),
-        )
+    arrays = {
+        "images": dataset.images,
+        "labels": dataset.labels,
+        "split": dataset.split,
+        "ids": _bytes("\0".join(dataset.ids)),
+        "meta": _bytes(json.dumps(meta)),
+    }
+    # np.savez of numpy 1 leaves its archive open if the disk is full: a traceback on stderr, later.
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
 
 
 def read_npz(path: Path) -> FerDataset:

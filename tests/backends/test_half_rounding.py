@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,20 @@ def test_an_old_release_gives_the_answers_of_the_graph(
     before = model.SerializeToString()
     assert np.abs(step_by_step(model, images()[:, 0]) - wanted).mean() < 0.045
     assert model.SerializeToString() == before, "the caller's graph stays as it was"
+
+
+def test_a_graph_without_half_precision_needs_no_onnx(half: Path) -> None:
+    """Its import would take a part of each start on Python 3.10."""
+    bundle = Bundle.open(half.parent)
+    other = bundle.file(bundle.artifact(precision="int8", target="onnxruntime"))
+    script = (
+        "import sys, onnxruntime\n"
+        "from fer_edge.backends.onnxruntime import OnnxRuntimeBackend\n"
+        "onnxruntime.__version__ = '1.23.2'\n"
+        "OnnxRuntimeBackend(sys.argv[1], precision='int8').load()\n"
+        "assert 'onnx' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(other)], check=True)
 
 
 def test_without_onnx_it_says_why_and_other_graphs_run(

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fixtures_processes import STRICT
 
 pytest.importorskip("optuna")
 
@@ -154,7 +155,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
+        env={**os.environ, "PYTHONWARNINGS": STRICT},
     )
     history = tmp_path / "runs" / "s" / "trial-0000" / "history.csv"
     while not history.exists():

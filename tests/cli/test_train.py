@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fixtures_processes import STRICT
 from PIL import Image
 
 from fer_edge.cli import main
@@ -54,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     result = subprocess.run(
         [sys.executable, "-m", "fer_edge", "train", *TINY, "--name", "a"],
         cwd=folder,
-        env={**os.environ, "PYTHONWARNINGS": "error", "FER_EDGE_DATA": ""},
+        env={**os.environ, "PYTHONWARNINGS": STRICT, "FER_EDGE_DATA": ""},
         capture_output=True,
         text=True,
         check=False,
