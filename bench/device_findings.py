@@ -1,56 +1,21 @@
-"""One engine's row of ``device_check.py``, and what all rows of a board settle.
+"""What the rows of ``device_check.py`` settle.
 
 The findings are those of the table of faults in engines/README.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+
+from device_rows import GRAPH, MAPPED, Row
 
 from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
 from fer_edge.build.choosing import without_remainder
 from fer_edge.build.fastest import Contender, contender_of, keep_fastest
-from fer_edge.bundle import Artifact, Bundle
-from fer_edge.measure.energy import EnergyRow
+from fer_edge.bundle import Bundle
 from fer_edge.measure.latency import LatencySamples
 from fer_edge.trt.board import device_of
 from fer_edge.trt.gpu import Gpu
-
-GRAPH, MAPPED = " + CUDA graph", " + CUDA graph, mapped memory"
-
-
-@dataclass
-class Row:
-    """One engine: its name, differences from the reference and times, or why it does not run."""
-
-    name: str
-    precision: str
-    make: Callable[[], Any] = field(repr=False, default=lambda: None)
-    status: str = "ok"
-    provider: str = ""
-    note: str = ""
-    max_abs_logit: float | None = None
-    mean_abs_logit: float | None = None
-    flips: int | None = None
-    n: int = 0
-    build_seconds: float | None = None
-    plan_bytes: int | None = None
-    device_p50_ms: float | None = None
-    release: str = ""
-    energy: tuple[EnergyRow, ...] = ()
-    times: LatencySamples | None = None
-    against: str = "fp32 on the CPU"
-    graph: Artifact | None = None
-    where: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        left_out = {"make", "times", "energy", "graph"}
-        content = {key: value for key, value in vars(self).items() if key not in left_out}
-        content["energy"] = [each.to_dict() for each in self.energy]
-        content["graph"] = self.graph.path if self.graph else None
-        return {**content, **(self.times.to_dict() if self.times else {})}
 
 
 def choice(rows: Sequence[Row], bundle: Bundle) -> list[str]:

@@ -58,14 +58,16 @@ def _class_table(one: griffe.Class) -> list[str]:
 def manifest() -> str:
     """Return the records of manifest.json, key by key."""
     package = griffe.load("fer_edge", search_paths=[str(ROOT)])
-    lines: list[str] = []
-    module = package["bundle.manifest"]
+    records = {
+        name: member
+        for module in ("bundle.manifest", "bundle.card")
+        for name, member in package[module].members.items()
+        if isinstance(member, griffe.Class) and not name.startswith("_")
+    }
     first = ["Manifest", "Artifact", "Gate", "Card", "Result"]
-    others = [
-        n for n, m in module.members.items() if isinstance(m, griffe.Class) and n not in first
-    ]
-    for name in (*first, *(name for name in others if not name.startswith("_"))):
-        lines += _class_table(module[name])
+    lines: list[str] = []
+    for name in (*first, *(name for name in records if name not in first)):
+        lines += _class_table(records[name])
     lines += ["## Where a network comes from", ""]
     for name, member in package["provenance"].members.items():
         if isinstance(member, griffe.Class) and not name.startswith("_"):

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from fer_edge.data.tree import is_junk
+from fer_edge.data.file_names import is_junk
 from fer_edge.errors import UsageError
 from fer_edge.faces import formats
 

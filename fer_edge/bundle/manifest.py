@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta, field
 
+from fer_edge.bundle.card import Card
 from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import IntegrityError
 from fer_edge.files import parse_json, sha256_bytes
@@ -29,11 +30,7 @@ from fer_edge.labels import labels_problem
 from fer_edge.preprocessing import SIZE, Preprocessing
 from fer_edge.printable import one_line
 from fer_edge.provenance import (
-    ConfidenceInfo,
     DatasetInfo,
-    IngredientInfo,
-    PriorInfo,
-    TeacherInfo,
     learnt_target,
 )
 from fer_edge.records import (
@@ -55,17 +52,12 @@ __all__ = [
     "PRECISIONS",
     "SCHEMA",
     "Artifact",
-    "Card",
-    "ClassScore",
     "DatasetInfo",
     "Gate",
     "Manifest",
     "Network",
     "Pixels",
-    "Result",
     "Tensor",
-    "Training",
-    "VoteScores",
     "path_problem",
     "plain_json",
 ]
@@ -79,7 +71,6 @@ LARGEST_MANIFEST = 4 << 20
 LARGEST_ARTIFACT = 2 << 30
 """Bytes; the limit of an ONNX file."""
 _MOST_ARTIFACTS = 1024
-_MOST_RESULTS = 4096
 _LONGEST_NAME, _LONGEST_PATH = 255, 1024
 """Bytes of a file's name and of a path that every file system allows."""
 Format = Literal["safetensors", "onnx", "tflite", "plan", "npz", "json"]
@@ -238,79 +229,6 @@ class Gate(OpenRecord, frozen=True, kw_only=True, eq=False):
     def key(self) -> tuple[str, str, str]:
         """Precision, target and variant: a bundle has at most one gate of each."""
         return self.precision, self.target, self.variant
-
-
-class Training(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """How the weights were made: the recipe as JSON, and the commands that reproduce them."""
-
-    recipe: dict[str, Any] | None = None
-    recipe_name: str | None = None
-    epochs: int | None = None
-    seed: int | None = None
-    commit: str | None = None
-    commands: tuple[str, ...] = ()
-    soup: tuple[IngredientInfo, ...] = ()
-    teachers: tuple[TeacherInfo, ...] = ()
-
-
-class ClassScore(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """The recall of one class, a fraction, and its number of images."""
-
-    n: int | None = None
-    recall: Finite | None = None
-
-
-class VoteScores(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """Scores by FER+'s votes: fractions, numbers of images, and ``kl`` in nats."""
-
-    mean_recall: Finite | None = None
-    n_winner: int | None = None
-    winner: Finite | None = None
-    n: int | None = None
-    share: Finite | None = None
-    kl: Finite | None = None
-    ece: Finite | None = None
-    ceiling: Finite | None = None
-
-
-class Result(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """The scores of one engine on one split, as fractions.
-
-    The reference has no ``flips`` and no ``delta_top1``. ``recall`` has the classes by name.
-    """
-
-    split: str | None = None
-    dataset: str | None = None
-    synthetic: bool = False
-    backend: str = "unknown"
-    precision: str = ""
-    artifact: str = ""
-    n: int | None = None
-    top1: Finite | None = None
-    top1_without_duplicates: Finite | None = None
-    n_without_duplicates: int | None = None
-    macro_f1: Finite | None = None
-    ece: Finite | None = None
-    recall: dict[str, ClassScore] = field(default_factory=dict)
-    labels: str | None = None
-    votes: VoteScores | None = None
-    flips: int | None = None
-    delta_top1: Finite | None = None
-
-
-class Card(OpenRecord, frozen=True, kw_only=True, eq=False):
-    """The model card of the network (Mitchell et al. 2019, arXiv 1810.03993)."""
-
-    licence: str | None = None
-    intended_use: str | None = None
-    limits: tuple[str, ...] = ()
-    biases: tuple[str, ...] = ()
-    data: DatasetInfo = DatasetInfo()
-    protocol: tuple[str, ...] = ()
-    training: Training = Training()
-    results: Annotated[tuple[Result, ...], Meta(max_length=_MOST_RESULTS)] = ()
-    confidence: ConfidenceInfo | None = None
-    prior: PriorInfo | None = None
 
 
 class Manifest(Record, frozen=True):

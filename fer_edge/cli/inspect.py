@@ -17,7 +17,8 @@ from fer_edge.records import to_dict
 
 if TYPE_CHECKING:
     from fer_edge.bundle import Artifact, Bundle
-    from fer_edge.bundle.manifest import Card, Gate, Tensor
+    from fer_edge.bundle.card import Card
+    from fer_edge.bundle.manifest import Gate, Tensor
 
 __all__ = ["command"]
 

@@ -28,10 +28,10 @@ from fer_edge.data.containers import (
     stat_source,
 )
 from fer_edge.data.dataset import FerDataset
+from fer_edge.data.file_names import is_foreign
 from fer_edge.data.kinds import TABLES
 from fer_edge.data.readers_images import MOST_IMAGE_BYTES
 from fer_edge.data.readers_npz import SCHEMA, npz_from_dataset, read_npz
-from fer_edge.data.tree import is_foreign
 from fer_edge.errors import DataError, FerEdgeError
 from fer_edge.files import sha256_bytes, write_text
 from fer_edge.paths import cache_dir

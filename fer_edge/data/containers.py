@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from fer_edge import files
-from fer_edge.data.tree import is_foreign, is_junk, is_left_out_image
+from fer_edge.data.file_names import is_foreign, is_junk, is_left_out_image
 from fer_edge.errors import DataError, FerEdgeError
 
 __all__ = [

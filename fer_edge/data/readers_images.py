@@ -33,10 +33,11 @@ from fer_edge.data.dataset import (
     with_official_counts,
 )
 from fer_edge.data.ferplus.file import is_votes_header
+from fer_edge.data.file_names import is_foreign, is_image_name, is_junk
 from fer_edge.data.kinds import TABLES, no_images
 from fer_edge.data.readers_csv import read_csv, read_csv_stream
 from fer_edge.data.tables import header_of
-from fer_edge.data.tree import Tree, is_foreign, is_image_name, is_junk, tree_from_paths
+from fer_edge.data.tree import Tree, tree_from_paths
 from fer_edge.errors import DataError, UsageError
 from fer_edge.faces import face_from_image, formats, gray_from_picture, quiet
 from fer_edge.preprocessing import SIZE

@@ -24,6 +24,7 @@ from fer_edge.data.classes import (
     class_folders,
     shown,
 )
+from fer_edge.data.file_names import is_foreign, is_image_name, is_junk, is_left_out_image
 from fer_edge.data.splits import (
     Split,
     is_split_folder,
@@ -35,42 +36,8 @@ from fer_edge.emotions import EMOTIONS
 from fer_edge.errors import DataError
 from fer_edge.labels import CONTEMPT, FERPLUS, normal
 
-__all__ = [
-    "Tree",
-    "TreeFile",
-    "is_foreign",
-    "is_image_name",
-    "is_junk",
-    "is_left_out_image",
-    "tree_from_paths",
-]
+__all__ = ["Tree", "TreeFile", "tree_from_paths"]
 
-_JUNK_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
-_JUNK_FOLDERS = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "lost+found"}
-_FOREIGN_SUFFIXES = {
-    *(".txt", ".md", ".rst", ".pdf", ".doc", ".docx", ".html", ".htm", ".log", ".url", ".lnk"),
-    *(".csv", ".tsv", ".xls", ".xlsx", ".json", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
-    *(".py", ".ipynb", ".sh", ".bat", ".m", ".db", ".sqlite", ".pkl", ".npy", ".npz", ".mat"),
-    *(".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".sha256", ".md5", ".parquet", ".arrow"),
-    ".identifier",  # x.png:Zone.Identifier, which Windows adds to what was downloaded
-    *(".mp4", ".avi", ".mov", ".h5", ".hdf5", ".pt", ".pth", ".onnx", ".safetensors"),
-}
-_FOREIGN_NAMES = {"readme", "license", "licence", "copying", "makefile", "changelog", "authors"}
-_IMAGE_SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".webp",
-    ".pgm",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".jfif",
-    ".jp2",
-    ".avif",
-}
 _FERPLUS = re.compile(r"(?:.*/)?(FER2013Train|FER2013Valid|FER2013Test)/(fer\d{7})\.png", re.ASCII)
 _FERPLUS_SPLITS = {
     "FER2013Train": Split.TRAIN,
@@ -110,44 +77,6 @@ class Tree:
     def is_fer2013(self) -> bool:
         """Whether it claims to be FER2013, by its Usage prefixes and its seven classes."""
         return self.claims_usage and self.read_as.is_default
-
-
-def is_junk(path: str) -> bool:
-    """Return True for files that file managers create: .DS_Store, __MACOSX, Thumbs.db."""
-    parts = path.replace("\\", "/").split("/")
-    return (
-        any(_is_hidden(part) or part in _JUNK_FOLDERS for part in parts)
-        or parts[-1].lower() in _JUNK_NAMES
-    )
-
-
-def is_left_out_image(path: str) -> bool:
-    """Return True for an image that is junk by a name like ``.1.png``: it is left out, and said.
-
-    The ``._1.png`` and ``__MACOSX`` of a Mac are no images, whatever their names.
-    """
-    parts = path.replace("\\", "/").split("/")
-    return (
-        is_image_name(path)
-        and is_junk(path)
-        and not any(part.startswith("._") or part in _JUNK_FOLDERS for part in parts)
-    )
-
-
-def is_foreign(path: str) -> bool:
-    """Return True for a file that is no image by its name: a README, a table, an archive."""
-    name = PurePosixPath(path)
-    return name.suffix.lower() in _FOREIGN_SUFFIXES or name.name.lower() in _FOREIGN_NAMES
-
-
-def is_image_name(path: str) -> bool:
-    """Return True for a file with the suffix of a picture."""
-    _, dot, suffix = path.rpartition(".")  # also of ".png", which has no suffix for pathlib
-    return dot + suffix.lower() in _IMAGE_SUFFIXES
-
-
-def _is_hidden(part: str) -> bool:
-    return part.startswith(".") and part not in {".", ".."}
 
 
 def tree_from_paths(

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fer_edge.bundle.manifest import Card, ClassScore, Manifest, Result, Training
+from fer_edge.bundle.card import Card, ClassScore, Result, Training
+from fer_edge.bundle.manifest import Manifest
 from fer_edge.provenance import AbstainPoint, ConfidenceInfo, ConfidenceScores, PriorInfo
 from fer_edge.report.responsible import RESPONSIBLE_USE
 from fer_edge.report.rows import markdown_table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,9 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import device_check
+import device_rows
 import numpy as np
 import pytest
-from device_findings import choice
+from device_findings import choice, settled
+from device_rows import Row
 
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.backends.tensorrt import TensorRTBackend
@@ -31,17 +33,6 @@ FAST = LatencyProtocol(
 IMAGES = np.random.default_rng(3).integers(0, 256, (40, 48, 48), np.uint8)
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("device_check", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["device_check"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_without_a_gpu_it_says_so_and_exits_5(tmp_path: Path) -> None:
     if gpu_or_reason()[0] is not None:
         pytest.skip("there is a GPU here")
@@ -53,11 +44,7 @@ def test_without_a_gpu_it_says_so_and_exits_5(tmp_path: Path) -> None:
     assert not done.stdout
 
 
-def engine(script: Any, name: str, precision: str, make: Any) -> Any:
-    return script.Row(name, precision, make)
-
-
-def test_engines_are_compared_timed_and_reported(script: Any, tiny_bundle: Bundle) -> None:
+def test_engines_are_compared_timed_and_reported(tiny_bundle: Bundle) -> None:
     path = tiny_bundle.file(tiny_bundle.artifact(format="onnx", precision="fp32"))
 
     class Wrong(OnnxRuntimeBackend):
@@ -71,13 +58,13 @@ def test_engines_are_compared_timed_and_reported(script: Any, tiny_bundle: Bundl
         raise RuntimeError("CUDA error: an illegal memory access")
 
     rows = [
-        engine(script, "right", "fp32", partial(OnnxRuntimeBackend, path)),
-        engine(script, "wrong", "fp32", partial(Wrong, path)),
-        engine(script, "missing", "fp32", missing),
-        engine(script, "broken", "fp16", broken),
-        script.Row("nothing", "int8", status="unavailable", note="the bundle has no graph"),
+        Row("right", "fp32", partial(OnnxRuntimeBackend, path)),
+        Row("wrong", "fp32", partial(Wrong, path)),
+        Row("missing", "fp32", missing),
+        Row("broken", "fp16", broken),
+        Row("nothing", "int8", status="unavailable", note="the bundle has no graph"),
     ]
-    script.run(tiny_bundle, IMAGES, FAST, rows, SILENT)
+    device_check.run(tiny_bundle, IMAGES, FAST, rows, SILENT)
     right, wrong, absent, ill, nothing = rows
     assert (right.status, right.flips, right.n) == ("ok", 0, 40)
     assert right.max_abs_logit == 0
@@ -89,7 +76,7 @@ def test_engines_are_compared_timed_and_reported(script: Any, tiny_bundle: Bundl
     assert ill.status == "failed"
     assert "illegal memory access" in ill.note
     assert nothing.times is None
-    shown = script.table(rows)
+    shown = device_check.table(rows)
     assert [row["status"] for row in shown] == [row.status for row in rows]
     assert shown[0]["p50_ms"] is not None
     assert shown[4]["p50_ms"] is None
@@ -97,22 +84,22 @@ def test_engines_are_compared_timed_and_reported(script: Any, tiny_bundle: Bundl
     assert len(content[0]["ns"][0]) >= 70
 
 
-def test_rows_name_what_a_bundle_lacks(script: Any, tiny_bundle: Bundle) -> None:
-    names = {(row.name, row.precision) for row in script.onnxruntime_rows(tiny_bundle)}
+def test_rows_name_what_a_bundle_lacks(tiny_bundle: Bundle) -> None:
+    names = {(row.name, row.precision) for row in device_rows.onnxruntime_rows(tiny_bundle)}
     assert ("onnxruntime CPU", "fp32") in names
     assert ("onnxruntime CUDA", "fp32") in names
-    rows = list(script.torch_rows(tiny_bundle))
+    rows = list(device_rows.torch_rows(tiny_bundle))
     assert len(rows) == 4
 
 
 def test_tensorrt_that_is_missing_is_a_row(
-    script: Any, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(flavour: str) -> None:
         raise UnavailableError(f"{flavour} is not installed")
 
-    monkeypatch.setattr(script, "import_tensorrt", missing)
-    rows = list(script.tensorrt_rows(tiny_bundle, tmp_path, SILENT))
+    monkeypatch.setattr(device_rows, "import_tensorrt", missing)
+    rows = list(device_rows.tensorrt_rows(tiny_bundle, tmp_path, SILENT))
     assert [(row.name, row.status) for row in rows] == [
         ("tensorrt", "unavailable"),
         ("tensorrt-rtx", "unavailable"),
@@ -120,13 +107,15 @@ def test_tensorrt_that_is_missing_is_a_row(
 
 
 def test_the_rows_of_a_plan_make_backends_with_their_options(
-    script: Any, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orin = Gpu("Orin", 87, "12.6", 32 << 30, True, True, 16, 1300)
-    monkeypatch.setattr(script, "find_gpu", lambda: orin)
+    monkeypatch.setattr(device_rows, "find_gpu", lambda: orin)
     plan = tmp_path / "engines" / "x.plan"
     sidecar = SimpleNamespace(precision="fp16", build_seconds=1.0, size=9, tensorrt="10.3.0")
-    rows = list(script._plan_rows(TensorRTBackend, plan, sidecar, tiny_bundle, "tensorrt", "spin"))
+    rows = list(
+        device_rows._plan_rows(TensorRTBackend, plan, sidecar, tiny_bundle, "tensorrt", "spin")
+    )
     made = [row.make().options for row in rows]
     assert [(each.graphs, each.mapped, each.wait) for each in made] == [
         (True, False, "spin"),
@@ -136,7 +125,7 @@ def test_the_rows_of_a_plan_make_backends_with_their_options(
 
 
 def test_every_graph_of_a_precision_is_built(
-    script: Any, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a board, both kinds of remainder are tried, and both are rows."""
     with BundleWriter(tiny_bundle.path, base=tiny_bundle) as writer:
@@ -151,9 +140,9 @@ def test_every_graph_of_a_precision_is_built(
             )
     bundle = Bundle.open(tiny_bundle.path)
     orin = Gpu("Orin", 87, "13.2", 8 << 30, True, True, 8, 918)
-    monkeypatch.setattr(script, "find_gpu", lambda: orin)
-    monkeypatch.setattr(script, "import_tensorrt", lambda name: None)
-    monkeypatch.setattr(script, "load_target", lambda name: load_target("orin-jp72"))
+    monkeypatch.setattr(device_rows, "find_gpu", lambda: orin)
+    monkeypatch.setattr(device_rows, "import_tensorrt", lambda name: None)
+    monkeypatch.setattr(device_rows, "load_target", lambda name: load_target("orin-jp72"))
     tried: list[str] = []
 
     def build(source: Path, plan: Path, **options: Any) -> Any:
@@ -165,9 +154,11 @@ def test_every_graph_of_a_precision_is_built(
         )
         return SimpleNamespace(sidecar=sidecar)
 
-    monkeypatch.setattr(script, "plan_from_onnx", build)
+    monkeypatch.setattr(device_rows, "plan_from_onnx", build)
     rows = [
-        row for row in script.tensorrt_rows(bundle, tmp_path, SILENT) if row.precision == "int8"
+        row
+        for row in device_rows.tensorrt_rows(bundle, tmp_path, SILENT)
+        if row.precision == "int8"
     ]
     assert tried.count("model.int8.tensorrt.onnx") == 2  # for TensorRT and TensorRT-RTX
     first = rows[:4]
@@ -176,24 +167,24 @@ def test_every_graph_of_a_precision_is_built(
     assert first[1].name == "tensorrt [fp32 remainder] + CUDA graph"
 
 
-def test_what_a_run_settles_is_said_in_words(script: Any, tiny_bundle: Bundle) -> None:
+def test_what_a_run_settles_is_said_in_words(tiny_bundle: Bundle) -> None:
     orin = Gpu("Orin", 87, "13.2", 8 << 30, True, True, 8, 918)
 
     def row(name: str, precision: str, p50_ms: float, **fields: Any) -> Any:
-        made = script.Row(name, precision, **fields)
+        made = Row(name, precision, **fields)
         made.release = "10.16.2.10"
         made.times = LatencySamples((np.array([p50_ms * 1e6], np.int64),))
         return made
 
     rows = [
-        script.Row("tensorrt [fp16 remainder]", "int8", status="failed", note="dequantize"),
+        Row("tensorrt [fp16 remainder]", "int8", status="failed", note="dequantize"),
         row("tensorrt + CUDA graph", "fp16", 0.3),
         row("tensorrt", "fp16", 0.6),
         row("tensorrt + CUDA graph, mapped memory", "fp16", 0.2),
         row("tensorrt + CUDA graph", "int8", 0.15),
-        script.Row("onnxruntime CPU", "fp32"),
+        Row("onnxruntime CPU", "fp32"),
     ]
-    said = script.settled(rows, orin, tiny_bundle)
+    said = settled(rows, orin, tiny_bundle)
     assert said == [
         "the board: Orin (8 SMs, 8 GiB), sm_87",
         "the library that ran: 10.16.2.10",
@@ -204,11 +195,11 @@ def test_what_a_run_settles_is_said_in_words(script: Any, tiny_bundle: Bundle) -
         "INT8 is 2.00 times as fast as FP16 (p50, CUDA graphs)",
     ]
     rows[1].note = "CUDA graph capture failed"
-    said = script.settled(rows, orin, tiny_bundle)
+    said = settled(rows, orin, tiny_bundle)
     assert "no CUDA graph: tensorrt + CUDA graph fp16: CUDA graph capture failed" in said
 
 
-def test_the_graph_that_build_would_keep_is_said(script: Any, tiny_bundle: Bundle) -> None:
+def test_the_graph_that_build_would_keep_is_said(tiny_bundle: Bundle) -> None:
     graphs = {"int8": "", "int8 all-int8": "all-int8", "fp16": ""}
     with BundleWriter(tiny_bundle.path, base=tiny_bundle) as writer:
         for name, variant in graphs.items():
@@ -222,7 +213,7 @@ def test_the_graph_that_build_would_keep_is_said(script: Any, tiny_bundle: Bundl
     bundle = Bundle.open(tiny_bundle.path)
 
     def row(name: str, graph: str, precision: str, p50_ms: float, **fields: Any) -> Any:
-        made = script.Row(name, precision, **fields)
+        made = Row(name, precision, **fields)
         made.graph = bundle.artifact(path=graph)
         made.times = LatencySamples((np.array([p50_ms * 1e6], np.int64),))
         return made
@@ -247,7 +238,6 @@ def test_the_graph_that_build_would_keep_is_said(script: Any, tiny_bundle: Bundl
 
 @pytest.mark.parametrize("cores", [0, 2])
 def test_each_core_of_a_dla_is_a_row_and_a_board_without_says_so(
-    script: Any,
     tiny_bundle: Bundle,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -255,11 +245,11 @@ def test_each_core_of_a_dla_is_a_row_and_a_board_without_says_so(
 ) -> None:
     orin = Gpu("Orin", 87, "12.6", 32 << 30, True, True, 16, 1300)
     target = load_target("orin-jp62-dla")
-    monkeypatch.setattr(script, "find_gpu", lambda: orin)
-    monkeypatch.setattr(script, "import_tensorrt", lambda name: None)
-    monkeypatch.setattr(script, "count_cores", lambda trt: cores)
-    monkeypatch.setattr(script, "load_target", lambda name: target)
-    (row,) = script.dla_rows(tiny_bundle, tmp_path, SILENT)
+    monkeypatch.setattr(device_rows, "find_gpu", lambda: orin)
+    monkeypatch.setattr(device_rows, "import_tensorrt", lambda name: None)
+    monkeypatch.setattr(device_rows, "count_cores", lambda trt: cores)
+    monkeypatch.setattr(device_rows, "load_target", lambda name: target)
+    (row,) = device_rows.dla_rows(tiny_bundle, tmp_path, SILENT)
     assert row.status == "unavailable"
     assert ("--target orin-jp62-dla" in row.note) is (cores > 0)
     with BundleWriter(tiny_bundle.path, base=tiny_bundle) as writer:
@@ -274,8 +264,8 @@ def test_each_core_of_a_dla_is_a_row_and_a_board_without_says_so(
         gpu_layers={"/Cast": "the DLA cannot run CAST"},
     )
     done = SimpleNamespace(sidecar=sidecar), None
-    monkeypatch.setattr(script, "build_dla_plan", lambda *args: done)
-    rows = list(script.dla_rows(Bundle.open(tiny_bundle.path), tmp_path, SILENT))
+    monkeypatch.setattr(device_rows, "build_dla_plan", lambda *args: done)
+    rows = list(device_rows.dla_rows(Bundle.open(tiny_bundle.path), tmp_path, SILENT))
     if not cores:
         assert [row.note for row in rows] == ["TensorRT finds no DLA here"]
         return
@@ -287,11 +277,11 @@ def test_each_core_of_a_dla_is_a_row_and_a_board_without_says_so(
     for made, name in ((rows[0], 2.0), (rows[3], 3.0)):
         made.times = LatencySamples((np.array([name * 1e6], np.int64),))
         made.flips, made.n = 1, 40
-    beside = script.Row("tensorrt + CUDA graph", "int8", release="10.3.0.30")
+    beside = Row("tensorrt + CUDA graph", "int8", release="10.3.0.30")
     beside.times = LatencySamples((np.array([1e6], np.int64),))
     for each in (*rows[1:3], *rows[4:]):
         each.note = "no graph"
-    said = script.settled([beside, *rows], orin, tiny_bundle)
+    said = settled([beside, *rows], orin, tiny_bundle)
     assert said[-7:-5] == [
         "DLA: 99.0% of the multiply-accumulates on the DLA; on the GPU: "
         "/Cast (the DLA cannot run CAST)",
@@ -302,31 +292,31 @@ def test_each_core_of_a_dla_is_a_row_and_a_board_without_says_so(
 
 
 def test_a_plan_that_the_dla_does_not_run_is_a_row_with_the_reason(
-    script: Any, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with BundleWriter(tiny_bundle.path, base=tiny_bundle) as writer:
         graph = {"format": "onnx", "precision": "int8", "target": "dla"}
         writer.add_bytes(b"int8", "model.int8.dla.onnx", **graph)
-    monkeypatch.setattr(script, "import_tensorrt", lambda name: None)
-    monkeypatch.setattr(script, "count_cores", lambda trt: 2)
-    monkeypatch.setattr(script, "load_target", lambda name: load_target("orin-jp62-dla"))
+    monkeypatch.setattr(device_rows, "import_tensorrt", lambda name: None)
+    monkeypatch.setattr(device_rows, "count_cores", lambda trt: 2)
+    monkeypatch.setattr(device_rows, "load_target", lambda name: load_target("orin-jp62-dla"))
 
     def refuse(*args: Any) -> Any:
         raise GateError("the plan is refused: 3.0% of its multiply-accumulates run on the DLA")
 
-    monkeypatch.setattr(script, "build_dla_plan", refuse)
-    (row,) = script.dla_rows(Bundle.open(tiny_bundle.path), tmp_path, SILENT)
+    monkeypatch.setattr(device_rows, "build_dla_plan", refuse)
+    (row,) = device_rows.dla_rows(Bundle.open(tiny_bundle.path), tmp_path, SILENT)
     assert (row.status, row.note[:19]) == ("failed", "the plan is refused")
 
 
 def test_a_gpu_that_rtx_does_not_serve_is_a_row(
-    script: Any, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rtx: Any
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rtx: Any
 ) -> None:
     h200 = Gpu("NVIDIA H200", 90, "13.0", 139 << 30, False, True, 132, 1980)
-    monkeypatch.setattr(script, "find_gpu", lambda: h200)
-    monkeypatch.setattr(script, "TensorRTBackend", script.TensorRTRTXBackend)
-    rows = list(script.tensorrt_rows(tiny_bundle, tmp_path, SILENT))
+    monkeypatch.setattr(device_rows, "find_gpu", lambda: h200)
+    monkeypatch.setattr(device_rows, "TensorRTBackend", device_rows.TensorRTRTXBackend)
+    rows = list(device_rows.tensorrt_rows(tiny_bundle, tmp_path, SILENT))
     assert rows[-1].note == "rtx-pc supports sm_80, sm_86, sm_89, sm_120, sm_121; " + (
         "this GPU is sm_90"
     )
-    assert script.result_path(h200).name.startswith("device-nvidia-h200-sm90-")
+    assert device_check.result_path(h200).name.startswith("device-nvidia-h200-sm90-")
