@@ -20,27 +20,22 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from failure import told
 from ship_commands import provenance
+from ship_files import LIMIT, add_as_listed, put_into_package
 
-from fer_edge.backends import backend_class
-from fer_edge.build.card import int8_lines, measured_results
 from fer_edge.build.confidence import fit_confidence
 from fer_edge.build.options import GateOptions, Int8Options
 from fer_edge.build.pipeline import build
-from fer_edge.build.steps import CHECKPOINT, FP16, FP32
 from fer_edge.build.target import find_target
-from fer_edge.bundle import GOLDEN, MANIFEST, Artifact, Bundle, BundleWriter, Manifest
-from fer_edge.bundle.usable import BEST_FIRST, engines_of
-from fer_edge.classifier import Classifier
-from fer_edge.convert.golden import golden_images
+from fer_edge.bundle import Bundle, BundleWriter
+from fer_edge.bundle.usable import BEST_FIRST
 from fer_edge.data import FerDataset, load, resolve_source
 from fer_edge.errors import FerEdgeError, GateError, UsageError
 from fer_edge.measure.confidence import ACCURACY
@@ -59,26 +54,11 @@ from fer_edge.runs.folder import CONFIDENCE_FILES, RunFolder
 PACKAGE = Path(__file__).resolve().parents[1] / "fer_edge" / "pretrained"
 RUN_OR_BUNDLE = Wants(("run", "bundle"), "newest")
 _INT8 = Int8Options()
-LIMIT = 8_000_000
-"""Bytes of the whole bundle, including the manifest."""
-
 MAX_DROP = 0.002
 """Top-1 on PublicTest that INT8 may lose (a fraction): less than the default of ``build``."""
 
 TARGETS = ("onnxruntime", "openvino", "x86-dgpu")
 """The last one makes the INT8 graph for every device with TensorRT 10 or later, and FP16."""
-
-REQUIRED = (FP32, FP16, "model.int8.onnxruntime.onnx", "model.int8.tensorrt.onnx", GOLDEN)
-OPTIONAL = (
-    "model.int8.tensorrt.all-int8.onnx",
-    "model.int8.onnxruntime.full.onnx",
-    "model.int8.openvino.onnx",
-    CHECKPOINT,
-)
-"""Added in this order if they fit."""
-
-MARGIN = 20_000
-"""Bytes by which names and commands may increase the manifest."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -214,7 +194,7 @@ def ship(
         built = Bundle.open(work / "built")
     training = {**to_dict(built.manifest.card.training), **provenance(run)}
     training["commands"] = [*training["commands"], command] if command else training["commands"]
-    return _put(built, output, work / "staged", name, training, limit, reporter)
+    return put_into_package(built, output, work / "staged", name, training, limit, reporter)
 
 
 def ship_again(
@@ -258,7 +238,7 @@ def ship_again(
         commands = [*training.get("commands", []), *([command] if command else [])]
         training["commands"] = list(dict.fromkeys(commands))
         name = bundle.manifest.name
-        return _put(built, output, work / "staged", name, training, limit, reporter)
+        return put_into_package(built, output, work / "staged", name, training, limit, reporter)
 
 
 def _place(output: Path | None, by_votes: bool) -> Path:
@@ -311,54 +291,16 @@ def _keep_results(before: Bundle, path: Path) -> None:
         for artifact in before.manifest.artifacts:
             if artifact.sha256 not in same:
                 continue
-            _add_as_listed(writer, before, artifact)
+            add_as_listed(writer, before, artifact)
             gate = before.gate_of(artifact)
             if gate is not None:
                 writer.add_gate(gate)
-
-
-def _add_as_listed(writer: BundleWriter, bundle: Bundle, artifact: Artifact) -> None:
-    """Add a file of ``bundle`` as its manifest lists it, with the digest of its parent."""
-    writer.add_bytes(
-        bundle.read(artifact),
-        artifact.path,
-        format=artifact.format,
-        precision=artifact.precision,
-        target=artifact.target,
-        parent=artifact.parent_sha256,
-        meta=artifact.meta,
-        variant=artifact.variant,
-    )
 
 
 def _verifications(bundle: Bundle) -> list[dict[str, Any]]:
     content = bundle.read(bundle.artifact(path=VERIFY_FILE))
     found: list[dict[str, Any]] = json.loads(content)["verifications"]
     return found
-
-
-def _put(
-    built: Bundle,
-    output: Path,
-    staging: Path,
-    name: str,
-    training: dict[str, Any],
-    limit: int,
-    reporter: Reporter,
-) -> Bundle:
-    """Write what is shipped of ``built``, check it, and swap it with what is at ``output``."""
-    chosen = _chosen(built, limit, reporter)
-    staged = _stage(built, chosen, staging, name, training)
-    _check(staged, limit, reporter)
-    with BundleWriter(output, base=staged):
-        pass
-    shipped = Bundle.open(output)
-    if shipped.unlisted():
-        raise UsageError(
-            f"{output} has files that do not belong to it: {', '.join(shipped.unlisted())}"
-        )
-    reporter.note(f"shipped: {output}, {_size(shipped):,} bytes")
-    return shipped
 
 
 def _score_by_labels(
@@ -387,109 +329,13 @@ def _check_gates(built: Bundle) -> None:
 
 
 def _check_weights(run: RunFolder, limit: int) -> None:
-    """Refuse a network that is too large before minutes of building; :func:`_chosen` knows."""
+    """Refuse a network that is too large before minutes of building; :func:`chosen_files` knows."""
     graphs = 2 * run.model.stat().st_size  # FP32 once, FP16 a half, two INT8 graphs a quarter each
     if graphs > 1.02 * limit:
         raise UsageError(
             f"the graphs of {run.path} will have about {graphs:,} bytes, more than {limit:,}",
             fix=f"--limit {2 * graphs}, or ship a smaller network",
         )
-
-
-def _chosen(built: Bundle, limit: int, reporter: Reporter) -> list[Artifact]:
-    """Return the files to ship; raises :class:`UsageError` if the required ones do not fit."""
-    chosen = [built.artifact(path=path) for path in (*REQUIRED, VERIFY_FILE)]
-    rest = (built.path / MANIFEST).stat().st_size + MARGIN
-    used = rest + sum(artifact.size for artifact in chosen)
-    if used > limit:
-        sizes = ", ".join(f"{artifact.path} {artifact.size:,}" for artifact in chosen)
-        raise UsageError(
-            f"the bundle would have {used:,} bytes, more than {limit:,}: {sizes}",
-            fix="ship a smaller network (8 bytes per parameter: fp32 4, fp16 2, two int8 graphs 2)",
-        )
-    for path in OPTIONAL:
-        artifact = built.find(path=path)
-        if artifact is None:
-            continue
-        if used + artifact.size > limit:
-            reporter.note(
-                f"left out: {path} has {artifact.size:,} bytes; {used:,} of {limit:,} are used"
-            )
-            continue
-        used += artifact.size
-        chosen.append(artifact)
-    return chosen
-
-
-def _stage(
-    built: Bundle, chosen: Sequence[Artifact], path: Path, name: str, training: dict[str, Any]
-) -> Bundle:
-    """Write the bundle as it will be shipped; each file keeps the digest of its parent."""
-    manifest = built.manifest
-    digests = {artifact.sha256 for artifact in chosen}
-    verifications = json.loads(
-        built.file(built.artifact(path=VERIFY_FILE)).read_text(encoding="utf-8")
-    )["verifications"]
-    held = {artifact.key for artifact in chosen}
-    with BundleWriter(path) as writer:
-        for artifact in chosen:
-            _add_as_listed(writer, built, artifact)
-        writer.set(
-            name=name,
-            synthetic=manifest.synthetic,
-            preprocessing=manifest.preprocessing,
-            input=manifest.input,
-            output=manifest.output,
-            model=manifest.model,
-            calibration=manifest.calibration,
-            dataset=manifest.dataset,
-            environment=manifest.environment,
-            card={
-                **to_dict(manifest.card),
-                "training": training,
-                "protocol": _protocol(manifest, held),
-                "results": measured_results(verifications, digests),
-            },
-        )
-        for gate in manifest.gates:
-            if gate.key in held:
-                writer.add_gate(gate)
-    return Bundle.open(path)
-
-
-def _protocol(manifest: Manifest, held: Collection[tuple[str, ...]]) -> list[str]:
-    """Return the card's protocol, without what it says of graphs that are left out."""
-    kept = [line for line in manifest.card.protocol if not line.startswith("INT8 for ")]
-    return [*kept, *int8_lines([to_dict(each) for each in manifest.gates if each.key in held])]
-
-
-def _check(staged: Bundle, limit: int, reporter: Reporter) -> None:
-    """Check the size of the bundle, that its golden images are synthetic, and its engines."""
-    size = _size(staged)
-    if size > limit:
-        raise UsageError(f"the bundle has {size:,} bytes, more than {limit:,}")
-    images, _ = staged.golden()
-    if not np.array_equal(images, golden_images()):
-        raise UsageError(
-            "the golden images are not the synthetic ones: an image of a person is never shipped"
-        )
-    for backend in ("onnxruntime", "openvino"):
-        reason = backend_class(backend).unavailable_reason()
-        if reason:
-            reporter.note(f"not tested: {backend}: {reason}")
-            continue
-        for precision in BEST_FIRST:
-            if not engines_of(staged, backend_class(backend), precision):
-                continue
-            with Classifier(staged, backend=backend, precision=precision) as classifier:
-                test = classifier.self_test
-                reporter.note(
-                    f"{backend} {precision}: self-test, max |delta logit| {test.max_abs:.1e}"
-                )
-
-
-def _size(bundle: Bundle) -> int:
-    return sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ship
+import ship_files
 import torch
 from fixtures_progress import Recorder
 from fixtures_votes import write_voted
@@ -136,9 +137,9 @@ def test_a_run_is_shipped(
     # Smaller: what does not fit stays away, and the reference is the FP32 graph then.
     built, recorder = Bundle.open(run.path / "ship" / "built"), Recorder()
     limit = sum(artifact.size for artifact in bundle.manifest.artifacts)
-    chosen = ship._chosen(built, limit, recorder)
+    chosen = ship_files.chosen_files(built, limit, recorder)
     assert any("left out: checkpoint.safetensors" in text for text in recorder.notes)
-    slim = ship._stage(built, chosen, no_pretrained / "slim", "compact", training)
+    slim = ship_files.stage(built, chosen, no_pretrained / "slim", "compact", training)
     output.rename(no_pretrained / "old")
     slim.path.rename(output)
     slim = Bundle.open(output)
@@ -322,8 +323,8 @@ def test_a_bundle_without_confidence_keeps_its_name(
     monkeypatch.setattr(ship, "build", lambda *arguments, **options: built)
     monkeypatch.setattr(Bundle, "open", lambda path: tiny_bundle)
     monkeypatch.setattr(ship, "_check_gates", lambda bundle: None)
-    monkeypatch.setattr(ship, "_chosen", lambda *arguments: [])
-    monkeypatch.setattr(ship, "_stage", staged)
+    monkeypatch.setattr(ship_files, "chosen_files", lambda *arguments: [])
+    monkeypatch.setattr(ship_files, "stage", staged)
     with pytest.raises(GateError, match=r"the name is mine$"):
         shipped(make_run(), faces, tmp_path / "compact", accuracy=None, name="mine")
 
@@ -332,7 +333,7 @@ def test_a_network_that_is_too_large_is_refused(
     tiny_bundle: Bundle, make_run: Callable[..., RunFolder], faces: FerDataset, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="it has: "):
-        ship._chosen(tiny_bundle, 10_000, SILENT)  # it has no FP16
+        ship_files.chosen_files(tiny_bundle, 10_000, SILENT)  # it has no FP16
     assert not (tiny_bundle.path.parent / "compact").exists()
     run = make_run()
     with pytest.raises(UsageError, match=r"the graphs of .* more than 10,000") as caught:
@@ -363,16 +364,16 @@ def test_a_network_of_votes_is_shipped_again_without_its_checkpoint(
     faces, votes = load(str(tmp_path / "faces.npz"), cache=False), tmp_path / "fer2013new.csv"
     run = make_run("loss.target=votes", "data.holdout=0.3", faces=faces)
     graphs = ("model.fp32.onnx", "model.int8.onnxruntime.onnx")
-    monkeypatch.setattr(ship, "REQUIRED", (*graphs, "golden.npz"))
+    monkeypatch.setattr(ship_files, "REQUIRED", (*graphs, "golden.npz"))
     plain = Int8Options(few, "minmax", rounding="nearest", half="none")
     gate = GateOptions(speed=False, votes=votes)
     options = {"target": "onnxruntime", "data": faces, "gate": gate}
     first = build(run.path, output=tmp_path / "votes", int8=plain, **options)
     built = Bundle.open(first.bundle)
     limit = sum(artifact.size for artifact in built.manifest.artifacts) - 1
-    chosen = ship._chosen(built, limit, SILENT)
+    chosen = ship_files.chosen_files(built, limit, SILENT)
     training = to_dict(built.manifest.card.training)
-    slim = ship._stage(built, chosen, no_pretrained / "slim", "votes", training)
+    slim = ship_files.stage(built, chosen, no_pretrained / "slim", "votes", training)
     assert slim.find(format="safetensors") is None
     again = ship.ship_again(
         slim,
