@@ -217,10 +217,18 @@ def save_model(model: Any, path: Path | str) -> str:
 
 
 def wiring(model: Any) -> Wiring:
-    """Return the wiring of a model's top graph."""
+    """Return the wiring of a model's top graph; IntegrityError for a constant that is damaged."""
     onnx = require("onnx", "build")
     graph = model.graph
-    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    constants: dict[str, np.ndarray] = {}
+    for each in graph.initializer:
+        try:
+            constants[each.name] = onnx.numpy_helper.to_array(each)
+        except ValueError as error:  # the checker of onnx 1.21 does not compare bytes and shape
+            raise IntegrityError(
+                f"{each.name} of the ONNX graph is damaged: {first_line(error)}",
+                fix="export it again",
+            ) from None
     producer: dict[str, Any] = {}
     consumers: dict[str, list[Any]] = {}
     for node in graph.node:
