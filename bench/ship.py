@@ -28,7 +28,7 @@ from typing import Any
 
 from failure import told
 from ship_commands import provenance
-from ship_files import LIMIT, add_as_listed, put_into_package
+from ship_files import LIMIT, add_as_listed, put_into_package, verifications_of
 
 from fer_edge.build.confidence import fit_confidence
 from fer_edge.build.options import GateOptions, Int8Options
@@ -282,7 +282,7 @@ def _keep_results(before: Bundle, path: Path) -> None:
     same = {artifact.sha256 for artifact in built.manifest.artifacts} & {
         artifact.sha256 for artifact in before.manifest.artifacts if artifact.precision
     }
-    old, new = (_verifications(each) for each in (before, built))
+    old, new = (verifications_of(each) for each in (before, built))
     kept = [each for each in old if each["engine"]["artifact_sha256"] in same]
     rest = [each for each in new if each["engine"]["artifact_sha256"] not in same]
     with BundleWriter(path, base=built) as writer:
@@ -295,12 +295,6 @@ def _keep_results(before: Bundle, path: Path) -> None:
             gate = before.gate_of(artifact)
             if gate is not None:
                 writer.add_gate(gate)
-
-
-def _verifications(bundle: Bundle) -> list[dict[str, Any]]:
-    content = bundle.read(bundle.artifact(path=VERIFY_FILE))
-    found: list[dict[str, Any]] = json.loads(content)["verifications"]
-    return found
 
 
 def _score_by_labels(

@@ -92,9 +92,6 @@ def stage(
     """Write the bundle as it will be shipped; each file keeps the digest of its parent."""
     manifest = built.manifest
     digests = {artifact.sha256 for artifact in chosen}
-    verifications = json.loads(
-        built.file(built.artifact(path=VERIFY_FILE)).read_text(encoding="utf-8")
-    )["verifications"]
     held = {artifact.key for artifact in chosen}
     with BundleWriter(path) as writer:
         for artifact in chosen:
@@ -113,7 +110,7 @@ def stage(
                 **to_dict(manifest.card),
                 "training": training,
                 "protocol": _protocol(manifest, held),
-                "results": measured_results(verifications, digests),
+                "results": measured_results(verifications_of(built), digests),
             },
         )
         for gate in manifest.gates:
@@ -169,3 +166,11 @@ def add_as_listed(writer: BundleWriter, bundle: Bundle, artifact: Artifact) -> N
         meta=artifact.meta,
         variant=artifact.variant,
     )
+
+
+def verifications_of(bundle: Bundle) -> list[dict[str, Any]]:
+    """Return what was measured of a bundle's engines, as its file of verifications has it."""
+    found: list[dict[str, Any]] = json.loads(bundle.read(bundle.artifact(path=VERIFY_FILE)))[
+        "verifications"
+    ]
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ __all__ = [
     "Graph",
     "Wiring",
     "affine_input",
+    "all_tensors",
     "attribute",
     "check",
+    "check_foreign",
     "constants_to_initializers",
     "described_tensors",
     "inline_identities",
@@ -37,6 +39,7 @@ __all__ = [
     "read_graph",
     "save_model",
     "set_metadata",
+    "subgraphs",
     "wiring",
 ]
 
@@ -122,7 +125,7 @@ def read_graph(source: Graph | Path | str) -> Graph:
     content = read_bounded(path, LARGEST_GRAPH, UsageError)
     try:
         model = onnx.load_model_from_string(content)
-        onnx.checker.check_model(model)
+        check_foreign(model)
     except Exception as error:  # protobuf and the checker have no common base class
         raise IntegrityError(
             f"{path} is not a valid ONNX file: {first_line(error)}", fix="export it again"
@@ -130,6 +133,42 @@ def read_graph(source: Graph | Path | str) -> Graph:
     name_nodes(model)
     inline_identities(model)
     return Graph(path, sha256_bytes(content), model)
+
+
+def check_foreign(model: Any) -> None:
+    """Raise an exception of any class for a model of others that is not valid ONNX.
+
+    The checker of onnx 1.21 does not compare the bytes of a constant with its shape.
+    """
+    onnx = require("onnx", "build")
+    onnx.checker.check_model(model)
+    for tensor in all_tensors(model.graph):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            try:
+                onnx.numpy_helper.to_array(tensor)
+            except ValueError as error:
+                raise ValueError(f"{tensor.name or 'a constant'}: {first_line(error)}") from None
+
+
+def all_tensors(graph: Any) -> Iterator[Any]:
+    """Give every tensor of a graph: initializers, and those in attributes, subgraphs included."""
+    yield from graph.initializer
+    for node in graph.node:
+        for each in node.attribute:
+            if each.HasField("t"):
+                yield each.t
+            yield from each.tensors
+    for inner in subgraphs(graph):
+        yield from all_tensors(inner)
+
+
+def subgraphs(graph: Any) -> Iterator[Any]:
+    """Give the graphs inside the nodes of a graph, one level down."""
+    for node in graph.node:
+        for each in node.attribute:
+            if each.HasField("g"):
+                yield each.g
+            yield from each.graphs
 
 
 def inline_identities(model: Any) -> None:
@@ -217,18 +256,10 @@ def save_model(model: Any, path: Path | str) -> str:
 
 
 def wiring(model: Any) -> Wiring:
-    """Return the wiring of a model's top graph; IntegrityError for a constant that is damaged."""
+    """Return the wiring of a model's top graph."""
     onnx = require("onnx", "build")
     graph = model.graph
-    constants: dict[str, np.ndarray] = {}
-    for each in graph.initializer:
-        try:
-            constants[each.name] = onnx.numpy_helper.to_array(each)
-        except ValueError as error:  # the checker of onnx 1.21 does not compare bytes and shape
-            raise IntegrityError(
-                f"{each.name} of the ONNX graph is damaged: {first_line(error)}",
-                fix="export it again",
-            ) from None
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
     producer: dict[str, Any] = {}
     consumers: dict[str, list[Any]] = {}
     for node in graph.node:

@@ -8,7 +8,6 @@ file and end with exit code 2.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,9 +17,12 @@ from fer_edge.convert.graph import (
     FLOAT,
     UINT8,
     Graph,
+    all_tensors,
+    check_foreign,
     constants_to_initializers,
     inline_identities,
     name_nodes,
+    subgraphs,
     wiring,
 )
 from fer_edge.errors import UsageError, first_line, of_signal_handler, require
@@ -74,7 +76,7 @@ def own_graph(path: Path) -> Graph | None:
     onnx = require("onnx", "build")
     model, content = _parsed(onnx, path)
     named = any(each.key == "fer_edge.version" for each in model.metadata_props)
-    external = any(each.data_location == _EXTERNAL for each in _tensors(model.graph))
+    external = any(each.data_location == _EXTERNAL for each in all_tensors(model.graph))
     if not named or external or not _has_our_form(model):
         return None
     _check(onnx, model, path)
@@ -122,29 +124,9 @@ def _parsed(onnx: Any, path: Path) -> tuple[Any, bytes]:
     return model, content
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
-    """Give every tensor of a graph: initializers, and those in attributes, subgraphs included."""
-    yield from graph.initializer
-    for node in graph.node:
-        for each in node.attribute:
-            if each.HasField("t"):
-                yield each.t
-            yield from each.tensors
-    for inner in _subgraphs(graph):
-        yield from _tensors(inner)
-
-
-def _subgraphs(graph: Any) -> Iterator[Any]:
-    for node in graph.node:
-        for each in node.attribute:
-            if each.HasField("g"):
-                yield each.g
-            yield from each.graphs
-
-
 def _inline_external_data(onnx: Any, model: Any, path: Path) -> None:
     """Read the weights that are in files beside the graph; nowhere else is anything read."""
-    for tensor in _tensors(model.graph):
+    for tensor in all_tensors(model.graph):
         if tensor.data_location != _EXTERNAL:
             continue
         entries = {each.key: each.value for each in tensor.external_data}
@@ -224,7 +206,7 @@ def _with_output_shapes(onnx: Any, model: Any) -> Any:
 
 def _check(onnx: Any, model: Any, path: Path) -> None:
     try:
-        onnx.checker.check_model(model)
+        check_foreign(model)
     except Exception as error:  # the checker has classes of its own, without a common base
         raise UsageError(f"{path} is not a valid ONNX file: {_first(error)}", fix=EXPORT) from None
     # Another domain may only be declared; what counts is a node of it.
@@ -301,8 +283,8 @@ def _to_fp32(onnx: Any, model: Any) -> None:
     """Make half, bfloat16 and double tensors FP32: the other precisions are made from FP32."""
     graphs = [model.graph]
     for graph in graphs:
-        graphs.extend(_subgraphs(graph))
-    for tensor in _tensors(model.graph):
+        graphs.extend(subgraphs(graph))
+    for tensor in all_tensors(model.graph):
         if tensor.data_type in _FLOATS:
             array = onnx.numpy_helper.to_array(tensor).astype(np.float32)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
