@@ -11,7 +11,8 @@
 ``run`` trains the recipe of a row on the official split (TRAIN to fit, PublicTest to watch), builds
 FP16 and INT8 for every target, times them quickly and writes a small JSON file into
 ``results/reproduction``. Finished steps are skipped: a run that was stopped resumes, and a row that
-has a result is not run again (``--more`` trains it further, ``--again`` restarts it).
+has a result is not run again (``--more`` trains it further, ``--again`` trains it from its start;
+the old result stays until the new one is there).
 
 The table also includes the output of ``fer-edge search --format json``, if it is saved in
 ``results/reproduction/searches``.
@@ -254,21 +255,26 @@ def bench_protocol() -> LatencyProtocol:
 def run_command(options: argparse.Namespace) -> None:
     """Train, build, bench and collect the rows that have no result yet."""
     rows = [find_row(name) for name in options.rows]
-    if options.again:
-        for row in rows:
-            shutil.rmtree(options.out / row.name, ignore_errors=True)
-            (options.results / f"{row.name}.json").unlink(missing_ok=True)
     source = resolve_source(options.data)
     reporter = TerminalReporter()
     dataset: FerDataset | None = None
     for row in rows:
-        saved = options.results / f"{row.name}.json"
-        if saved.is_file() and not options.more:
-            reporter.note(
-                f"{row.name} has a result, {saved}: --more continues it, --again restarts it"
-            )
-            continue
+        saved, folder = options.results / f"{row.name}.json", options.out / row.name
+        if saved.is_file() and not options.again:
+            if not options.more:
+                reporter.note(
+                    f"{row.name} has a result, {saved}: --more continues it, --again restarts it"
+                )
+                continue
+            if not folder.is_dir():
+                # Else its first epochs would replace a result of many.
+                raise UsageError(
+                    f"the run of {row.name} is not in {folder}, so it cannot go on",
+                    fix="--again trains it from its start; --out names another folder of runs",
+                )
         dataset = dataset or load(source)
+        if options.again:
+            shutil.rmtree(folder, ignore_errors=True)
         limits = {"minutes": options.minutes, "epochs": options.epochs}
         if row.folds:
             path = train_folds_of(row, dataset, source, options.out, **limits)
@@ -277,7 +283,7 @@ def run_command(options: argparse.Namespace) -> None:
             run = train_row(row, dataset, source, options.out, **limits)
             if row.engines and not options.no_engines:
                 _make_engines(run, dataset, options.targets)
-            result = collect_run(run, row)
+            result = collect_run(run, row, dataset)
         _save(saved, result)
 
 
@@ -295,10 +301,12 @@ def collect_command(options: argparse.Namespace) -> None:
     else:
         run = RunFolder(find(options.run, wants=A_RUN).path)
         row = find_row(options.row) if options.row else row_of(run.recipe(), run.info().dataset)
-        if options.engines:
+        dataset = None
+        if options.engines or row.naive:
             dataset = load(resolve_source(options.data or run.info().data))
+        if options.engines and dataset:
             _make_engines(run, dataset, options.targets)
-        result = collect_run(run, row)
+        result = collect_run(run, row, dataset)
     _save(options.results / f"{result['row']}.json", result)
 
 
@@ -342,7 +350,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--epochs", type=int, help="number of epochs  [that of the recipe]")
     run.add_argument("--more", action="store_true", help="resume a row that was stopped")
-    run.add_argument("--again", action="store_true", help="delete the row's run and result first")
+    run.add_argument("--again", action="store_true", help="train it from its start")
     run.add_argument("--out", type=Path, default=RUNS, help="folder of the runs")
     run.add_argument("--no-engines", action="store_true", help="only train")
     collect = command("collect", collect_command)

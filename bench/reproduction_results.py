@@ -13,10 +13,13 @@ from reproduction_rows import Row
 
 from fer_edge import __version__
 from fer_edge.bundle import Bundle
+from fer_edge.data import FerDataset
 from fer_edge.data.resplit import OFFICIAL, recorded_resplit
+from fer_edge.data.resplitting import resplit_as_recorded
 from fer_edge.errors import UsageError
 from fer_edge.files import sha256_file
 from fer_edge.measure.environment import capture, machine_of
+from fer_edge.measure.evaluation import evaluate_engine
 from fer_edge.provenance import DatasetInfo
 from fer_edge.records import plain, to_dict
 from fer_edge.runs.cross_validation import CrossValidation
@@ -25,6 +28,9 @@ from fer_edge.runs.recipe import load_recipe
 
 RESULTS = Path(__file__).resolve().parent / "results" / "reproduction"
 SCHEMA = 1
+
+_MANY = 64
+"""Images per call: accuracy only, no times."""
 
 
 def seconds_spent(run: RunFolder) -> list[float]:
@@ -56,10 +62,12 @@ def current_bundle(run: RunFolder) -> Bundle | None:
     return bundle if same else None
 
 
-def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
+def collect_run(run: RunFolder, row: Row, dataset: FerDataset | None = None) -> dict[str, Any]:
     """Return the result of a run that has finished or was stopped, and of its engines.
 
-    Engines of earlier weights are left out. Raises UsageError if no epoch is finished.
+    Engines of earlier weights are left out. With ``dataset``, as the run read it, a naive row also
+    has the accuracy over the test images that are no copies of training images. Raises UsageError
+    if no epoch is finished.
     """
     info = run.info()
     recipe = run.recipe()
@@ -83,10 +91,27 @@ def collect_run(run: RunFolder, row: Row) -> dict[str, Any]:
         "engines": [],
         "gates": [],
     }
+    if row.naive and dataset is not None:
+        result["without_copies"] = _without_copies(run, dataset)
     bundle = current_bundle(run)
     if bundle is not None:
         result.update(_engines(bundle))
     return result
+
+
+def _without_copies(run: RunFolder, dataset: FerDataset) -> dict[str, Any]:
+    """Return how many test images are no copies of training images, and the best weights' top-1."""
+    from fer_edge.backends.pytorch import PyTorchBackend
+
+    split = resplit_as_recorded(dataset, run.info().dataset, f"the run {run.path}")
+    with PyTorchBackend(weights_of(run)) as engine:
+        scores = evaluate_engine(engine, split, subject=run.name, batch=_MANY).accuracy
+    return {
+        "n": scores.n_without_duplicates,
+        "of": scores.n,
+        "best_top1": scores.top1_without_duplicates,
+        "best_top1_of_all": scores.top1,
+    }
 
 
 def collect_folds(path: Path, row: Row) -> dict[str, Any]:

@@ -209,11 +209,22 @@ def _variations(rows: Sequence[Row], results: Mapping[str, Result]) -> list[str]
             ]
             split = result["data"]["split"]
         if row.naive:
-            text = "the test images include copies of training images, which can raise the accuracy"
-            split = f"**{split}**{notes.mark(text)}"
+            split = f"**{split}**{notes.mark(_copies(result))}"
         cells = [row.report, row.title, split, *scores, _epochs(result), _minutes(result)]
         lines.append(markdown_row(cells))
     return [*lines, *notes.lines()]
+
+
+def _copies(result: Result) -> str:
+    """Return what copies of training images among the test images do to a naive row's accuracy."""
+    text = "the test images include copies of training images, which can raise the accuracy"
+    if (fresh := result.get("without_copies")) is None:
+        return text
+    return (
+        f"{text}: at the best epoch {_percent(fresh['best_top1_of_all'])} % of all {fresh['of']:,} "
+        f"are right, and {_percent(fresh['best_top1'])} % of the {fresh['n']:,} whose pixels are "
+        "in no training image"
+    )
 
 
 def _search(search: Result) -> list[str]:

@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 import reproduction
 import reproduction_results
+import torch
 from reproduction_rows import ROWS, Row, find_row, row_of
 from reproduction_table import table
 
-from fer_edge.data import FerDataset, Resplit
+from fer_edge.data import FerDataset, Resplit, duplicate_mask
+from fer_edge.data.dataset import dataset_from_rows
+from fer_edge.data.resplitting import apply_resplit
 from fer_edge.errors import UsageError
 from fer_edge.measure import proof as proof_module
 from fer_edge.measure.latency import LatencyProtocol, LatencySamples
+from fer_edge.models.reference import reference_from_weights
 from fer_edge.provenance import DatasetInfo
 from fer_edge.records import read_record
 from fer_edge.runs.folder import RunFolder
@@ -88,7 +92,10 @@ def test_another_recipe_is_no_row() -> None:
 
 
 def test_a_time_limit_ends_at_an_epoch_and_more_time_goes_on(
-    tiny: Row, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Row,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run(tmp_path, "run", "tiny", "--minutes", "1e-6", "--no-engines") == 0
     first = result(tmp_path)
@@ -112,7 +119,16 @@ def test_a_time_limit_ends_at_an_epoch_and_more_time_goes_on(
     minutes = str(2.5 * spent)
     assert run(tmp_path, "run", "tiny", "--minutes", minutes, "--more", "--no-engines") == 0
     assert result(tmp_path)["epochs"]["run"] > 1
-    # Started over, with fewer epochs.
+    # Started over, with fewer epochs. What stops it leaves the result as it was.
+    before = result(tmp_path)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(reproduction, "train_row", lambda *a, **k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path, "run", "tiny", "--again", "--no-engines")
+    assert result(tmp_path) == before
+    assert run(tmp_path, "run", "tiny", "--more", "--no-engines") == 2
+    assert "the run of tiny is not in" in capsys.readouterr().err
+    assert result(tmp_path) == before
     assert run(tmp_path, "run", "tiny", "--epochs", "1", "--again", "--no-engines") == 0
     again = result(tmp_path)
     assert again["epochs"] == {"run": 1, "of": 20, "stopped": "time limit"}
@@ -183,6 +199,32 @@ def test_folds_have_a_mean_and_a_spread(tiny: Row, tmp_path: Path, faces: FerDat
     saved["recipe"]["epochs"] = 5  # than which a fold has fewer
     (path / "cv.json").write_text(json.dumps(saved))
     assert reproduction_results.collect_folds(path, folds)["epochs"]["stopped"] == "early stopping"
+
+
+def test_a_naive_row_is_also_scored_without_copies(tmp_path: Path, faces: FerDataset) -> None:
+    images = faces.images.copy()
+    images[1:60:2] = images[:60:2]
+    twice = dataset_from_rows(images, faces.labels, faces.split, faces.ids, source=FEW)
+    naive = replace(TINY, name="tiny-naive", split="70/30", naive=True, engines=False)
+    run = reproduction.train_row(naive, twice, FEW, tmp_path, minutes=0, epochs=1)
+    content = reproduction_results.collect_run(run, naive, twice)
+    without = content["without_copies"]
+
+    split = apply_resplit(Resplit("70/30", duplicates_across=True), twice)
+    tests = split.select("public")
+    fresh = ~duplicate_mask(tests, split.select("train"))
+    assert 0 < without["n"] == fresh.sum() < without["of"] == len(tests)
+    model, _ = reference_from_weights(reproduction_results.weights_of(run))
+    with torch.no_grad():
+        answers = model(torch.from_numpy(tests.images[:, None])).argmax(1).numpy()
+    right = answers == tests.labels
+    assert without["best_top1"] == pytest.approx(right[fresh].mean())
+    assert without["best_top1_of_all"] == pytest.approx(right.mean())
+    assert content["best"]["public_top1"] == pytest.approx(right.mean(), abs=1.5 / len(tests))
+
+    assert f"of the {without['n']:,} whose pixels" in table([naive], {"tiny-naive": content})
+    official = replace(naive, naive=False)
+    assert "without_copies" not in reproduction_results.collect_run(run, official, twice)
 
 
 def test_the_table_says_what_is_missing_what_is_naive_and_why_int8_failed() -> None:
