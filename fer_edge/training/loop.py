@@ -8,7 +8,9 @@ resumed ends in the same weights; on the same CPU and number of threads, bit for
 from __future__ import annotations
 
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -45,6 +47,9 @@ If a CPU trains replicas, several threads call it at once.
 _READ_STEPS = 50
 """Number of steps between two readings of a GPU's losses: the GPU waits for each reading."""
 
+_RECENT = 50
+"""Number of readings that the current speed is the median of."""
+
 
 class TrainingReporter(Reporter):
     """Receives what happens in training, on the main process only. This one ignores it."""
@@ -53,7 +58,10 @@ class TrainingReporter(Reporter):
         """Training is about to start."""
 
     def step(self, epoch: int, step: int, loss: float, images_per_s: float) -> None:
-        """A batch is done; ``step`` counts from 1 within the epoch, ``epoch`` from 1."""
+        """A batch is done; ``step`` counts from 1 within the epoch, ``epoch`` from 1.
+
+        ``images_per_s`` is the current speed: the median over the last batches.
+        """
 
     def epoch(self, row: dict[str, Any]) -> None:
         """An epoch is done and saved; ``row`` is its line of the history."""
@@ -147,8 +155,10 @@ def _train_epoch(
     alone = session.accelerator.num_processes == 1
     session.replicas.train()
     unread: list[Tensor] = []
-    start = saved = time.monotonic()
+    start = saved = read = time.monotonic()
     first, seconds_before = now.step, now.train_seconds
+    # The median: a pause of the process (SIGSTOP, Ctrl-Z) must not count in the time that is left.
+    speeds: deque[float] = deque(maxlen=_RECENT)
 
     while now.step < steps:
         if interrupts.wanted:
@@ -159,9 +169,11 @@ def _train_epoch(
         losses = _finite(unread, session)
         unread = []
         now.loss_sum += sum(losses)
-        now.train_seconds = seconds_before + time.monotonic() - start
-        speed = (now.step - first) * batch_size / (time.monotonic() - start)
-        reporter.step(now.epoch + 1, now.step, losses[-1], speed)
+        last, read = read, time.monotonic()
+        now.train_seconds = seconds_before + read - start
+        speeds.append((now.step - first) * batch_size / (read - last))
+        first = now.step
+        reporter.step(now.epoch + 1, now.step, losses[-1], statistics.median(speeds))
         if board is not None and (now.step % _READ_STEPS == 0 or now.step == steps):
             done = now.epoch * steps + now.step
             board.add_scalar("train/loss", losses[-1], done)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,14 +24,37 @@ from fer_edge.models.weights import load_weights, model_from_weights
 from fer_edge.records import to_dict
 from fer_edge.runs.folder import HISTORY, RunFolder
 from fer_edge.runs.recipe import Recipe
+from fer_edge.training import loop
 from fer_edge.training.batches import Sources
-from fer_edge.training.loop import train
+from fer_edge.training.loop import TrainingReporter, train
 from fer_edge.training.losses import cross_entropy
 from fer_edge.training.session import Session
 from fer_edge.training.start import InitialWeights, start_run
 
 TinyRecipe = Callable[..., Recipe]
 NewRun = Callable[..., RunFolder]
+
+
+def test_a_pause_of_the_process_does_not_count_as_its_speed(
+    faces: FerDataset, tiny: TinyRecipe, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, speeds = [0.0], []
+
+    def monotonic() -> float:
+        now[0] += 0.125
+        return now[0]
+
+    class Paused(TrainingReporter):
+        def step(self, epoch: int, step: int, loss: float, images_per_s: float) -> None:
+            speeds.append(images_per_s)
+            now[0] += 3600.0 * (len(speeds) == 2)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=monotonic))
+    recipe = tiny("epochs=1")
+    train(new_run(recipe), recipe, faces, reporter=Paused())
+    assert len(speeds) > 3
+    # The clock moves with each call, and one call more or less is not a pause.
+    assert min(speeds) > max(speeds) / 4
 
 
 def test_a_run_writes_what_it_promises(
