@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from device_rows import GRAPH, MAPPED, Row
 
 from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTRTXBackend
-from fer_edge.build.choosing import without_remainder
+from fer_edge.build.choice import without_remainder
 from fer_edge.build.fastest import Contender, contender_of, keep_fastest
 from fer_edge.bundle import Bundle
 from fer_edge.measure.latency import LatencySamples

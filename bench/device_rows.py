@@ -12,7 +12,7 @@ import numpy as np
 
 from fer_edge.backends.onnxruntime import OnnxRuntimeBackend
 from fer_edge.backends.tensorrt import TensorRTBackend, TensorRTDLABackend, TensorRTRTXBackend
-from fer_edge.build.choosing import without_remainder
+from fer_edge.build.choice import without_remainder
 from fer_edge.build.device_plan import plan_sources
 from fer_edge.build.dla_plan import build_dla_plan
 from fer_edge.bundle import Artifact, Bundle

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_edge.build.choosing import Int8Choice, Int8Chooser, Int8Layout
+from fer_edge.build.choice import Int8Choice, Int8Layout
+from fer_edge.build.choosing import Int8Chooser
 from fer_edge.build.options import Int8Options
 from fer_edge.convert.graph import Graph, read_graph
 from fer_edge.convert.tflite import tflite_from_onnx

@@ -6,11 +6,20 @@ No image of a test split and no label has a part in it. The gate judges the resu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fer_edge.build.choice import (
+    ALL_INT8,
+    FULL,
+    MAX_FLIPS,
+    SURE,
+    Int8Choice,
+    Int8Layout,
+    with_fp32_remainder,
+)
 from fer_edge.build.options import Int8Options
 from fer_edge.convert.graph import wiring
 from fer_edge.errors import UsageError
@@ -33,88 +42,13 @@ if TYPE_CHECKING:
     from fer_edge.measure.proof import EngineFile
     from fer_edge.quantize.ranges import Ranges
 
-__all__ = [
-    "ALL_INT8",
-    "FP32_REMAINDER",
-    "HALF_KL",
-    "MAX_FLIPS",
-    "SURE",
-    "Int8Choice",
-    "Int8Chooser",
-    "Int8Layout",
-    "without_remainder",
-]
-
-MAX_FLIPS = 0.03
-"""With surely more flips than this share, the layers that cost most stay in higher precision."""
+__all__ = ["HALF_KL", "Int8Chooser"]
 
 HALF_KL = 1.2
 """The smallest group of early layers is taken whose divergence is at most this many times the
 least of all groups: a larger one would leave out layers and win nothing."""
 
-FULL, ALL_INT8, FP32_REMAINDER = "full", "all-int8", "fp32-remainder"
-"""The variants that a bundle may hold beside the chosen graph: with full weights, for CPUs on which
-they are exact; with no early layer in half precision, for devices that run it faster; with FP32
-where the chosen graph has FP16, for releases that refuse FP16 scales."""
-
 _RANKING_IMAGES = 128
-SURE = 2
-"""Standard errors by which a number lies surely above a limit."""
-
-
-@dataclass(frozen=True)
-class Int8Layout:
-    """The placement of the Q/DQ pairs, and the precision of what is not quantised.
-
-    ``also_fp32``: the graphs are also made with an FP32 remainder.
-    """
-
-    placement: str
-    remainder: Remainder = "fp32"
-    also_fp32: bool = False
-
-
-@dataclass(frozen=True)
-class Int8Choice:
-    """How one INT8 graph is made, and the trials that chose it.
-
-    ``exclude`` names the nodes left in higher precision, with the reason; ``grams`` are None for
-    rounding to the nearest; ``weight_scales`` None is the placement's own kind. The trials are
-    empty where there was no choice: ``kinds`` of weight scales, ``roundings`` and ``floors``, best
-    first; ``halves``, the groups of early layers in order; ``costs`` of single layers, costliest
-    first. ``ranges`` are the calibration's, with the chosen floor. ``trial`` is that of the chosen
-    graph. ``remainder`` is None for that of the layout.
-    """
-
-    exclude: Mapping[str, str]
-    grams: Grams | None
-    weight_scales: WeightScales | None
-    half: str
-    trial: Trial[str]
-    ranges: Ranges
-    kinds: tuple[Trial[WeightScales], ...] = ()
-    roundings: tuple[Trial[str], ...] = ()
-    halves: tuple[Trial[str], ...] = ()
-    floors: tuple[Trial[str], ...] = ()
-    costs: tuple[Trial[str], ...] = ()
-    remainder: Remainder | None = None
-
-    @property
-    def rounding(self) -> str:
-        """``gptq`` or ``nearest``."""
-        return "nearest" if self.grams is None else "gptq"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what the manifest records, beside the trials of weight scales and layers."""
-        half = {"half": self.half} if self.half else {}
-        return {
-            **half,
-            "rounding": self.rounding,
-            "trial": self.trial.to_dict("graph"),
-            **({"roundings": _dicts(self.roundings, "rounding")} if self.roundings else {}),
-            **({"halves": _dicts(self.halves, "half")} if self.halves else {}),
-            **({"floors": _dicts(self.floors, "floor")} if self.floors else {}),
-        }
 
 
 class Int8Chooser:
@@ -152,7 +86,7 @@ class Int8Chooser:
         found = {name: self._variant(name, choice) for name in names}
         if self.layout.also_fp32 and self.layout.remainder != "fp32":
             found |= {
-                _with_fp32(name): self._spare(name, made)
+                with_fp32_remainder(name): self._spare(name, made)
                 for name, made in {"": choice, **found}.items()
             }
         return found
@@ -164,7 +98,9 @@ class Int8Chooser:
             for node, reason in choice.exclude.items()
         }
         made = self._make(exclude, choice.grams, choice.ranges, "fp32")
-        (trial,) = self.trials.run({_with_fp32(name): made}, f"trial of {_with_fp32(name)}")
+        (trial,) = self.trials.run(
+            {with_fp32_remainder(name): made}, f"trial of {with_fp32_remainder(name)}"
+        )
         self.reporter.note(f"with an FP32 remainder (KL from FP32 x 1e3 on TRAIN images): {trial}")
         none: tuple[()] = ()
         return replace(
@@ -422,15 +358,6 @@ class Int8Chooser:
         )
 
 
-def _with_fp32(variant: str) -> str:
-    return "-".join(filter(None, (variant, FP32_REMAINDER)))
-
-
-def without_remainder(variant: str) -> str:
-    """Return the part of a variant's name that says which layers are INT8."""
-    return variant.removesuffix(FP32_REMAINDER).removesuffix("-")
-
-
 def _smallest(groups: Sequence[Trial[str]]) -> Trial[str]:
     """Return the first, smallest, group that loses little."""
     least = min(trial.kl for trial in groups)
@@ -448,10 +375,6 @@ def _nearest_group(asked: str, groups: Mapping[str, Sequence[str]]) -> str:
 
 def _surely_above(trial: Trial[Any], limit: float) -> bool:
     return trial.flips - SURE * trial.flips_error > limit
-
-
-def _dicts(trials: Sequence[Trial[Any]], kind: str) -> list[dict[str, Any]]:
-    return [trial.to_dict(kind) for trial in trials]
 
 
 def _reason(cost: Trial[str]) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_edge.backends import backend_class
 from fer_edge.backends.selftest import self_test
-from fer_edge.build.choosing import without_remainder
+from fer_edge.build.choice import without_remainder
 from fer_edge.build.dla_plan import build_dla_plan, check_dla_precision
 from fer_edge.build.faster_memory import with_memory
 from fer_edge.build.fastest import RULE, Contender, Row, contender_of, keep_fastest

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fer_edge.build.choosing import MAX_FLIPS, SURE
+from fer_edge.build.choice import MAX_FLIPS, SURE
 from fer_edge.measure.gate import GatePolicy, median_ratio
 from fer_edge.quantize.trials import Trial
 

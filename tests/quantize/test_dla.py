@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from fixtures_graphs import TINY, graph, measured, run, saved
 
-from fer_edge.build.choosing import Int8Chooser, Int8Layout
+from fer_edge.build.choice import Int8Layout
+from fer_edge.build.choosing import Int8Chooser
 from fer_edge.build.options import Int8Options
 from fer_edge.convert.graph import load_model, read_graph, wiring
 from fer_edge.data import CalibrationSet, FerDataset

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from fixtures_progress import Recorder
 
-from fer_edge.build.choosing import Int8Chooser, Int8Layout
+from fer_edge.build.choice import Int8Layout
+from fer_edge.build.choosing import Int8Chooser
 from fer_edge.build.options import Int8Options
 from fer_edge.convert.graph import read_graph, wiring
 from fer_edge.measure.proof import EngineFile
