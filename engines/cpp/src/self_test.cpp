@@ -11,7 +11,7 @@
 namespace fer_edge {
 namespace {
 
-constexpr double kFp32MaxAbs = 1e-4;
+constexpr double kFp32MaxAbs = 5e-4;
 constexpr double kFp16TypicalAbs = 1e-2;
 // Limit of the typical |delta logit| of INT8, as a fraction of the reference logits' spread.
 constexpr double kInt8TypicalShare = 0.25;
