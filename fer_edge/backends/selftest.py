@@ -21,8 +21,8 @@ from fer_edge.errors import NumericsError
 __all__ = ["SelfTest", "judge_self_test", "self_test"]
 
 FP32_MAX_ABS = 5e-4
-"""Runtimes sum in different orders, and a network can magnify that: on a Zen 4, OpenVINO's pooling of
-a blank image differed from ONNX Runtime's by 3.5e-5, and logits of 25 behind it by 4.9e-4."""
+"""Runtimes sum in different orders, and a network can magnify that: on a Zen 4, OpenVINO's pooling
+of a blank image differed from ONNX Runtime's by 3.5e-5, and logits of 25 behind it by 4.9e-4."""
 FP16_TYPICAL_ABS = 1e-2
 INT8_TYPICAL_SHARE = 0.25
 """Limit of the typical |delta logit| of INT8, as a fraction of the reference logits' deviation."""
